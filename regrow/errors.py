@@ -1,0 +1,15 @@
+"""What Regrow raises on purpose: one clear sentence that names what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class RegrowError(Exception):
+    """The run could not be done (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(RegrowError, ValueError):
+    """The request itself is wrong (exit code 2)."""
+
+    exit_code = 2
