@@ -10,9 +10,10 @@ ASSISTANT = "<|assistant|>"
 CHARACTERS = "\n %()*+,-./:;=>?|0123456789ABCDEFGHabcdefghijklmnopqrstuvwxyz"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{{ '<|user|>' + message['content'] + '<|assistant|>' }}"
-    "{% else %}{{ message['content'] + '<|end|>' }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}{{ '<|assistant|>' + message['content'] + '<|end|>' }}"
+    "{% else %}{{ '<|user|>' + message['content'] }}{% endif %}"
     "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 

@@ -35,7 +35,8 @@ def batches(tokenizer: PreTrainedTokenizerFast, settings: dict, step: int) -> It
         sizes = settings["sizes"] if produced >= settings["short_until"] else settings["short_sizes"]
         for i in range(settings["pool"]):
             e = exercise(f"train-{settings['seed']}-{pool}-{i}", sizes)
-            prompt = tokenizer.apply_chat_template([{"role": "user", "content": e.prompt}], tokenize=True)["input_ids"]
+            message = [{"role": "user", "content": e.prompt}]
+            prompt = tokenizer.apply_chat_template(message, tokenize=True, add_generation_prompt=True)["input_ids"]
             rows.append((prompt, [*tokenizer.encode(e.solution, add_special_tokens=False), eos]))
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         groups: list[list] = []
@@ -92,9 +93,7 @@ def main() -> None:
 
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
-    muon = torch.optim.Muon(
-        matrices, lr=settings["muon_lr"], weight_decay=settings["weight_decay"], adjust_lr_fn="match_rms_adamw"
-    )
+    muon = torch.optim.Muon(matrices, lr=settings["muon_lr"], weight_decay=settings["weight_decay"], adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(others, lr=settings["adamw_lr"], betas=(0.9, 0.98), weight_decay=0.0)
     optimizers = [muon, adamw]
     base = [[g["lr"] for g in o.param_groups] for o in optimizers]

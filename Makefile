@@ -1,0 +1,41 @@
+# `make demo` and `make test` set up what they need the first time and are quick the second time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench-ffn clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## decode a batch of problems with the bundled model, dense and pruned
+	$(BIN)/regrow demo
+
+test: $(INSTALLED) ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## formatting, lint, types, then the tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+format: $(INSTALLED) ## format the code and apply the safe lint fixes
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench-ffn: $(INSTALLED) ## time one pruned FFN against the dense one
+	$(BIN)/python -m regrow.bench.ffn
+
+clean: ## remove build output and caches (the environment stays; to remove it too: rm -rf .venv)
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find regrow recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { echo "regrow needs Python 3.11 or newer, and there is no '$(PYTHON)' here: name one with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "regrow needs Python 3.11 or newer, and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1): name another with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

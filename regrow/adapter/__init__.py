@@ -1,0 +1,1 @@
+"""Finding the FFNs of a loaded model and changing them for a while."""

@@ -1,0 +1,57 @@
+"""Whether modules are what they seem: their own forward, ordinary weights, nothing wrapped around them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import nn
+
+DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def wrapped(module: nn.Module) -> str | None:
+    """What stands between a call of this module and its class's forward, with the remedy; None if nothing does."""
+    if "_hf_hook" in vars(module):
+        return "is placed by accelerate (offloaded, or spread over devices); load the whole model onto one device"
+    if "forward" in vars(module):
+        return "has had its forward replaced; leave the pruning session (or undo the patch) that did it first"
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "carries forward hooks; remove them first"
+    if module._compiled_call_impl is not None:
+        return "is compiled, so a change of its forward would not be seen; compile after pruning, or not at all"
+    return None
+
+
+def odd_linear(linear: object) -> str | None:
+    """Why this cannot be used as a linear layer with ordinary weights, with the remedy; None if it can.
+
+    A wrapper may well show a `weight`, and it is the wrong one: peft shows the base's, bitsandbytes packed bytes.
+    """
+    if not isinstance(linear, nn.Module):
+        return f"is a {_kind(linear)} instead of a torch.nn.Linear; use a model with one gated FFN of linear layers per decoder layer"
+    if reason := wrapped(linear):
+        return reason
+    if hasattr(linear, "base_layer"):
+        return "carries an adapter (LoRA or alike); merge it into the weights first, with model = model.merge_and_unload()"
+    if type(linear) is not nn.Linear:
+        return f"is a {_kind(linear)} instead of a plain torch.nn.Linear; load the model without quantisation or wrappers"
+    for name, parameter in (("weight", linear.weight), ("bias", linear.bias)):
+        if parameter is not None and (reason := _odd_parameter(name, parameter)):
+            return reason
+    return None
+
+
+def _odd_parameter(name: str, parameter: object) -> str | None:
+    # A tensor subclass stays itself inside nn.Parameter (torchao, DTensor): the exact type tells.
+    if type(parameter) is not nn.Parameter:
+        return f"has a {_kind(parameter)} as its {name} (quantised or sharded); load the model with ordinary weights"
+    if parameter.is_meta:
+        return f"has no {name} in memory (meta device: offloaded or never loaded); load the whole model onto one device"
+    if parameter.dtype not in DTYPES:
+        return f"stores its {name} as {parameter.dtype} (packed or quantised); load the model in bfloat16, float16 or float32"
+    return None
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -1,0 +1,1 @@
+"""Tasks, the runs that answer them and the grading of what was recorded."""

@@ -1,0 +1,134 @@
+"""Runs a task in fixed batches and records each as it ends; what was recorded before is not run again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from regrow.errors import UsageError
+from regrow.evaluation.tasks.base import Item, Task, batches, fingerprint
+from regrow.evaluation.versions import versions
+from regrow.hosts.engine import Progress
+from regrow.hosts.hf import Generation, generate, prune
+from regrow.method.base import Method
+from regrow.models import Loaded, encode
+from regrow.record_file import RecordFile
+from regrow.records import Record, RunConfig, digest
+
+Told = Callable[[int, int, Record], None]
+
+
+def evaluate(
+    loaded: Loaded,
+    task: Task,
+    method: Method,
+    *,
+    batch_size: int,
+    limit: int | None,
+    max_new_tokens: int,
+    path: Path,
+    chat: bool,
+    skip_layers: Collection[int] = (),
+    progress: Told | None = None,
+    watch: Callable[[Progress], None] | None = None,
+) -> None:
+    """Records the greedy answers to the first `limit` prompts (None: all) at `path`, or those of them that are not there yet.
+
+    `progress` is told the batches recorded, those planned and the newest record after each batch; `watch` the steps within one.
+    Raises UsageError for settings that do not fit, RegrowError where the records cannot be kept (see `RecordFile`).
+    """
+    items = task.load(limit)
+    config = configure(
+        loaded, task, items, method, batch_size=batch_size, max_new_tokens=max_new_tokens, chat=chat, skip_layers=skip_layers
+    )
+    planned = batches(items, batch_size)
+    with RecordFile(path, config) as file:
+        todo = [index for index in range(len(planned)) if index not in file.done]
+        if not todo:
+            return
+        made_with = versions()
+        with prune(loaded.model, method, config.skip_layers):
+            for index in todo:
+                record = _run(loaded, config, index, planned[index], made_with, watch)
+                file.append(record)
+                if progress is not None:
+                    progress(len(file.done), len(planned), record)
+
+
+def configure(
+    loaded: Loaded,
+    task: Task,
+    items: list[Item],
+    method: Method,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    chat: bool,
+    skip_layers: Collection[int] = (),
+) -> RunConfig:
+    """The settings of a run over `items`. Raises UsageError for sizes below 1."""
+    for name, size in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+        if size < 1:
+            raise UsageError(f"{name} must be at least 1, not {size}")
+    params = method.describe()
+    return RunConfig(
+        model=loaded.name,
+        fingerprint=loaded.fingerprint,
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        device=_device(loaded.model.device),
+        method=params.pop("name"),
+        params=params,
+        skip_layers=tuple(sorted(set(skip_layers))),
+        task=task.name,
+        task_sha256=fingerprint(items),
+        order="dataset",
+        limit=len(items),
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        sampling="greedy",
+        chat=chat,
+    )
+
+
+def _device(device: torch.device) -> str:
+    """`cpu`, or the accelerator by its name: another one rounds differently."""
+    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def _run(
+    loaded: Loaded,
+    config: RunConfig,
+    index: int,
+    items: Sequence[Item],
+    made_with: dict[str, str],
+    watch: Callable[[Progress], None] | None,
+) -> Record:
+    began = time.perf_counter()
+    input_ids, mask = encode(loaded, [item.prompt for item in items], config.chat)
+    done = generate(loaded.model, input_ids, mask, watch=watch, max_new_tokens=config.max_new_tokens, do_sample=False)
+    return Record(
+        config=config,
+        batch=index,
+        ids=tuple(item.id for item in items),
+        prompts_sha256=digest(_unpadded(input_ids, mask)),
+        tokens=tuple(tuple(row) for row in done.tokens),
+        texts=tuple(_texts(loaded, done)),
+        finish_reasons=tuple(done.report.finish_reasons),
+        counters=done.report.to_dict(),
+        versions=made_with,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _unpadded(input_ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """The prompts [B, P] as they were before padding."""
+    return [row[seen.bool()].tolist() for row, seen in zip(input_ids, mask, strict=True)]
+
+
+def _texts(loaded: Loaded, done: Generation) -> list[str]:
+    decode = loaded.tokenizer.decode
+    return [str(decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for row in done.tokens]

@@ -1,0 +1,16 @@
+"""Every task by name; a new one is a file here and a line below."""
+
+from __future__ import annotations
+
+from regrow.errors import UsageError
+from regrow.evaluation.tasks.base import Task
+from regrow.evaluation.tasks.tiny_reasoner import TinyReasoner
+
+TASKS: dict[str, Task] = {task.name: task for task in (TinyReasoner(),)}
+
+
+def find(name: str) -> Task:
+    """The task of that name. Raises UsageError on an unknown one."""
+    if name not in TASKS:
+        raise UsageError(f"unknown task {name!r}; choose one of {', '.join(TASKS)}")
+    return TASKS[name]

@@ -1,0 +1,158 @@
+"""The decode loop. Fixed batch, one token a row and step; every method, dense included, runs through it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import BaseStreamer, EosTokenCriteria, MaxLengthCriteria
+
+from regrow.session import Session
+
+CHECK_EVERY = 16  # steps between looks at "has every row ended?" where a look stops the device
+
+
+@final
+@dataclass(frozen=True)
+class Progress:
+    """Where a batch stands, told after every look at the device."""
+
+    step: int  # new tokens so far of a row that goes on
+    finished: list[bool]  # [B] generated its EOS, or was stopped
+    tokens: Tensor  # [B, step], padded after a row's end
+
+
+@final
+class Decoder:
+    """One batch through the model: prompt, then decode steps until every row has ended or no more tokens are allowed."""
+
+    def __init__(
+        self,
+        session: Session,
+        model: nn.Module,
+        input_ids: Tensor,
+        config: GenerationConfig,
+        processors: LogitsProcessorList,
+        stopping: StoppingCriteriaList,
+        inputs: dict[str, Any],
+        streamer: BaseStreamer | None = None,
+        watch: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """`inputs` are the model's prepared keyword arguments: attention_mask [B, P] or None where nothing is padded, position_ids [B, P],
+        past_key_values (empty)."""
+        self.session, self.model, self.config, self.streamer, self.watch = session, model, config, streamer, watch
+        self.processors = processors
+        ours = (MaxLengthCriteria, EosTokenCriteria)  # the loop itself stops there
+        self.stopping = StoppingCriteriaList(c for c in stopping if not isinstance(c, ours))
+        batch, self.prompt_length = input_ids.shape
+        device = input_ids.device
+        room = config.max_length - self.prompt_length
+        mask, positions = inputs.pop("attention_mask", None), inputs.pop("position_ids", None)
+        self.prompt_mask = torch.ones_like(input_ids) if mask is None else mask
+        self.prompt_positions = (self.prompt_mask.cumsum(1) - 1).clamp_(min=0) if positions is None else positions
+        self.inputs = inputs
+        eos = config._eos_token_tensor
+        self.eos = torch.empty(0, dtype=torch.int64, device=device) if eos is None else eos.to(device)
+        pad = config._pad_token_tensor
+        self.pad = torch.zeros((), dtype=torch.int64, device=device) if pad is None else pad.to(device)
+        # Every buffer of the loop, at its full size from the start.
+        self.ids = torch.cat([input_ids, self.pad.expand(batch, room)], dim=1)
+        self.mask = None if mask is None else torch.cat([mask, mask.new_ones(batch, room)], dim=1)
+        self.rows = torch.arange(batch, device=device)
+        self.slot = self.rows.clone()
+        self.nowhere = torch.full_like(self.rows, -1)
+        self.position = self.prompt_positions[:, -1:].clone()
+        self.ended = torch.zeros(batch, dtype=torch.bool, device=device)  # generated its EOS, or was stopped
+        self.by_eos = torch.zeros_like(self.ended)
+        self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.scores: tuple[Tensor, ...] = ()
+        self.logits: tuple[Tensor, ...] = ()
+
+    def run(self) -> Tensor:
+        """The sequences [B, P + N], padded after each row's end; counters and finish reasons are left in the session."""
+        counters, batch = self.session.counters, len(self.rows)
+        began = time.perf_counter()
+        self.session.join(range(batch))
+        length = self.prompt_length
+        over = self._choose(self._prompt(), length)
+        self._close(over, completed=True)
+        counters.prefill_seconds = time.perf_counter() - began
+        while not over:
+            length += 1
+            over = self._choose(self._step(length), length)
+            self._close(over)
+        counters.decode_seconds = time.perf_counter() - began - counters.prefill_seconds
+        counters.tokens = self.lengths.tolist()
+        flags = zip(self.ended.tolist(), self.by_eos.tolist(), strict=True)
+        counters.finish_reasons = ["eos" if eos else "stop" if ended else "length" for ended, eos in flags]
+        if self.streamer is not None:
+            self.streamer.end()
+        return self.ids[:, : self.prompt_length + max(counters.tokens)]
+
+    def _prompt(self) -> Tensor:
+        """The whole prompt, in chunks if the configuration says so; logits [B, V] of its last position."""
+        slot = torch.where(self.prompt_mask.bool(), self.rows[:, None], -1)
+        chunk = self.config.prefill_chunk_size or self.prompt_length
+        for start in range(0, self.prompt_length, chunk):
+            stop = min(start + chunk, self.prompt_length)
+            if start:
+                self.session.end()
+            self.session.begin(slot[:, start:stop].flatten(), prompt=True, decode=False)
+            logits = self._forward(self.ids[:, start:stop], self.prompt_positions[:, start:stop], stop)
+        return logits
+
+    def _step(self, length: int) -> Tensor:
+        """One decode step: feeds the token at `length` - 1 of every row; logits [B, V]."""
+        torch.where(self.ended, self.nowhere, self.rows, out=self.slot)
+        self.position += 1
+        self.session.begin(self.slot, prompt=False, decode=True)
+        return self._forward(self.ids[:, length - 1 : length], self.position, length)
+
+    def _forward(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
+        mask = None if self.mask is None else self.mask[:, :length]
+        output = self.model(input_ids=ids, position_ids=positions, attention_mask=mask, return_dict=True, **self.inputs)
+        return output.logits[:, -1].to(copy=True, dtype=torch.float32)
+
+    def _choose(self, logits: Tensor, length: int) -> bool:
+        """Puts the next token of every row at `length`; whether that was the last."""
+        seen = self.ids[:, :length]
+        scores = self.processors(seen, logits)
+        if self.config.return_dict_in_generate and self.config.output_scores:
+            self.scores += (scores,)
+        if self.config.return_dict_in_generate and self.config.output_logits:
+            self.logits += (logits,)
+        if self.config.do_sample:
+            token = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
+        else:
+            token = scores.argmax(dim=-1)
+        torch.where(self.ended, self.pad, token, out=self.ids[:, length])
+        self.lengths += ~self.ended
+        self.by_eos |= torch.isin(token, self.eos) & ~self.ended
+        self.ended |= self.by_eos
+        if self.stopping:
+            self.ended |= self.stopping(self.ids[:, : length + 1], scores)
+        if self.streamer is not None:
+            self.streamer.put(self.ids[:, length].cpu())
+        return self._look(length + 1 - self.prompt_length)
+
+    def _look(self, generated: int) -> bool:
+        """Whether decoding is over, as far as the host can tell without stopping the device at every step."""
+        full = self.prompt_length + generated == self.ids.shape[1]
+        look = full or self.ids.device.type == "cpu" or generated % CHECK_EVERY == 0
+        if not look:
+            return False
+        finished = self.ended.tolist()
+        if self.watch is not None:
+            self.watch(Progress(generated, finished, self.ids[:, self.prompt_length : self.prompt_length + generated]))
+        return full or all(finished)
+
+    def _close(self, over: bool, completed: bool = False) -> None:
+        if over:
+            self.session.cancel()
+        else:
+            self.session.end(completed=range(len(self.rows)) if completed else (), finished=self.ended)

@@ -1,0 +1,152 @@
+"""Hugging Face models: `prune` intercepts `model.generate`, `generate` is the direct way in. Both run the loop of `engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation import BaseStreamer, GenerateDecoderOnlyOutput, GenerationMode
+
+from regrow.adapter.attach import attach
+from regrow.errors import UsageError
+from regrow.hosts.engine import Decoder, Progress
+from regrow.method.base import Method
+from regrow.method.dense import Dense
+from regrow.report import Report
+from regrow.session import Session
+
+MODEL_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
+
+
+@final
+@dataclass(frozen=True)
+class Generation:
+    sequences: Tensor  # [B, P + N], prompt first, padded after a row's end
+    tokens: list[list[int]]  # the new tokens of each row, its EOS included
+    report: Report
+
+
+@final
+class _Generate:
+    """Stands in for `model.generate` while a session is attached."""
+
+    def __init__(self, model: PreTrainedModel, session: Session) -> None:
+        self.model, self.session = model, session
+
+    def __call__(
+        self,
+        *args: Any,
+        streamer: BaseStreamer | None = None,
+        watch: Callable[[Progress], None] | None = None,
+        **kwargs: Any,
+    ) -> Tensor | GenerateDecoderOnlyOutput:
+        for name in ("assistant_model", "custom_generate"):
+            if kwargs.get(name) is not None:
+                raise UsageError(f"{name} cannot be used while a model is pruned: Regrow brings its own decode loop; leave it out")
+
+        def decode(
+            model: PreTrainedModel,
+            input_ids: Tensor,
+            logits_processor: LogitsProcessorList,
+            stopping_criteria: StoppingCriteriaList,
+            generation_config: GenerationConfig,
+            **inputs: Any,
+        ) -> Tensor | GenerateDecoderOnlyOutput:
+            _refuse(input_ids, generation_config, inputs)
+            self.session.start(len(input_ids))
+            decoder = Decoder(
+                self.session, model, input_ids, generation_config, logits_processor, stopping_criteria, inputs, streamer, watch
+            )
+            try:
+                sequences = decoder.run()
+            finally:
+                self.session.cancel()
+            if not generation_config.return_dict_in_generate:
+                return sequences
+            return GenerateDecoderOnlyOutput(
+                sequences=sequences, scores=decoder.scores or None, logits=decoder.logits or None, past_key_values=inputs["past_key_values"]
+            )
+
+        generate = type(self.model).generate
+        return generate(self.model, *args, streamer=streamer, custom_generate=decode, **kwargs)  # type: ignore[no-any-return]
+
+
+def _refuse(input_ids: Tensor, config: GenerationConfig, inputs: dict[str, Any]) -> None:
+    """One sentence for everything that our loop does not do."""
+    mode = config.get_generation_mode()
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        raise UsageError(f"generation mode {mode.value!r} is not supported; use greedy decoding or sampling (num_beams=1)")
+    if config.output_attentions or config.output_hidden_states:
+        raise UsageError("output_attentions and output_hidden_states are not supported while a model is pruned; leave them out")
+    unknown = [name for name, value in inputs.items() if name not in MODEL_INPUTS and value is not None]
+    if unknown:
+        raise UsageError(f"model input {unknown[0]!r} is not supported while a model is pruned; pass input_ids and attention_mask only")
+    cache = inputs.get("past_key_values")
+    if not inputs.get("use_cache", True) or cache is None:
+        raise UsageError("Regrow needs the KV cache; leave use_cache on")
+    if cache.get_seq_length() > 0:
+        raise UsageError("past_key_values already holds tokens whose activations were not seen; pass the whole prompt and no cache")
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        empty = (mask.sum(dim=1) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise UsageError(f"prompt {empty[0]} is nothing but padding; give every sample at least one token")
+        if not bool(mask[:, -1].all()):
+            raise UsageError("the prompts are padded on the right; set the tokenizer's padding_side to 'left'")
+
+
+@contextmanager
+def prune(model: PreTrainedModel, method: Method, skip_layers: Collection[int] = (), *, record_masks: bool = False) -> Iterator[Session]:
+    """Prunes a causal language model while the context lasts: `model.generate` decodes through Regrow's loop.
+
+    `skip_layers` stay dense. With `record_masks`, `session.masks` lists (decode step, retained indices [L, k]) of the latest batch.
+    Calls of the model outside `generate` compute densely. Raises UsageError for a model or a method that does not fit; the model is
+    restored exactly, however the context ends.
+    """
+    if active_session(model) is not None:
+        raise UsageError("this model is already pruned; leave the first `with regrow.prune(...)` before entering another")
+    with attach(model, method, skip_layers, record_masks=record_masks) as (session, patch):
+        patch.replace(model, "generate", _Generate(model, session))
+        yield session
+
+
+def active_session(model: PreTrainedModel) -> Session | None:
+    """The session of the `prune` context around us, if there is one."""
+    session: Session | None = getattr(vars(model).get("generate"), "session", None)
+    return session
+
+
+def generate(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    method: Method | None = None,
+    watch: Callable[[Progress], None] | None = None,
+    **generation: Any,
+) -> Generation:
+    """Decodes one left-padded batch input_ids [B, P], in the `prune` context around us or, for this call, with `method` (default: dense).
+
+    `watch` is told the progress after every step (on a GPU every 16); `generation` are transformers' own arguments (max_new_tokens, do_sample,
+    temperature, top_p, eos_token_id, ...).
+    """
+    session = active_session(model)
+    if session is None:
+        with prune(model, method or Dense()):
+            return generate(model, input_ids, attention_mask, watch=watch, **generation)
+    if method is not None:
+        raise UsageError("this model is already pruned; leave out `method`, or call regrow.generate outside of `with regrow.prune(...)`")
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and input_ids.shape[1] >= limit:
+        raise UsageError(f"a prompt of {input_ids.shape[1]} tokens leaves no room in the model's context of {limit}; shorten it")
+    asked = generation.pop("return_dict_in_generate", None)
+    if asked is not None:
+        raise UsageError("regrow.generate always returns a Generation; leave out return_dict_in_generate")
+    sequences = model.generate(input_ids, attention_mask=attention_mask, watch=watch, return_dict_in_generate=False, **generation)
+    report = session.report()
+    rows = sequences[:, input_ids.shape[1] :].tolist()
+    return Generation(sequences, [row[:count] for row, count in zip(rows, report.tokens, strict=True)], report)

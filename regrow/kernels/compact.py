@@ -1,0 +1,69 @@
+"""A preallocated compact copy of the retained rows, refreshed by moving only the rows that changed.
+
+Rows are neuron-major ([k, D] for gate, up and down alike), so that a neuron is three contiguous rows to move. Their order in the copy is
+free: a neuron that stays keeps its place, a new one takes the place of one that left. Costs F D elements for a neuron-major down and
+3 k D for the copy, beside the model's own weights.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from regrow.core import FFNWeights
+
+
+@final
+class CompactFFN:
+    def __init__(self, weights: FFNWeights, keep: int, scratch: Tensor) -> None:
+        neurons, width = weights.gate.shape
+        self._act, self._down_bias = weights.act, weights.down_bias
+        self._gate_up = weights.gate.new_empty(2, keep, width)
+        self._down = weights.down.new_empty(keep, width)
+        self._bias = None if weights.gate_bias is None and weights.up_bias is None else weights.gate.new_zeros(2, keep)
+        sources = [(weights.gate, self._gate_up[0]), (weights.up, self._gate_up[1]), (weights.down.t().contiguous(), self._down)]
+        self._rows = [(source.detach(), target) for source, target in sources]
+        self._biases: list[tuple[Tensor, Tensor]] = []
+        if self._bias is not None:
+            biases = [(weights.gate_bias, self._bias[0]), (weights.up_bias, self._bias[1])]
+            self._biases = [(source.detach(), target) for source, target in biases if source is not None]
+        self._scratch = scratch
+        self._held = torch.empty(0, dtype=torch.int64, device=weights.gate.device)  # [k] neuron of each compact row; empty: none yet
+        self._neurons = neurons
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory taken beside the model's own weights."""
+        down = self._rows[2][0]
+        return sum(target.nbytes for _, target in self._rows) + down.nbytes
+
+    def forget(self) -> None:
+        """Makes the next `load` a full one, so that a batch does not depend on the batch before it."""
+        self._held = self._held[:0]
+
+    def load(self, index: Tensor) -> int:
+        """Makes `index` [k] the retained set; returns how many neurons were moved. On the CPU those that changed, elsewhere (where finding
+        out would stop the host) all."""
+        if index.device.type != "cpu" or self._held.numel() == 0:
+            for source, target in self._rows + self._biases:
+                torch.index_select(source, 0, index, out=target)
+            self._held = index.clone()
+            return index.numel()
+        wanted = torch.zeros(self._neurons, dtype=torch.bool).index_fill_(0, index, True)
+        places = (~wanted[self._held]).nonzero().squeeze(1)  # compact rows whose neuron left
+        incoming = index[~torch.zeros_like(wanted).index_fill_(0, self._held, True)[index]]
+        for source, target in self._rows:
+            target.index_copy_(0, places, torch.index_select(source, 0, incoming, out=self._scratch[: len(incoming)]))
+        for source, target in self._biases:
+            target.index_copy_(0, places, source[incoming])
+        self._held[places] = incoming
+        return len(incoming)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """y [..., D] of x [..., D]: act(W_g[I] x) * (W_1[I] x), then W_2[:, I] (eq. 4)."""
+        gate_bias, up_bias = (None, None) if self._bias is None else self._bias
+        hidden = self._act(functional.linear(x, self._gate_up[0], gate_bias)) * functional.linear(x, self._gate_up[1], up_bias)
+        return functional.linear(hidden, self._down.t(), self._down_bias)

@@ -1,0 +1,31 @@
+"""How many neurons a sparsity keeps, in exact decimal arithmetic."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+
+from regrow.errors import UsageError
+
+Sparsity = Decimal | float | str
+
+
+def parse_sparsity(sparsity: Sparsity) -> Decimal:
+    """The decimal the user wrote: a float is read as its shortest decimal, so 0.9 is nine tenths.
+
+    Raises UsageError unless it is a number in [0, 1).
+    """
+    try:
+        value = Decimal(str(sparsity))
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if isinstance(sparsity, bool) or not value.is_finite() or not 0 <= value < 1:
+        raise UsageError(f"sparsity must be a number in [0, 1), not {sparsity!r}; 0.5 drops half of the FFN neurons")
+    return value
+
+
+def keep_count(sparsity: Decimal, neurons: int) -> int:
+    """k = floor((1 - rho) F), the neurons of one layer that a sparse step computes. Raises UsageError where that is none."""
+    keep = int((1 - sparsity) * neurons)
+    if keep == 0:
+        raise UsageError(f"sparsity {sparsity} keeps none of {neurons} neurons; lower it to at most {1 - Decimal(1) / neurons:.6f}")
+    return keep

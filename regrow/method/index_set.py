@@ -1,0 +1,112 @@
+"""One retained index set a layer, shared by the batch: per-sample scores, a memory of them, their aggregate, its top k (paper, eqs. 2-3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import final
+
+import torch
+from torch import Tensor
+
+from regrow.core import Rows, Spec
+from regrow.errors import UsageError
+from regrow.method.budget import keep_count
+from regrow.method.schedule import Schedule
+
+AGGREGATES = ("max", "mean")
+MEMORIES = ("max", "none", "ema")
+
+
+@final
+@dataclass(frozen=True)
+class IndexState:
+    """All of it preallocated; every buffer keeps its address."""
+
+    total: Tensor  # [L, S, F] sum of zbar^2 over the counted tokens of the open phase
+    tokens: Tensor  # [S] how many those are (T_b)
+    memory: Tensor  # [L, S, F]
+    known: Tensor  # [S] bool: the memory row holds something that counts
+    index: Tensor  # [L, k] int64, retained neurons in ascending order
+    kept: Tensor  # [L, F] bool, the same set
+    turnover: Tensor  # [L] float64, 1 - |I_n and I_(n-1)| / k summed over the updates
+
+
+@final
+@dataclass(frozen=True)
+class IndexSet:
+    sparsity: Decimal
+    schedule: Schedule
+    aggregate: str = "max"
+    memory: str = "max"
+    decay: float = 0.9  # weight of the old memory where memory is "ema"
+    forget_finished: bool = False
+
+    def __post_init__(self) -> None:
+        if self.aggregate not in AGGREGATES:
+            raise UsageError(f"unknown aggregate {self.aggregate!r}; choose one of {', '.join(AGGREGATES)}")
+        if self.memory not in MEMORIES:
+            raise UsageError(f"unknown memory {self.memory!r}; choose one of {', '.join(MEMORIES)}")
+        if not 0 <= self.decay <= 1:
+            raise UsageError(f"decay must lie in [0, 1], not {self.decay!r}")
+
+    def keep(self, neurons: int) -> int:
+        return keep_count(self.sparsity, neurons)
+
+    def init(self, spec: Spec) -> IndexState:
+        shape, keep = (spec.layers, spec.slots, spec.neurons), self.keep(spec.neurons)
+        return IndexState(
+            total=torch.zeros(shape, dtype=spec.dtype, device=spec.device),
+            tokens=torch.zeros(spec.slots, dtype=spec.dtype, device=spec.device),
+            memory=torch.zeros(shape, dtype=spec.dtype, device=spec.device),
+            known=torch.zeros(spec.slots, dtype=torch.bool, device=spec.device),
+            index=torch.zeros(spec.layers, keep, dtype=torch.int64, device=spec.device),
+            kept=torch.zeros(spec.layers, spec.neurons, dtype=torch.bool, device=spec.device),
+            turnover=torch.zeros(spec.layers, dtype=torch.float64, device=spec.device),
+        )
+
+    def forget(self, s: IndexState, slots: Tensor) -> None:
+        """Empties the slots [S] bool for new samples."""
+        s.total.masked_fill_(slots[:, None], 0)
+        s.memory.masked_fill_(slots[:, None], 0)
+        s.tokens.masked_fill_(slots, 0)
+        s.known.masked_fill_(slots, False)
+
+    def count(self, s: IndexState, slot: Tensor) -> None:
+        """Counts the tokens of one forward pass; `slot` [T] is each token's memory row, -1 where it does not count."""
+        s.tokens.index_add_(0, slot.clamp(min=0), (slot >= 0).to(s.tokens.dtype))
+
+    def observe(self, s: IndexState, layer: int, z: Tensor, slot: Tensor) -> None:
+        """Adds zbar^2 of the activations z [T, F] (eq. 2); rows with ||z|| = 0 add nothing."""
+        z = z.to(s.total.dtype)
+        norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+        relative = torch.where((slot >= 0)[:, None] & (norm > 0), z / norm, 0)
+        s.total[layer].index_add_(0, slot.clamp(min=0), relative.square_())
+
+    def fold(self, s: IndexState, rows: Rows) -> None:
+        """Ends the phase of `rows.ended`: their scores enter the memory, their accumulators are zeroed."""
+        scored = rows.ended & (s.tokens > 0)
+        score = (s.total / s.tokens.clamp(min=1)[:, None]).sqrt_()  # [L, S, F]
+        if self.memory == "max":
+            torch.maximum(s.memory, score, out=score)
+        elif self.memory == "ema":
+            score = torch.where(s.known[:, None], torch.lerp(score, s.memory, self.decay), score)
+        s.memory.copy_(torch.where(scored[:, None], score, s.memory))
+        s.known.copy_(torch.where(rows.ended, scored, s.known) if self.memory == "none" else s.known | scored)
+        s.total.masked_fill_(rows.ended[:, None], 0)
+        s.tokens.masked_fill_(rows.ended, 0)
+
+    def select(self, s: IndexState, rows: Rows) -> None:
+        """The k largest entries of the aggregate, ties to the lower index, for every layer at once; nothing changes where no row counts."""
+        counted = rows.counted & s.known
+        if self.aggregate == "max":
+            score = torch.where(counted[:, None], s.memory, -1).amax(dim=1)  # [L, F]
+        else:
+            score = torch.where(counted[:, None], s.memory, 0).sum(dim=1) / counted.sum().clamp(min=1)
+        order = torch.sort(score, dim=1, descending=True, stable=True).indices
+        chosen = torch.sort(order[:, : s.index.shape[1]], dim=1).values
+        chosen = torch.where(counted.any(), chosen, s.index)
+        stayed = s.kept.gather(1, chosen).sum(dim=1)
+        s.turnover.add_(torch.where(s.kept.any(), 1 - stayed.double() / s.index.shape[1], 0))
+        s.kept.zero_().scatter_(1, chosen, True)
+        s.index.copy_(chosen)

@@ -1,0 +1,31 @@
+"""Every method by name; CLI choices, tables and test matrices read this list."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from regrow.errors import UsageError
+from regrow.method.base import Method
+from regrow.method.batchwise_adaptive import BatchwiseAdaptive
+from regrow.method.dense import Dense
+from regrow.method.griffin import Griffin
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Dense, Griffin, BatchwiseAdaptive)}
+
+
+def parameters(name: str) -> dict[str, Any]:
+    """Parameter names and defaults of a method. Raises UsageError on an unknown name."""
+    if name not in METHODS:
+        raise UsageError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
+    return {field.name: field.default for field in fields(METHODS[name])}  # type: ignore[arg-type]
+
+
+def make(name: str, **given: Any) -> Method:
+    """The method of that name. Raises UsageError on an unknown name or parameter."""
+    known = parameters(name)
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise UsageError(f"method {name!r} has no parameter {unknown[0]!r}; {takes}")
+    return METHODS[name](**given)

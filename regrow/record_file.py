@@ -1,0 +1,165 @@
+"""Record files on disk: appended a whole batch at a time, safe against kills, full disks and a second writer."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Self, final
+
+from regrow.errors import RegrowError, UsageError
+from regrow.records import FORMAT, Record, RunConfig
+
+_START = b'{"format":%d,' % FORMAT
+
+
+def read(path: Path) -> tuple[Record, ...]:
+    """The complete batches of a file, in order of batch. Another process may still be writing it.
+
+    Raises UsageError for a file that cannot be read, RegrowError for one that is damaged or holds no complete batch.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    records, _ = _parse(path, data)
+    if not records:
+        raise RegrowError(f"{path} holds no complete batch: run the evaluation first")
+    return tuple(records[batch] for batch in sorted(records))
+
+
+@final
+class RecordFile:
+    """A record file open for appending, by this process alone, until `close` or the end of its `with` block."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        """Creates the file, or takes up an existing one and cuts off its torn last line.
+
+        Raises RegrowError for a file that cannot be written, that another process writes, that is damaged or of another configuration.
+        """
+        self._path, self._config = path, config
+        self._descriptor = _open(path)
+        try:
+            with _disk(path):
+                records, self._size = _parse(path, path.read_bytes())
+            _refuse_other(path, records, config)
+            with _disk(path):
+                os.ftruncate(self._descriptor, self._size)
+        except BaseException:
+            self.close()
+            raise
+        self._done = set(records)
+
+    @property
+    def done(self) -> frozenset[int]:
+        """The batches that are on the disk."""
+        return frozenset(self._done)
+
+    def append(self, record: Record) -> None:
+        """Returns once the record is on the disk. Raises RegrowError if it could not be written whole; then nothing of it counts."""
+        if record.config.key != self._config.key or record.batch in self._done:
+            raise ValueError(f"batch {record.batch} is of another configuration or recorded already")
+        line = record.line()
+        with _disk(self._path):
+            try:
+                _write(self._descriptor, line)
+            except OSError:
+                with suppress(OSError):  # what then stays is a torn line, which the next run cuts off
+                    os.ftruncate(self._descriptor, self._size)
+                raise
+        self._size += len(line)
+        self._done.add(record.batch)
+
+    def close(self) -> None:
+        os.close(self._descriptor)  # the lock goes with it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = "complete batches are kept: make room or choose another file, and run again"
+        raise RegrowError(f"{path} cannot be written: {error.strerror}; {advice}") from error
+
+
+def _open(path: Path) -> int:
+    """A descriptor for appending that holds the file's lock."""
+    if path.exists() and not path.is_file():
+        raise RegrowError(f"{path} is not a regular file; choose another one for the records")
+    with _disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise RegrowError(f"{path} is being written by another process: wait for it or choose another file") from error
+    except OSError as error:
+        os.close(descriptor)
+        raise RegrowError(f"{path} cannot be locked ({error.strerror}): choose a file on a disk that has locks") from error
+    return descriptor
+
+
+def _write(descriptor: int, line: bytes) -> None:
+    rest = memoryview(line)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    os.fsync(descriptor)
+
+
+def _parse(path: Path, data: bytes) -> tuple[dict[int, Record], int]:
+    """The complete records of `data` by batch, all of one configuration, and the bytes they take; only a torn last line may follow."""
+    records: dict[int, Record] = {}
+    size = 0
+    for number, line in enumerate(BytesIO(data), 1):
+        if size + len(line) == len(data) and _is_torn(line):
+            break
+        try:
+            record = Record.parse(line)
+            _refuse_stray(record, records)
+        except ValueError as error:
+            raise RegrowError(f"{path}, line {number} is damaged: {error}; restore the file or choose another one") from error
+        records[record.batch] = record
+        size += len(line)
+    return records, size
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a last line is a record cut short, or the zeros a power cut leaves. Never another text: that must not be cut off."""
+    begun = line.rstrip(b"\0\n")
+    if not (begun.startswith(_START) or _START.startswith(begun)):
+        return False
+    return not line.endswith(b"\n") or not _is_json(line)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse_stray(record: Record, earlier: Mapping[int, Record]) -> None:
+    if record.batch in earlier:
+        raise ValueError(f"batch {record.batch} is there twice")
+    if any(record.config.key != other.config.key for other in list(earlier.values())[:1]):
+        raise ValueError("its settings are not those of the lines before")
+
+
+def _refuse_other(path: Path, records: Mapping[int, Record], config: RunConfig) -> None:
+    for record in list(records.values())[:1]:
+        differing = record.config.differences(config)
+        if differing:
+            raise RegrowError(f"{path} was made with other settings ({differing}, there/asked): ask for the same or choose another file")

@@ -1,0 +1,141 @@
+"""A patched instance is changed in one attribute, and afterwards in none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from families import FAMILIES, VOCABULARY, build
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from regrow.adapter.patch import Patch
+
+IDS = torch.arange(3, 15).reshape(2, 6) % VOCABULARY
+
+
+def _attributes(model: nn.Module) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Every instance attribute of every module: name, order and identity of the value."""
+    return [(name, [(key, id(value)) for key, value in vars(module).items()]) for name, module in model.named_modules()]
+
+
+def _logits(model: PreTrainedModel) -> Tensor:
+    with torch.no_grad():
+        return model(IDS, use_cache=False).logits
+
+
+def _mlps(model: PreTrainedModel) -> list[nn.Module]:
+    return [layer.mlp for layer in model.model.layers]
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    model = build(request.param)
+    _logits(model)  # transformers sets a few attributes on the first call
+    return model
+
+
+def test_replaces_one_instance_and_leaves_no_trace(model: PreTrainedModel) -> None:
+    attributes, logits, state = _attributes(model), _logits(model), {key: value.clone() for key, value in model.state_dict().items()}
+    with Patch() as patch:
+        first, second = _mlps(model)
+        patch.replace(first, "forward", torch.zeros_like)
+        assert torch.equal(first(torch.ones(2, 32)), torch.zeros(2, 32))
+        assert second(torch.ones(2, 32)).any()
+        assert not torch.equal(_logits(model), logits)
+        assert list(model.state_dict()) == list(state)
+    assert _attributes(model) == attributes
+    assert torch.equal(_logits(model), logits)
+    assert list(model.state_dict()) == list(state)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_undoes_after_an_exception(model: PreTrainedModel) -> None:
+    attributes, logits = _attributes(model), _logits(model)
+
+    def fails(x: Tensor) -> Tensor:
+        raise KeyError("in a forward")
+
+    def run() -> None:
+        with Patch() as patch:
+            for mlp in _mlps(model):
+                patch.replace(mlp, "forward", fails)
+            _logits(model)
+
+    with pytest.raises(KeyError, match="in a forward"):
+        run()
+    assert _attributes(model) == attributes
+    assert torch.equal(_logits(model), logits)
+
+
+def test_a_tensor_or_module_never_enters_the_state_dict() -> None:
+    module = nn.Linear(2, 2)
+    before = list(module.state_dict())
+    with Patch() as patch:
+        patch.replace(module, "compact", nn.Parameter(torch.ones(2)))
+        patch.replace(module, "inner", nn.Linear(2, 2))
+        assert list(module.state_dict()) == before
+        assert [name for name, _ in module.named_modules()] == [""]
+
+
+class Plain:
+    value: object = "of the class"
+
+
+def test_puts_back_the_same_object_or_its_absence() -> None:
+    empty, full = Plain(), Plain()
+    own: list[int] = []
+    full.value = own
+    with Patch() as patch:
+        patch.replace(empty, "value", "new")
+        patch.replace(full, "value", "new")
+        assert (empty.value, full.value) == ("new", "new")
+    assert vars(empty) == {}
+    assert full.value is own
+
+
+def test_none_is_a_value_and_not_absence() -> None:
+    thing = Plain()
+    thing.value = None
+    with Patch() as patch:
+        patch.replace(thing, "value", "new")
+    assert vars(thing) == {"value": None}
+
+
+def test_undoes_in_reverse_order_and_only_once() -> None:
+    thing, patch = Plain(), Patch()
+    thing.value = "old"
+    patch.replace(thing, "value", "first")
+    patch.replace(thing, "value", "second")
+    patch.restore()
+    assert thing.value == "old"
+    thing.value = "later"
+    patch.restore()
+    assert thing.value == "later"
+
+
+def test_an_attribute_deleted_meanwhile_stays_away() -> None:
+    thing, patch = Plain(), Patch()
+    patch.replace(thing, "value", "new")
+    del thing.value
+    patch.restore()
+    assert vars(thing) == {}
+
+
+class Guarded:
+    @property
+    def value(self) -> str:
+        return "of the property"
+
+
+class Slotted:
+    __slots__ = ("value",)
+
+
+@pytest.mark.parametrize("kind", [Guarded, Slotted])
+def test_refuses_what_an_instance_attribute_cannot_replace(kind: Callable[[], object]) -> None:
+    thing = kind()
+    with Patch() as patch, pytest.raises(TypeError):
+        patch.replace(thing, "value", "new")
+    assert getattr(thing, "__dict__", {}) == {}

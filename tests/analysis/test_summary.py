@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import CONFIG, COUNTED, record
+
+from regrow.analysis.summary import Share, summarize
+from regrow.records import Grade, Graded, Mark
+
+RIGHT, WRONG = Mark("add", True), Mark("sort", False)
+
+# The second batch is shorter and of other proportions, so that a mean of ratios differs from the ratio of sums everywhere.
+SECOND = {
+    "decode_steps": 6,
+    "sparse_steps": 1,
+    "neurons_computed": 290,
+    "neurons_dense": 300,
+    "ffn_bytes_read": 5000,
+    "refresh_bytes": 20,
+    "prefill_seconds": 9.0,
+    "decode_seconds": 3.0,
+}
+
+
+def _graded(**changes: object) -> Graded:
+    second = record(1, tokens=((1, 2, 3, 4, 5, 6, 7),), finish_reasons=("length",), counters=SECOND)
+    made = Graded((record(0), second), (Grade((RIGHT, RIGHT)), Grade((RIGHT, WRONG)), Grade((WRONG,))), ())
+    return replace(made, **changes)
+
+
+def test_counters_are_summed_before_any_ratio_is_taken() -> None:
+    summary = summarize(_graded())
+    assert summary.tokens == 5 + 5 + 7
+    assert summary.decode_steps == 10
+    assert summary.sparse_share == 4 / 10
+    assert summary.actual_sparsity == 1 - 350 / 400
+    assert summary.ffn_bytes_per_token == 6000 / 17
+    assert summary.refresh_bytes_per_token == 120 / 17
+    assert summary.ffn_bytes_per_step == 6000 / 10
+    assert summary.decode_tokens_per_second == (17 - 3) / 5  # the first token of each of three rows is the prompt's
+    assert summary.median_tokens == 5
+    assert summary.at_cap == Share(1, 3)
+
+
+def test_problems_prompts_and_families_are_counted() -> None:
+    summary = summarize(_graded())
+    assert summary.problems == Share(3, 5)
+    assert summary.prompts == Share(1, 3)
+    assert summary.families == {"add": Share(3, 3), "sort": Share(0, 2)}
+
+
+def test_a_run_without_decode_steps_has_no_rates() -> None:
+    none = {**COUNTED, "decode_steps": 0, "sparse_steps": 0, "neurons_computed": 0, "neurons_dense": 0, "decode_seconds": 0.0}
+    summary = summarize(Graded((record(0, tokens=((2,), (2,)), counters=none),), (), (1,)))
+    rates = (summary.sparse_share, summary.actual_sparsity, summary.ffn_bytes_per_step, summary.decode_tokens_per_second)
+    assert rates == (None,) * 4
+    assert summary.missing == (1,)
+    assert summary.problems.value is None
+
+
+def test_a_change_of_versions_within_a_run_is_kept() -> None:
+    old, new = {"torch": "2.12"}, {"torch": "2.13"}
+    records = (record(0, versions=old), record(1, versions=new))
+    assert summarize(_graded(records=records)).versions == (old, new)
+    assert summarize(_graded()).versions == ({"regrow": "0.1.0", "torch": "2.13"},)
+    assert summarize(_graded()).config == CONFIG
+
+
+# Published values of the Wilson score interval without continuity correction (R: prop.test(correct = FALSE)), to the digits shown.
+@pytest.mark.parametrize(
+    ("right", "total", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662), (1, 1, 0.2065, 1.0), (0, 0, 0.0, 1.0)],
+)
+def test_known_intervals(right: int, total: int, low: float, high: float) -> None:
+    assert Share(right, total).interval() == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 500).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_the_ends_of_an_interval_are_as_far_from_the_share_as_95_percent_allows(counts: tuple[int, int]) -> None:
+    """Wilson's ends solve (share - p)^2 = z^2 p (1 - p) / n."""
+    right, total = counts
+    low, high = Share(right, total).interval()
+    assert 0 <= low <= right / total <= high <= 1
+    for end in (low, high):
+        # float64 arithmetic on numbers of at most 1: 1e-12 is some thousand roundings
+        assert (right / total - end) ** 2 == pytest.approx(1.959963984540054**2 * end * (1 - end) / total, abs=1e-12)

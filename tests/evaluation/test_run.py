@@ -1,0 +1,169 @@
+"""Real models, methods and decoding; only the tokenizer is a stand-in, of one token a character."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import build
+from torch import Tensor
+
+from regrow.errors import RegrowError, UsageError
+from regrow.evaluation import run
+from regrow.evaluation.grading import grade
+from regrow.evaluation.run import evaluate
+from regrow.evaluation.tasks import find
+from regrow.method.dense import Dense
+from regrow.method.griffin import Griffin
+from regrow.models import Loaded
+from regrow.record_file import read
+from regrow.records import Record, digest
+
+TASK = find("tiny_reasoner")
+FIRST = 3  # token of chr(0): below are padding, start and end
+
+
+class Characters:
+    def decode(self, row: list[int], skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
+        assert skip_special_tokens
+        assert not clean_up_tokenization_spaces
+        return "".join(chr(33 + token - FIRST) for token in row if token >= FIRST)
+
+
+def _tokens(prompt: str) -> list[int]:
+    return [FIRST + ord(character) % 93 for character in prompt]
+
+
+def _encode(loaded: Loaded, prompts: Sequence[str], chat: bool) -> tuple[Tensor, Tensor]:
+    rows = [_tokens(prompt) for prompt in prompts]
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+
+
+@pytest.fixture(autouse=True)
+def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "encode", _encode)
+
+
+@pytest.fixture
+def loaded() -> Loaded:
+    tokenizer: Any = Characters()
+    return Loaded(model=build("qwen2"), tokenizer=tokenizer, name="tiny", fingerprint="f" * 64)
+
+
+def _evaluate(loaded: Loaded, path: Path, **changes: Any) -> None:
+    settings = {"batch_size": 2, "limit": 5, "max_new_tokens": 6, "path": path, "chat": False}
+    evaluate(loaded, changes.pop("task", TASK), changes.pop("method", Griffin()), **settings | changes)
+
+
+def _timeless(records: Sequence[Record]) -> list[Record]:
+    clocks = {"prefill_seconds": 0.0, "decode_seconds": 0.0}
+    return [replace(record, seconds=0.0, counters={**record.counters, **clocks}) for record in records]
+
+
+def test_a_run_leaves_one_record_a_batch_with_what_happened(loaded: Loaded, tmp_path: Path) -> None:
+    path, told = tmp_path / "run.jsonl", []
+    _evaluate(loaded, path, progress=lambda *news: told.append(news), skip_layers=[1])
+    records, items = read(path), TASK.load(5)
+    assert [record.ids for record in records] == [("heldout-0", "heldout-1"), ("heldout-2", "heldout-3"), ("heldout-4",)]
+    assert told == [(1, 3, records[0]), (2, 3, records[1]), (3, 3, records[2])]
+    for record, start in zip(records, (0, 2, 4), strict=True):
+        assert record.prompts_sha256 == digest([_tokens(item.prompt) for item in items[start : start + 2]])
+        assert record.texts == tuple(Characters().decode(list(row), True, False) for row in record.tokens)
+        assert record.counters["tokens"] == [len(row) for row in record.tokens]
+        assert record.counters["sparse_steps"] == record.counters["decode_steps"] == max(map(len, record.tokens)) - 1
+        assert 0.2 < record.counters["actual_sparsity"] < 0.3  # half of one of two layers
+        assert set(record.finish_reasons) <= {"eos", "length"}
+        assert {"regrow", "torch", "transformers", "python"} <= set(record.versions)
+        assert record.seconds > 0
+    assert len(grade(path).grades) == 5
+
+
+def test_the_configuration_says_what_was_run(loaded: Loaded, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    _evaluate(loaded, path, method=Griffin(sparsity=0.25), skip_layers=[1, 1], limit=3)
+    config = asdict(read(path)[0].config)
+    assert config.pop("task_sha256")
+    assert config == {
+        "model": "tiny",
+        "fingerprint": "f" * 64,
+        "dtype": "float32",
+        "device": "cpu",
+        "method": "griffin",
+        "params": {"sparsity": 0.25},
+        "skip_layers": (1,),
+        "task": "tiny_reasoner",
+        "order": "dataset",
+        "limit": 3,
+        "batch_size": 2,
+        "max_new_tokens": 6,
+        "sampling": "greedy",
+        "chat": False,
+    }
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_run_killed_in_the_middle_and_taken_up_again_equals_one_that_was_not(loaded: Loaded, tmp_path: Path, torn: bool) -> None:
+    whole, killed, decoded = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl", []
+    _evaluate(loaded, whole)
+
+    def die(done: int, planned: int, record: Record) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _evaluate(loaded, killed, progress=die)
+    assert "generate" not in vars(loaded.model)  # the model is as it was
+    if torn:
+        with killed.open("ab") as file:
+            file.write(read(whole)[1].line()[:200])
+    _evaluate(loaded, killed, progress=lambda done, planned, record: decoded.append((done, record.batch)))
+    assert decoded == [(2, 1), (3, 2)]  # the complete batch was not decoded again
+    assert _timeless(read(killed)) == _timeless(read(whole))
+
+
+def test_a_complete_run_is_not_touched_again(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.jsonl"
+    _evaluate(loaded, path)
+    before = path.read_bytes()
+    monkeypatch.delattr(run, "generate")
+    _evaluate(loaded, path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_of_another_run_is_refused_before_anything_is_decoded(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.jsonl"
+    _evaluate(loaded, path, method=Dense())
+    monkeypatch.delattr(run, "generate")
+    with pytest.raises(RegrowError, match='method "dense"/"griffin"'):
+        _evaluate(loaded, path)
+
+
+def test_greedy_means_greedy_whatever_the_model_prefers(loaded: Loaded, tmp_path: Path) -> None:
+    _evaluate(loaded, tmp_path / "one.jsonl")
+    loaded.model.generation_config.do_sample = True
+    loaded.model.generation_config.temperature = 5.0
+    _evaluate(loaded, tmp_path / "two.jsonl")
+    one, two = (read(tmp_path / name) for name in ("one.jsonl", "two.jsonl"))
+    assert [record.tokens for record in one] == [record.tokens for record in two]
+
+
+def test_steps_can_be_watched(loaded: Loaded, tmp_path: Path) -> None:
+    steps: list[int] = []
+    _evaluate(loaded, tmp_path / "run.jsonl", limit=1, watch=lambda progress: steps.append(progress.step))
+    assert steps == list(range(1, len(steps) + 1))
+    assert steps
+
+
+@pytest.mark.parametrize("size", ["batch_size", "max_new_tokens", "limit"])
+def test_sizes_below_one_are_usage_errors_and_leave_no_file(loaded: Loaded, tmp_path: Path, size: str) -> None:
+    path = tmp_path / "run.jsonl"
+    with pytest.raises(UsageError, match=size):
+        _evaluate(loaded, path, **{size: 0})
+    assert not path.exists()

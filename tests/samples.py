@@ -1,0 +1,55 @@
+"""Records as a run of three prompts in batches of two leaves them, with counters that are easy to add up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from regrow.records import Record, RunConfig
+
+CONFIG = RunConfig(
+    model="tiny",
+    fingerprint="f" * 64,
+    dtype="float32",
+    device="cpu",
+    method="griffin",
+    params={"sparsity": 0.5},
+    skip_layers=(0,),
+    task="tiny_reasoner",
+    task_sha256="a" * 64,
+    order="dataset",
+    limit=3,
+    batch_size=2,
+    max_new_tokens=8,
+    sampling="greedy",
+    chat=False,
+)
+
+COUNTED: dict[str, Any] = {
+    "decode_steps": 4,
+    "sparse_steps": 3,
+    "neurons_computed": 60,
+    "neurons_dense": 100,
+    "ffn_bytes_read": 1000,
+    "refresh_bytes": 100,
+    "prefill_seconds": 0.5,
+    "decode_seconds": 2.0,
+    "turnover": [0.25, 0.0],
+}
+
+
+def record(batch: int = 0, config: RunConfig = CONFIG, **changes: Any) -> Record:
+    rows = min(config.batch_size, config.limit - batch * config.batch_size)
+    made = Record(
+        config=config,
+        batch=batch,
+        ids=tuple(f"heldout-{batch * config.batch_size + row}" for row in range(rows)),
+        prompts_sha256="b" * 64,
+        tokens=((5, 6, 7, 8, 2),) * rows,
+        texts=("A 1+2 1+2+0:03 3 =3\nü ",) * rows,
+        finish_reasons=("eos",) * rows,
+        counters=COUNTED,
+        versions={"regrow": "0.1.0", "torch": "2.13"},
+        seconds=2.75,
+    )
+    return replace(made, **changes)

@@ -1,0 +1,142 @@
+"""The architecture, checked: which module may import which, and which library.
+
+The table is the one of docs/design.md. A row `a: b, c` lets a import b and c, and arrows chain: what b may import, a may import too.
+A name stands for the module of that name, or for a whole package less the modules that have a row of their own. Imports inside
+functions and under TYPE_CHECKING count like any other. The root `regrow/__init__.py`, which re-exports the public API, may import
+anything, and nothing may import it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "cli": ("demo", "evaluation", "bench", "analysis"),
+    "demo": ("evaluation",),
+    "evaluation": ("hosts", "models", "record_file", "bundled"),
+    "bench": ("hosts", "models"),
+    "analysis": ("record_file",),
+    "models": ("bundled", "core"),
+    "hosts": ("adapter",),
+    "adapter": ("adapter.find", "adapter.patch", "session"),
+    "adapter.find": ("adapter.plain", "adapter.probe", "core", "errors"),
+    "adapter.plain": (),
+    "adapter.probe": ("core",),
+    "adapter.patch": ("core", "errors"),
+    "session": ("method", "report"),
+    "method": ("kernels", "errors"),
+    "kernels": ("core",),
+    "report": ("core", "errors"),
+    "record_file": ("records",),
+    "records": ("errors",),
+    "bundled": ("bundled.problems", "errors"),
+    "bundled.problems": (),
+    "core": (),
+    "errors": (),
+}
+
+ADAPTER = {"adapter", "adapter.find", "adapter.plain", "adapter.probe"}
+
+# The libraries beyond the standard one, and who may import each.
+LIBRARIES: dict[str, set[str]] = {
+    "torch": {"core", "kernels", "method", "session", *ADAPTER, "hosts", "models", "evaluation", "bench"},
+    "transformers": {*ADAPTER, "hosts", "models"},
+    "safetensors": {"models"},
+    "typer": {"cli"},
+    "rich": {"cli", "demo"},
+}
+
+# What must be usable, by its own imports, on a machine that only reads results.
+WITHOUT_TORCH = ("analysis", "record_file", "records", "bundled", "errors")
+
+PACKAGE = Path(__file__).parents[1] / "regrow"  # read, never imported: a circle must not hide the rest
+
+
+def _name(path: Path) -> str:
+    """adapter/find.py -> adapter.find; adapter/__init__.py -> adapter; the root's __init__.py -> (empty)."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = [name for name in FILES if name]
+
+
+def _group(module: str) -> str | None:
+    """The row of the table a module falls under: the longest one that is the module or a package around it."""
+    parts = module.split(".")
+    candidates = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((name for name in candidates if name in ALLOWED), None)
+
+
+def _reachable(group: str) -> set[str]:
+    """What a group may import, itself included."""
+    return {group}.union(*(_reachable(name) for name in ALLOWED[group]))
+
+
+def _absolute(node: ast.ImportFrom, module: str) -> str:
+    if not node.level:
+        return node.module or ""
+    around = ["regrow", *module.split(".")]
+    kept = around[: len(around) - node.level + (FILES[module].name == "__init__.py")]
+    return ".".join([*kept, *([node.module] if node.module else [])])
+
+
+def _imports(module: str) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import. For `from a import b`, b is part of the name: it may be a module."""
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f"{_absolute(node, module)}.{alias.name}") for alias in node.names)
+
+
+def _own(dotted: str) -> str:
+    """The module of ours that a dotted name below `regrow` refers to; empty for the root package itself."""
+    parts = dotted.split(".")[1:]
+    candidates = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((name for name in candidates if name in FILES), "")
+
+
+def _violations(module: str) -> Iterator[str]:
+    group = _group(module)
+    assert group, f"regrow/{module.replace('.', '/')} is under no row of the table ALLOWED: give it one, here and in docs/design.md"
+    for line, dotted in _imports(module):
+        top = dotted.split(".")[0]
+        where = f"{FILES[module].relative_to(PACKAGE.parent)}:{line}"
+        if top == "regrow":
+            if _group(_own(dotted)) not in _reachable(group):
+                yield f"{where}: {group} may not import {dotted}"
+        elif top not in sys.stdlib_module_names and group not in LIBRARIES.get(top, set()):
+            yield f"{where}: {group} may not import {top}"
+
+
+def test_the_table_has_no_circle() -> None:
+    list(TopologicalSorter(ALLOWED).static_order())  # raises CycleError
+
+
+def test_the_table_has_no_stale_row() -> None:
+    stale = [name for name in ALLOWED if name not in FILES]
+    assert not stale, f"rows of the table ALLOWED without a module: {', '.join(stale)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_what_the_table_allows(module: str) -> None:
+    violations = list(_violations(module))
+    assert not violations, "\n".join(violations)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: {_own(dotted) for _, dotted in _imports(module) if dotted.startswith("regrow.")} for module in MODULES}
+    list(TopologicalSorter({module: targets - {module} for module, targets in graph.items()}).static_order())
+
+
+@pytest.mark.parametrize("group", WITHOUT_TORCH)
+def test_results_can_be_read_without_torch(group: str) -> None:
+    assert _reachable(group).isdisjoint(LIBRARIES["torch"] | LIBRARIES["transformers"])
