@@ -72,14 +72,14 @@ def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = 
         if isinstance(error, RegrowError):
             raise
         raise RegrowError(f"{name} cannot be loaded as a causal language model: {_first_line(error)}") from error
-    return Loaded(network.to(target).eval(), tokenizer, name, directory)
+    return Loaded(network.to(target).eval(), tokenizer, name, directory)  # type: ignore[arg-type]
 
 
 def encode(loaded: Loaded, prompts: Sequence[str], *, chat: bool | None = None) -> tuple[Tensor, Tensor]:
     """input_ids and attention_mask [B, P] of the prompts, padded on the left, on the model's device.
 
-    `chat`: each prompt is a user's message in the tokenizer's chat template; None: if it has one. Raises UsageError for no prompts, an empty
-    one, or one that leaves no room in the context.
+    `chat`: each prompt is a user's message in the tokenizer's chat template; None: if it has one. Raises UsageError for no prompts, an
+    empty one, or one that leaves no room in the context.
     """
     tokenizer = loaded.tokenizer
     if not prompts:

@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 
@@ -172,7 +172,7 @@ class Tap:
 
 
 @contextmanager
-def tapped(model: nn.Module) -> Iterator[Tap]:
+def tapped(model: Any) -> Iterator[Tap]:
     """Replace the forward of every MLP of an unpatched model for as long as the context lasts."""
     tap = Tap([layer.mlp for layer in model.model.layers])
     tap.latest = [torch.empty(0)] * len(tap.mlps)

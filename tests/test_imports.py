@@ -47,6 +47,7 @@ ADAPTER = {"adapter", "adapter.find", "adapter.plain", "adapter.probe"}
 LIBRARIES: dict[str, set[str]] = {
     "torch": {"core", "kernels", "method", "session", *ADAPTER, "hosts", "models", "evaluation", "bench"},
     "transformers": {*ADAPTER, "hosts", "models"},
+    "huggingface_hub": {"models"},
     "safetensors": {"models"},
     "typer": {"cli"},
     "rich": {"cli", "demo"},

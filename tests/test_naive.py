@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import naive
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+import naive
 import regrow
 
 VOCABULARY = 40
@@ -181,10 +181,10 @@ class Actual:
     report: Any
 
 
-def run(case: Case, method: Any) -> Actual:
-    """Run a case through regrow."""
+def run(case: Case, method: Any, **more: Any) -> Actual:
+    """Run a case through regrow, with more arguments of `generate`."""
     with regrow.prune(case.model, method, record_masks=True) as session:
-        columns = new_columns(case, case.model.generate(**stock_arguments(case)))
+        columns = new_columns(case, case.model.generate(**stock_arguments(case), **more))
         return Actual(columns, [(step, kept.tolist()) for step, kept in session.masks], session.report())
 
 
@@ -372,6 +372,12 @@ def test_the_drawn_cases_reach_the_corners() -> None:
 def test_regrow_equals_the_reference_in_float64(seed: int) -> None:
     case = draw(seed, torch.float64)
     check_equal(case, expected(case), run(case, method_of(case.settings)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_regrow_fed_the_prompt_in_chunks_equals_the_reference(family: str) -> None:
+    case = Case(family, torch.float64, PROMPTS, settings(init_steps=0))
+    check_equal(case, expected(case), run(case, method_of(case.settings), prefill_chunk_size=4))
 
 
 @pytest.mark.parametrize("seed", SEEDS_32)

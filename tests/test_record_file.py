@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from samples import CONFIG, record
 
 from regrow.errors import RegrowError, UsageError
 from regrow.record_file import RecordFile, read
 from regrow.records import Record
+from samples import CONFIG, record
 
 ONE, TWO = record(0), record(1)
 

@@ -5,9 +5,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from samples import CONFIG, COUNTED, record
 
 from regrow.records import Record, RunConfig
+from samples import CONFIG, COUNTED, record
 
 OTHER: dict[str, Any] = {
     "model": "other",

@@ -1,9 +1,11 @@
-"""The tokenizer of the tiny reasoner: one token a character, four special tokens, a one-turn chat template."""
+"""The tokenizer of the tiny reasoner: one token a character, a few special tokens, a one-turn chat template.
+
+It is Qwen2's byte-level BPE with no merges, because that is what AutoTokenizer builds for a Qwen2 model. Other characters are dropped.
+"""
 
 from __future__ import annotations
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import Qwen2Tokenizer
 
 SPECIAL = {"pad_token": "<|pad|>", "unk_token": "<|unk|>", "bos_token": "<|user|>", "eos_token": "<|end|>"}
 ASSISTANT = "<|assistant|>"
@@ -17,13 +19,12 @@ CHAT_TEMPLATE = (
 )
 
 
-def build(max_length: int) -> PreTrainedTokenizerFast:
-    vocabulary = [*SPECIAL.values(), ASSISTANT, *CHARACTERS]
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=SPECIAL["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+def build(max_length: int) -> Qwen2Tokenizer:
+    characters = CHARACTERS.replace("\n", "Ċ").replace(" ", "Ġ")  # how byte-level BPE writes them
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL.values(), ASSISTANT, *characters])}
+    return Qwen2Tokenizer(
+        vocab=vocabulary,
+        merges=[],
         **SPECIAL,
         extra_special_tokens={"assistant_token": ASSISTANT},
         chat_template=CHAT_TEMPLATE,

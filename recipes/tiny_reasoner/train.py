@@ -17,16 +17,16 @@ from random import Random
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tokenizer import build
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from regrow.bundled.problems import exercise
+from tokenizer import build
 
 HERE = Path(__file__).parent
 BUCKET = 64  # rows are padded to a multiple of this, so that few shapes occur
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, settings: dict, step: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+def batches(tokenizer: PreTrainedTokenizerBase, settings: dict, step: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(step, input ids [B, T], targets [B, T] with -100 where nothing is learned), from the pool that holds `step` on."""
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     produced, pool = 0, 0

@@ -19,7 +19,7 @@ from regrow.session import Session
 def attach(
     model: nn.Module, method: Method, skip_layers: Collection[int] = (), *, record_masks: bool = False
 ) -> Iterator[tuple[Session, Patch]]:
-    """A session that runs the model's FFNs, but for `skip_layers`, while the context lasts; more may be patched through the yielded Patch."""
+    """A session that runs the model's FFNs, but for `skip_layers`, while the context lasts; more may be patched through the Patch."""
     ffns = find_ffns(model)
     outside = [layer for layer in skip_layers if not 0 <= layer < len(ffns)]
     if outside:

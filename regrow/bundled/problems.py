@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 LABELS = "ABCDEFGH"
@@ -106,7 +107,7 @@ def _variables(rng: Random) -> Problem:
     names = rng.sample("abcdefghijklmnopqrstuvwxyz", rng.randint(3, 6))
     values = {names[0]: rng.randint(0, 9)}
     equations, steps = [f"{names[0]}={values[names[0]]}"], [f"{names[0]}{values[names[0]]}"]
-    for before, name in zip(names, names[1:], strict=False):
+    for before, name in pairwise(names):
         source = rng.choice([before, rng.choice(list(values))])
         operand = rng.choice([str(rng.randint(1, 9)), rng.choice(list(values))])
         sign = rng.choice("+-")

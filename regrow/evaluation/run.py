@@ -108,7 +108,7 @@ def _run(
     watch: Callable[[Progress], None] | None,
 ) -> Record:
     began = time.perf_counter()
-    input_ids, mask = encode(loaded, [item.prompt for item in items], config.chat)
+    input_ids, mask = encode(loaded, [item.prompt for item in items], chat=config.chat)
     done = generate(loaded.model, input_ids, mask, watch=watch, max_new_tokens=config.max_new_tokens, do_sample=False)
     return Record(
         config=config,

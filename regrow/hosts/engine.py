@@ -5,16 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-from transformers.generation import BaseStreamer, EosTokenCriteria, MaxLengthCriteria
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from regrow.session import Session
 
 CHECK_EVERY = 16  # steps between looks at "has every row ended?" where a look stops the device
+
+
+class Streamer(Protocol):
+    """transformers' BaseStreamer."""
+
+    def put(self, value: Tensor) -> None: ...
+    def end(self) -> None: ...
 
 
 @final
@@ -40,7 +47,7 @@ class Decoder:
         processors: LogitsProcessorList,
         stopping: StoppingCriteriaList,
         inputs: dict[str, Any],
-        streamer: BaseStreamer | None = None,
+        streamer: Streamer | None = None,
         watch: Callable[[Progress], None] | None = None,
     ) -> None:
         """`inputs` are the model's prepared keyword arguments: attention_mask [B, P] or None where nothing is padded, position_ids [B, P],
@@ -116,12 +123,13 @@ class Decoder:
     def _forward(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
         mask = None if self.mask is None else self.mask[:, :length]
         output = self.model(input_ids=ids, position_ids=positions, attention_mask=mask, return_dict=True, **self.inputs)
-        return output.logits[:, -1].to(copy=True, dtype=torch.float32)
+        last: Tensor = output.logits[:, -1]
+        return last.to(copy=True, dtype=torch.float32)
 
     def _choose(self, logits: Tensor, length: int) -> bool:
         """Puts the next token of every row at `length`; whether that was the last."""
         seen = self.ids[:, :length]
-        scores = self.processors(seen, logits)
+        scores: Tensor = self.processors(seen, logits)  # type: ignore[arg-type]
         if self.config.return_dict_in_generate and self.config.output_scores:
             self.scores += (scores,)
         if self.config.return_dict_in_generate and self.config.output_logits:

@@ -9,11 +9,12 @@ from typing import Any, final
 
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
-from transformers.generation import BaseStreamer, GenerateDecoderOnlyOutput, GenerationMode
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from regrow.adapter.attach import attach
 from regrow.errors import UsageError
-from regrow.hosts.engine import Decoder, Progress
+from regrow.hosts.engine import Decoder, Progress, Streamer
 from regrow.method.base import Method
 from regrow.method.dense import Dense
 from regrow.report import Report
@@ -40,7 +41,7 @@ class _Generate:
     def __call__(
         self,
         *args: Any,
-        streamer: BaseStreamer | None = None,
+        streamer: Streamer | None = None,
         watch: Callable[[Progress], None] | None = None,
         **kwargs: Any,
     ) -> Tensor | GenerateDecoderOnlyOutput:
@@ -56,7 +57,7 @@ class _Generate:
             generation_config: GenerationConfig,
             **inputs: Any,
         ) -> Tensor | GenerateDecoderOnlyOutput:
-            _refuse(input_ids, generation_config, inputs)
+            _refuse(generation_config, inputs)
             self.session.start(len(input_ids))
             decoder = Decoder(
                 self.session, model, input_ids, generation_config, logits_processor, stopping_criteria, inputs, streamer, watch
@@ -67,15 +68,14 @@ class _Generate:
                 self.session.cancel()
             if not generation_config.return_dict_in_generate:
                 return sequences
-            return GenerateDecoderOnlyOutput(
-                sequences=sequences, scores=decoder.scores or None, logits=decoder.logits or None, past_key_values=inputs["past_key_values"]
-            )
+            output: dict[str, Any] = {"sequences": sequences, "scores": decoder.scores or None, "logits": decoder.logits or None}
+            return GenerateDecoderOnlyOutput(**output, past_key_values=inputs["past_key_values"])
 
-        generate = type(self.model).generate
-        return generate(self.model, *args, streamer=streamer, custom_generate=decode, **kwargs)  # type: ignore[no-any-return]
+        generate: Callable[..., Tensor | GenerateDecoderOnlyOutput] = type(self.model).generate  # type: ignore[attr-defined]
+        return generate(self.model, *args, streamer=streamer, custom_generate=decode, **kwargs)
 
 
-def _refuse(input_ids: Tensor, config: GenerationConfig, inputs: dict[str, Any]) -> None:
+def _refuse(config: GenerationConfig, inputs: dict[str, Any]) -> None:
     """One sentence for everything that our loop does not do."""
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
@@ -131,8 +131,8 @@ def generate(
 ) -> Generation:
     """Decodes one left-padded batch input_ids [B, P], in the `prune` context around us or, for this call, with `method` (default: dense).
 
-    `watch` is told the progress after every step (on a GPU every 16); `generation` are transformers' own arguments (max_new_tokens, do_sample,
-    temperature, top_p, eos_token_id, ...).
+    `watch` is told the progress after every step (on a GPU every 16); `generation` are transformers' own arguments (max_new_tokens,
+    do_sample, temperature, top_p, eos_token_id, ...).
     """
     session = active_session(model)
     if session is None:
@@ -146,7 +146,8 @@ def generate(
     asked = generation.pop("return_dict_in_generate", None)
     if asked is not None:
         raise UsageError("regrow.generate always returns a Generation; leave out return_dict_in_generate")
-    sequences = model.generate(input_ids, attention_mask=attention_mask, watch=watch, return_dict_in_generate=False, **generation)
+    decode: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
+    sequences = decode(input_ids, attention_mask=attention_mask, watch=watch, return_dict_in_generate=False, **generation)
     report = session.report()
     rows = sequences[:, input_ids.shape[1] :].tolist()
     return Generation(sequences, [row[:count] for row, count in zip(rows, report.tokens, strict=True)], report)

@@ -1,4 +1,4 @@
-"""One retained index set a layer, shared by the batch: per-sample scores, a memory of them, their aggregate, its top k (paper, eqs. 2-3)."""
+"""One retained index set a layer, shared by the batch: per-sample scores, their memory, its aggregate, the top k (paper, eqs. 2-3)."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from families import FAMILIES, VOCABULARY, build
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from families import FAMILIES, VOCABULARY, build
 from regrow.adapter.patch import Patch
 
 IDS = torch.arange(3, 15).reshape(2, 6) % VOCABULARY

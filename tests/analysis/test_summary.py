@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import CONFIG, COUNTED, record
 
 from regrow.analysis.summary import Share, summarize
 from regrow.records import Grade, Graded, Mark
+from samples import CONFIG, COUNTED, record
 
 RIGHT, WRONG = Mark("add", True), Mark("sort", False)
 

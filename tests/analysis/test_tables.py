@@ -3,11 +3,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from samples import CONFIG, COUNTED, record
-
 from regrow.analysis.summary import Summary, summarize
 from regrow.analysis.tables import COLUMNS, markdown, to_json
 from regrow.records import Grade, Graded, Mark, RunConfig
+from samples import CONFIG, COUNTED, record
 
 
 def _summary(config: RunConfig = CONFIG, missing: tuple[int, ...] = (), **changes: object) -> Summary:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from samples import CONFIG, record
 
 from regrow.bundled.problems import exercise
 from regrow.errors import RegrowError, UsageError
@@ -12,6 +11,7 @@ from regrow.evaluation.grading import grade
 from regrow.evaluation.tasks import find
 from regrow.evaluation.tasks.base import fingerprint
 from regrow.records import Record
+from samples import CONFIG, record
 
 OURS = replace(CONFIG, task_sha256=fingerprint(find("tiny_reasoner").load(3)))
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from families import build
 from torch import Tensor
 
+from families import build
 from regrow.errors import RegrowError, UsageError
 from regrow.evaluation import run
 from regrow.evaluation.grading import grade

@@ -1,0 +1,1 @@
+"""Measurements: what the bytes allow first, then the clock."""

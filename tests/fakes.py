@@ -1,0 +1,51 @@
+"""What drives the method without a model: FFNs whose activations are given, and a method made of any parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from regrow.core import FFNWeights
+from regrow.method.base import Method
+from regrow.method.index_set import IndexSet
+
+
+def same(x: Tensor) -> Tensor:
+    """Return the argument: a FFN of it takes z itself as its input."""
+    return x
+
+
+@final
+@dataclass(frozen=True)
+class GivenFFN:
+    """A FFN with hidden(z) = z and output(z) = z, so that `Session.run(layer, z)` observes z as it is."""
+
+    weights: FFNWeights
+    hidden: Callable[[Tensor], Tensor] = same
+    output: Callable[[Tensor], Tensor] = same
+
+
+def given_ffns(layers: int, neurons: int, dtype: torch.dtype = torch.float64, width: int = 1) -> list[GivenFFN]:
+    """Return FFNs of F neurons and width D whose weights are all one: sparse steps take x [..., D]."""
+    ones = torch.ones(neurons, width, dtype=dtype)
+    return [GivenFFN(FFNWeights(ones, ones, ones.t(), torch.nn.functional.silu)) for _ in range(layers)]
+
+
+@final
+@dataclass(frozen=True)
+class Parts(Method):
+    """The method that an IndexSet is."""
+
+    rule: IndexSet
+
+    name: ClassVar[str] = "parts"
+    summary: ClassVar[str] = "Any parts"
+    source: ClassVar[str] = "-"
+
+    def index_set(self) -> IndexSet:
+        """Return the parts."""
+        return self.rule

@@ -1,0 +1,201 @@
+"""The compact FFN against the definition, and against the dense FFN with z zeroed outside the retained set, after any history of loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from regrow.core import FFNWeights
+from regrow.kernels import reference, sparse_ffn
+from regrow.kernels.compact import CompactFFN
+
+ACTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": torch.relu,
+}
+BIASES = {"none": (), "gate": ("gate",), "up": ("up",), "down": ("down",), "all": ("gate", "up", "down")}
+SIZES = [(1, 1), (7, 3), (8, 16), (33, 5), (64, 32)]  # F, D
+
+
+def random(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def ffn(neurons: int, width: int, act: str = "silu", biases: Sequence[str] = (), dtype: torch.dtype = torch.float64) -> FFNWeights:
+    make = partial(random, dtype=dtype)
+    return FFNWeights(
+        gate=make(0, neurons, width),
+        up=make(1, neurons, width),
+        down=make(2, width, neurons),
+        act=ACTS[act],
+        gate_bias=make(3, neurons) if "gate" in biases else None,
+        up_bias=make(4, neurons) if "up" in biases else None,
+        down_bias=make(5, width) if "down" in biases else None,
+    )
+
+
+def zeroed(w: FFNWeights, index: Tensor, x: Tensor) -> Tensor:
+    """The dense FFN with z zeroed outside the retained set."""
+    z = w.act(functional.linear(x, w.gate, w.gate_bias)) * functional.linear(x, w.up, w.up_bias)
+    outside = torch.ones(len(w.gate), dtype=torch.bool)
+    outside[index] = False
+    return functional.linear(z.masked_fill(outside, 0), w.down, w.down_bias)
+
+
+def retained(seed: int, neurons: int, keep: int) -> Tensor:
+    return torch.randperm(neurons, generator=torch.Generator().manual_seed(seed))[:keep].sort().values
+
+
+def compact(w: FFNWeights, keep: int) -> CompactFFN:
+    return sparse_ffn(w, keep, torch.empty(keep, w.gate.shape[1], dtype=w.gate.dtype))
+
+
+def close(actual: Tensor, want: Tensor, dtype: torch.dtype = torch.float64) -> None:
+    """Sums of up to 64 terms of about one in another order: some tens of roundings of the largest."""
+    tolerance = 64 * torch.finfo(dtype).eps
+    torch.testing.assert_close(actual, want, rtol=tolerance, atol=tolerance * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("biases", BIASES)
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(("neurons", "width"), SIZES)
+def test_equals_the_reference_and_the_zeroed_dense_ffn(neurons: int, width: int, act: str, biases: str) -> None:
+    w, x = ffn(neurons, width, act, BIASES[biases]), random(6, 3, width)
+    for keep in sorted({1, (neurons + 1) // 2, neurons}):
+        ours, index = compact(w, keep), retained(keep, neurons, keep)
+        assert ours.load(index) == keep
+        close(ours(x), reference.sparse_ffn(w, index, x))
+        close(ours(x), zeroed(w, index, x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_agrees_in_every_dtype(dtype: torch.dtype) -> None:
+    w, x, index = ffn(33, 5, biases=BIASES["all"], dtype=dtype), random(6, 3, 5, dtype=dtype), retained(0, 33, 16)
+    ours = compact(w, 16)
+    ours.load(index)
+    assert ours(x).dtype == dtype
+    close(ours(x), reference.sparse_ffn(w, index, x), dtype)
+    close(ours(x), zeroed(w, index, x), dtype)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (4, 1, 5), (2, 3, 5)])
+def test_takes_any_leading_shape(shape: tuple[int, ...]) -> None:
+    w, index, x = ffn(9, 5, biases=BIASES["all"]), retained(0, 9, 4), random(6, *shape)
+    ours = compact(w, 4)
+    ours.load(index)
+    assert ours(x).shape == shape
+    close(ours(x), zeroed(w, index, x))
+
+
+def test_reads_the_halves_of_a_fused_weight() -> None:
+    w, x, index = ffn(9, 5), random(6, 2, 5), retained(0, 9, 4)
+    gate, up = torch.cat([w.gate, w.up]).tensor_split(2)
+    ours = compact(FFNWeights(gate, up, w.down, w.act), 4)
+    ours.load(index)
+    close(ours(x), zeroed(w, index, x))
+
+
+# Histories: None forgets, a set is loaded
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[int, int, list[list[int] | None]]:
+    neurons = draw(st.integers(1, 12))
+    keep = draw(st.integers(1, neurons))
+    sets = st.sets(st.integers(0, neurons - 1), min_size=keep, max_size=keep).map(sorted)
+    return neurons, keep, draw(st.lists(st.one_of(st.none(), sets, sets, sets), min_size=1, max_size=8))
+
+
+@given(histories(), st.sampled_from(sorted(BIASES)))
+def test_any_history_of_loads_gives_what_a_fresh_copy_gives(history: tuple[int, int, list[list[int] | None]], biases: str) -> None:
+    """And moves exactly the neurons that are new, all of them after `forget`."""
+    neurons, keep, steps = history
+    w, x = ffn(neurons, 3, biases=BIASES[biases]), random(6, 2, 3)
+    ours, held = compact(w, keep), set[int]()
+    for step in steps:
+        if step is None:
+            ours.forget()
+            held = set()
+            continue
+        assert ours.load(torch.tensor(step)) == len(set(step) - held)
+        held = set(step)
+        fresh = compact(w, keep)
+        fresh.load(torch.tensor(step))
+        close(ours(x), fresh(x))
+        close(ours(x), zeroed(w, torch.tensor(step), x))
+
+
+def test_after_forget_the_copy_does_not_depend_on_what_came_before() -> None:
+    """Bit for bit: the order of rows, and so of the sums of down, is that of a fresh copy."""
+    w, x = ffn(64, 32), random(6, 3, 32)
+    used, fresh = compact(w, 32), compact(w, 32)
+    for seed in range(5):
+        used.load(retained(seed, 64, 32))
+    used.forget()
+    index = retained(9, 64, 32)
+    assert used.load(index) == fresh.load(index) == 32
+    assert torch.equal(used(x), fresh(x))
+
+
+def test_the_index_may_change_in_place_afterwards() -> None:
+    """The session's index buffer is rewritten by every selection."""
+    w, x, index = ffn(9, 5), random(6, 2, 5), torch.tensor([0, 1, 2])
+    ours = compact(w, 3)
+    ours.load(index)
+    index.copy_(torch.tensor([0, 4, 5]))
+    assert ours.load(index) == 2
+    close(ours(x), zeroed(w, index, x))
+
+
+def test_buffers_keep_their_addresses() -> None:
+    """What the sparse step reads lies where it lay, and each weight is read by one address only."""
+    w = ffn(16, 8, biases=BIASES["all"])
+    ours = compact(w, 6)
+    seen = set()
+
+    def addresses(x: Tensor) -> list[int]:
+        return [t.data_ptr() for t in vars(ours).values() if isinstance(t, Tensor)]
+
+    ours.load(retained(0, 16, 6))
+    before = [buffer.data_ptr() for buffer in (ours._gate_up, ours._down, ours._bias, ours._held, ours._scratch) if buffer is not None]
+    assert len(before) == 5
+    for seed in range(1, 6):
+        ours.load(retained(seed, 16, 6))
+        seen.add(tuple(addresses(random(6, 2, 8))))
+        assert [buffer.data_ptr() for buffer in (ours._gate_up, ours._down, ours._bias, ours._held, ours._scratch) if buffer is not None] == before
+    assert len(seen) == 1
+
+
+def test_layers_may_share_the_scratch_rows() -> None:
+    scratch, x = torch.empty(6, 8, dtype=torch.float64), random(6, 2, 8)
+    layers = [ffn(16, 8), ffn(16, 8, "gelu", BIASES["all"])]
+    ours = [sparse_ffn(w, 6, scratch) for w in layers]
+    for seed in range(3):
+        index = retained(seed, 16, 6)
+        for one in ours:
+            one.load(index)
+        for one, w in zip(ours, layers, strict=True):
+            close(one(x), zeroed(w, index, x))
+
+
+def test_state_bytes_are_those_of_the_copy_and_of_the_neuron_major_down() -> None:
+    assert compact(ffn(16, 8, dtype=torch.float32), 6).state_bytes == 4 * 8 * (3 * 6 + 16)
+
+
+def test_the_weights_of_the_model_are_left_alone() -> None:
+    w = ffn(16, 8, biases=BIASES["all"])
+    before = [t.clone() for t in (w.gate, w.up, w.down)]
+    ours = compact(w, 6)
+    for seed in range(3):
+        ours.load(retained(seed, 16, 6))
+        ours(random(6, 2, 8))
+    assert all(torch.equal(a, b) for a, b in zip((w.gate, w.up, w.down), before, strict=True))
