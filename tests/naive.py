@@ -13,29 +13,13 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a run. T_p, the sparse steps of a cycle, is period - explore_steps."""
-
-    sparsity: str
-    init_steps: int
-    explore_steps: int
-    period: int
-    max_new_tokens: int
-    pad: int
-    eos: frozenset[int] = frozenset()
-    aggregate: str = "max"  # or mean
-    memory: str = "max"  # or none, ema
-    decay: float = 0.9
-    forget_finished: bool = False
+from naive_rules import Settings, aggregate, ends_dense_stage, is_sparse, kept_count, remember, retain, score
 
 
 @dataclass
@@ -74,74 +58,12 @@ class Outcome:
         return min(self.logit_gaps)
 
 
-def kept_count(sparsity: str, neurons: int) -> int:
-    """Return k = floor((1 - rho) F) with rho read as the decimal that was written."""
-    return int((Decimal(1) - Decimal(sparsity)) * neurons)
-
-
 def left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Return the prompts as ids [B, P], padded on the left, and their attention mask [B, P]."""
     width = max(len(prompt) for prompt in prompts)
     ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return torch.tensor(ids), torch.tensor(mask)
-
-
-def is_sparse(settings: Settings, step: int) -> bool:
-    """Tell whether a decode step (numbered from 1) is sparse: after T_init dense steps, cycles of T_p sparse steps, then T_e dense ones."""
-    if step <= settings.init_steps:
-        return False
-    return (step - settings.init_steps - 1) % settings.period < settings.period - settings.explore_steps
-
-
-def ends_dense_stage(settings: Settings, step: int) -> bool:
-    """Tell whether the mask is selected after this step (0 = prompt): only where T_init = 0 does the prompt alone give the first mask."""
-    if step <= settings.init_steps:
-        return step == settings.init_steps
-    return settings.explore_steps > 0 and (step - settings.init_steps) % settings.period == 0
-
-
-def score(activations: Sequence[Tensor], neurons: int, dtype: torch.dtype) -> Tensor:
-    """Return s [F] (equation 2): the root mean square over tokens of z / ||z||, from the z [F] of each counted token."""
-    total = torch.zeros(neurons, dtype=dtype)
-    for z in activations:
-        norm = z.to(dtype).square().sum().sqrt()
-        if norm > 0:
-            total += (z.to(dtype) / norm).square()
-    return (total / len(activations)).sqrt()
-
-
-def remember(settings: Settings, scores: Sequence[Tensor | None]) -> Tensor | None:
-    """Return m_b [F] of one row from its score in every phase so far (None where T_b = 0), or None where the row does not count."""
-    if settings.memory == "none":
-        return scores[-1]
-    memory: Tensor | None = None
-    for s in scores:
-        if s is None:
-            continue
-        if memory is None:
-            memory = s
-        elif settings.memory == "max":
-            memory = torch.maximum(memory, s)
-        else:
-            memory = settings.decay * memory + (1 - settings.decay) * s
-    return memory
-
-
-def aggregate(settings: Settings, memories: Sequence[Tensor]) -> Tensor:
-    """Return mbar [F] (equation 3) from the m_b [F] of the rows that count."""
-    stacked = torch.stack(list(memories))
-    return stacked.amax(0) if settings.aggregate == "max" else stacked.mean(0)
-
-
-def retain(mbar: Tensor, k: int) -> tuple[list[int], float]:
-    """Return the k largest entries, ties to the lower index, in ascending order, and the relative gap between the k-th and the next."""
-    values = mbar.tolist()
-    order = sorted(range(len(values)), key=lambda j: (-values[j], j))
-    if k == len(values):
-        return sorted(order), math.inf
-    last, following = values[order[k - 1]], values[order[k]]
-    return sorted(order[:k]), (last - following) / last if last > 0 else 0.0
 
 
 def hidden(mlp: Any, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 from statistics import NormalDist, median
 from typing import final
 
@@ -52,6 +52,7 @@ class Summary:
     families: Mapping[str, Share]  # by name
     at_cap: Share  # outputs that ended at max_new_tokens
     median_tokens: float  # new tokens of a row, its EOS included
+    p90_tokens: int  # nine rows of ten have no more
     tokens: int
     decode_steps: int
     sparse_share: float | None  # of decode steps
@@ -77,6 +78,7 @@ def summarize(graded: Graded) -> Summary:
         families=_families(graded),
         at_cap=Share(ends.count("length"), len(ends)),
         median_tokens=float(median(lengths)),
+        p90_tokens=sorted(lengths)[ceil(0.9 * len(lengths)) - 1],
         tokens=tokens,
         decode_steps=int(steps),
         sparse_share=_ratio(total["sparse_steps"], steps),

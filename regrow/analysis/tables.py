@@ -24,6 +24,7 @@ COLUMNS = (
     "refresh MB/token",
     "FFN MB/step",
     "median tokens",
+    "90th percentile",
     "at length cap",
     "decode tokens/s",
 )
@@ -85,6 +86,7 @@ def _run(row: Summary) -> list[str]:
         _megabytes(row.refresh_bytes_per_token),
         _megabytes(row.ffn_bytes_per_step),
         f"{row.median_tokens:g}",
+        str(row.p90_tokens),
         _share(row.at_cap),
         NONE if row.decode_tokens_per_second is None else f"{row.decode_tokens_per_second:.1f}",
     ]

@@ -10,7 +10,8 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.functional import linear, silu
 
 from regrow.core import FFNWeights
 from regrow.kernels import sparse_ffn
+from regrow.kernels.compact import CompactFFN
 
 WIDTH, NEURONS = 1536, 8960  # Qwen2.5-1.5B
 STEPS = 20  # decode steps that share one refresh
@@ -33,15 +35,14 @@ def measure(dtype: torch.dtype, rows: int, *, sparsity: float, layers: int, repe
     scratch = torch.empty(keep, WIDTH, dtype=dtype)
     sparse = [sparse_ffn(w, keep, scratch) for w in weights]
     index = torch.randperm(NEURONS, generator=generator)[:keep].sort().values
-    for ffn in sparse:
-        ffn.load(index)
+    _refresh(sparse, index)
     x = torch.randn(rows, WIDTH, generator=generator).to(dtype)
 
     times: dict[str, list[float]] = {"dense": [], "sparse": [], "refresh": []}
     for _ in range(repeats + 2):  # the first two warm up
         index = _turned(index, generator)
         times["dense"].append(_clock(lambda: [_dense(w, x) for w in weights]) / layers)
-        times["refresh"].append(_clock(lambda new=index: [ffn.load(new) for ffn in sparse]) / layers)
+        times["refresh"].append(_clock(partial(_refresh, sparse, index)) / layers)
         times["sparse"].append(_clock(lambda: [ffn(x) for ffn in sparse]) / layers)
     ms = {name: statistics.median(values[2:]) for name, values in times.items()}
     quartiles = {name: statistics.quantiles(values[2:], n=4)[::2] for name, values in times.items()}
@@ -63,6 +64,11 @@ def _weights(dtype: torch.dtype, generator: torch.Generator) -> FFNWeights:
 
 def _dense(w: FFNWeights, x: Tensor) -> Tensor:
     return linear(silu(linear(x, w.gate)) * linear(x, w.up), w.down)
+
+
+def _refresh(sparse: Sequence[CompactFFN], index: Tensor) -> None:
+    for ffn in sparse:
+        ffn.load(index)
 
 
 def _turned(index: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,8 +1,10 @@
-"""How many neurons a sparsity keeps, in exact decimal arithmetic."""
+"""How many neurons a sparsity keeps, in exact arithmetic on the decimal the user wrote."""
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 
 from regrow.errors import UsageError
 
@@ -25,7 +27,8 @@ def parse_sparsity(sparsity: Sparsity) -> Decimal:
 
 def keep_count(sparsity: Decimal, neurons: int) -> int:
     """k = floor((1 - rho) F), the neurons of one layer that a sparse step computes. Raises UsageError where that is none."""
-    keep = int((1 - sparsity) * neurons)
+    keep = math.floor((1 - Fraction(sparsity)) * neurons)  # Decimal arithmetic would round to the context's precision
     if keep == 0:
-        raise UsageError(f"sparsity {sparsity} keeps none of {neurons} neurons; lower it to at most {1 - Decimal(1) / neurons:.6f}")
+        highest = math.floor(Fraction(neurons - 1, neurons) * 10**6) / 10**6
+        raise UsageError(f"sparsity {sparsity} keeps none of {neurons} neurons; lower it to at most {highest}")
     return keep

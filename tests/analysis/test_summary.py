@@ -45,6 +45,13 @@ def test_counters_are_summed_before_any_ratio_is_taken() -> None:
     assert summary.at_cap == Share(1, 3)
 
 
+def test_nine_rows_of_ten_are_no_longer_than_the_90th_percentile() -> None:
+    config = replace(CONFIG, limit=10, batch_size=10)
+    rows = tuple((1,) * length for length in (3, 10, 1, 9, 2, 8, 4, 7, 5, 6))
+    graded = Graded((record(0, config, tokens=rows),), (Grade((RIGHT,)),) * 10, ())
+    assert summarize(graded).p90_tokens == 9
+
+
 def test_problems_prompts_and_families_are_counted() -> None:
     summary = summarize(_graded())
     assert summary.problems == Share(3, 5)

@@ -51,9 +51,11 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def loaded() -> Loaded:
+def loaded(tmp_path: Path) -> Loaded:
     tokenizer: Any = Characters()
-    return Loaded(model=build("qwen2"), tokenizer=tokenizer, name="tiny", fingerprint="f" * 64)
+    model = build("qwen2")
+    model.save_pretrained(tmp_path / "model")
+    return Loaded(model=model, tokenizer=tokenizer, name="tiny", directory=tmp_path / "model")
 
 
 def _evaluate(loaded: Loaded, path: Path, **changes: Any) -> None:
@@ -91,7 +93,7 @@ def test_the_configuration_says_what_was_run(loaded: Loaded, tmp_path: Path) -> 
     assert config.pop("task_sha256")
     assert config == {
         "model": "tiny",
-        "fingerprint": "f" * 64,
+        "fingerprint": loaded.fingerprint,
         "dtype": "float32",
         "device": "cpu",
         "method": "griffin",

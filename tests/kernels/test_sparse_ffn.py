@@ -59,10 +59,11 @@ def compact(w: FFNWeights, keep: int) -> CompactFFN:
     return sparse_ffn(w, keep, torch.empty(keep, w.gate.shape[1], dtype=w.gate.dtype))
 
 
-def close(actual: Tensor, want: Tensor, dtype: torch.dtype = torch.float64) -> None:
-    """Sums of up to 64 terms of about one in another order: some tens of roundings of the largest."""
-    tolerance = 64 * torch.finfo(dtype).eps
-    torch.testing.assert_close(actual, want, rtol=tolerance, atol=tolerance * float(want.abs().max()))
+def close(actual: Tensor, want: Tensor, w: FFNWeights, x: Tensor) -> None:
+    """Equal up to 16 roundings of the terms of the sums, whose order is free; the sum itself may be small where terms cancel."""
+    z = w.act(functional.linear(x, w.gate, w.gate_bias)) * functional.linear(x, w.up, w.up_bias)
+    terms = functional.linear(z.abs(), w.down.abs(), None if w.down_bias is None else w.down_bias.abs())
+    torch.testing.assert_close(actual, want, rtol=0, atol=16 * torch.finfo(x.dtype).eps * float(terms.max()))
 
 
 @pytest.mark.parametrize("biases", BIASES)
@@ -73,8 +74,8 @@ def test_equals_the_reference_and_the_zeroed_dense_ffn(neurons: int, width: int,
     for keep in sorted({1, (neurons + 1) // 2, neurons}):
         ours, index = compact(w, keep), retained(keep, neurons, keep)
         assert ours.load(index) == keep
-        close(ours(x), reference.sparse_ffn(w, index, x))
-        close(ours(x), zeroed(w, index, x))
+        close(ours(x), reference.sparse_ffn(w, index, x), w, x)
+        close(ours(x), zeroed(w, index, x), w, x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -83,8 +84,8 @@ def test_agrees_in_every_dtype(dtype: torch.dtype) -> None:
     ours = compact(w, 16)
     ours.load(index)
     assert ours(x).dtype == dtype
-    close(ours(x), reference.sparse_ffn(w, index, x), dtype)
-    close(ours(x), zeroed(w, index, x), dtype)
+    close(ours(x), reference.sparse_ffn(w, index, x), w, x)
+    close(ours(x), zeroed(w, index, x), w, x)
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (4, 1, 5), (2, 3, 5)])
@@ -93,7 +94,7 @@ def test_takes_any_leading_shape(shape: tuple[int, ...]) -> None:
     ours = compact(w, 4)
     ours.load(index)
     assert ours(x).shape == shape
-    close(ours(x), zeroed(w, index, x))
+    close(ours(x), zeroed(w, index, x), w, x)
 
 
 def test_reads_the_halves_of_a_fused_weight() -> None:
@@ -101,7 +102,7 @@ def test_reads_the_halves_of_a_fused_weight() -> None:
     gate, up = torch.cat([w.gate, w.up]).tensor_split(2)
     ours = compact(FFNWeights(gate, up, w.down, w.act), 4)
     ours.load(index)
-    close(ours(x), zeroed(w, index, x))
+    close(ours(x), zeroed(w, index, x), w, x)
 
 
 # Histories: None forgets, a set is loaded
@@ -130,8 +131,8 @@ def test_any_history_of_loads_gives_what_a_fresh_copy_gives(history: tuple[int, 
         held = set(step)
         fresh = compact(w, keep)
         fresh.load(torch.tensor(step))
-        close(ours(x), fresh(x))
-        close(ours(x), zeroed(w, torch.tensor(step), x))
+        close(ours(x), fresh(x), w, x)
+        close(ours(x), zeroed(w, torch.tensor(step), x), w, x)
 
 
 def test_after_forget_the_copy_does_not_depend_on_what_came_before() -> None:
@@ -153,26 +154,18 @@ def test_the_index_may_change_in_place_afterwards() -> None:
     ours.load(index)
     index.copy_(torch.tensor([0, 4, 5]))
     assert ours.load(index) == 2
-    close(ours(x), zeroed(w, index, x))
+    close(ours(x), zeroed(w, index, x), w, x)
 
 
 def test_buffers_keep_their_addresses() -> None:
-    """What the sparse step reads lies where it lay, and each weight is read by one address only."""
-    w = ffn(16, 8, biases=BIASES["all"])
-    ours = compact(w, 6)
-    seen = set()
-
-    def addresses(x: Tensor) -> list[int]:
-        return [t.data_ptr() for t in vars(ours).values() if isinstance(t, Tensor)]
-
+    ours = compact(ffn(16, 8, biases=BIASES["all"]), 6)
     ours.load(retained(0, 16, 6))
-    before = [buffer.data_ptr() for buffer in (ours._gate_up, ours._down, ours._bias, ours._held, ours._scratch) if buffer is not None]
-    assert len(before) == 5
+    addresses = {name: value.data_ptr() for name, value in vars(ours).items() if isinstance(value, Tensor)}
+    assert len(addresses) >= 4  # gate and up, down, biases, scratch rows
     for seed in range(1, 6):
         ours.load(retained(seed, 16, 6))
-        seen.add(tuple(addresses(random(6, 2, 8))))
-        assert [buffer.data_ptr() for buffer in (ours._gate_up, ours._down, ours._bias, ours._held, ours._scratch) if buffer is not None] == before
-    assert len(seen) == 1
+        ours(random(6, 2, 8))
+        assert {name: value.data_ptr() for name, value in vars(ours).items() if isinstance(value, Tensor)} == addresses
 
 
 def test_layers_may_share_the_scratch_rows() -> None:
@@ -184,7 +177,7 @@ def test_layers_may_share_the_scratch_rows() -> None:
         for one in ours:
             one.load(index)
         for one, w in zip(ours, layers, strict=True):
-            close(one(x), zeroed(w, index, x))
+            close(one(x), zeroed(w, index, x), w, x)
 
 
 def test_state_bytes_are_those_of_the_copy_and_of_the_neuron_major_down() -> None:

@@ -1,0 +1,51 @@
+"""The command line. Each command is a module; what takes seconds to import (torch, transformers) is imported when a command runs."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from regrow.cli.demo import demo
+from regrow.cli.evaluate import evaluate
+from regrow.cli.generate import generate
+from regrow.cli.group import Command, Group
+from regrow.cli.methods import methods
+from regrow.cli.table import table
+
+app = typer.Typer(
+    name="regrow",
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"regrow {version('regrow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """Batched decoding of reasoning models with fewer FFN neurons, chosen anew as the answers unfold. No training."""
+
+
+_DECODE, _MEASURE = "Decode", "Measure"
+app.command(cls=Command, rich_help_panel=_DECODE)(generate)
+app.command(cls=Command, rich_help_panel=_DECODE)(demo)
+app.command(cls=Command, rich_help_panel=_DECODE)(methods)
+app.command(cls=Command, rich_help_panel=_MEASURE)(evaluate)
+app.command(cls=Command, rich_help_panel=_MEASURE)(table)
+
+
+def main() -> None:
+    """The `regrow` command."""
+    app()

@@ -1,0 +1,53 @@
+"""The lists of choices in help texts, read from their registries when the help is shown: the registries import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+
+def fill(text: str) -> str:
+    """`text` with each `{name}` replaced by the choices of that name."""
+    for name, load in _LISTS.items():
+        place = f"{{{name}}}"
+        if place in text:
+            text = text.replace(place, ", ".join(load()))
+    return text
+
+
+def _methods() -> Iterable[str]:
+    from regrow.method.presets import METHODS
+
+    return METHODS
+
+
+def _aggregates() -> Iterable[str]:
+    from regrow.method.index_set import AGGREGATES
+
+    return AGGREGATES
+
+
+def _memories() -> Iterable[str]:
+    from regrow.method.index_set import MEMORIES
+
+    return MEMORIES
+
+
+def _dtypes() -> Iterable[str]:
+    from regrow.models import DTYPES
+
+    return DTYPES
+
+
+def _tasks() -> Iterable[str]:
+    from regrow.evaluation.tasks import TASKS
+
+    return TASKS
+
+
+_LISTS: dict[str, Callable[[], Iterable[str]]] = {
+    "methods": _methods,
+    "aggregates": _aggregates,
+    "memories": _memories,
+    "dtypes": _dtypes,
+    "tasks": _tasks,
+}

@@ -1,0 +1,54 @@
+"""`regrow demo`: one batch of held-out problems, dense and pruned side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from regrow.cli.bar import Bar
+from regrow.cli.group import INTERRUPTED, fail
+from regrow.cli.loading import load
+from regrow.cli.options import Json
+from regrow.cli.output import line
+
+INIT_STEPS = 16
+# (method, its parameters); the first is what the others are compared with.
+RUNS: tuple[tuple[str, dict[str, str | int]], ...] = (
+    ("dense", {}),
+    ("bap", {"sparsity": "0.3", "init_steps": INIT_STEPS}),
+    ("bap", {"sparsity": "0.5", "init_steps": INIT_STEPS}),
+    ("bap", {"sparsity": "0.7", "init_steps": INIT_STEPS}),
+    ("griffin", {"sparsity": "0.5"}),
+)
+
+
+def demo(
+    batch_size: Annotated[int, typer.Option(min=1, max=64, help="Prompts decoded together.")] = 8,
+    start: Annotated[int, typer.Option(min=0, help="The first held-out prompt; another number shows other problems.")] = 0,
+    json: Json = False,
+) -> None:
+    """Decode a batch of held-out problems with the bundled model: dense, pruned at several sparsities, and GRIFFIN.
+
+    Each prompt holds several small problems, answered step by step; every answer is marked right or wrong.
+    """
+    from regrow.bundled.problems import heldout
+
+    loaded, exercises = load(), heldout(batch_size, start)
+    from regrow.cli import demo_run, demo_view
+
+    runs: list[demo_run.Run] = []
+    try:
+        with Bar() as bar:
+            demo_run.warm_up(loaded, exercises)
+            for number, (method, parameters) in enumerate(RUNS, 1):
+                watch = demo_run.on(bar, f"run {number} of {len(RUNS)}: {method}")
+                runs.append(demo_run.answer(loaded, exercises, method, parameters, watch))
+    except KeyboardInterrupt:
+        fail(f"interrupted: {len(runs)} of {len(RUNS)} runs had finished", INTERRUPTED)
+    if json:
+        for value in demo_view.to_json(loaded, exercises, runs, start):
+            typer.echo(line(value))
+    else:
+        demo_view.show(Console(highlight=False), loaded, exercises, runs, start)

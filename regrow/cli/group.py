@@ -1,0 +1,39 @@
+"""How commands end: one sentence and an exit code for what goes wrong, and help that lists the choices of today."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from regrow.cli.choices import fill
+from regrow.errors import RegrowError
+
+INTERRUPTED = 130  # what shells report for Ctrl-C
+
+
+@final
+class Group(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RegrowError as error:
+            fail(f"error: {error}", error.exit_code)
+        except KeyboardInterrupt:
+            fail("interrupted", INTERRUPTED)
+
+
+@final
+class Command(TyperCommand):
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.help:
+                option.help = fill(option.help)
+        super().format_help(ctx, formatter)
+
+
+def fail(sentence: str, code: int) -> None:
+    """Ends the command. Raises typer.Exit."""
+    typer.echo(f"regrow: {sentence}", err=True)
+    raise typer.Exit(code)

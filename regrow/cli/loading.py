@@ -1,0 +1,33 @@
+"""Loads a model for a command: a spinner instead of the libraries' own bars and warnings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from regrow.models import Loaded
+
+
+def load(model: str | None = None, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Loaded:
+    """As `regrow.models.load`."""
+    name = "the bundled model" if model is None else model
+    # Read when the libraries are imported. The bars of a download stay: it can take minutes.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    downloads = model is not None and not Path(model).expanduser().exists()
+    if not (downloads and sys.stderr.isatty()):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if downloads:
+        return _load(model, dtype, device, trust_remote_code)
+    with Console(stderr=True).status(f"loading {name}"):
+        return _load(model, dtype, device, trust_remote_code)
+
+
+def _load(model: str | None, dtype: str, device: str, trust_remote_code: bool) -> Loaded:
+    from regrow.models import load as load_model
+
+    return load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)

@@ -1,0 +1,31 @@
+"""`regrow methods`: what there is to choose from."""
+
+from __future__ import annotations
+
+import json as jsonlib
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from regrow.cli.choices import fill
+from regrow.cli.format import parameters as shown
+from regrow.cli.options import Json
+
+_CHOICES = "aggregate is one of {aggregates}; memory is one of {memories}."
+
+
+def methods(json: Json = False) -> None:
+    """List the methods with their parameters, defaults and sources."""
+    from regrow.method.presets import METHODS, parameters
+
+    if json:
+        found = [{"name": m.name, "summary": m.summary, "source": m.source, "parameters": parameters(m.name)} for m in METHODS.values()]
+        typer.echo(jsonlib.dumps(found, indent=2))
+        return
+    table = Table("method", "what it does", "parameters and defaults", "source", show_lines=True)
+    for method in METHODS.values():
+        table.add_row(method.name, method.summary, shown(parameters(method.name)), method.source)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(fill(_CHOICES), style="dim")

@@ -1,0 +1,61 @@
+"""Options that several commands share. None stands for "not given": then the default of the method or the model holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from regrow.errors import UsageError
+
+if TYPE_CHECKING:
+    from regrow.method.base import Method
+
+_METHOD, _MODEL, _OUTPUT = "Method", "Model", "Output"
+
+ModelName = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A local directory or a hub id; without it, the bundled model.")]
+DTypeName = Annotated[str, typer.Option("--dtype", rich_help_panel=_MODEL, help="Number format: {dtypes}.")]
+DeviceName = Annotated[str, typer.Option("--device", rich_help_panel=_MODEL, help="auto, cpu, cuda, cuda:1, ...")]
+Chat = Annotated[
+    bool | None,
+    typer.Option("--chat/--no-chat", rich_help_panel=_MODEL, help="Use the tokenizer's chat template; by default, if it has one."),
+]
+SkipLayers = Annotated[
+    str, typer.Option("--skip-layers", rich_help_panel=_MODEL, metavar="N,N,...", help="Layers that stay dense, from 0.")
+]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", rich_help_panel=_MODEL, help="Run Python code of the model.")]
+
+MethodName = Annotated[str, typer.Option("--method", "-m", rich_help_panel=_METHOD, help="{methods}; `regrow methods` explains them.")]
+# Text, so that the decimal is the one the user wrote.
+Sparsity = Annotated[
+    str | None, typer.Option("--sparsity", "-s", rich_help_panel=_METHOD, help="Share of FFN neurons that sparse steps drop, in [0, 1).")
+]
+InitSteps = Annotated[int | None, typer.Option("--init-steps", rich_help_panel=_METHOD, help="Dense decode steps before pruning begins.")]
+ExploreSteps = Annotated[int | None, typer.Option("--explore-steps", rich_help_panel=_METHOD, help="Dense steps at the end of a period.")]
+Period = Annotated[
+    int | None, typer.Option("--period", rich_help_panel=_METHOD, help="Decode steps from one choice of neurons to the next.")
+]
+Aggregate = Annotated[str | None, typer.Option("--aggregate", rich_help_panel=_METHOD, help="Over the samples of a batch: {aggregates}.")]
+Memory = Annotated[str | None, typer.Option("--memory", rich_help_panel=_METHOD, help="Over the phases of a sample: {memories}.")]
+Decay = Annotated[float | None, typer.Option("--decay", rich_help_panel=_METHOD, help="Weight of the past with --memory ema.")]
+ForgetFinished = Annotated[
+    bool | None,
+    typer.Option("--forget-finished/--keep-finished", rich_help_panel=_METHOD, help="Whether samples that have ended stop to count."),
+]
+
+Json = Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="JSON on stdout and nothing else.")]
+
+
+def chosen(name: str, **options: Any) -> Method:
+    """The method with those parameters that were given. Raises UsageError for what it does not know."""
+    from regrow.method.presets import make
+
+    return make(name, **{option: value for option, value in options.items() if value is not None})
+
+
+def layers(text: str) -> list[int]:
+    """`0,1,5` as numbers. Raises UsageError for anything else."""
+    try:
+        return [int(part) for part in text.split(",")] if text.strip() else []
+    except ValueError:
+        raise UsageError(f"--skip-layers takes layer numbers such as 0,1,5, not {text!r}") from None

@@ -1,0 +1,430 @@
+"""The seven identities of the method, and the whole of it on given activations against exact rational arithmetic.
+
+Given activations have a norm that is a power of two and entries in sixteenths of it. Their squares and sums are then exact in every dtype,
+division and root are correctly rounded, so scores that are equal are equal in floating point too, and ties are plenty.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+
+import naive
+import pytest
+import torch
+from fakes import Parts, given_ffns
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+import regrow
+from families import FAMILIES, NEURONS, VOCABULARY, build
+from regrow.adapter.find import find_ffns
+from regrow.core import Mode
+from regrow.method.base import Method
+from regrow.method.index_set import AGGREGATES, MEMORIES, IndexSet
+from regrow.method.schedule import Schedule
+from regrow.session import Session
+
+BATCHES = (1, 4, 7)
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+PATTERNS = [(1,), (1, 1, 1, 1), (3, 2, 1, 1, 1), (1,) * 16, (0,)]  # each with a norm of 1, 2, 4, 4, 0
+Activation = list[list[int]]  # [L][F] of one token, times any power of two
+
+
+def activation(rng: random.Random, layers: int, neurons: int) -> Activation:
+    """Draw one token's z, a pattern at random places with random signs in each layer."""
+    rows = []
+    for _ in range(layers):
+        pattern = rng.choice([p for p in PATTERNS if len(p) <= neurons])
+        values = [value * rng.choice((-1, 1)) for value in pattern] + [0] * (neurons - len(pattern))
+        rng.shuffle(values)
+        rows.append(values)
+    return rows
+
+
+# The method in rational arithmetic
+
+
+@dataclass
+class Row:
+    """One sample: the tokens of its open phase and the largest squared score of every phase so far."""
+
+    tokens: list[Activation] = field(default_factory=list)
+    best: list[list[Fraction]] | None = None  # [L][F]
+
+    def fold(self) -> None:
+        """End the phase."""
+        if not self.tokens:
+            return
+        squares = [[[Fraction(v * v, max(1, sum(u * u for u in row))) for v in row] for row in token] for token in self.tokens]
+        score = [
+            [sum(column, Fraction(0)) / len(self.tokens) for column in zip(*layer, strict=True)] for layer in zip(*squares, strict=True)
+        ]
+        old = self.best or score
+        self.best = [[max(pair) for pair in zip(*layer, strict=True)] for layer in zip(old, score, strict=True)]
+        self.tokens = []
+
+
+def retained(rows: Sequence[Row], keep: int) -> list[list[int]]:
+    """Return I of every layer by identity 5: j is in it iff fewer than k neurons precede it by (mbar descending, index ascending)."""
+    masks = []
+    for layer in zip(*(row.best for row in rows if row.best is not None), strict=True):
+        mbar = [max(column) for column in zip(*layer, strict=True)]
+        order = [(-value, j) for j, value in enumerate(mbar)]
+        masks.append([j for j in range(len(mbar)) if sum(other < order[j] for other in order) < keep])
+    return masks
+
+
+def is_sparse(schedule: Schedule, step: int) -> bool:
+    """Tell it by walking through the stages."""
+    step -= schedule.init_steps
+    while step > schedule.period:
+        step -= schedule.period
+    return 0 < step <= schedule.period - schedule.explore_steps
+
+
+# Batches on given activations
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What happens to one sample of a batch."""
+
+    arrives: int  # forward pass of its first chunk
+    chunks: tuple[int, ...]  # prompt tokens fed a forward
+    padding: int  # tokens before the first chunk's
+    lives: int  # decode steps until its EOS is fed
+    leaves: int | None  # decode steps until it leaves, if it does
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    """Draw a sample; all may arrive at once or later than others, in the middle of their decoding."""
+    return Sample(
+        arrives=draw(st.sampled_from([0, 0, 0, 1, 3, 6])),
+        chunks=tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))),
+        padding=draw(st.sampled_from([0, 0, 1, 3])),
+        lives=draw(st.sampled_from([0, 1, 3, 7, 99])),
+        leaves=draw(st.sampled_from([None, None, None, 2, 5])),
+    )
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> IndexSet:
+    """Draw sparsity and schedule with T_p >= 1."""
+    period = draw(st.integers(1, 5))
+    schedule = Schedule(draw(st.integers(0, 4)), draw(st.integers(0, period - 1)), period)
+    return IndexSet(Decimal(draw(st.sampled_from(["0.2", "0.5", "0.8"]))), schedule, forget_finished=draw(st.booleans()))
+
+
+@given(
+    batch=st.sampled_from(BATCHES).flatmap(lambda rows: st.lists(samples(), min_size=rows, max_size=rows)),
+    rule=rules(),
+    shape=st.sampled_from([(1, 5), (2, 8), (1, 17)]),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**16),
+)
+def test_masks_on_given_activations_are_exact(
+    batch: list[Sample], rule: IndexSet, shape: tuple[int, int], dtype: torch.dtype, seed: int
+) -> None:
+    """Every sparse step runs with the set of the definition, in batches of ragged, chunked and late prompts whose rows end and leave."""
+    rng, (layers, neurons) = random.Random(seed), shape
+    schedule, keep = rule.schedule, rule.keep(neurons)
+    session = Session(Parts(rule), given_ffns(layers, neurons, dtype), record_masks=True)
+    session.start(len(batch))
+    rows: dict[int, Row] = {}
+    chunks = {slot: list(sample.chunks) for slot, sample in enumerate(batch)}
+    decoded: dict[int, int] = {}  # decode steps of each row whose prompt is complete
+    expected: list[list[int]] = []
+    clock = 0
+    for forward in range(20):
+        joining = [slot for slot, sample in enumerate(batch) if sample.arrives == forward]
+        session.join(joining)
+        rows |= {slot: Row() for slot in joining}
+        filling = [slot for slot in rows if chunks[slot]]
+        fed: list[tuple[int, Activation]] = []  # (slot or -1, z) of each token
+        for slot in filling:
+            if chunks[slot] == list(batch[slot].chunks):
+                fed += [(-1, activation(rng, layers, neurons)) for _ in range(batch[slot].padding)]
+            fed += [(slot, activation(rng, layers, neurons)) for _ in range(chunks[slot].pop(0))]
+        for slot in decoded:
+            fed.append((slot if decoded[slot] < batch[slot].lives else -1, activation(rng, layers, neurons)))
+            decoded[slot] += 1
+        if not fed:
+            continue
+        decode = bool(decoded)
+        clock += decode
+        sparse = decode and not filling and is_sparse(schedule, clock)
+        mode = session.begin(torch.tensor([slot for slot, _ in fed]), prompt=bool(filling), decode=decode)
+        assert mode is (Mode.SPARSE if sparse else Mode.OBSERVE)
+        if sparse:
+            assert session.masks[-1][1].tolist() == expected
+        else:
+            z = torch.tensor([token for _, token in fed], dtype=dtype) * 2.0 ** rng.randint(-3, 3)  # [T, L, F]
+            for layer in range(layers):
+                assert torch.equal(session.run(layer, z[:, layer]), z[:, layer])
+            for slot, token in fed:
+                if slot >= 0:
+                    rows[slot].tokens.append(token)
+        completed = [slot for slot in filling if not chunks[slot]]
+        decoded |= dict.fromkeys(completed, 0)
+        finished = [slot in decoded and decoded[slot] >= batch[slot].lives for slot in range(len(batch))]
+        session.end(completed, torch.tensor(finished))
+        closes = decode and not is_sparse(schedule, clock) and is_sparse(schedule, clock + 1)
+        for slot in decoded if closes else completed:
+            rows[slot].fold()
+        if (closes or completed) and is_sparse(schedule, clock + 1):
+            counted = [row for slot, row in rows.items() if not (rule.forget_finished and finished[slot])]
+            if any(row.best for row in counted):
+                expected = retained(counted, keep)
+        for slot in [slot for slot in decoded if decoded[slot] == batch[slot].leaves]:
+            session.leave([slot])
+            del rows[slot], decoded[slot]
+
+
+# Identity 1
+
+
+def prompts(rows: int, seed: int = 0) -> list[list[int]]:
+    """Return ragged prompts; one has a single token."""
+    rng = random.Random(seed)
+    return [[rng.randrange(3, VOCABULARY) for _ in range(1 if row == 1 else rng.randint(2, 9))] for row in range(rows)]
+
+
+def generate(
+    model: object, batch: Sequence[Sequence[int]], method: Method | None, steps: int = 24, **settings: object
+) -> regrow.Generation:
+    """Return what regrow makes of unpadded prompts, no id being an EOS unless told."""
+    ids, mask = naive.left_pad(batch, 0)
+    given = {"max_new_tokens": steps, "do_sample": False, "eos_token_id": VOCABULARY, "pad_token_id": 0} | settings
+    return regrow.generate(model, ids, mask, method=method, **given)  # type: ignore[arg-type]
+
+
+DENSE_AGAIN = {
+    "griffin without sparsity": regrow.Griffin(sparsity=0),
+    "bap without sparsity": regrow.BatchwiseAdaptive(sparsity="0.0", init_steps=1, period=4),
+    "bap without sparse steps": regrow.BatchwiseAdaptive(sparsity=0.7, init_steps=1, explore_steps=3, period=3),
+}
+
+
+@pytest.mark.parametrize("rows", BATCHES)
+@pytest.mark.parametrize("name", DENSE_AGAIN)
+def test_1_without_sparsity_or_without_sparse_steps_it_is_the_dense_model(name: str, rows: int) -> None:
+    model, batch = build("qwen2"), prompts(rows)
+    ids, mask = naive.left_pad(batch, 0)
+    stock = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=24, eos_token_id=VOCABULARY, pad_token_id=0)
+    ours = generate(model, batch, DENSE_AGAIN[name])
+    assert torch.equal(ours.sequences, stock)
+    assert (ours.report.sparse_steps, ours.report.actual_sparsity) == (0, 0.0)
+    pruned = generate(model, batch, regrow.BatchwiseAdaptive(sparsity=0.7, init_steps=1, period=4))
+    assert not torch.equal(pruned.sequences, stock)  # the comparison can tell
+
+
+# Identity 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_2_a_sparse_step_is_the_dense_ffn_with_z_zeroed_outside_the_set(family: str) -> None:
+    """On the FFNs of real families in float64, through the session; sums in another order are equal to about 1e-15 of their terms."""
+    ffns = find_ffns(build(family, torch.float64))
+    session = Session(Parts(IndexSet(Decimal("0.7"), Schedule(0, 0, 1))), ffns, record_masks=True)
+    session.start(2)
+    session.join([0, 1])
+    x = torch.randn(2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    session.begin(torch.arange(2).repeat_interleave(5), prompt=True, decode=False)
+    for layer in range(len(ffns)):
+        session.run(layer, x)
+    session.end(completed=[0, 1])
+    assert session.begin(torch.arange(2), prompt=False, decode=True) is Mode.SPARSE
+    for ffn, layer, kept in zip(ffns, range(len(ffns)), session.masks[0][1], strict=True):
+        outside = torch.ones(NEURONS, dtype=torch.bool).index_fill_(0, kept, False)
+        z = ffn.hidden(x[:, :1])
+        want = ffn.output(z.masked_fill(outside, 0))
+        actual = session.run(layer, x[:, :1])
+        torch.testing.assert_close(actual, want, rtol=0, atol=1e-14 * float(functional.linear(z.abs(), ffn.weights.down.abs()).max()))
+        assert not torch.allclose(actual, ffn.output(z), rtol=1e-3)
+
+
+# Identity 3
+
+
+@st.composite
+def ragged(draw: st.DrawFn) -> list[Tensor]:
+    """Draw the activations [T, F] of the prompts of one batch."""
+    lengths = draw(st.sampled_from(BATCHES).flatmap(lambda rows: st.lists(st.integers(1, 6), min_size=rows, max_size=rows)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    return [torch.randn(length, 9, generator=generator) for length in lengths]
+
+
+def scored(batch: Sequence[Tensor], widths: Sequence[int], extra: int = 0) -> Tensor:
+    """Return the memory [B, F] after a left-padded prompt, with `extra` columns of padding, fed in chunks of the given widths in turn."""
+    total = max(map(len, batch)) + extra
+    z = torch.full((len(batch), total, 9), 7.0)  # what padding holds does not matter
+    slot = torch.full((len(batch), total), -1)
+    for row, given_z in enumerate(batch):
+        z[row, total - len(given_z) :] = given_z
+        slot[row, total - len(given_z) :] = row
+    session = Session(Parts(IndexSet(Decimal("0.5"), Schedule(0, 0, 1))), given_ffns(1, 9, torch.float32))
+    session.start(len(batch))
+    session.join(range(len(batch)))
+    start = 0
+    while start < total:
+        stop = min(total, start + widths[start % len(widths)])
+        session.begin(slot[:, start:stop].flatten(), prompt=True, decode=False)
+        session.run(0, z[:, start:stop])
+        session.end(completed=range(len(batch)) if stop == total else ())
+        start = stop
+    state = session._state
+    assert state is not None
+    return state.memory[0].clone()
+
+
+@given(ragged(), st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 5), st.randoms(use_true_random=False))
+def test_3_scores_do_not_see_padding_row_order_or_chunks(batch: list[Tensor], widths: list[int], extra: int, rng: random.Random) -> None:
+    whole = scored(batch, [99])
+    torch.testing.assert_close(scored(batch, [99], extra), whole, rtol=1e-5, atol=0)
+    torch.testing.assert_close(scored(batch, widths), whole, rtol=1e-5, atol=0)
+    order = list(range(len(batch)))
+    rng.shuffle(order)
+    torch.testing.assert_close(scored([batch[row] for row in order], [99]), whole[order], rtol=1e-5, atol=0)
+    alone = torch.cat([scored([row], [99]) for row in batch])
+    torch.testing.assert_close(whole, alone, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("closing", [True, False], ids=["a stage ends between the chunks", "no stage ends"])
+def test_3_a_stage_of_other_rows_may_end_between_two_chunks(closing: bool, memory: str) -> None:
+    """The late row's score is that of its whole prompt: neither folded nor zeroed half-way, and folded once."""
+    z = torch.randn(12, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    rule = IndexSet(Decimal("0.5"), Schedule(1 if closing else 9, 0, 4), memory=memory, decay=0.5)
+    session = Session(Parts(rule), given_ffns(1, 9))
+    session.start(2)
+    session.join([0])
+    session.begin(torch.zeros(2, dtype=torch.int64), prompt=True, decode=False)
+    session.run(0, z[:2])
+    session.end(completed=[0])
+    session.join([1])
+    late: list[Tensor] = []
+    for chunk, first in enumerate((2, 5, 8)):  # one token of row 0 and two of row 1 a step; the stage ends with the first
+        session.begin(torch.tensor([0, 1, 1]), prompt=True, decode=True)
+        session.run(0, z[first : first + 3])
+        late += [z[first + 1], z[first + 2]]
+        session.end(completed=[1] if chunk == 2 else ())
+    state = session._state
+    assert state is not None
+    assert session.counters.updates == (2 if closing else 0)
+    stacked = torch.stack(late)
+    want = (stacked / stacked.norm(dim=1, keepdim=True)).square().mean(0).sqrt()
+    torch.testing.assert_close(state.memory[0, 1], want)
+
+
+METHOD = regrow.BatchwiseAdaptive(sparsity=0.6, init_steps=3, explore_steps=2, period=6)
+
+
+def masks_of(
+    batch: Sequence[Sequence[int]], method: Method, **settings: object
+) -> tuple[list[tuple[int, list[list[int]]]], list[list[int]]]:
+    """Return the masks and the tokens of a greedy run in float64."""
+    model = build("qwen2", torch.float64)
+    with regrow.prune(model, method, record_masks=True) as session:
+        tokens = generate(model, batch, None, **settings).tokens  # type: ignore[arg-type]
+        return [(step, index.tolist()) for step, index in session.masks], tokens
+
+
+@pytest.mark.parametrize("rows", BATCHES)
+def test_3_masks_and_tokens_of_a_run_do_not_see_chunks_or_row_order(rows: int) -> None:
+    batch = prompts(rows, seed=1)
+    masks, tokens = masks_of(batch, METHOD)
+    assert len(masks) == 4
+    assert masks_of(batch, METHOD, prefill_chunk_size=2) == (masks, tokens)
+    assert masks_of(batch[::-1], METHOD) == (masks, tokens[::-1])
+
+
+# Identity 4
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_4_over_one_sample_every_aggregate_is_the_same(memory: str) -> None:
+    runs = [
+        masks_of(prompts(1), regrow.BatchwiseAdaptive(sparsity=0.6, init_steps=3, period=6, aggregate=aggregate, memory=memory))
+        for aggregate in AGGREGATES
+    ]
+    assert runs[0] == runs[1]
+    two = [
+        masks_of(prompts(4), regrow.BatchwiseAdaptive(sparsity=0.6, init_steps=3, period=6, aggregate=aggregate, memory=memory))
+        for aggregate in AGGREGATES
+    ]
+    assert two[0] != two[1]
+
+
+@pytest.mark.parametrize("rows", [4, 7])
+def test_4_identical_prompts_give_the_masks_of_one(rows: int) -> None:
+    masks, tokens = masks_of(prompts(1), METHOD)
+    assert masks_of(prompts(1) * rows, METHOD) == (masks, tokens * rows)
+
+
+# Identity 5, in exact arithmetic: test_masks_on_given_activations_are_exact
+
+
+@given(st.sampled_from(BATCHES), st.integers(1, 16), st.integers(0, 2**16))
+def test_5_the_largest_entry_of_any_sample_is_kept(rows: int, keep: int, seed: int) -> None:
+    """Whenever fewer than k entries of mbar exceed it; ties at the edge may go to a lower index."""
+    rng = random.Random(seed)
+    session = Session(Parts(IndexSet(1 - Decimal(keep) / 16, Schedule(0, 0, 1))), given_ffns(1, 16), record_masks=True)
+    session.start(rows)
+    session.join(range(rows))
+    z = torch.tensor([activation(rng, 1, 16)[0] for _ in range(3 * rows)], dtype=torch.float64)
+    session.begin(torch.arange(rows).repeat(3), prompt=True, decode=False)
+    session.run(0, z)
+    session.end(completed=range(rows))
+    kept = set(session.masks[0][1][0].tolist())
+    relative = (z / z.norm(dim=1, keepdim=True)).nan_to_num(0).reshape(3, rows, 16)
+    score = relative.square().mean(0).sqrt()  # [B, F]
+    mbar = score.amax(0)
+    for row in score:
+        for j in (row == row.max()).nonzero().flatten().tolist():
+            if int((mbar >= row[j]).sum()) <= keep:
+                assert j in kept
+    assert len(kept) == keep
+
+
+# Identity 6
+
+
+@pytest.mark.parametrize("sparsity", ["0.1", "0.5", "0.7", "0.984375"])
+@pytest.mark.parametrize("rows", BATCHES)
+def test_6_a_sparse_step_computes_k_neurons_of_every_layer(rows: int, sparsity: str) -> None:
+    method = regrow.BatchwiseAdaptive(sparsity=sparsity, init_steps=2, explore_steps=1, period=5)
+    keep = naive.kept_count(sparsity, NEURONS)
+    masks, _ = masks_of(prompts(rows), method)
+    assert len(masks) == 5
+    assert all(len(set(layer)) == len(layer) == keep and layer == sorted(layer) for _, mask in masks for layer in mask)
+    report = generate(build("qwen2", torch.float64), prompts(rows), method).report
+    sparse_neurons = report.neurons_dense - report.neurons_computed
+    assert sparse_neurons == report.sparse_steps * 2 * (NEURONS - keep)
+    assert report.sparse_steps == 17  # of 23: 2 dense, four cycles of 4 + 1, and 1
+
+
+# Identity 7
+
+
+@pytest.mark.parametrize("period", [1, 3])
+@pytest.mark.parametrize("rows", BATCHES)
+def test_7_griffin_is_the_method_without_initial_or_later_exploration(rows: int, period: int) -> None:
+    method = regrow.BatchwiseAdaptive(sparsity="0.6", init_steps=0, explore_steps=0, period=period)
+    masks, tokens = masks_of(prompts(rows), method)
+    assert masks_of(prompts(rows), regrow.Griffin(sparsity="0.6")) == (masks, tokens)
+    assert [step for step, _ in masks] == [0]
+
+
+def test_7_over_one_sample_it_is_griffin_with_sum() -> None:
+    """The norm of every column of the row-normalised Z, from a forward of the unpruned model."""
+    (prompt,) = prompts(1)
+    masks, _ = masks_of([prompt], regrow.Griffin(sparsity="0.6"))
+    assert masks == [(0, naive.griffin(build("qwen2", torch.float64), prompt, "0.6"))]

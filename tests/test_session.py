@@ -1,0 +1,331 @@
+"""The one mutable object: its counters, who takes part in a selection, and that nothing outlives a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import naive
+import pytest
+import torch
+from fakes import Parts, given_ffns
+from torch import Tensor
+
+import regrow
+from families import FAMILIES, LAYERS, NEURONS, VOCABULARY, WIDTH, build
+from regrow.core import Mode
+from regrow.method.base import Method
+from regrow.method.index_set import IndexSet
+from regrow.method.schedule import Schedule
+from regrow.session import Session
+
+F = 6
+
+
+def session_of(schedule: Schedule, layers: int = 1, forget_finished: bool = False) -> Session:
+    """Return a session that keeps three of six neurons of given activations."""
+    rule = IndexSet(Decimal("0.5"), schedule, forget_finished=forget_finished)
+    return Session(Parts(rule), given_ffns(layers, F), record_masks=True)
+
+
+def loves(*neurons: int) -> Tensor:
+    """Return z [F] that is one at these neurons."""
+    return torch.tensor([float(j in neurons) for j in range(F)], dtype=torch.float64)
+
+
+def prompt(session: Session, given: dict[int, Tensor], done: bool = True, finished: Sequence[int] = ()) -> None:
+    """Feed one prompt token of each of these slots, their last if `done`; `finished` have then generated their EOS."""
+    step(session, given, prompt=True, decode=False, completed=list(given) if done else [], finished=finished)
+
+
+def decode(session: Session, given: dict[int, Tensor], finished: Sequence[int] = ()) -> Mode:
+    """Feed one generated token of each of these slots."""
+    return step(session, given, prompt=False, decode=True, finished=finished)
+
+
+def step(session: Session, given: dict[int, Tensor], finished: Sequence[int], completed: Sequence[int] = (), **kind: bool) -> Mode:
+    mode = session.begin(torch.tensor(list(given)), **kind)
+    z = torch.stack(list(given.values()))
+    session.run(0, z[:, :1] if mode is Mode.SPARSE else z)
+    slots = len(session._occupied)
+    session.end(completed, torch.tensor([slot in finished for slot in range(slots)]))
+    return mode
+
+
+def chosen(session: Session) -> list[tuple[int, list[int]]]:
+    """Return the masks of the only layer: (decode step, retained neurons)."""
+    return [(when, index[0].tolist()) for when, index in session.masks]
+
+
+ONCE = Schedule(0, 0, 1)  # a mask from the prompt, then always sparse
+
+
+# Who takes part
+
+
+def test_a_row_that_joins_is_selected_for_at_once_and_the_clock_goes_on() -> None:
+    session = session_of(Schedule(0, 1, 4))
+    session.start(2)
+    session.join([0])
+    prompt(session, {0: loves(0, 1, 2)})
+    assert decode(session, {0: loves(5)}) is Mode.SPARSE
+    session.join([1])
+    prompt(session, {1: loves(4)})
+    assert chosen(session) == [(0, [0, 1, 2]), (1, [0, 1, 4])]
+    modes = [decode(session, {0: loves(5), 1: loves(5)}) for _ in range(4)]
+    assert modes == [Mode.SPARSE, Mode.SPARSE, Mode.OBSERVE, Mode.SPARSE]  # steps 2 to 5
+    assert chosen(session)[2:] == [(4, [0, 4, 5])]
+
+
+def test_a_row_in_its_prompt_does_not_count_until_it_is_done() -> None:
+    session = session_of(Schedule(1, 1, 2))
+    session.start(2)
+    session.join([0, 1])
+    prompt(session, {0: loves(0, 1, 2)})
+    prompt(session, {1: loves(5)}, done=False)
+    decode(session, {0: loves(0, 1, 2)})
+    assert chosen(session) == [(1, [0, 1, 2])]
+    prompt(session, {1: loves(4)})
+    assert chosen(session)[1:] == [(1, [0, 4, 5])]  # sqrt(1/2) each, above row 0's sqrt(1/3)
+
+
+def test_prompt_tokens_make_a_step_exact_for_every_row() -> None:
+    session = session_of(ONCE)
+    session.start(2)
+    session.join([0])
+    prompt(session, {0: loves(0)})
+    session.join([1])
+    z = torch.stack([loves(3), loves(4)])
+    assert session.begin(torch.tensor([0, 1]), prompt=True, decode=True) is Mode.OBSERVE
+    assert torch.equal(session.run(0, z), z)
+    session.end(completed=[1])
+    assert session.begin(torch.tensor([0, 1]), prompt=False, decode=True) is Mode.SPARSE
+    assert (session.counters.decode_steps, session.counters.sparse_steps) == (2, 1)
+
+
+def test_a_row_that_left_stops_counting_at_the_next_selection() -> None:
+    session = session_of(Schedule(0, 1, 2))
+    session.start(2)
+    session.join([0, 1])
+    prompt(session, {0: loves(0, 1, 2), 1: loves(5)})
+    session.leave([1])
+    assert chosen(session) == [(0, [0, 1, 5])]
+    decode(session, {0: loves(0)})
+    decode(session, {0: loves(0)})
+    assert chosen(session)[1:] == [(2, [0, 1, 2])]
+
+
+def test_a_slot_taken_again_holds_nothing_of_the_row_before() -> None:
+    session = session_of(ONCE)
+    session.start(2)
+    session.join([0, 1])
+    prompt(session, {0: loves(0, 1), 1: loves(5)})
+    session.leave([1])
+    session.join([1])
+    prompt(session, {1: loves(4)})
+    assert chosen(session) == [(0, [0, 1, 5]), (0, [0, 1, 4])]
+
+
+@pytest.mark.parametrize("forget", [True, False])
+def test_finished_rows_count_unless_they_are_forgotten(forget: bool) -> None:
+    session = session_of(Schedule(1, 1, 2), forget_finished=forget)
+    session.start(2)
+    session.join([0, 1])
+    prompt(session, {0: loves(0, 1, 2), 1: loves(5)})
+    decode(session, {0: loves(0, 1, 2), 1: loves(5)}, finished=[1])
+    assert chosen(session) == [(1, [0, 1, 2] if forget else [0, 1, 5])]
+
+
+def test_where_none_is_left_the_set_stays() -> None:
+    session = session_of(Schedule(0, 1, 2), forget_finished=True)
+    session.start(1)
+    session.join([0])
+    prompt(session, {0: loves(0, 1, 2)})
+    decode(session, {0: loves(3, 4, 5)})
+    decode(session, {0: loves(3, 4, 5)}, finished=[0])
+    assert session._state is not None
+    assert session._state.index.tolist() == [[0, 1, 2]]
+    assert session.report().turnover == [0.0]
+
+
+def test_where_none_is_left_at_the_first_selection_the_next_row_is_selected_for() -> None:
+    """A sample may generate its EOS with its very first token; nothing is selected then, and the one that takes its place is."""
+    session = session_of(ONCE, forget_finished=True)
+    session.start(1)
+    session.join([0])
+    prompt(session, {0: loves(0, 1, 2)}, finished=[0])
+    session.leave([0])
+    session.join([0])
+    prompt(session, {0: loves(0, 4, 5)})
+    assert chosen(session)[-1] == (0, [0, 4, 5])
+    assert decode(session, {0: loves(0)}) is Mode.SPARSE
+
+
+def test_a_selection_of_none_is_no_update() -> None:
+    session = session_of(Schedule(0, 1, 2), forget_finished=True)
+    session.start(1)
+    session.join([0])
+    prompt(session, {0: loves(0, 1, 2)}, finished=[0])
+    assert session.counters.updates == 0
+    assert chosen(session) == []
+
+
+# What it counts
+
+
+def test_counters_of_a_batch_by_hand() -> None:
+    """T_init = 1, then one dense step in three, eight steps: dense are 1, 4 and 7."""
+    session = session_of(Schedule(1, 1, 3), layers=2)
+    session.start(1)
+    session.join([0])
+
+    def forward(**kind: bool) -> None:
+        mode = session.begin(torch.tensor([0]), **kind)
+        for layer in range(2):
+            session.run(layer, loves(session.counters.decode_steps % F)[None, :1] if mode is Mode.SPARSE else loves(0, 1)[None])
+
+    forward(prompt=True, decode=False)
+    session.end(completed=[0])
+    assert session.counters.neurons_computed == session.counters.neurons_dense == session.counters.ffn_bytes_read == 0
+    for _ in range(8):
+        forward(prompt=False, decode=True)
+        session.end()
+    report = session.report()
+    assert (report.decode_steps, report.sparse_steps, report.sparse_share) == (8, 5, 5 / 8)
+    assert report.neurons_dense == 8 * 2 * F
+    assert report.neurons_computed == 2 * (3 * F + 5 * 3)
+    assert report.actual_sparsity == pytest.approx(5 / 8 * 0.5)
+    assert report.ffn_bytes_read == report.neurons_computed * 3 * 1 * 8  # gate, up and down of width one in float64
+    assert (report.updates, report.turnover) == (3, [0.0, 0.0])
+    assert report.refresh_bytes == 2 * (2 * 3) * 3 * 8  # three rows of two layers, read and written once: the set never changes
+    assert report.target_sparsity == 0.5
+
+
+def test_a_batch_that_never_decodes_has_done_nothing() -> None:
+    session = session_of(Schedule(1, 1, 3))
+    session.start(1)
+    session.join([0])
+    prompt(session, {0: loves(0)})
+    report = session.report()
+    assert (report.decode_steps, report.actual_sparsity, report.sparse_share, report.updates, report.turnover) == (0, 0.0, 0.0, 0, [0.0])
+
+
+def test_outside_a_step_the_ffns_are_the_models_own_and_nothing_is_counted() -> None:
+    session = session_of(ONCE)
+    session.start(1)
+    session.join([0])
+    prompt(session, {0: loves(0, 1, 2)})
+    decode(session, {0: loves(0)})
+    assert session._state is not None
+    counters, total = vars(session.counters).copy(), session._state.total.clone()
+    z = torch.stack([loves(3), loves(4)])
+    assert torch.equal(session.run(0, z), z)
+    assert session.begin(torch.tensor([0]), prompt=False, decode=True) is Mode.SPARSE
+    session.cancel()
+    assert torch.equal(session.run(0, z), z)
+    assert torch.equal(session._state.total, total)
+    assert session.counters.neurons_computed == counters["neurons_computed"]
+
+
+def test_masks_are_recorded_only_if_asked_and_are_copies() -> None:
+    rule = IndexSet(Decimal("0.5"), Schedule(0, 1, 2))
+    silent = Session(Parts(rule), given_ffns(1, F))
+    told = session_of(Schedule(0, 1, 2))
+    for session in (silent, told):
+        session.start(1)
+        session.join([0])
+        prompt(session, {0: loves(0, 1, 2)})
+        for _ in range(2):
+            decode(session, {0: loves(5)})
+    assert silent.masks == []
+    assert chosen(told) == [(0, [0, 1, 2]), (2, [0, 1, 5])]
+
+
+# On models
+
+
+def run(model: Any, batch: Sequence[Sequence[int]], steps: int = 20) -> Tensor:
+    ids, mask = naive.left_pad(batch, 0)
+    given = {"max_new_tokens": steps, "do_sample": False, "eos_token_id": VOCABULARY, "pad_token_id": 0}
+    return model.generate(ids, attention_mask=mask, **given)
+
+
+def done(session: Session) -> dict[str, Any]:
+    """Return what a batch left: its report without the clock, and its masks."""
+    report = session.report().to_dict()
+    del report["prefill_seconds"], report["decode_seconds"]
+    return report | {"masks": [(when, index.tolist()) for when, index in session.masks]}
+
+
+FIRST, SECOND = [[5, 9, 31], [7], [3, 3, 50, 8, 11]], [[90, 12], [4, 44, 61, 7]]
+METHODS: list[Method] = [
+    regrow.Dense(),
+    regrow.Griffin(sparsity=0.5),
+    regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, period=5),
+    regrow.BatchwiseAdaptive(sparsity=0.7, init_steps=0, explore_steps=1, period=4, memory="ema", aggregate="mean"),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.name}")
+def test_a_batch_does_not_depend_on_the_batches_before_it(method: Method) -> None:
+    """Bit for bit, in float32, where another order of the retained rows would show in the logits sooner or later."""
+    model = build("qwen2")
+    with regrow.prune(model, method, record_masks=True) as session:
+        fresh = run(model, FIRST), done(session)
+        again = run(model, FIRST), done(session)
+        run(model, SECOND)
+        assert done(session)["tokens"] == [20, 20]
+        later = run(model, FIRST), done(session)
+    with regrow.prune(model, method, record_masks=True) as session:
+        anew = run(model, FIRST), done(session)
+    for tokens, left in (again, later, anew):
+        assert torch.equal(tokens, fresh[0])
+        assert left == fresh[1]
+
+
+def test_logits_of_a_second_batch_are_bit_identical() -> None:
+    model = build("llama")
+    ids, mask = naive.left_pad(FIRST, 0)
+    logits = []
+    with regrow.prune(model, METHODS[2]):
+        for _ in range(2):
+            given = {"max_new_tokens": 20, "eos_token_id": VOCABULARY, "pad_token_id": 0, "do_sample": False}
+            out = model.generate(ids, attention_mask=mask, return_dict_in_generate=True, output_logits=True, **given)
+            logits.append(torch.stack(out.logits))
+            run(model, SECOND)
+    assert torch.equal(*logits)
+
+
+def test_two_sessions_on_two_models_do_not_disturb_each_other() -> None:
+    """Their batches run in turn, one in the middle of the other."""
+    one, two = build("qwen2"), build("phi3")
+    alone = []
+    for model, method in ((one, METHODS[2]), (two, METHODS[3])):
+        with regrow.prune(model, method, record_masks=True) as session:
+            alone.append((run(model, FIRST), done(session)))
+    with regrow.prune(one, METHODS[2], record_masks=True) as first, regrow.prune(two, METHODS[3], record_masks=True) as second:
+        inner: list[tuple[Tensor, dict[str, Any]]] = []
+
+        def watch(progress: regrow.Progress) -> None:
+            if progress.step in (1, 8):
+                inner.append((run(two, FIRST), done(second)))
+
+        ids, mask = naive.left_pad(FIRST, 0)
+        given = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": VOCABULARY, "pad_token_id": 0}
+        outer = one.generate(ids, attention_mask=mask, watch=watch, **given), done(first)
+    assert len(inner) == 2
+    for (tokens, left), (want, wanted) in zip([outer, *inner], [alone[0], alone[1], alone[1]], strict=True):
+        assert torch.equal(tokens, want)
+        assert left == wanted
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_state_bytes_are_those_of_the_buffers(family: str) -> None:
+    """float32: accumulator and memory [L, S, F], indices and flags, and the compact copies with a neuron-major down."""
+    model = build(family)
+    with regrow.prune(model, METHODS[2]) as session:
+        run(model, FIRST, steps=5)
+        state = 2 * LAYERS * 3 * NEURONS * 4 + LAYERS * (NEURONS // 2) * 8 + LAYERS * NEURONS
+        copies = LAYERS * WIDTH * (3 * NEURONS // 2 + NEURONS) * 4
+        assert session.report().state_bytes == state + copies
