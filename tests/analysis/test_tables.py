@@ -34,6 +34,7 @@ def test_a_row_shows_every_number() -> None:
         "refresh MB/token": "1.333e-05",
         "FFN MB/step": "0.00025",
         "median tokens": "5",
+        "90th percentile": "5",
         "at length cap": "0/3 (0.0 %)",
         "decode tokens/s": "3.0",
     }
