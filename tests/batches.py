@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import naive
 from torch import Tensor
 from transformers import PreTrainedModel
 
+import naive
 from families import VOCABULARY
 
 PAD = 0

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-import naive
 import pytest
 import torch
-from fakes import Parts, given_ffns
 from torch import Tensor
 
+import naive
 import regrow
+from fakes import Parts, given_ffns
 from families import FAMILIES, LAYERS, NEURONS, VOCABULARY, WIDTH, build
 from regrow.core import Mode
 from regrow.method.base import Method

@@ -99,8 +99,11 @@ def _count(rng: Random) -> Problem:
     letter = rng.choice("abcdefghij")
     others = rng.sample([c for c in "abcdefghij" if c != letter], 2)
     word = "".join(rng.choice([letter, *others]) for _ in range(rng.randint(6, 9)))
-    steps = [f"{word[i:]}>{word[:i].count(letter)}" for i in range(len(word) + 1)]
-    return Problem("count", f"count {letter} {word}", f"{letter} " + " ".join(steps), str(word.count(letter)))
+    count, steps = 0, [f"0|{word}"]
+    for i, seen in enumerate(word):
+        before, count = count, count + (seen == letter)
+        steps.append(f"{before}{letter}{seen}{count}|{word[i + 1 :]}")
+    return Problem("count", f"count {letter} {word}", " ".join(steps), str(count))
 
 
 def _variables(rng: Random) -> Problem:
@@ -111,11 +114,12 @@ def _variables(rng: Random) -> Problem:
         source = rng.choice([before, rng.choice(list(values))])
         operand = rng.choice([str(rng.randint(1, 9)), rng.choice(list(values))])
         sign = rng.choice("+-")
-        shown = str(values.get(operand, operand))
-        values[name] = (values[source] + (1 if sign == "+" else -1) * int(shown)) % 10
+        known = values.get(operand)
+        values[name] = (values[source] + (1 if sign == "+" else -1) * (int(operand) if known is None else known)) % 10
         equations.append(f"{name}={source}{sign}{operand}")
-        steps.append(f"{name}={source}{sign}{operand}:{values[source]}{sign}{shown}:{name}{values[name]}")
-    return Problem("variables", f"var {' '.join(equations)} mod 10", " ".join(steps), str(values[names[-1]]))
+        shown = operand if known is None else f"{operand}{known}"
+        steps.append(f"{name}={source}{sign}{operand} {source}{values[source]}{sign}{shown}:{values[name]} {name}{values[name]}")
+    return Problem("variables", f"var {' '.join(equations)} mod 10", ";".join(steps), str(values[names[-1]]))
 
 
 _GAINS = ("finds", "buys", "gets", "wins")
@@ -125,22 +129,22 @@ _LOSSES = ("loses", "gives", "sells", "eats")
 def _word(rng: Random) -> Problem:
     total = rng.randint(5, 40)
     who, what = rng.choice(("ann", "bob", "eve", "tom", "joe", "kim")), rng.choice(("pens", "figs", "nuts", "eggs", "pies", "buns"))
-    sentences, steps = [f"{who} has {total} {what}."], []
+    events, steps = [f"{who} has {total} {what}"], [f"has {total}"]
     for _ in range(rng.randint(2, 4)):
         amount, before = rng.randint(2, 9), total
         if total >= 10 and rng.random() < 0.5:
             total -= amount
-            sentences.append(f"{who} {rng.choice(_LOSSES)} {amount}.")
-            steps.append(f"{before}-{amount}:{total}")
+            events.append(f"{rng.choice(_LOSSES)} {amount}")
+            steps.append(f"{events[-1]}:{before}-{amount}:{total}")
         elif total <= 30 and rng.random() < 0.25:
             total *= 2
-            sentences.append(f"{who} doubles it.")
-            steps.append(f"{before}*2:{total}")
+            events.append("doubles it")
+            steps.append(f"{events[-1]}:{before}*2:{total}")
         else:
             total += amount
-            sentences.append(f"{who} {rng.choice(_GAINS)} {amount}.")
-            steps.append(f"{before}+{amount}:{total}")
-    return Problem("word", f"{' '.join(sentences)} how many {what}?", " ".join(steps), str(total))
+            events.append(f"{rng.choice(_GAINS)} {amount}")
+            steps.append(f"{events[-1]}:{before}+{amount}:{total}")
+    return Problem("word", f"{', '.join(events)}. how many {what}?", ", ".join(steps), str(total))
 
 
 def _remainder(rng: Random) -> Problem:

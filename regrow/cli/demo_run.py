@@ -61,7 +61,7 @@ def answer(loaded: Loaded, exercises: Sequence[Exercise], method: str, parameter
     decode = loaded.tokenizer.decode
     texts = [str(decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for row in done.tokens]
     marks = [exercise.marks(text) for exercise, text in zip(exercises, texts, strict=True)]
-    label = f"{method} {float(parameters['sparsity']):.0%}" if "sparsity" in parameters else method
+    label = f"{method} {float(parameters['sparsity']) * 100:g} %" if "sparsity" in parameters else method
     return Run(label, texts, marks, Totals.of([done.report]))
 
 

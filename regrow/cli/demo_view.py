@@ -91,7 +91,7 @@ def _chain(line: str | None, dense: str | None) -> Text:
 
 
 def _table(runs: Sequence[Run]) -> Table:
-    table = Table("method", "target", "actual sparsity", "sparse steps", "problems right", "decode tokens/s", "to dense")
+    table = Table("method", "target", "actual sparsity", "sparse steps", "problems right", "tokens/s", "to dense")
     for column in table.columns[1:]:
         column.justify = "right"
     base = runs[0].totals.decode_tokens_per_second

@@ -37,7 +37,7 @@ def generate(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=_DECODING, help="Prompts decoded together; they share one choice of neurons. By default all, up to 16."
+            min=1, rich_help_panel=_DECODING, help="Prompts decoded together; they share one choice of neurons. By default all, up to 16."
         ),
     ] = None,
     max_new_tokens: Annotated[
@@ -104,8 +104,8 @@ def _run(decoding: Decoding, prompts: int, view: View, file: SampleFile | None) 
         nonlocal finished
         if file is not None:
             file.write(sample.to_dict())
-        view.sample(sample)
         finished += 1
+        view.sample(sample)
 
     if file is not None:
         file.begin()

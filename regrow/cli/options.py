@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _METHOD, _MODEL, _OUTPUT = "Method", "Model", "Output"
 
-ModelName = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A local directory or a hub id; without it, the bundled model.")]
+ModelName = Annotated[str | None, typer.Argument(metavar="MODEL", help="A local directory or a hub id; without it, the bundled model.")]
 DTypeName = Annotated[str, typer.Option("--dtype", rich_help_panel=_MODEL, help="Number format: {dtypes}.")]
 DeviceName = Annotated[str, typer.Option("--device", rich_help_panel=_MODEL, help="auto, cpu, cuda, cuda:1, ...")]
 Chat = Annotated[

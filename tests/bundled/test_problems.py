@@ -33,15 +33,15 @@ def _checked(question: str) -> str:
             values[name] = eval(expression, {"__builtins__": {}}, dict(values)) % 10
         return str(values[name])
     total = 0
-    for sentence in question.split("."):
-        match sentence.split():
+    for event in question.partition(".")[0].split(", "):
+        match event.split():
             case [_, "has", amount, _]:
                 total = int(amount)
-            case [_, "finds" | "buys" | "gets" | "wins", amount]:
+            case ["finds" | "buys" | "gets" | "wins", amount]:
                 total += int(amount)
-            case [_, "loses" | "gives" | "sells" | "eats", amount]:
+            case ["loses" | "gives" | "sells" | "eats", amount]:
                 total -= int(amount)
-            case [_, "doubles", "it"]:
+            case ["doubles", "it"]:
                 total *= 2
     return str(total)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import naive
 import pytest
 import torch
-from batches import arguments, prompts
 from torch import Tensor
 
+import naive
 import regrow
+from batches import arguments, prompts
 from families import LAYERS, NEURONS, VOCABULARY, WIDTH, build
 from regrow.core import FFNWeights
 from regrow.kernels import sparse_ffn

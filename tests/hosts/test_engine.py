@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from batches import PAD, arguments, ends, new_tokens, prompts
 from torch import Tensor
-from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 import regrow
+from batches import PAD, arguments, ends, new_tokens, prompts
 from families import VOCABULARY, build
+from regrow.errors import UsageError
+from regrow.method.base import Method
 
 BATCH = prompts(4)
 METHOD = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)
@@ -271,3 +273,31 @@ def test_times_are_told(model: PreTrainedModel) -> None:
 
 def test_an_id_outside_the_vocabulary_is_no_eos(model: PreTrainedModel) -> None:
     assert dense(model, **arguments(BATCH, eos_token_id=VOCABULARY))[1].finish_reasons == ["length"] * 4
+
+
+class Asks(LogitsProcessor):
+    """A processor that runs the model itself, as classifier-free guidance does, and then changes nothing."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.model(input_ids, use_cache=False)
+        return scores
+
+
+@pytest.mark.parametrize("method", [regrow.Dense(), METHOD], ids=lambda method: method.name)
+def test_a_processor_that_runs_the_model_leaves_masks_tokens_and_counters_alone(model: PreTrainedModel, method: Method) -> None:
+    runs = []
+    for processors in ([], [Asks(model)]):
+        with regrow.prune(model, method, record_masks=True) as session:
+            tokens = new_tokens(BATCH, model.generate(**arguments(BATCH, logits_processor=LogitsProcessorList(processors))))
+            report = session.report()
+            runs.append((tokens, [(step, index.tolist()) for step, index in session.masks], report.neurons_computed, report.decode_steps))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_a_chunk_of_no_tokens_is_refused(model: PreTrainedModel, chunk: int) -> None:
+    with pytest.raises(UsageError, match="prefill_chunk_size"):
+        dense(model, **arguments(BATCH, prefill_chunk_size=chunk))

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 
-import naive
 import pytest
 import torch
-from fakes import Parts, given_ffns
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+import naive
 import regrow
+from fakes import Parts, given_ffns
 from families import FAMILIES, NEURONS, VOCABULARY, build
 from regrow.adapter.find import find_ffns
 from regrow.core import Mode

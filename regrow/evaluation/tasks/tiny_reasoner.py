@@ -15,7 +15,7 @@ class TinyReasoner(Task):
 
     name: ClassVar[str] = "tiny_reasoner"
     summary: ClassVar[str] = "held-out exercises of the bundled model: ten families of small reasoning problems"
-    size: ClassVar[int] = 512
+    size: ClassVar[int] = 500
 
     def items(self, count: int) -> list[Item]:
         return [

@@ -1,0 +1,69 @@
+"""The command as a whole: help, version, how it starts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from command import run
+from regrow.cli import app
+from regrow.evaluation.tasks import TASKS
+from regrow.method.index_set import AGGREGATES, MEMORIES
+from regrow.method.presets import METHODS
+from regrow.models import DTYPES
+
+COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+
+
+def _words(text: str) -> str:
+    """Help without its frames and line breaks."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+def test_help_lists_every_command() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    assert COMMANDS == ["generate", "demo", "methods", "evaluate", "table"]
+    assert all(f" {name} " in _words(result.stdout) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained_and_no_place_for_choices_stays_empty(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert not re.search(r"\{(methods|aggregates|memories|dtypes|tasks)\}", result.stdout)
+
+
+def test_choices_in_help_come_from_the_registries() -> None:
+    text = _words(run("evaluate", "--help").stdout)
+    for names in (METHODS, AGGREGATES, MEMORIES, DTYPES, TASKS):
+        assert ", ".join(names) in text
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"regrow {version('regrow')}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["no-such-command"], ["generate", "--no-such-option"], ["evaluate"], ["generate", "--init-steps", "x"]]
+)
+def test_what_the_parser_refuses_ends_with_2(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_help_is_shown_without_importing_torch() -> None:
+    """What makes `regrow --help` quick; a time limit would depend on the machine."""
+    code = (
+        "import sys\nsys.argv = ['regrow', '--help']\nfrom regrow.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

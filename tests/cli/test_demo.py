@@ -1,0 +1,123 @@
+"""`regrow demo`: its logic on a tiny random model, its view on made-up answers, and the whole with the bundled model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from command import lines, run
+from regrow.bundled import model_path
+from regrow.bundled.problems import Exercise, Problem, heldout
+from regrow.cli import demo_run, demo_view
+from regrow.cli.demo import RUNS
+from regrow.cli.demo_run import Run
+from regrow.cli.totals import Totals
+from regrow.models import load
+from regrow.report import Report
+
+needs_weights = pytest.mark.skipif(
+    not (model_path() / "model.safetensors").is_file(), reason="the bundled weights are not in this checkout: make them with the recipe"
+)
+
+EXERCISES = [
+    Exercise((Problem("reverse", "rev ab", "ab| b|a", "ba"), Problem("parity", "par 01", "01>0 1>0 >1", "odd"))),
+    Exercise((Problem("reverse", "rev cd", "cd| d|c", "dc"),)),
+]
+
+
+def _run(label: str, *texts: str, seconds: float = 1.0) -> Run:
+    marks = [exercise.marks(text) for exercise, text in zip(EXERCISES, texts, strict=True)]
+    report = Report({"name": label}, 0.5, 0.25, 8, 4, 0.5, 75, 100, 10, 1, [0.0], 0, [5, 5], ["eos", "eos"], 0.5, seconds, 1)
+    return Run(label, list(texts), marks, Totals.of([report]))
+
+
+@pytest.fixture
+def runs() -> list[Run]:
+    dense = _run("dense", EXERCISES[0].solution, EXERCISES[1].solution, seconds=2.0)
+    return [dense, _run("bap 50 %", "A ab| b|a =bb\nno second line", EXERCISES[1].solution)]
+
+
+def _shown(tiny: Path, runs: list[Run]) -> str:
+    console = Console(width=100, record=True, highlight=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    demo_view.show(console, load(tiny), EXERCISES, runs, 7)
+    return console.export_text()
+
+
+def test_the_view_shows_the_prompt_that_differs_most_problem_by_problem(tiny: Path, runs: list[Run]) -> None:
+    text = _shown(tiny, runs)
+    assert "held-out prompt 7, one of 2" in text
+    assert "A rev ab   answer: ba" in text
+    assert "✓ ba" in text
+    assert "✗ bb" in text
+    assert "B par 01   answer: odd" in text
+    assert "– none" in text
+    swapped = [runs[0], replace(runs[1], texts=runs[1].texts[::-1], marks=[(True, True), (False,)])]
+    assert "held-out prompt 8" in _shown(tiny, swapped)
+
+
+def test_the_table_counts_and_compares(tiny: Path, runs: list[Run]) -> None:
+    text = _shown(tiny, runs)
+    assert "3/3 (100.0 %)" in text
+    assert "1/3 (33.3 %)" in text
+    assert "2.00×" in text  # the same tokens in half the time
+    assert "overhead" in text
+
+
+def test_nothing_is_wider_than_100_columns(tiny: Path, runs: list[Run]) -> None:
+    long = replace(runs[1], texts=["A " + "x" * 300 + " =bb", runs[1].texts[1]])
+    assert max(map(len, _shown(tiny, [runs[0], long]).splitlines())) <= 100
+
+
+def test_a_run_answers_within_the_longest_solution_and_some_slack(tiny: Path) -> None:
+    exercises, limits = heldout(2), []
+
+    def watch(limit: int) -> Any:
+        limits.append(limit)
+        return lambda progress: None
+
+    loaded = load(tiny)
+    loaded.model.config.max_position_embeddings = 2000
+    done = demo_run.answer(loaded, exercises, "bap", {"sparsity": "0.5", "init_steps": 2}, watch)
+    longest = max(len(exercise.solution) for exercise in exercises)  # a character is a token
+    assert longest < limits[0] < 1.5 * longest
+    assert done.label == "bap 50 %"
+    assert done.marks == [exercise.marks(text) for exercise, text in zip(exercises, done.texts, strict=True)]
+    assert done.totals.tokens <= 2 * limits[0]
+
+
+def test_the_command_runs_every_method_on_the_same_prompts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regrow.models.model_path", lambda: tiny)
+    result = run("demo", "--json", "--batch-size", 1, "--start", 21)
+    assert result.exit_code == 0, result.output
+    runs = lines(result.stdout)
+    assert [value["method"]["name"] for value in runs] == [method for method, _ in RUNS]
+    assert [value["target_sparsity"] for value in runs] == [float(parameters.get("sparsity", 0)) for _, parameters in RUNS]
+    for value in runs:
+        assert [prompt["id"] for prompt in value["prompts"]] == ["heldout-21"]
+        assert value["right"] == sum(sum(prompt["right"]) for prompt in value["prompts"])
+
+
+@needs_weights
+def test_the_bundled_model_answers_the_demo() -> None:
+    """Dense answers are nearly all right (see results/ for how many); pruned ones are marked like them."""
+    result = run("demo", "--json", "--batch-size", 2)
+    assert result.exit_code == 0, result.output
+    dense, *pruned = lines(result.stdout)
+    assert dense["right"] / dense["problems"] >= 0.75
+    assert all(value["problems"] == dense["problems"] for value in pruned)
+    assert all(0 < value["actual_sparsity"] <= value["target_sparsity"] for value in pruned)
+
+
+@needs_weights
+def test_the_bundled_model_is_the_default_of_generate() -> None:
+    exercise = heldout(1)[0]
+    result = run("generate", "--json", "--method", "dense", "--prompt", exercise.prompt)
+    assert result.exit_code == 0, result.output
+    sample, summary = lines(result.stdout)
+    assert summary["model"] == "tiny-reasoner"
+    assert sample["finish_reason"] == "eos"
+    assert any(exercise.marks(sample["text"]))

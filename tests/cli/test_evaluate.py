@@ -1,0 +1,102 @@
+"""`regrow evaluate` and `regrow table`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import run
+from regrow.analysis.summary import summarize
+from regrow.evaluation.grading import grade
+from regrow.models import load
+from regrow.record_file import read
+
+
+def _evaluate(model: Path, path: Path, *options: object) -> Any:
+    return run("evaluate", model, "--limit", 5, "--batch-size", 2, "--max-new-tokens", 12, "--no-chat", "--out", path, *options)
+
+
+@pytest.fixture(scope="module")
+def recorded(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("records") / "bap.jsonl"
+    result = _evaluate(tiny, path, "--task", "tiny-reasoner", "--sparsity", "0.5", "--init-steps", 2, "--skip-layers", "1")
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_what_is_recorded_is_what_was_asked_for(tiny: Path, recorded: Path) -> None:
+    records = read(recorded)
+    config = records[0].config
+    assert [record.batch for record in records] == [0, 1, 2]
+    assert (config.method, config.params["sparsity"], config.params["init_steps"]) == ("bap", 0.5, 2)
+    assert (config.limit, config.batch_size, config.max_new_tokens, config.chat) == (5, 2, 12, False)
+    assert config.skip_layers == (1,)
+    assert config.fingerprint == load(tiny).fingerprint
+
+
+def test_a_second_run_repeats_nothing_and_prints_the_table_again(tiny: Path, recorded: Path) -> None:
+    before = recorded.read_bytes()
+    again = _evaluate(tiny, recorded, "--init-steps", 2, "--skip-layers", "1")
+    assert again.exit_code == 0
+    assert recorded.read_bytes() == before
+    assert again.stdout == run("table", recorded).stdout
+
+
+def test_the_table_says_what_the_records_say(recorded: Path) -> None:
+    result, summary = run("table", recorded), summarize(grade(recorded))
+    assert result.exit_code == 0
+    assert summary.actual_sparsity is not None
+    assert f"{100 * summary.actual_sparsity:.1f} %" in result.stdout
+    assert f"{summary.problems.right}/{summary.problems.total}" in result.stdout
+    assert all(family in result.stdout for family in summary.families)
+
+
+def test_json_and_markdown(recorded: Path) -> None:
+    values = json.loads(run("table", recorded, recorded, "--json").stdout)
+    assert [value["config"]["method"] for value in values] == ["bap", "bap"]
+    markdown = run("table", recorded, "--markdown").stdout
+    assert markdown.startswith("### tiny_reasoner, 5 prompts")
+    rows = [line for line in markdown.splitlines() if line.startswith("| bap | ")]
+    assert len(rows) == 2  # the run, and its families
+    assert all("sparsity=0.5" in row and "init_steps=2" in row for row in rows)
+
+
+def test_an_incomplete_file_is_called_that(recorded: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part.jsonl"
+    part.write_bytes(b"".join(recorded.read_bytes().splitlines(keepends=True)[:2]))
+    assert "Run 1 is incomplete: 1 of 3 batches are missing." in run("table", part).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (["--task", "riddles"], 2, "unknown task 'riddles'; choose one of tiny_reasoner"),
+        (["--limit", "100000"], 2, "limit must be from 1 to "),
+        (["--sparsity", "0.25"], 1, "was made with other settings"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tiny: Path, recorded: Path, options: list[str], code: int, sentence: str) -> None:
+    before = recorded.read_bytes()
+    result = _evaluate(tiny, recorded, "--init-steps", 2, "--skip-layers", "1", *options)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert sentence in result.stderr
+    assert result.stderr.startswith("regrow: error: ")
+    assert recorded.read_bytes() == before
+
+
+def test_records_that_cannot_be_written(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = _evaluate(tiny, tmp_path / "file" / "records.jsonl")
+    assert result.exit_code == 1
+    assert "cannot be written" in result.stderr
+
+
+def test_tables_of_nothing(tmp_path: Path) -> None:
+    missing = run("table", tmp_path / "missing.jsonl")
+    assert (missing.exit_code, missing.stdout) == (2, "")
+    assert missing.stderr == f"regrow: error: {tmp_path / 'missing.jsonl'} cannot be read: No such file or directory\n"
+    both = run("table", tmp_path / "missing.jsonl", "--json", "--markdown")
+    assert both.stderr == "regrow: error: --markdown and --json exclude each other; choose one\n"

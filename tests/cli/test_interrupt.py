@@ -1,0 +1,111 @@
+"""Ctrl-C, and readers that go away: what was finished is kept, and the command says so in one line."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from command import lines, run, start
+from regrow.cli.bar import Bar
+from regrow.cli.views import JsonLines
+from regrow.record_file import read
+
+MANY = 1000  # prompts, one a batch: far more than are answered before the signal arrives
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("A add 1 2\n" * MANY)
+    return path
+
+
+def test_finished_samples_are_kept_and_counted(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, show = tmp_path / "out.jsonl", JsonLines.sample
+    left = [3]
+
+    def sample(view: JsonLines, sample: object) -> None:
+        show(view, sample)  # type: ignore[arg-type]
+        left[0] -= 1
+
+    def step(bar: Bar, done: float, note: str) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(JsonLines, "sample", sample)
+    monkeypatch.setattr(Bar, "show", step)  # called from `watch`, at every step
+    options = [part for number in range(5) for part in ("-p", f"A add {number} 2")]
+    result = run("generate", tiny, *options, "--batch-size", 1, "--max-new-tokens", 30, "--json", "--output", path)
+    assert result.exit_code == 130
+    assert result.stderr == f"regrow: interrupted: 3 of 5 samples had finished, and are kept in {path}\n"
+    assert lines(path.read_text()) == lines(result.stdout)
+    assert [sample["index"] for sample in lines(result.stdout)] == [0, 1, 2]
+
+
+def test_before_anything_is_finished(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bar, "show", step)
+    result = run("generate", tiny, "-p", "A add 1 2", "--max-new-tokens", 30)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "regrow: interrupted: 0 of 1 samples had finished\n"
+
+
+def test_while_loading(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("regrow.models.load", stop)
+    result = run("generate", tiny, "-p", "A add 1 2")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "regrow: interrupted\n")
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "records.jsonl"
+    command = ["evaluate", tiny, "--limit", 4, "--batch-size", 2, "--max-new-tokens", 4, "--no-chat", "--out", path]
+
+    def stop(bar: Bar, done: float, note: str) -> None:
+        if done > 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bar, "show", stop)
+        result = run(*command)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == f"regrow: interrupted: 1 batches of this run are kept in {path}; the same command goes on from there\n"
+    kept = read(path)
+    assert run(*command).exit_code == 0
+    assert [record.batch for record in read(path)] == [0, 1]
+    assert read(path)[:1] == kept
+
+
+def test_sigint_to_the_process(tiny: Path, prompts: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    command = ["generate", tiny, "--prompts", prompts, "--batch-size", 1, "--max-new-tokens", 8, "--json", "--output", path]
+    with start(*command) as process:
+        assert process.stdout is not None
+        first = [process.stdout.readline() for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.startswith("regrow: interrupted: ")
+    assert err.endswith(f" of {MANY} samples had finished, and are kept in {path}\n")
+    assert err.count("\n") == 1
+    counted, written = int(err.split()[2]), lines(path.read_text())
+    assert [sample["index"] for sample in written] == list(range(len(written)))
+    # The signal may come after a sample was written and before it was counted.
+    assert lines("".join(first)) == written[:2]
+    assert 1 <= counted <= len(written) <= counted + 1
+
+
+def test_a_reader_that_goes_away_is_no_error_message(tiny: Path, prompts: Path) -> None:
+    with start("generate", tiny, "--prompts", prompts, "--batch-size", 1, "--max-new-tokens", 1, "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=120) == 1

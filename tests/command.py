@@ -1,0 +1,34 @@
+"""The `regrow` command in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from regrow.cli import app
+
+SCRIPT = [sys.executable, "-c", "from regrow.cli import main; main()"]
+
+
+def run(*arguments: object, input: str | bytes | None = None) -> Result:  # noqa: A002  (CliRunner's name for it)
+    """`run("generate", path, "--json")`: its exit code and output; an exception that escapes it is raised."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=input, env={"COLUMNS": "100"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def start(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
+    """The command in a process of its own, on pipes."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
+    return subprocess.Popen([*SCRIPT, *map(str, arguments)], text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}, **pipes)
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    """JSON lines; fails on anything else between them."""
+    return [json.loads(line) for line in text.splitlines()]
