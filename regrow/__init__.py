@@ -1,14 +1,20 @@
 """Regrow: batched decoding of large reasoning models, faster without training. Prune, let it regrow, prune again."""
 
-from regrow.errors import RegrowError, UsageError
-from regrow.hosts.engine import Progress
-from regrow.hosts.hf import Generation, generate, prune
-from regrow.method.batchwise_adaptive import BatchwiseAdaptive
-from regrow.method.dense import Dense
-from regrow.method.griffin import Griffin
-from regrow.method.presets import METHODS
-from regrow.report import Report
-from regrow.session import Session
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from regrow.errors import RegrowError, UsageError
+    from regrow.hosts.engine import Progress
+    from regrow.hosts.hf import Generation, generate, prune
+    from regrow.method.batchwise_adaptive import BatchwiseAdaptive
+    from regrow.method.dense import Dense
+    from regrow.method.griffin import Griffin
+    from regrow.method.presets import METHODS
+    from regrow.report import Report
+    from regrow.session import Session
 
 __version__ = "0.1.0"
 
@@ -26,3 +32,29 @@ __all__ = [
     "generate",
     "prune",
 ]
+
+# Imported when first asked for: torch and transformers take seconds, and `regrow --help` needs neither.
+_HOMES = {
+    "METHODS": "method.presets",
+    "BatchwiseAdaptive": "method.batchwise_adaptive",
+    "Dense": "method.dense",
+    "Generation": "hosts.hf",
+    "Griffin": "method.griffin",
+    "Progress": "hosts.engine",
+    "RegrowError": "errors",
+    "Report": "report",
+    "Session": "session",
+    "UsageError": "errors",
+    "generate": "hosts.hf",
+    "prune": "hosts.hf",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,6 @@ mkdir -p "$out"
 export OMP_NUM_THREADS=1
 regrow=.venv/bin/regrow
 
-common=(--max-new-tokens 640)
 {
     echo "--method dense --batch-size 16 --limit 500 --out $out/heldout-dense.jsonl"
     for batch in 1 4 8 16; do
@@ -18,7 +17,7 @@ common=(--max-new-tokens 640)
             echo "--method bap --sparsity 0.5 --init-steps $init --batch-size $batch --limit 200 --out $out/bap-init$init-b$batch.jsonl"
         done
     done
-} | xargs -P "${JOBS:-$(nproc)}" -I {} sh -c "$regrow evaluate ${common[*]} {}"
+} | xargs -P "${JOBS:-$(nproc)}" -I {} sh -c "$regrow evaluate {}"
 
 $regrow table --markdown "$out"/*.jsonl > "$out/table.md"
 $regrow table --json "$out"/*.jsonl > "$out/table.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -49,3 +50,18 @@ class Parts(Method):
     def index_set(self) -> IndexSet:
         """Return the parts."""
         return self.rule
+
+
+PATTERNS = [(1,), (1, 1, 1, 1), (3, 2, 1, 1, 1), (1,) * 16, (0,)]  # each with a norm of 1, 2, 4, 4, 0
+Activation = list[list[int]]  # [L][F] of one token, times any power of two
+
+
+def activation(rng: random.Random, layers: int, neurons: int) -> Activation:
+    """Draw one token's z, a pattern at random places with random signs in each layer."""
+    rows = []
+    for _ in range(layers):
+        pattern = rng.choice([p for p in PATTERNS if len(p) <= neurons])
+        values = [value * rng.choice((-1, 1)) for value in pattern] + [0] * (neurons - len(pattern))
+        rng.shuffle(values)
+        rows.append(values)
+    return rows

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "cli": ("demo", "evaluation", "bench", "analysis"),
-    "demo": ("evaluation",),
+    "cli": ("evaluation", "bench", "analysis"),
     "evaluation": ("hosts", "models", "record_file", "bundled"),
     "bench": ("hosts", "models"),
     "analysis": ("record_file",),
@@ -29,8 +28,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "adapter.plain": (),
     "adapter.probe": ("core",),
     "adapter.patch": ("core", "errors"),
-    "session": ("method", "report"),
-    "method": ("kernels", "errors"),
+    "session": ("method", "kernels", "report"),
+    "method": ("core", "errors"),
     "kernels": ("core",),
     "report": ("core", "errors"),
     "record_file": ("records",),
@@ -45,12 +44,12 @@ ADAPTER = {"adapter", "adapter.find", "adapter.plain", "adapter.probe"}
 
 # The libraries beyond the standard one, and who may import each.
 LIBRARIES: dict[str, set[str]] = {
-    "torch": {"core", "kernels", "method", "session", *ADAPTER, "hosts", "models", "evaluation", "bench"},
+    "torch": {"core", "kernels", "method", "session", *ADAPTER, "hosts", "models", "evaluation", "bench", "cli"},
     "transformers": {*ADAPTER, "hosts", "models"},
     "huggingface_hub": {"models"},
     "safetensors": {"models"},
     "typer": {"cli"},
-    "rich": {"cli", "demo"},
+    "rich": {"cli"},
 }
 
 # What must be usable, by its own imports, on a machine that only reads results.

@@ -29,7 +29,7 @@ def evaluate(
     task: Annotated[str, typer.Option("--task", "-t", rich_help_panel=_TASK, help="Problems to answer: {tasks}.")] = "tiny_reasoner",
     batch_size: Annotated[int, typer.Option(min=1, rich_help_panel=_TASK, help="Prompts decoded together; part of the experiment.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=_TASK, help="The first prompts only; by default all.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_TASK, help="Limit of an answer.")] = 512,
+    max_new_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_TASK, help="Limit of an answer.")] = 640,
     method: options.MethodName = "bap",
     sparsity: options.Sparsity = None,
     init_steps: options.InitSteps = None,

@@ -1,16 +1,10 @@
-"""The seven identities of the method, and the whole of it on given activations against exact rational arithmetic.
-
-Given activations have a norm that is a power of two and entries in sixteenths of it. Their squares and sums are then exact in every dtype,
-division and root are correctly rounded, so scores that are equal are equal in floating point too, and ties are plenty.
-"""
+"""The seven identities of the method. The whole of it on given activations is in test_given_activations.py."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
-from fractions import Fraction
 
 import pytest
 import torch
@@ -21,7 +15,7 @@ from torch.nn import functional
 
 import naive
 import regrow
-from fakes import Parts, given_ffns
+from fakes import Parts, activation, given_ffns
 from families import FAMILIES, NEURONS, VOCABULARY, build
 from regrow.adapter.find import find_ffns
 from regrow.core import Mode
@@ -31,160 +25,6 @@ from regrow.method.schedule import Schedule
 from regrow.session import Session
 
 BATCHES = (1, 4, 7)
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-PATTERNS = [(1,), (1, 1, 1, 1), (3, 2, 1, 1, 1), (1,) * 16, (0,)]  # each with a norm of 1, 2, 4, 4, 0
-Activation = list[list[int]]  # [L][F] of one token, times any power of two
-
-
-def activation(rng: random.Random, layers: int, neurons: int) -> Activation:
-    """Draw one token's z, a pattern at random places with random signs in each layer."""
-    rows = []
-    for _ in range(layers):
-        pattern = rng.choice([p for p in PATTERNS if len(p) <= neurons])
-        values = [value * rng.choice((-1, 1)) for value in pattern] + [0] * (neurons - len(pattern))
-        rng.shuffle(values)
-        rows.append(values)
-    return rows
-
-
-# The method in rational arithmetic
-
-
-@dataclass
-class Row:
-    """One sample: the tokens of its open phase and the largest squared score of every phase so far."""
-
-    tokens: list[Activation] = field(default_factory=list)
-    best: list[list[Fraction]] | None = None  # [L][F]
-
-    def fold(self) -> None:
-        """End the phase."""
-        if not self.tokens:
-            return
-        squares = [[[Fraction(v * v, max(1, sum(u * u for u in row))) for v in row] for row in token] for token in self.tokens]
-        score = [
-            [sum(column, Fraction(0)) / len(self.tokens) for column in zip(*layer, strict=True)] for layer in zip(*squares, strict=True)
-        ]
-        old = self.best or score
-        self.best = [[max(pair) for pair in zip(*layer, strict=True)] for layer in zip(old, score, strict=True)]
-        self.tokens = []
-
-
-def retained(rows: Sequence[Row], keep: int) -> list[list[int]]:
-    """Return I of every layer by identity 5: j is in it iff fewer than k neurons precede it by (mbar descending, index ascending)."""
-    masks = []
-    for layer in zip(*(row.best for row in rows if row.best is not None), strict=True):
-        mbar = [max(column) for column in zip(*layer, strict=True)]
-        order = [(-value, j) for j, value in enumerate(mbar)]
-        masks.append([j for j in range(len(mbar)) if sum(other < order[j] for other in order) < keep])
-    return masks
-
-
-def is_sparse(schedule: Schedule, step: int) -> bool:
-    """Tell it by walking through the stages."""
-    step -= schedule.init_steps
-    while step > schedule.period:
-        step -= schedule.period
-    return 0 < step <= schedule.period - schedule.explore_steps
-
-
-# Batches on given activations
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What happens to one sample of a batch."""
-
-    arrives: int  # forward pass of its first chunk
-    chunks: tuple[int, ...]  # prompt tokens fed a forward
-    padding: int  # tokens before the first chunk's
-    lives: int  # decode steps until its EOS is fed
-    leaves: int | None  # decode steps until it leaves, if it does
-
-
-@st.composite
-def samples(draw: st.DrawFn) -> Sample:
-    """Draw a sample; all may arrive at once or later than others, in the middle of their decoding."""
-    return Sample(
-        arrives=draw(st.sampled_from([0, 0, 0, 1, 3, 6])),
-        chunks=tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))),
-        padding=draw(st.sampled_from([0, 0, 1, 3])),
-        lives=draw(st.sampled_from([0, 1, 3, 7, 99])),
-        leaves=draw(st.sampled_from([None, None, None, 2, 5])),
-    )
-
-
-@st.composite
-def rules(draw: st.DrawFn) -> IndexSet:
-    """Draw sparsity and schedule with T_p >= 1."""
-    period = draw(st.integers(1, 5))
-    schedule = Schedule(draw(st.integers(0, 4)), draw(st.integers(0, period - 1)), period)
-    return IndexSet(Decimal(draw(st.sampled_from(["0.2", "0.5", "0.8"]))), schedule, forget_finished=draw(st.booleans()))
-
-
-@given(
-    batch=st.sampled_from(BATCHES).flatmap(lambda rows: st.lists(samples(), min_size=rows, max_size=rows)),
-    rule=rules(),
-    shape=st.sampled_from([(1, 5), (2, 8), (1, 17)]),
-    dtype=st.sampled_from(DTYPES),
-    seed=st.integers(0, 2**16),
-)
-def test_masks_on_given_activations_are_exact(
-    batch: list[Sample], rule: IndexSet, shape: tuple[int, int], dtype: torch.dtype, seed: int
-) -> None:
-    """Every sparse step runs with the set of the definition, in batches of ragged, chunked and late prompts whose rows end and leave."""
-    rng, (layers, neurons) = random.Random(seed), shape
-    schedule, keep = rule.schedule, rule.keep(neurons)
-    session = Session(Parts(rule), given_ffns(layers, neurons, dtype), record_masks=True)
-    session.start(len(batch))
-    rows: dict[int, Row] = {}
-    chunks = {slot: list(sample.chunks) for slot, sample in enumerate(batch)}
-    decoded: dict[int, int] = {}  # decode steps of each row whose prompt is complete
-    expected: list[list[int]] = []
-    clock = 0
-    for forward in range(20):
-        joining = [slot for slot, sample in enumerate(batch) if sample.arrives == forward]
-        session.join(joining)
-        rows |= {slot: Row() for slot in joining}
-        filling = [slot for slot in rows if chunks[slot]]
-        fed: list[tuple[int, Activation]] = []  # (slot or -1, z) of each token
-        for slot in filling:
-            if chunks[slot] == list(batch[slot].chunks):
-                fed += [(-1, activation(rng, layers, neurons)) for _ in range(batch[slot].padding)]
-            fed += [(slot, activation(rng, layers, neurons)) for _ in range(chunks[slot].pop(0))]
-        for slot in decoded:
-            fed.append((slot if decoded[slot] < batch[slot].lives else -1, activation(rng, layers, neurons)))
-            decoded[slot] += 1
-        if not fed:
-            continue
-        decode = bool(decoded)
-        clock += decode
-        sparse = decode and not filling and is_sparse(schedule, clock)
-        mode = session.begin(torch.tensor([slot for slot, _ in fed]), prompt=bool(filling), decode=decode)
-        assert mode is (Mode.SPARSE if sparse else Mode.OBSERVE)
-        if sparse:
-            assert session.masks[-1][1].tolist() == expected
-        else:
-            z = torch.tensor([token for _, token in fed], dtype=dtype) * 2.0 ** rng.randint(-3, 3)  # [T, L, F]
-            for layer in range(layers):
-                assert torch.equal(session.run(layer, z[:, layer]), z[:, layer])
-            for slot, token in fed:
-                if slot >= 0:
-                    rows[slot].tokens.append(token)
-        completed = [slot for slot in filling if not chunks[slot]]
-        decoded |= dict.fromkeys(completed, 0)
-        finished = [slot in decoded and decoded[slot] >= batch[slot].lives for slot in range(len(batch))]
-        session.end(completed, torch.tensor(finished))
-        closes = decode and not is_sparse(schedule, clock) and is_sparse(schedule, clock + 1)
-        for slot in decoded if closes else completed:
-            rows[slot].fold()
-        if (closes or completed) and is_sparse(schedule, clock + 1):
-            counted = [row for slot, row in rows.items() if not (rule.forget_finished and finished[slot])]
-            if any(row.best for row in counted):
-                expected = retained(counted, keep)
-        for slot in [slot for slot in decoded if decoded[slot] == batch[slot].leaves]:
-            session.leave([slot])
-            del rows[slot], decoded[slot]
 
 
 # Identity 1
@@ -369,7 +209,7 @@ def test_4_identical_prompts_give_the_masks_of_one(rows: int) -> None:
     assert masks_of(prompts(1) * rows, METHOD) == (masks, tokens * rows)
 
 
-# Identity 5, in exact arithmetic: test_masks_on_given_activations_are_exact
+# Identity 5, with its definition by counting: test_given_activations.py
 
 
 @given(st.sampled_from(BATCHES), st.integers(1, 16), st.integers(0, 2**16))
