@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.loading import load
 from regrow.cli.options import Json
 from regrow.cli.output import line
+from regrow.errors import RegrowError, UsageError
 
 INIT_STEPS = 16
 # (method, its parameters); the first is what the others are compared with.
@@ -27,6 +29,7 @@ RUNS: tuple[tuple[str, dict[str, str | int]], ...] = (
 def demo(
     batch_size: Annotated[int, typer.Option(min=1, max=64, help="Prompts decoded together.")] = 8,
     start: Annotated[int, typer.Option(min=0, help="The first held-out prompt; another number shows other problems.")] = 0,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Also save what is shown as a picture.")] = None,
     json: Json = False,
 ) -> None:
     """Decode a batch of held-out problems with the bundled model: dense, pruned at several sparsities, and GRIFFIN.
@@ -35,6 +38,8 @@ def demo(
     """
     from regrow.bundled.problems import heldout
 
+    if svg is not None and json:
+        raise UsageError("--svg and --json exclude each other; choose one")
     loaded, exercises = load(), heldout(batch_size, start)
     from regrow.cli import demo_run, demo_view
 
@@ -51,4 +56,14 @@ def demo(
         for value in demo_view.to_json(loaded, exercises, runs, start):
             typer.echo(line(value))
     else:
-        demo_view.show(Console(highlight=False), loaded, exercises, runs, start)
+        console = Console(highlight=False, record=svg is not None)
+        demo_view.show(console, loaded, exercises, runs, start)
+        if svg is not None:
+            _save(console, svg)
+
+
+def _save(console: Console, path: Path) -> None:
+    try:
+        path.write_text(console.export_svg(title="regrow demo"))
+    except OSError as error:
+        raise RegrowError(f"{path} cannot be written: {error.strerror}; choose another --svg") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from command import lines, run
-from regrow.bundled import model_path
 from regrow.bundled.problems import Exercise, Problem, heldout
 from regrow.cli import demo_run, demo_view
 from regrow.cli.demo import RUNS
@@ -18,10 +18,6 @@ from regrow.cli.demo_run import Run
 from regrow.cli.totals import Totals
 from regrow.models import load
 from regrow.report import Report
-
-needs_weights = pytest.mark.skipif(
-    not (model_path() / "model.safetensors").is_file(), reason="the bundled weights are not in this checkout: make them with the recipe"
-)
 
 EXERCISES = [
     Exercise((Problem("reverse", "rev ab", "ab| b|a", "ba"), Problem("parity", "par 01", "01>0 1>0 >1", "odd"))),
@@ -101,7 +97,18 @@ def test_the_command_runs_every_method_on_the_same_prompts(tiny: Path, monkeypat
         assert value["right"] == sum(sum(prompt["right"]) for prompt in value["prompts"])
 
 
-@needs_weights
+def test_what_is_shown_can_be_saved_as_a_picture(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regrow.models.model_path", lambda: tiny)
+    monkeypatch.setattr(sys.modules["regrow.cli.demo"], "RUNS", RUNS[:1])  # the package holds the command of that name
+    result = run("demo", "--batch-size", 1, "--svg", tmp_path / "demo.svg")
+    assert result.exit_code == 0, result.output
+    picture = (tmp_path / "demo.svg").read_text()
+    assert picture.startswith("<svg")
+    assert "the&#160;whole&#160;batch" in picture
+    assert run("demo", "--svg", tmp_path / "demo.svg", "--json").exit_code == 2
+    assert run("demo", "--batch-size", 1, "--svg", tmp_path / "absent" / "demo.svg").exit_code == 1
+
+
 def test_the_bundled_model_answers_the_demo() -> None:
     """Dense answers are nearly all right (see results/ for how many); pruned ones are marked like them."""
     result = run("demo", "--json", "--batch-size", 2)
@@ -112,7 +119,6 @@ def test_the_bundled_model_answers_the_demo() -> None:
     assert all(0 < value["actual_sparsity"] <= value["target_sparsity"] for value in pruned)
 
 
-@needs_weights
 def test_the_bundled_model_is_the_default_of_generate() -> None:
     exercise = heldout(1)[0]
     result = run("generate", "--json", "--method", "dense", "--prompt", exercise.prompt)
