@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 import regrow
 from batches import PAD, arguments, ends, new_tokens, prompts
-from families import VOCABULARY, build
+from families import build
 from regrow.errors import UsageError
 from regrow.method.base import Method
 
@@ -147,6 +146,20 @@ def test_rows_that_ended_do_not_count_in_later_phases(model: PreTrainedModel) ->
     assert all(others)
 
 
+def test_finished_rows_are_forgotten_only_if_asked(model: PreTrainedModel) -> None:
+    """A row that ends with its first token is as good as absent from the masks that follow the first selection after it."""
+    eos = new_tokens(BATCH, model.generate(**arguments(BATCH)))[0][0]
+    masks = {}
+    for forget in (True, False):
+        method = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4, forget_finished=forget)
+        for name, batch in (("all", BATCH), ("without it", BATCH[1:])):
+            with regrow.prune(model, method, record_masks=True) as session:
+                model.generate(**arguments(batch, eos_token_id=eos))
+                masks[forget, name] = session.masks[0][1].tolist()
+    assert masks[True, "all"] == masks[True, "without it"] == masks[False, "without it"]
+    assert masks[False, "all"] != masks[True, "all"]
+
+
 # What it is asked for
 
 
@@ -217,62 +230,6 @@ def test_chunks_of_the_prompt_change_no_mask_and_no_token(chunk: int) -> None:
             tokens = new_tokens(BATCH, model.generate(**arguments(BATCH, prefill_chunk_size=size)))
             runs.append((tokens, [(step, index.tolist()) for step, index in session.masks]))
     assert runs[0] == runs[1]
-
-
-# What is told
-
-
-def test_watch_sees_every_step_of_the_batch(model: PreTrainedModel) -> None:
-    eos = ends(model, BATCH)
-    seen: list[tuple[int, list[bool], list[list[int]]]] = []
-    ids = arguments(BATCH)
-    settings = {key: ids[key] for key in ("max_new_tokens", "do_sample", "pad_token_id")}
-    made = regrow.generate(
-        model,
-        ids["input_ids"],
-        ids["attention_mask"],
-        method=METHOD,
-        watch=lambda p: seen.append((p.step, list(p.finished), p.tokens.tolist())),
-        eos_token_id=eos,
-        **settings,
-    )
-    rows = new_tokens(BATCH, made.sequences)
-    assert [step for step, _, _ in seen] == list(range(1, max(made.report.tokens) + 1))
-    for step, finished, tokens in seen:
-        assert tokens == [row[:step] for row in rows]
-        reasons = zip(made.report.tokens, made.report.finish_reasons, strict=True)
-        assert finished == [reason == "eos" and count <= step for count, reason in reasons]
-    assert made.tokens == [row[:count] for row, count in zip(rows, made.report.tokens, strict=True)]
-
-
-@pytest.mark.parametrize("memory", ["max", "none", "ema"])
-@pytest.mark.parametrize("aggregate", ["max", "mean"])
-def test_buffers_keep_their_addresses_while_decoding(model: PreTrainedModel, aggregate: str, memory: str) -> None:
-    method = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=2, explore_steps=1, period=3, aggregate=aggregate, memory=memory)
-    seen = set()
-    with regrow.prune(model, method) as session:
-
-        def watch(progress: regrow.Progress) -> None:
-            state = session._state
-            assert state is not None
-            buffers = [getattr(state, field.name) for field in fields(state)]
-            buffers += [value for ffn in session._sparse for value in vars(ffn).values() if isinstance(value, Tensor)]
-            if progress.step > 4:  # the rows held by a compact copy are known from its first load on
-                seen.add(tuple(buffer.data_ptr() for buffer in buffers))
-
-        model.generate(watch=watch, **arguments(BATCH))
-        assert session.report().updates >= 6
-    assert len(seen) == 1
-
-
-def test_times_are_told(model: PreTrainedModel) -> None:
-    _, report = dense(model, **arguments(BATCH))
-    assert report.prefill_seconds > 0
-    assert report.decode_seconds > report.prefill_seconds / 100
-
-
-def test_an_id_outside_the_vocabulary_is_no_eos(model: PreTrainedModel) -> None:
-    assert dense(model, **arguments(BATCH, eos_token_id=VOCABULARY))[1].finish_reasons == ["length"] * 4
 
 
 class Asks(LogitsProcessor):
