@@ -29,7 +29,7 @@ class FFN(Protocol):
 @final
 class Session:
     """One method on one model. A host calls `start` for a batch, `join` for each sample, then for every forward pass `begin`, the model,
-    `end`; the patched FFNs call `run`."""
+    `ran`, `end`; the patched FFNs call `run`."""
 
     def __init__(self, method: Method, ffns: Sequence[FFN], dense_ffns: Sequence[FFN] = (), *, record_masks: bool = False) -> None:
         """`dense_ffns` are skipped layers: they stay as they are and count as dense. With `record_masks`, `masks` lists every selection."""
@@ -107,12 +107,16 @@ class Session:
             self._computed(self._neurons)
         return self._ffns[layer].output(z)
 
+    def ran(self) -> None:
+        """The model has run, or failed: FFN calls from here on are not part of the pass."""
+        self._mode = None
+
     def end(self, completed: Sequence[int] = (), finished: Tensor | None = None) -> None:
         """Ends the pass, after its tokens were chosen: folds what ended, selects anew where the schedule says so.
 
         `completed`: slots whose prompt was completed by it; `finished` [S] bool: slots that have generated their EOS by now.
         """
-        self._mode = None
+        self.ran()
         if completed:
             done = self._mask(completed)
             self._filling &= ~done
@@ -131,10 +135,6 @@ class Session:
         if schedule.mode(self._clock + 1) is Mode.SPARSE:
             self._select(self._state, rows)
 
-    def cancel(self) -> None:
-        """Ends the pass without its consequences: nothing more will be decoded."""
-        self._mode = None
-
     # What it did
 
     def report(self) -> Report:
@@ -152,6 +152,9 @@ class Session:
         )
 
     def _select(self, state: IndexState, rows: Rows) -> None:
+        # Only these settings can leave no row that counts, so only they make the host wait for the answer.
+        if (self._rule.forget_finished or self._rule.memory == "none") and not bool((rows.counted & state.known).any()):
+            return
         self._rule.select(state, rows)
         moved = sum(ffn.load(index) for ffn, index in zip(self._sparse, state.index, strict=True))
         self.counters.updates += 1

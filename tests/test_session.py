@@ -217,7 +217,7 @@ def test_outside_a_step_the_ffns_are_the_models_own_and_nothing_is_counted() -> 
     z = torch.stack([loves(3), loves(4)])
     assert torch.equal(session.run(0, z), z)
     assert session.begin(torch.tensor([0]), prompt=False, decode=True) is Mode.SPARSE
-    session.cancel()
+    session.ran()
     assert torch.equal(session.run(0, z), z)
     assert torch.equal(session._state.total, total)
     assert session.counters.neurons_computed == counters["neurons_computed"]

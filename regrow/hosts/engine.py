@@ -122,7 +122,10 @@ class Decoder:
 
     def _forward(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
         mask = None if self.mask is None else self.mask[:, :length]
-        output = self.model(input_ids=ids, position_ids=positions, attention_mask=mask, return_dict=True, **self.inputs)
+        try:
+            output = self.model(input_ids=ids, position_ids=positions, attention_mask=mask, return_dict=True, **self.inputs)
+        finally:
+            self.session.ran()
         last: Tensor = output.logits[:, -1]
         return last.to(copy=True, dtype=torch.float32)
 
@@ -143,7 +146,7 @@ class Decoder:
         self.by_eos |= torch.isin(token, self.eos) & ~self.ended
         self.ended |= self.by_eos
         if self.stopping:
-            self.ended |= self.stopping(self.ids[:, : length + 1], scores)
+            self.ended |= self.stopping(self.ids[:, : length + 1], self.scores or None)
         if self.streamer is not None:
             self.streamer.put(self.ids[:, length].cpu())
         return self._look(length + 1 - self.prompt_length)
@@ -160,7 +163,6 @@ class Decoder:
         return full or all(finished)
 
     def _close(self, over: bool, completed: bool = False) -> None:
-        if over:
-            self.session.cancel()
-        else:
+        """Ends the pass, unless it was the last one: nothing would follow from it."""
+        if not over:
             self.session.end(completed=range(len(self.rows)) if completed else (), finished=self.ended)

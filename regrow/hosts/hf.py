@@ -62,10 +62,7 @@ class _Generate:
             decoder = Decoder(
                 self.session, model, input_ids, generation_config, logits_processor, stopping_criteria, inputs, streamer, watch
             )
-            try:
-                sequences = decoder.run()
-            finally:
-                self.session.cancel()
+            sequences = decoder.run()
             if not generation_config.return_dict_in_generate:
                 return sequences
             output: dict[str, Any] = {"sequences": sequences, "scores": decoder.scores or None, "logits": decoder.logits or None}
@@ -80,6 +77,8 @@ def _refuse(config: GenerationConfig, inputs: dict[str, Any]) -> None:
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise UsageError(f"generation mode {mode.value!r} is not supported; use greedy decoding or sampling (num_beams=1)")
+    if config.prefill_chunk_size is not None and config.prefill_chunk_size < 1:
+        raise UsageError(f"prefill_chunk_size must be at least 1, not {config.prefill_chunk_size}")
     if config.output_attentions or config.output_hidden_states:
         raise UsageError("output_attentions and output_hidden_states are not supported while a model is pruned; leave them out")
     unknown = [name for name, value in inputs.items() if name not in MODEL_INPUTS and value is not None]

@@ -78,7 +78,7 @@ class IndexSet:
 
     def observe(self, s: IndexState, layer: int, z: Tensor, slot: Tensor) -> None:
         """Adds zbar^2 of the activations z [T, F] (eq. 2); rows with ||z|| = 0 add nothing."""
-        z = z.to(s.total.dtype)
+        z = z.detach().to(s.total.dtype)
         norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
         relative = torch.where((slot >= 0)[:, None] & (norm > 0), z / norm, 0)
         s.total[layer].index_add_(0, slot.clamp(min=0), relative.square_())
