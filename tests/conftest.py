@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 # Read when transformers and torch are imported, hence here and not in a fixture; processes that tests start inherit both.
@@ -16,15 +14,3 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Nothing that depends on the clock of a busy machine: no deadline an example, no check on slow generation (pytest-timeout's limit stays).
 settings.register_profile("deterministic", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("deterministic")
-
-
-@pytest.fixture(scope="session")
-def data_dir() -> Path:
-    """The folder of benchmark files, `<benchmark>/test.jsonl` each, that REGROW_DATA names. They are not part of the repository."""
-    named = os.environ.get("REGROW_DATA")
-    if not named:
-        pytest.skip("REGROW_DATA is not set: set it to the folder that holds the benchmark files to run this test")
-    folder = Path(named)
-    if not folder.is_dir():
-        pytest.fail(f"REGROW_DATA is {named!r}, which is not a folder")
-    return folder
