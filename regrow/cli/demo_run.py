@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
+import torch
+
 from regrow.bundled.problems import Exercise
 from regrow.cli.bar import Bar
 from regrow.cli.totals import Totals
@@ -49,7 +51,9 @@ def on(bar: Bar, what: str) -> Watch:
 
 
 def warm_up(loaded: Loaded, exercises: Sequence[Exercise]) -> None:
-    """A few steps, so that the first run does not pay for the process's start."""
+    """A few steps, so that the first run does not pay for the process's start. One thread from here on: with a model this small, threads
+    gain little on an idle machine and wait for each other on a busy one."""
+    torch.set_num_threads(1)
     ids, mask = encode(loaded, [exercise.prompt for exercise in exercises])
     generate(loaded.model, ids, mask, method=Dense(), max_new_tokens=4, do_sample=False)
 
