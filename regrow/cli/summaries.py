@@ -12,6 +12,7 @@ from regrow.cli.format import NONE, parameters, percent, rate
 
 if TYPE_CHECKING:
     from regrow.analysis.summary import Share, Summary
+    from regrow.records import RunConfig
 
 
 def print_tables(console: Console, summaries: Sequence[Summary]) -> None:
@@ -32,7 +33,7 @@ def _runs(summaries: Sequence[Summary]) -> Table:
         config, (low, high) = summary.config, summary.problems.interval()
         table.add_row(
             str(number),
-            f"{config.method} ({parameters(config.params)})" if config.params else config.method,
+            _method(config),
             str(config.batch_size),
             _share(summary.problems),
             f"{percent(low)} – {percent(high)}",
@@ -41,6 +42,16 @@ def _runs(summaries: Sequence[Summary]) -> Table:
             rate(summary.decode_tokens_per_second),
         )
     return table
+
+
+def _method(config: RunConfig) -> str:
+    """Its name, sparsity, and the parameters that are not the defaults."""
+    from regrow.method.presets import METHODS
+    from regrow.method.presets import parameters as defaults
+
+    known = defaults(config.method) if config.method in METHODS else {}
+    told = {name: value for name, value in config.params.items() if name == "sparsity" or name not in known or value != known[name]}
+    return f"{config.method} ({parameters(told)})" if told else config.method
 
 
 def _families(summaries: Sequence[Summary]) -> Table:
