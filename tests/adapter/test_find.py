@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from refusing import refusal
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from families import FAMILIES, LAYERS, NEURONS, REFUSED, STRUCTURES, VOCABULARY, WIDTH, build
+from refusing import refusal
 from regrow.adapter import find
 from regrow.adapter.find import GatedFFN, find_ffns
 from regrow.errors import UsageError

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from refusing import refusal
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from families import NEURONS, WIDTH, build
+from refusing import refusal
 
 
 class LoraLike(nn.Module):

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from refusing import refusal
 from torch import Tensor, nn
 from torch.nn.functional import dropout, softmax
 from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.phi3.modeling_phi3 import Phi3MLP
 
 from families import LAYERS, build
+from refusing import refusal
 from regrow.adapter.find import find_ffns
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
