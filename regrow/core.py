@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import final
 
 import torch
 from torch import Tensor
 
 
+@final
 class Mode(Enum):
     """What the FFNs do in one forward pass."""
 
@@ -18,6 +20,7 @@ class Mode(Enum):
     SPARSE = auto()  # retained neurons only
 
 
+@final
 @dataclass(frozen=True)
 class FFNWeights:
     """One gated FFN, y = down (act(gate x + gate_bias) * (up x + up_bias)) + down_bias, as the model stores it (views, nothing copied)."""
@@ -31,6 +34,7 @@ class FFNWeights:
     down_bias: Tensor | None = None  # [D]
 
 
+@final
 @dataclass(frozen=True)
 class Spec:
     """The shape of what a method works on: L pruned layers, F neurons each, S slots (memory rows, one a sample)."""
@@ -42,9 +46,10 @@ class Spec:
     dtype: torch.dtype  # of scores: float32, or float64 for a float64 model
 
 
+@final
 @dataclass(frozen=True)
 class Rows:
-    """Who takes part in a fold or a selection. Device buffers of fixed address."""
+    """Who takes part in a fold or a selection."""
 
     ended: Tensor  # [S] bool: the phase of these slots ends now
     counted: Tensor  # [S] bool: these slots count in the selection

@@ -68,9 +68,9 @@ def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = 
         _probe(kind, target)
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
         network = AutoModelForCausalLM.from_pretrained(directory, dtype=kind, use_safetensors=True, trust_remote_code=trust_remote_code)
+    except RegrowError:
+        raise  # some are ValueErrors too
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        if isinstance(error, RegrowError):
-            raise
         raise RegrowError(f"{name} cannot be loaded as a causal language model: {_first_line(error)}") from error
     return Loaded(network.to(target).eval(), tokenizer, name, directory)  # type: ignore[arg-type]
 

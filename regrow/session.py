@@ -152,8 +152,8 @@ class Session:
         )
 
     def _select(self, state: IndexState, rows: Rows) -> None:
-        # Only these settings can leave no row that counts, so only they make the host wait for the answer.
-        if (self._rule.forget_finished or self._rule.memory == "none") and not bool((rows.counted & state.known).any()):
+        # The host waits for the answer only where it can be no.
+        if self._rule.may_lose_all and not bool((rows.counted & state.known).any()):
             return
         self._rule.select(state, rows)
         moved = sum(ffn.load(index) for ffn, index in zip(self._sparse, state.index, strict=True))

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 
 # Read when transformers and torch are imported, hence here and not in a fixture; processes that tests start inherit both.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# The models of the tests are tiny: on a busy machine, threads that wait for each other made the same tests ten times slower and more.
+# The models of the tests are tiny: on a busy machine, threads that wait for each other only slow the tests down.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # Nothing that depends on the clock of a busy machine: no deadline an example, no check on slow generation (pytest-timeout's limit stays).

@@ -51,8 +51,8 @@ def on(bar: Bar, what: str) -> Watch:
 
 
 def warm_up(loaded: Loaded, exercises: Sequence[Exercise]) -> None:
-    """A few steps, so that the first run does not pay for the process's start. One thread from here on: with a model this small, threads
-    gain little on an idle machine and wait for each other on a busy one."""
+    """A few steps, so that the first run does not pay for the process's start. One thread from here on: with a model this small,
+    threads spend much of a busy machine's time waiting for each other."""
     torch.set_num_threads(1)
     ids, mask = encode(loaded, [exercise.prompt for exercise in exercises])
     generate(loaded.model, ids, mask, method=Dense(), max_new_tokens=4, do_sample=False)

@@ -50,6 +50,11 @@ class IndexSet:
         if not 0 <= self.decay <= 1:
             raise UsageError(f"decay must lie in [0, 1], not {self.decay!r}")
 
+    @property
+    def may_lose_all(self) -> bool:
+        """Whether a batch can come to have no row that counts while its samples are still there."""
+        return self.forget_finished or self.memory == "none"
+
     def keep(self, neurons: int) -> int:
         return keep_count(self.sparsity, neurons)
 

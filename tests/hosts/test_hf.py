@@ -23,12 +23,6 @@ METHOD = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, p
 PRUNABLE = [*FAMILIES, *STRUCTURES]
 
 
-@pytest.fixture(scope="module")
-def shared() -> PreTrainedModel:
-    """Return a model for tests that leave it as it was, which is what they are about."""
-    return build("qwen2")
-
-
 # Dense
 
 

@@ -21,12 +21,6 @@ METHOD = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, p
 PRUNABLE = [*FAMILIES, *STRUCTURES]
 
 
-@pytest.fixture(scope="module")
-def shared() -> PreTrainedModel:
-    """Return a model for tests that leave it as it was, which is what they are about."""
-    return build("qwen2")
-
-
 def traces(model: nn.Module) -> list[tuple[str, list[tuple[str, int]]]]:
     """Return every instance attribute of every module: name, order and identity of the value."""
     return [(name, [(key, id(value)) for key, value in vars(module).items()]) for name, module in model.named_modules()]
