@@ -107,19 +107,27 @@ def _count(rng: Random) -> Problem:
 
 
 def _variables(rng: Random) -> Problem:
-    names = rng.sample("abcdefghijklmnopqrstuvwxyz", rng.randint(3, 6))
+    names = rng.sample("abcdefghijklmnopqrstuvwxyz", rng.randint(3, 5))
     values = {names[0]: rng.randint(0, 9)}
-    equations, steps = [f"{names[0]}={values[names[0]]}"], [f"{names[0]}{values[names[0]]}"]
+    rest, steps = [(names[0], str(values[names[0]]))], []
     for before, name in pairwise(names):
         source = rng.choice([before, rng.choice(list(values))])
         operand = rng.choice([str(rng.randint(1, 9)), rng.choice(list(values))])
         sign = rng.choice("+-")
         known = values.get(operand)
         values[name] = (values[source] + (1 if sign == "+" else -1) * (int(operand) if known is None else known)) % 10
-        equations.append(f"{name}={source}{sign}{operand}")
-        shown = operand if known is None else f"{operand}{known}"
-        steps.append(f"{name}={source}{sign}{operand} {source}{values[source]}{sign}{shown}:{values[name]} {name}{values[name]}")
-    return Problem("variables", f"var {' '.join(equations)} mod 10", ";".join(steps), str(values[names[-1]]))
+        rest.append((name, f"{source}{sign}{operand}"))
+    question = _equations(rest)
+    while rest:
+        (name, expression), *rest = rest
+        value = str(values[name])
+        rest = [(other, right.replace(name, value)) for other, right in rest]
+        steps.append(f"{name}={expression}{'' if expression == value else ':' + value}|{_equations(rest)}")
+    return Problem("variables", f"var {question} mod 10", ";".join(steps), str(values[names[-1]]))
+
+
+def _equations(pairs: list[tuple[str, str]]) -> str:
+    return " ".join(f"{name}={expression}" for name, expression in pairs)
 
 
 _GAINS = ("finds", "buys", "gets", "wins")
