@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import final
+from typing import Protocol, final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,30 @@ class Mode(Enum):
     DENSE = auto()  # exact output, nothing recorded
     OBSERVE = auto()  # exact output, activations recorded
     SPARSE = auto()  # retained neurons only
+
+
+@final
+class Surface(Enum):
+    """What of a model a method changes."""
+
+    NOTHING = auto()
+    NEURONS = auto()  # of the FFNs
+    INPUTS = auto()  # of the linears of the blocks, attention included
+    WEIGHTS = auto()  # of the same linears, once, before the run
+
+
+@final
+class Site(Enum):
+    """The linears of a block, grouped by the input they share."""
+
+    QKV = "qkv"
+    O = "o"  # noqa: E741
+    GATE_UP = "gate_up"
+    DOWN = "down"
+
+
+ATTENTION, FFN_SITES = (Site.QKV, Site.O), (Site.GATE_UP, Site.DOWN)
+Sizes = Mapping[Site, Sequence[int]]  # weight elements of every layer
 
 
 @final
@@ -34,6 +58,43 @@ class FFNWeights:
     down_bias: Tensor | None = None  # [D]
 
 
+class FFN(Protocol):
+    """One gated FFN, y = output(hidden(x)), as the adapter finds it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def weights(self) -> FFNWeights: ...
+    @property
+    def hidden(self) -> Callable[[Tensor], Tensor]: ...
+    @property
+    def output(self) -> Callable[[Tensor], Tensor]: ...
+
+
+@final
+@dataclass(frozen=True)
+class Linear:
+    """One linear of a block, y = W x + b, as the model stores it (views, nothing copied)."""
+
+    name: str  # as in model.named_modules()
+    layer: int
+    site: Site
+    weight: Tensor  # [out, in]
+    bias: Tensor | None  # [out]
+
+
+@final
+@dataclass(frozen=True)
+class Blocks:
+    """What of a model a method may act on: the layers that are not skipped. Layers are numbered from 0."""
+
+    layers: Sequence[int]  # of the FFNs
+    ffns: Sequence[FFN]
+    linears: Sequence[Linear]
+    sizes: Sizes  # of all layers, skipped ones included
+    filled: Sizes  # those of them that are not zero by a method's doing
+
+
 @final
 @dataclass(frozen=True)
 class Spec:
@@ -48,8 +109,20 @@ class Spec:
 
 @final
 @dataclass(frozen=True)
-class Rows:
-    """Who takes part in a fold or a selection."""
+class Step:
+    """One forward pass of T tokens."""
 
-    ended: Tensor  # [S] bool: the phase of these slots ends now
-    counted: Tensor  # [S] bool: these slots count in the selection
+    mode: Mode
+    decode: bool  # it holds decode rows, so it is counted
+    slot: Tensor  # [T] int64 memory row of each token, -1 where it is not live (padding, ended rows)
+    late: Tensor | None = None  # [T] bool: tokens of the second half of a prompt
+
+
+@final
+@dataclass(frozen=True)
+class Rows:
+    """Who takes part in a fold or a selection, [S] bool each."""
+
+    ended: Tensor  # the phase of these slots ends now
+    occupied: Tensor  # these slots hold a sample
+    finished: Tensor  # these have generated their EOS

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, final
 
-FORMAT = 1  # raise it when the meaning of a field changes
+FORMAT = 2  # raise it when the meaning of a field changes
 COUNTERS = (
     "decode_steps",
     "sparse_steps",
-    "neurons_computed",
-    "neurons_dense",
+    "weights_kept",
+    "weights_dense",
+    "bytes_read",
     "ffn_bytes_read",
     "refresh_bytes",
     "prefill_seconds",

@@ -13,11 +13,7 @@ class Counters:
 
     decode_steps: int = 0
     sparse_steps: int = 0
-    neurons_computed: int = 0  # over decode steps and layers, pruned or not
-    neurons_dense: int = 0  # what a dense run would have computed
-    ffn_bytes_read: int = 0  # FFN weights read by decode steps
     updates: int = 0  # selections
-    refresh_bytes: int = 0  # read and written by mask refreshes
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     tokens: list[int] = field(default_factory=list)  # new tokens a sample, its EOS included
@@ -26,9 +22,23 @@ class Counters:
 
 @final
 @dataclass(frozen=True)
+class SiteCount:
+    """Weight elements of one site, of each layer, over all decode steps: those that took part, and those there are."""
+
+    kept: list[int]
+    dense: list[int]
+
+
+@final
+@dataclass(frozen=True)
 class Report:
-    """The latest batch of a session. `actual_sparsity` is 1 - computed / dense neurons over all decode steps and layers; `turnover` is
-    1 - |I_n and I_(n-1)| / k, for each layer the mean over mask updates."""
+    """The latest batch of a session.
+
+    `sites` are the linears of the blocks by shared input: qkv, o, gate_up, down. `weights_kept` of `weights_dense` took part in decode
+    steps, over the sites that the method prunes; `actual_sparsity` is 1 - their ratio. `bytes_read` are the weights of the blocks that
+    decode steps had to read, `ffn_bytes_read` those of the FFNs; zeros in weights (Wanda, SparseGPT) are read like the rest.
+    `turnover` is 1 - |I_n and I_(n-1)| / |I_n|, for each pruned layer the mean over mask updates; empty for a method without masks to keep.
+    """
 
     method: dict[str, Any]
     target_sparsity: float
@@ -36,8 +46,10 @@ class Report:
     decode_steps: int
     sparse_steps: int
     sparse_share: float
-    neurons_computed: int
-    neurons_dense: int
+    weights_kept: int
+    weights_dense: int
+    sites: dict[str, SiteCount]
+    bytes_read: int
     ffn_bytes_read: int
     updates: int
     turnover: list[float]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from regrow.core import FFNWeights
-from regrow.method.base import Method
+from regrow.core import Blocks, FFNWeights, Site
+from regrow.method.base import NeuronMethod
 from regrow.method.index_set import IndexSet
 
 
@@ -26,19 +26,27 @@ class GivenFFN:
     """A FFN with hidden(z) = z and output(z) = z, so that `Session.run(layer, z)` observes z as it is."""
 
     weights: FFNWeights
+    name: str = "given"
     hidden: Callable[[Tensor], Tensor] = same
     output: Callable[[Tensor], Tensor] = same
 
 
-def given_ffns(layers: int, neurons: int, dtype: torch.dtype = torch.float64, width: int = 1) -> list[GivenFFN]:
-    """Return FFNs of F neurons and width D whose weights are all one: sparse steps take x [..., D]."""
+def given_blocks(layers: int, neurons: int, dtype: torch.dtype = torch.float64, width: int = 1) -> Blocks:
+    """Return blocks with nothing but FFNs of F neurons and width D whose weights are all one: sparse steps take x [..., D]."""
     ones = torch.ones(neurons, width, dtype=dtype)
-    return [GivenFFN(FFNWeights(ones, ones, ones.t(), torch.nn.functional.silu)) for _ in range(layers)]
+    return blocks_of([GivenFFN(FFNWeights(ones, ones, ones.t(), torch.nn.functional.silu)) for _ in range(layers)])
+
+
+def blocks_of(ffns: Sequence[GivenFFN]) -> Blocks:
+    """Return blocks with nothing but these FFNs."""
+    each = [ffn.weights.gate.numel() for ffn in ffns]
+    sizes = {Site.GATE_UP: [2 * size for size in each], Site.DOWN: each}
+    return Blocks(range(len(ffns)), ffns, (), sizes, sizes)
 
 
 @final
 @dataclass(frozen=True)
-class Parts(Method):
+class Parts(NeuronMethod):
     """The method that an IndexSet is."""
 
     rule: IndexSet

@@ -28,8 +28,9 @@ CONFIG = RunConfig(
 COUNTED: dict[str, Any] = {
     "decode_steps": 4,
     "sparse_steps": 3,
-    "neurons_computed": 60,
-    "neurons_dense": 100,
+    "weights_kept": 60,
+    "weights_dense": 100,
+    "bytes_read": 1500,
     "ffn_bytes_read": 1000,
     "refresh_bytes": 100,
     "prefill_seconds": 0.5,

@@ -17,19 +17,28 @@ from pathlib import Path
 import pytest
 
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "cli": ("evaluation", "bench", "analysis"),
+    "cli": ("evaluation", "bench", "analysis", "calibration"),
     "evaluation": ("hosts", "models", "record_file", "bundled"),
+    "calibration": ("calibration.result", "adapter", "weights.layerwise", "models", "records"),
     "bench": ("hosts", "models"),
     "analysis": ("record_file",),
     "models": ("bundled", "core"),
-    "hosts": ("adapter",),
-    "adapter": ("adapter.find", "adapter.patch", "session"),
+    "hosts": ("adapter", "calibration.result"),
+    "calibration.result": ("method",),
+    "weights.layerwise": ("adapter.linears", "weights"),
+    "adapter": ("adapter.linears", "adapter.patch", "session"),
+    "adapter.linears": ("adapter.find",),
     "adapter.find": ("adapter.plain", "adapter.probe", "core", "errors"),
     "adapter.plain": (),
     "adapter.probe": ("core",),
     "adapter.patch": ("core", "errors"),
-    "session": ("method", "kernels", "report"),
-    "method": ("core", "errors"),
+    "session": ("method", "report"),
+    "method": ("pruning", "weights"),
+    "pruning": ("method.index_set", "kernels"),
+    "method.index_set": ("method.budget", "method.schedule"),
+    "method.schedule": ("core", "errors"),
+    "weights": ("method.budget",),
+    "method.budget": ("errors",),
     "kernels": ("core",),
     "report": ("core", "errors"),
     "record_file": ("records",),
@@ -40,14 +49,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
 }
 
-ADAPTER = {"adapter", "adapter.find", "adapter.plain", "adapter.probe"}
+METHOD = {"method", "method.index_set", "pruning", "weights", "weights.layerwise", "calibration", "calibration.result"}
+ADAPTER = {"adapter", "adapter.find", "adapter.linears", "adapter.patch", "adapter.plain", "adapter.probe"}
 
 # The libraries beyond the standard one, and who may import each.
 LIBRARIES: dict[str, set[str]] = {
-    "torch": {"core", "kernels", "method", "session", *ADAPTER, "hosts", "models", "evaluation", "bench", "cli"},
-    "transformers": {*ADAPTER, "hosts", "models"},
-    "huggingface_hub": {"models"},
-    "safetensors": {"models"},
+    "torch": {"core", "kernels", *METHOD, "session", *ADAPTER, "hosts", "models", "evaluation", "bench", "cli"},
+    "transformers": {"adapter", "adapter.find", "adapter.plain", "adapter.probe", "weights.layerwise", "calibration", "hosts", "models"},
+    "huggingface_hub": {"models", "calibration"},
+    "safetensors": {"models", "calibration.result"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

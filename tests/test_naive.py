@@ -48,13 +48,14 @@ def turnover(masks: Sequence[tuple[int, list[list[int]]]]) -> list[float]:
 def check_report(case: Case, outcome: naive.Outcome, report: Any) -> None:
     """Assert that the counters of a report are the reference's."""
     layers, neurons = case.model.config.num_hidden_layers, case.model.config.intermediate_size
+    neuron = 3 * case.model.config.hidden_size  # its weights
     assert report.decode_steps == outcome.decode_steps
     assert report.sparse_steps == outcome.sparse_steps
-    assert report.neurons_computed == outcome.neurons_computed
+    assert report.weights_kept == outcome.neurons_computed * neuron
     masks = masks_of(outcome)
     assert report.updates == len(masks)
-    assert report.turnover == pytest.approx(turnover(masks) or [0.0] * layers)
-    assert report.neurons_dense == layers * neurons * outcome.decode_steps
+    assert report.turnover == pytest.approx(turnover(masks)) if turnover(masks) else not any(report.turnover)
+    assert report.weights_dense == layers * neurons * outcome.decode_steps * neuron
     assert list(report.tokens) == [len(row) for row in outcome.tokens]
     assert list(report.finish_reasons) == outcome.finish_reasons
 
@@ -140,7 +141,7 @@ def test_regrow_in_bfloat16_keeps_the_schedule(seed: int, record_property: Calla
     k, steps = naive.kept_count(s.sparsity, neurons), len(actual.columns) - 1
     sparse = sum(naive.is_sparse(s, step) for step in range(1, steps + 1))
     assert (actual.report.decode_steps, actual.report.sparse_steps) == (steps, sparse)
-    assert actual.report.neurons_computed == layers * (k * sparse + neurons * (steps - sparse))
+    assert actual.report.weights_kept == layers * (k * sparse + neurons * (steps - sparse)) * 3 * case.model.config.hidden_size
     assert [step for step, _ in actual.masks] == [t for t in range(steps) if naive.ends_dense_stage(s, t) and naive.is_sparse(s, t + 1)]
     for _, kept in actual.masks:
         assert len(kept) == layers

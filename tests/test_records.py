@@ -67,7 +67,7 @@ def _changed(**values: Any) -> bytes:
         (record().line()[:-9], "line 1 column"),
         (b"[]", "format"),
         (b"{}", "format"),
-        (_changed(format=2), "format"),
+        (_changed(format=1), "format"),
         (_changed(key="0" * 64), "key"),
         (_changed(config={"model": "tiny"}), "fields"),
         (_changed(mood="good"), "fields"),

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import Parts, given_ffns
+from fakes import Parts, given_blocks
 from regrow.core import Mode
 from regrow.method.index_set import IndexSet
 from regrow.method.schedule import Schedule
+from regrow.pruning.neurons import NeuronPruner
+from regrow.report import SiteCount
 from regrow.session import Session
 
 F = 6
@@ -21,7 +23,7 @@ F = 6
 def session_of(schedule: Schedule, layers: int = 1, forget_finished: bool = False) -> Session:
     """Return a session that keeps three of six neurons of given activations."""
     rule = IndexSet(Decimal("0.5"), schedule, forget_finished=forget_finished)
-    return Session(Parts(rule), given_ffns(layers, F), record_masks=True)
+    return Session(Parts(rule), given_blocks(layers, F), record_masks=True)
 
 
 def loves(*neurons: int) -> Tensor:
@@ -139,8 +141,8 @@ def test_where_none_is_left_the_set_stays() -> None:
     prompt(session, {0: loves(0, 1, 2)})
     decode(session, {0: loves(3, 4, 5)})
     decode(session, {0: loves(3, 4, 5)}, finished=[0])
-    assert session._state is not None
-    assert session._state.index.tolist() == [[0, 1, 2]]
+    assert isinstance(session.pruner, NeuronPruner)
+    assert session.pruner.state.index.tolist() == [[0, 1, 2]]
     assert session.report().turnover == [0.0]
 
 
@@ -182,16 +184,19 @@ def test_counters_of_a_batch_by_hand() -> None:
 
     forward(prompt=True, decode=False)
     session.end(completed=[0])
-    assert session.counters.neurons_computed == session.counters.neurons_dense == session.counters.ffn_bytes_read == 0
+    before = session.report()
+    assert before.weights_kept == before.weights_dense == before.ffn_bytes_read == 0
     for _ in range(8):
         forward(prompt=False, decode=True)
         session.end()
     report = session.report()
     assert (report.decode_steps, report.sparse_steps, report.sparse_share) == (8, 5, 5 / 8)
-    assert report.neurons_dense == 8 * 2 * F
-    assert report.neurons_computed == 2 * (3 * F + 5 * 3)
+    assert report.weights_dense == 8 * 2 * F * 3  # gate, up and down of width one
+    assert report.weights_kept == 2 * (3 * F + 5 * 3) * 3
     assert report.actual_sparsity == pytest.approx(5 / 8 * 0.5)
-    assert report.ffn_bytes_read == report.neurons_computed * 3 * 1 * 8  # gate, up and down of width one in float64
+    assert report.ffn_bytes_read == report.bytes_read == report.weights_kept * 8  # float64
+    assert report.sites["down"] == SiteCount(kept=[33, 33], dense=[48, 48])
+    assert report.sites["gate_up"] == SiteCount(kept=[66, 66], dense=[96, 96])
     assert (report.updates, report.turnover) == (3, [0.0, 0.0])
     assert report.refresh_bytes == 2 * (2 * 3) * 3 * 8  # three rows of two layers, read and written once: the set never changes
     assert report.target_sparsity == 0.5
@@ -212,20 +217,21 @@ def test_outside_a_step_the_ffns_are_the_models_own_and_nothing_is_counted() -> 
     session.join([0])
     prompt(session, {0: loves(0, 1, 2)})
     decode(session, {0: loves(0)})
-    assert session._state is not None
-    counters, total = vars(session.counters).copy(), session._state.total.clone()
+    assert isinstance(session.pruner, NeuronPruner)
+    assert session.pruner.state is not None
+    kept, total = session.report().weights_kept, session.pruner.state.total.clone()
     z = torch.stack([loves(3), loves(4)])
     assert torch.equal(session.run(0, z), z)
     assert session.begin(torch.tensor([0]), prompt=False, decode=True) is Mode.SPARSE
     session.ran()
     assert torch.equal(session.run(0, z), z)
-    assert torch.equal(session._state.total, total)
-    assert session.counters.neurons_computed == counters["neurons_computed"]
+    assert torch.equal(session.pruner.state.total, total)
+    assert session.report().weights_kept == kept
 
 
 def test_masks_are_recorded_only_if_asked_and_are_copies() -> None:
     rule = IndexSet(Decimal("0.5"), Schedule(0, 1, 2))
-    silent = Session(Parts(rule), given_ffns(1, F))
+    silent = Session(Parts(rule), given_blocks(1, F))
     told = session_of(Schedule(0, 1, 2))
     for session in (silent, told):
         session.start(1)

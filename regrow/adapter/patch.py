@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Final, final
+from typing import Final, cast, final
+
+from torch import nn
 
 _ABSENT: Final = object()
 
@@ -28,6 +30,12 @@ class Patch:
             _put_back(attributes, name, before)
             raise TypeError(f"{type(obj).__name__}.{name} cannot be replaced on an instance: its class defines it as a property")
         self._undo.append((attributes, name, before))
+
+    def replace_parameter(self, module: nn.Module, name: str, value: nn.Parameter) -> None:
+        """Makes `value` the module's parameter of that name; the one there was is kept aside and put back."""
+        parameters = cast("dict[str, object]", module._parameters)
+        self._undo.append((parameters, name, parameters[name]))
+        parameters[name] = value
 
     def restore(self) -> None:
         """Undoes every replacement, latest first; a second call does nothing."""

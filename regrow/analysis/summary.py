@@ -41,6 +41,15 @@ class Share:
 
 @final
 @dataclass(frozen=True)
+class SiteSparsity:
+    """Linears that share an input: what did not take part in decode steps, as a share of their weights."""
+
+    sparsity: float
+    layers: tuple[float, ...]
+
+
+@final
+@dataclass(frozen=True)
 class Summary:
     """One record file. Shares and rates are None where nothing was counted."""
 
@@ -56,7 +65,9 @@ class Summary:
     tokens: int
     decode_steps: int
     sparse_share: float | None  # of decode steps
-    actual_sparsity: float | None  # of neurons x layers x decode steps
+    actual_sparsity: float | None  # of the weights at the sites that the method prunes, over decode steps
+    sites: Mapping[str, SiteSparsity]  # by name: qkv, o, gate_up, down
+    bytes_per_token: float | None  # weights of the blocks that decode steps had to read
     ffn_bytes_per_token: float | None  # FFN weights read by decode steps
     refresh_bytes_per_token: float | None  # moved by mask refreshes, on top
     ffn_bytes_per_step: float | None
@@ -68,7 +79,7 @@ def summarize(graded: Graded) -> Summary:
     lengths = [len(row) for record in graded.records for row in record.tokens]
     ends = [reason for record in graded.records for reason in record.finish_reasons]
     tokens, steps = sum(lengths), total["decode_steps"]
-    computed = _ratio(total["neurons_computed"], total["neurons_dense"])
+    computed = _ratio(total["weights_kept"], total["weights_dense"])
     return Summary(
         config=graded.config,
         versions=_versions(graded),
@@ -83,6 +94,8 @@ def summarize(graded: Graded) -> Summary:
         decode_steps=int(steps),
         sparse_share=_ratio(total["sparse_steps"], steps),
         actual_sparsity=None if computed is None else 1 - computed,
+        sites=_sites(graded),
+        bytes_per_token=_ratio(total["bytes_read"], tokens),
         ffn_bytes_per_token=_ratio(total["ffn_bytes_read"], tokens),
         refresh_bytes_per_token=_ratio(total["refresh_bytes"], tokens),
         ffn_bytes_per_step=_ratio(total["ffn_bytes_read"], steps),
@@ -92,6 +105,18 @@ def summarize(graded: Graded) -> Summary:
 
 def _totals(graded: Graded) -> dict[str, float]:
     return {name: sum(record.counters[name] for record in graded.records) for name in COUNTERS}
+
+
+def _sites(graded: Graded) -> dict[str, SiteSparsity]:
+    """Of those sites that every record counts; none where there was no decode step."""
+    counted = [record.counters.get("sites", {}) for record in graded.records]
+    found = {}
+    for site in counted[0]:
+        kept, dense = ([sum(layer) for layer in zip(*(sites[site][name] for sites in counted), strict=True)] for name in ("kept", "dense"))
+        if all(dense):
+            layers = tuple(1 - k / d for k, d in zip(kept, dense, strict=True))
+            found[site] = SiteSparsity(1 - sum(kept) / sum(dense), layers)
+    return found
 
 
 def _ratio(part: float, whole: float) -> float | None:

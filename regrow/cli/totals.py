@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self, final
 
-from regrow.report import Report
+from regrow.report import Report, SiteCount
 
 
 @final
@@ -15,12 +15,14 @@ from regrow.report import Report
 class Totals:
     method: dict[str, Any]
     target_sparsity: float
-    actual_sparsity: float  # 1 - computed / dense neurons, over decode steps and layers
+    actual_sparsity: float  # 1 - kept / dense weights of the sites that the method prunes, over decode steps
     decode_steps: int
     sparse_steps: int
     sparse_share: float
-    neurons_computed: int
-    neurons_dense: int
+    weights_kept: int
+    weights_dense: int
+    sites: dict[str, SiteCount]
+    bytes_read: int
     ffn_bytes_read: int
     updates: int
     turnover: list[float]  # a layer's mean over the mask updates of all batches
@@ -38,18 +40,20 @@ class Totals:
         """Of at least one batch."""
         first = reports[0]
         steps, sparse = sum(r.decode_steps for r in reports), sum(r.sparse_steps for r in reports)
-        computed, dense = sum(r.neurons_computed for r in reports), sum(r.neurons_dense for r in reports)
+        kept, dense = sum(r.weights_kept for r in reports), sum(r.weights_dense for r in reports)
         tokens, samples = sum(sum(r.tokens) for r in reports), sum(len(r.tokens) for r in reports)
         seconds = sum(r.decode_seconds for r in reports)
         return cls(
             method=first.method,
             target_sparsity=first.target_sparsity,
-            actual_sparsity=1 - computed / dense if dense else 0.0,
+            actual_sparsity=1 - kept / dense if dense else 0.0,
             decode_steps=steps,
             sparse_steps=sparse,
             sparse_share=sparse / steps if steps else 0.0,
-            neurons_computed=computed,
-            neurons_dense=dense,
+            weights_kept=kept,
+            weights_dense=dense,
+            sites=_sites(reports),
+            bytes_read=sum(r.bytes_read for r in reports),
             ffn_bytes_read=sum(r.ffn_bytes_read for r in reports),
             updates=sum(r.updates for r in reports),
             turnover=_turnover(reports),
@@ -65,6 +69,16 @@ class Totals:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _sites(reports: Sequence[Report]) -> dict[str, SiteCount]:
+    def total(rows: Iterable[list[int]]) -> list[int]:
+        return [sum(layer) for layer in zip(*rows, strict=True)]
+
+    return {
+        site: SiteCount(total(r.sites[site].kept for r in reports), total(r.sites[site].dense for r in reports))
+        for site in reports[0].sites
+    }
 
 
 def _turnover(reports: Sequence[Report]) -> list[float]:

@@ -83,7 +83,7 @@ def _summary(decoding: Decoding, totals: Totals) -> list[tuple[str, str]]:
         ("samples", f"{totals.samples}: {ends}"),
         (
             "actual sparsity",
-            f"{percent(totals.actual_sparsity)} of the FFN neurons of all decode steps (target {percent(totals.target_sparsity)})",
+            f"{percent(totals.actual_sparsity)} of the weights it prunes, over all decode steps (target {percent(totals.target_sparsity)})",
         ),
         ("sparse steps", f"{totals.sparse_steps} of {totals.decode_steps} ({percent(totals.sparse_share)})"),
         ("time", f"prompts {duration(totals.prefill_seconds)}, decoding {duration(totals.decode_seconds)}"),

@@ -13,6 +13,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from regrow.adapter.attach import attach
+from regrow.calibration.result import Calibration, fitting
 from regrow.errors import UsageError
 from regrow.hosts.engine import Decoder, Progress, Streamer
 from regrow.method.base import Method
@@ -99,16 +100,25 @@ def _refuse(config: GenerationConfig, inputs: dict[str, Any]) -> None:
 
 
 @contextmanager
-def prune(model: PreTrainedModel, method: Method, skip_layers: Collection[int] = (), *, record_masks: bool = False) -> Iterator[Session]:
+def prune(
+    model: PreTrainedModel,
+    method: Method,
+    skip_layers: Collection[int] = (),
+    calibration: Calibration | None = None,
+    *,
+    record_masks: bool = False,
+) -> Iterator[Session]:
     """Prunes a causal language model while the context lasts: `model.generate` decodes through Regrow's loop.
 
-    `skip_layers` stay dense. With `record_masks`, `session.masks` lists (decode step, retained indices [L, k]) of the latest batch.
+    `skip_layers` stay dense. `calibration` is what `regrow calibrate` made of this model for this method, where it needs one. With
+    `record_masks`, `session.masks` lists (decode step, retained indices [L, k]) of the latest batch.
     Calls of the model outside `generate` compute densely. Raises UsageError for a model or a method that does not fit; the model is
     restored exactly, however the context ends.
     """
     if active_session(model) is not None:
         raise UsageError("this model is already pruned; leave the first `with regrow.prune(...)` before entering another")
-    with attach(model, method, skip_layers, record_masks=record_masks) as (session, patch):
+    tensors = fitting(calibration, model, method)
+    with attach(model, method, skip_layers, tensors, record_masks=record_masks) as (session, patch):
         patch.replace(model, "generate", _Generate(model, session))
         yield session
 
@@ -125,20 +135,23 @@ def generate(
     attention_mask: Tensor | None = None,
     *,
     method: Method | None = None,
+    calibration: Calibration | None = None,
     watch: Callable[[Progress], None] | None = None,
     **generation: Any,
 ) -> Generation:
     """Decodes one left-padded batch input_ids [B, P], in the `prune` context around us or, for this call, with `method` (default: dense).
 
-    `watch` is told the progress after every step (on a GPU every 16); `generation` are transformers' own arguments (max_new_tokens,
-    do_sample, temperature, top_p, eos_token_id, ...).
+    `calibration` is what the method needs, if anything. `watch` is told the progress after every step (on a GPU every 16); `generation` are
+    transformers' own arguments (max_new_tokens, do_sample, temperature, top_p, eos_token_id, ...).
     """
     session = active_session(model)
     if session is None:
-        with prune(model, method or Dense()):
+        with prune(model, method or Dense(), calibration=calibration):
             return generate(model, input_ids, attention_mask, watch=watch, **generation)
-    if method is not None:
-        raise UsageError("this model is already pruned; leave out `method`, or call regrow.generate outside of `with regrow.prune(...)`")
+    if method is not None or calibration is not None:
+        raise UsageError(
+            "this model is already pruned; leave out `method` and `calibration`, or call regrow.generate outside of `with regrow.prune(...)`"
+        )
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and input_ids.shape[1] >= limit:
         raise UsageError(f"a prompt of {input_ids.shape[1]} tokens leaves no room in the model's context of {limit}; shorten it")

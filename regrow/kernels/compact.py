@@ -45,11 +45,11 @@ class CompactFFN:
         self._held = self._held[:0]
 
     def load(self, index: Tensor) -> int:
-        """Makes `index` [k] the retained set; returns how many neurons were moved. On the CPU those that changed, elsewhere (where finding
-        out would stop the host) all."""
-        if index.device.type != "cpu" or self._held.numel() == 0:
+        """Makes `index`, at most `keep` neurons, the retained set; returns how many were moved. On the CPU, where a set of the same size
+        follows, those that changed; elsewhere (where finding out would stop the host) all."""
+        if index.device.type != "cpu" or self._held.numel() != index.numel():
             for source, target in self._rows + self._biases:
-                torch.index_select(source, 0, index, out=target)
+                torch.index_select(source, 0, index, out=target[: len(index)])
             self._held = index.clone()
             return index.numel()
         wanted = torch.zeros(self._neurons, dtype=torch.bool).index_fill_(0, index, True)
@@ -64,6 +64,8 @@ class CompactFFN:
 
     def __call__(self, x: Tensor) -> Tensor:
         """y [..., D] of x [..., D]: act(W_g[I] x) * (W_1[I] x), then W_2[:, I] (eq. 4)."""
-        gate_bias, up_bias = (None, None) if self._bias is None else self._bias
-        hidden = self._act(functional.linear(x, self._gate_up[0], gate_bias)) * functional.linear(x, self._gate_up[1], up_bias)
-        return functional.linear(hidden, self._down.t(), self._down_bias)
+        kept = self._held.numel()
+        gate, up = self._gate_up[:, :kept]
+        gate_bias, up_bias = (None, None) if self._bias is None else self._bias[:, :kept]
+        hidden = self._act(functional.linear(x, gate, gate_bias)) * functional.linear(x, up, up_bias)
+        return functional.linear(hidden, self._down[:kept].t(), self._down_bias)

@@ -3,15 +3,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from regrow.method.base import Method
+from regrow.method.base import NeuronMethod
 from regrow.method.budget import Sparsity, parse_sparsity
 from regrow.method.index_set import IndexSet
-from regrow.method.schedule import ALWAYS_DENSE, Schedule
+from regrow.method.schedule import Schedule, unless_zero
 
 
 @final
 @dataclass(frozen=True)
-class BatchwiseAdaptive(Method):
+class BatchwiseAdaptive(NeuronMethod):
     """Batch-wise Adaptive Pruning with the paper's defaults; see docs/method.md for every parameter."""
 
     sparsity: Sparsity = 0.5
@@ -22,6 +22,7 @@ class BatchwiseAdaptive(Method):
     memory: str = "max"
     decay: float = 0.9
     forget_finished: bool = False
+    selection: str = "topk"
 
     name: ClassVar[str] = "bap"
     summary: ClassVar[str] = "Batch-wise Adaptive Pruning: a shared mask, looked at again every period"
@@ -31,9 +32,10 @@ class BatchwiseAdaptive(Method):
         sparsity, schedule = parse_sparsity(self.sparsity), Schedule(self.init_steps, self.explore_steps, self.period)
         return IndexSet(
             sparsity,
-            schedule if sparsity else ALWAYS_DENSE,
+            unless_zero(sparsity, schedule),
             aggregate=self.aggregate,
             memory=self.memory,
             decay=self.decay,
             forget_finished=self.forget_finished,
+            selection=self.selection,
         )

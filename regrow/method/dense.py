@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import ClassVar, final
 
+from torch import Tensor
+
+from regrow.core import Blocks, Surface
 from regrow.method.base import Method
-from regrow.method.index_set import IndexSet
-from regrow.method.schedule import ALWAYS_DENSE
 
 
 @final
@@ -17,6 +18,10 @@ class Dense(Method):
     name: ClassVar[str] = "dense"
     summary: ClassVar[str] = "The unpruned model, the baseline of every comparison"
     source: ClassVar[str] = "-"
+    surface: ClassVar[Surface] = Surface.NOTHING
 
-    def index_set(self) -> IndexSet:
-        return IndexSet(Decimal(0), ALWAYS_DENSE)
+    def check(self) -> None:
+        pass
+
+    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> None:  # noqa: ARG002
+        return None

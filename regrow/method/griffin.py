@@ -1,25 +1,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Final, final
 
-from regrow.method.base import Method
+from regrow.errors import UsageError
+from regrow.method.base import NeuronMethod
 from regrow.method.budget import Sparsity, parse_sparsity
 from regrow.method.index_set import IndexSet
-from regrow.method.schedule import ALWAYS_DENSE, Schedule
+from regrow.method.schedule import ALWAYS_SPARSE, unless_zero
+
+_AGGREGATES: Final = {"max": "max", "sum": "mean"}  # a mean has the order of the sum
 
 
 @final
 @dataclass(frozen=True)
-class Griffin(Method):
-    """Neurons chosen once, from the prompt, and kept for the whole answer; over a batch the maximum of the samples' scores."""
+class Griffin(NeuronMethod):
+    """Neurons chosen once, from the prompt, and kept for the whole answer; over a batch the maximum or the sum of the samples' scores."""
 
     sparsity: Sparsity = 0.5
+    aggregate: str = "max"
 
     name: ClassVar[str] = "griffin"
     summary: ClassVar[str] = "Static: neurons chosen once, from the prompt"
     source: ClassVar[str] = "Dong et al. 2024, github.com/hdong920/GRIFFIN"
 
     def index_set(self) -> IndexSet:
+        if self.aggregate not in _AGGREGATES:
+            raise UsageError(f"unknown aggregate {self.aggregate!r}; choose one of {', '.join(_AGGREGATES)}")
         sparsity = parse_sparsity(self.sparsity)
-        return IndexSet(sparsity, Schedule(init_steps=0, explore_steps=0, period=1) if sparsity else ALWAYS_DENSE)
+        return IndexSet(sparsity, unless_zero(sparsity, ALWAYS_SPARSE), aggregate=_AGGREGATES[self.aggregate])

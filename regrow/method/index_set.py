@@ -16,6 +16,7 @@ from regrow.method.schedule import Schedule
 
 AGGREGATES = ("max", "mean")
 MEMORIES = ("max", "none", "ema")
+SELECTIONS = ("topk", "threshold")
 
 
 @final
@@ -27,9 +28,10 @@ class IndexState:
     tokens: Tensor  # [S] how many those are (T_b)
     memory: Tensor  # [L, S, F]
     known: Tensor  # [S] bool: the memory row holds something that counts
-    index: Tensor  # [L, k] int64, retained neurons in ascending order
+    index: Tensor  # [L, k] int64, retained neurons in ascending order; [L, 0] with thresholds
     kept: Tensor  # [L, F] bool, the same set
-    turnover: Tensor  # [L] float64, 1 - |I_n and I_(n-1)| / k summed over the updates
+    turnover: Tensor  # [L] float64, 1 - |I_n and I_(n-1)| / |I_n| summed over the updates
+    threshold: Tensor  # [L]; [0] with top k
 
 
 @final
@@ -41,12 +43,15 @@ class IndexSet:
     memory: str = "max"
     decay: float = 0.9  # weight of the old memory where memory is "ema"
     forget_finished: bool = False
+    selection: str = "topk"
 
     def __post_init__(self) -> None:
         if self.aggregate not in AGGREGATES:
             raise UsageError(f"unknown aggregate {self.aggregate!r}; choose one of {', '.join(AGGREGATES)}")
         if self.memory not in MEMORIES:
             raise UsageError(f"unknown memory {self.memory!r}; choose one of {', '.join(MEMORIES)}")
+        if self.selection not in SELECTIONS:
+            raise UsageError(f"unknown selection {self.selection!r}; choose one of {', '.join(SELECTIONS)}")
         if not 0 <= self.decay <= 1:
             raise UsageError(f"decay must lie in [0, 1], not {self.decay!r}")
 
@@ -55,11 +60,18 @@ class IndexSet:
         """Whether a batch can come to have no row that counts while its samples are still there."""
         return self.forget_finished or self.memory == "none"
 
-    def keep(self, neurons: int) -> int:
-        return keep_count(self.sparsity, neurons)
+    @property
+    def by_threshold(self) -> bool:
+        return self.selection == "threshold"
 
-    def init(self, spec: Spec) -> IndexState:
-        shape, keep = (spec.layers, spec.slots, spec.neurons), self.keep(spec.neurons)
+    def keep(self, neurons: int) -> int:
+        """The most neurons of a layer that it retains: k, and with thresholds all."""
+        keep = keep_count(self.sparsity, neurons)
+        return neurons if self.by_threshold else keep
+
+    def init(self, spec: Spec, threshold: Tensor | None = None) -> IndexState:
+        """`threshold` [L] where the selection goes by one."""
+        shape, keep = (spec.layers, spec.slots, spec.neurons), 0 if self.by_threshold else self.keep(spec.neurons)
         return IndexState(
             total=torch.zeros(shape, dtype=spec.dtype, device=spec.device),
             tokens=torch.zeros(spec.slots, dtype=spec.dtype, device=spec.device),
@@ -68,6 +80,7 @@ class IndexSet:
             index=torch.zeros(spec.layers, keep, dtype=torch.int64, device=spec.device),
             kept=torch.zeros(spec.layers, spec.neurons, dtype=torch.bool, device=spec.device),
             turnover=torch.zeros(spec.layers, dtype=torch.float64, device=spec.device),
+            threshold=torch.zeros(0) if threshold is None else threshold.to(spec.device, spec.dtype),
         )
 
     def forget(self, s: IndexState, slots: Tensor) -> None:
@@ -83,10 +96,12 @@ class IndexSet:
 
     def observe(self, s: IndexState, layer: int, z: Tensor, slot: Tensor) -> None:
         """Adds zbar^2 of the activations z [T, F] (eq. 2); rows with ||z|| = 0 add nothing."""
-        z = z.detach().to(s.total.dtype)
-        norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-        relative = torch.where((slot >= 0)[:, None] & (norm > 0), z / norm, 0)
-        s.total[layer].index_add_(0, slot.clamp(min=0), relative.square_())
+        s.total[layer].index_add_(0, slot.clamp(min=0), relative(z.to(s.total.dtype), slot >= 0).square_())
+
+    def counted(self, s: IndexState, rows: Rows) -> Tensor:
+        """[S] bool: the slots that a selection goes by."""
+        counted = rows.occupied & s.known
+        return counted & ~rows.finished if self.forget_finished else counted
 
     def fold(self, s: IndexState, rows: Rows) -> None:
         """Ends the phase of `rows.ended`: their scores enter the memory, their accumulators are zeroed."""
@@ -102,16 +117,38 @@ class IndexSet:
         s.tokens.masked_fill_(rows.ended, 0)
 
     def select(self, s: IndexState, rows: Rows) -> None:
-        """The k largest entries of the aggregate, ties to the lower index, for every layer at once; nothing changes where no row counts."""
-        counted = rows.counted & s.known
+        """Retains what the aggregate of the rows that count says, for every layer at once; nothing changes where no row counts.
+
+        The k largest entries, ties to the lower index; or with thresholds the entries above the layer's.
+        """
+        counted = self.counted(s, rows)
         if self.aggregate == "max":
             score = torch.where(counted[:, None], s.memory, -1).amax(dim=1)  # [L, F]
         else:
             score = torch.where(counted[:, None], s.memory, 0).sum(dim=1) / counted.sum().clamp(min=1)
-        order = torch.sort(score, dim=1, descending=True, stable=True).indices
-        chosen = torch.sort(order[:, : s.index.shape[1]], dim=1).values
-        chosen = torch.where(counted.any(), chosen, s.index)
-        stayed = s.kept.gather(1, chosen).sum(dim=1)
-        s.turnover.add_(torch.where(s.kept.any(), 1 - stayed.double() / s.index.shape[1], 0))
-        s.kept.zero_().scatter_(1, chosen, True)
-        s.index.copy_(chosen)
+        if self.by_threshold:
+            chosen = score > s.threshold[:, None]
+        else:
+            index = torch.sort(top(score, s.index.shape[1]), dim=1).values
+            s.index.copy_(torch.where(counted.any(), index, s.index))
+            chosen = torch.zeros_like(s.kept).scatter_(1, index, True)
+        chosen = torch.where(counted.any(), chosen, s.kept)
+        stayed = (chosen & s.kept).sum(dim=1).double() / chosen.sum(dim=1).clamp(min=1)
+        s.turnover.add_(torch.where(s.kept.any(), 1 - stayed, 0))
+        s.kept.copy_(chosen)
+
+    def retained(self, s: IndexState) -> list[Tensor]:
+        """The retained neurons of each layer, in ascending order."""
+        return [kept.nonzero().squeeze(1) for kept in s.kept] if self.by_threshold else list(s.index)
+
+
+def relative(z: Tensor, live: Tensor) -> Tensor:
+    """zbar [T, F] = z / ||z||_2 of the live tokens [T] bool, 0 of the others and where ||z|| = 0."""
+    z = z.detach()
+    norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+    return torch.where(live[:, None] & (norm > 0), z / norm, 0)
+
+
+def top(score: Tensor, keep: int) -> Tensor:
+    """Indices [..., keep] of the largest entries of score [..., F], ties to the lower index, the largest first."""
+    return torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :keep]

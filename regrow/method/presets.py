@@ -8,10 +8,31 @@ from typing import Any
 from regrow.errors import UsageError
 from regrow.method.base import Method
 from regrow.method.batchwise_adaptive import BatchwiseAdaptive
+from regrow.method.cats import CATS
 from regrow.method.dense import Dense
+from regrow.method.every_token import EveryToken
 from regrow.method.griffin import Griffin
+from regrow.method.magnitude import Magnitude
+from regrow.method.random_neurons import RandomNeurons
+from regrow.method.sparsegpt import SparseGPT
+from regrow.method.teal import TEAL
+from regrow.method.wanda import Wanda
+from regrow.method.wina import WINA
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Dense, Griffin, BatchwiseAdaptive)}
+_ALL: tuple[type[Method], ...] = (
+    Dense,
+    BatchwiseAdaptive,
+    EveryToken,
+    Griffin,
+    TEAL,
+    WINA,
+    CATS,
+    Wanda,
+    SparseGPT,
+    Magnitude,
+    RandomNeurons,
+)
+METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 
 def parameters(name: str) -> dict[str, Any]:

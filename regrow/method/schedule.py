@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import final
 
 from regrow.core import Mode
@@ -58,3 +59,9 @@ class Schedule:
 
 
 ALWAYS_DENSE = Schedule(init_steps=0, explore_steps=1, period=1)
+ALWAYS_SPARSE = Schedule(init_steps=0, explore_steps=0, period=1)  # at every decode step
+
+
+def unless_zero(sparsity: Decimal, schedule: Schedule) -> Schedule:
+    """The schedule, but for a sparsity of zero: that is dense."""
+    return schedule if sparsity else ALWAYS_DENSE

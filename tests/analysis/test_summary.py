@@ -16,8 +16,9 @@ RIGHT, WRONG = Mark("add", True), Mark("sort", False)
 SECOND = {
     "decode_steps": 6,
     "sparse_steps": 1,
-    "neurons_computed": 290,
-    "neurons_dense": 300,
+    "weights_kept": 290,
+    "weights_dense": 300,
+    "bytes_read": 6000,
     "ffn_bytes_read": 5000,
     "refresh_bytes": 20,
     "prefill_seconds": 9.0,
@@ -60,7 +61,7 @@ def test_problems_prompts_and_families_are_counted() -> None:
 
 
 def test_a_run_without_decode_steps_has_no_rates() -> None:
-    none = {**COUNTED, "decode_steps": 0, "sparse_steps": 0, "neurons_computed": 0, "neurons_dense": 0, "decode_seconds": 0.0}
+    none = {**COUNTED, "decode_steps": 0, "sparse_steps": 0, "weights_kept": 0, "weights_dense": 0, "decode_seconds": 0.0}
     summary = summarize(Graded((record(0, tokens=((2,), (2,)), counters=none),), (), (1,)))
     rates = (summary.sparse_share, summary.actual_sparsity, summary.ffn_bytes_per_step, summary.decode_tokens_per_second)
     assert rates == (None,) * 4

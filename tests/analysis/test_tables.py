@@ -30,6 +30,7 @@ def test_a_row_shows_every_number() -> None:
         "prompts fully right": "1/3 (33.3 %)",
         "sparse steps": "75.0 %",
         "actual sparsity": "40.0 %",
+        "MB/token": "0.0002",
         "FFN MB/token": "0.0001333",
         "refresh MB/token": "1.333e-05",
         "FFN MB/step": "0.00025",
@@ -68,7 +69,7 @@ def test_names_cannot_break_a_table() -> None:
 
 
 def test_a_rate_of_nothing_is_a_dash() -> None:
-    none = {**COUNTED, "decode_steps": 0, "sparse_steps": 0, "neurons_computed": 0, "neurons_dense": 0, "decode_seconds": 0.0}
+    none = {**COUNTED, "decode_steps": 0, "sparse_steps": 0, "weights_kept": 0, "weights_dense": 0, "decode_seconds": 0.0}
     graded = Graded((record(0, tokens=((2,), (2,)), counters=none),), (Grade((Mark("add", True),)),) * 2, (1,))
     row = dict(zip(COLUMNS, _rows(markdown([summarize(graded)]))[2], strict=True))
     assert [row[name] for name in ("sparse steps", "actual sparsity", "FFN MB/step", "decode tokens/s")] == ["–"] * 4

@@ -58,7 +58,7 @@ METHODS: dict[str, tuple[list[object], Callable[[], object], str]] = {
     ),
     "memory": (["--memory", "elephant"], lambda: regrow.BatchwiseAdaptive(memory="elephant"), "unknown memory 'elephant'; choose one"),
     "decay": (["--decay", 2], lambda: regrow.BatchwiseAdaptive(decay=2), "decay must lie in [0, 1], not 2"),
-    "method": (["--method", "magic"], lambda: make("magic"), "unknown method 'magic'; choose one of dense, griffin, bap"),
+    "method": (["--method", "magic"], lambda: make("magic"), f"unknown method 'magic'; choose one of {', '.join(regrow.METHODS)}"),
     "parameter": (
         ["-m", "griffin", "--period", 9],
         lambda: make("griffin", period=9),

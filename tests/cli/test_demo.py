@@ -27,7 +27,7 @@ EXERCISES = [
 
 def _run(label: str, *texts: str, seconds: float = 1.0) -> Run:
     marks = [exercise.marks(text) for exercise, text in zip(EXERCISES, texts, strict=True)]
-    report = Report({"name": label}, 0.5, 0.25, 8, 4, 0.5, 75, 100, 10, 1, [0.0], 0, [5, 5], ["eos", "eos"], 0.5, seconds, 1)
+    report = Report({"name": label}, 0.5, 0.25, 8, 4, 0.5, 75, 100, {}, 10, 10, 1, [0.0], 0, [5, 5], ["eos", "eos"], 0.5, seconds, 1)
     return Run(label, list(texts), marks, Totals.of([report]))
 
 

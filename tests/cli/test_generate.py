@@ -101,15 +101,16 @@ def test_batches_are_those_of_the_prompts_in_order(tiny: Path) -> None:
     for name in (
         "decode_steps",
         "sparse_steps",
-        "neurons_computed",
-        "neurons_dense",
+        "weights_kept",
+        "weights_dense",
+        "bytes_read",
         "ffn_bytes_read",
         "refresh_bytes",
         "updates",
         "tokens",
     ):
         assert summary[name] == sum(part[name] for _, part in apart)
-    assert summary["actual_sparsity"] == 1 - summary["neurons_computed"] / summary["neurons_dense"]
+    assert summary["actual_sparsity"] == 1 - summary["weights_kept"] / summary["weights_dense"]
     assert summary["samples"] == sum(summary["finish_reasons"].values()) == len(PROMPTS)
 
 
@@ -134,7 +135,7 @@ def test_the_screen_shows_answers_and_a_summary(tiny: Path) -> None:
     for sample in samples:
         assert sample["text"] in shown.stdout
         assert f"sample {sample['index'] + 1}: {len(sample['tokens'])} tokens" in shown.stdout
-    assert f"{100 * summary['actual_sparsity']:.1f} % of the FFN neurons" in shown.stdout
+    assert f"{100 * summary['actual_sparsity']:.1f} % of the weights it prunes" in shown.stdout
     assert f"{summary['sparse_steps']} of {summary['decode_steps']}" in shown.stdout
     assert "tokens/s" in shown.stdout
 

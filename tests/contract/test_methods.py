@@ -12,31 +12,49 @@ from transformers import PreTrainedModel
 
 import regrow
 from batches import PAD, arguments, ends, new_tokens, prompts
-from families import LAYERS, NEURONS, build
-from regrow.core import FFNWeights
+from calibrations import calibration_for
+from families import LAYERS, NEURONS, WIDTH, build
+from regrow.core import FFNWeights, Surface
 from regrow.errors import UsageError
 from regrow.kernels import reference, sparse_ffn
-from regrow.method.base import Method
+from regrow.method.base import Method, Needs
 from regrow.method.presets import METHODS, make, parameters
 
 FAMILIES = ("qwen2", "phi3", "gemma2")
 BATCH = prompts(4, seed=2)
 # Small steps, so that a short run holds several cycles; a method takes those of them that it knows.
 SETTINGS: dict[str, Any] = {"sparsity": "0.6", "init_steps": 3, "explore_steps": 1, "period": 4}
+# Every method as it comes, and its other ways of working: name of the method, what differs from SETTINGS.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in METHODS} | {
+    "wanda": ("wanda", {"sparsity": "0.5"}),
+    "sparsegpt": ("sparsegpt", {"sparsity": "0.5"}),
+    "wanda unstructured": ("wanda", {"pattern": "unstructured"}),
+    "bap mean": ("bap", {"aggregate": "mean"}),
+    "bap none": ("bap", {"memory": "none"}),
+    "bap threshold": ("bap", {"selection": "threshold"}),
+    "griffin sum": ("griffin", {"aggregate": "sum"}),
+    "every-token mean": ("every-token", {"aggregate": "mean"}),
+    "teal ffn": ("teal", {"ffn_only": True}),
+    "teal abs_mean": ("teal", {"share": "abs_mean"}),
+    "teal second half": ("teal", {"prompt": "second_half"}),
+    "wina topk": ("wina", {"selection": "topk"}),
+    "cats rows": ("cats", {"share": "none"}),
+}
 
-pytestmark = [pytest.mark.parametrize("name", METHODS)]
+pytestmark = [pytest.mark.parametrize("name", VARIANTS)]
 over_families = pytest.mark.parametrize("family", FAMILIES)
 
 
 def method_of(name: str, **changes: Any) -> Method:
-    return make(name, **{key: value for key, value in (SETTINGS | changes).items() if key in parameters(name)})
+    method, differing = VARIANTS[name]
+    return make(method, **{key: value for key, value in (SETTINGS | differing | changes).items() if key in parameters(method)})
 
 
 def run(
     model: PreTrainedModel, method: Method, **settings: Any
 ) -> tuple[list[list[int]], list[tuple[int, list[list[int]]]], dict[str, Any]]:
     """Return new tokens, masks and the report without the clock."""
-    with regrow.prune(model, method, record_masks=True) as session:
+    with regrow.prune(model, method, calibration=calibration_for(model, method), record_masks=True) as session:
         given = arguments(BATCH, **settings)
         sequences = model.generate(**given)
         report = session.report().to_dict()
@@ -53,7 +71,7 @@ def test_zero_sparsity_is_the_stock_model(name: str, family: str) -> None:
     tokens, masks, report = run(model, method_of(name, sparsity=0), **settings)
     assert tokens == stock
     assert masks == []
-    assert report["neurons_computed"] == report["neurons_dense"]
+    assert report["weights_kept"] == report["weights_dense"]
 
 
 @over_families
@@ -77,9 +95,10 @@ def test_sparse_steps_compute_the_definition(name: str, family: str, monkeypatch
             calls.append(float((y - want).norm() / want.norm()))
             return y
 
-    monkeypatch.setattr("regrow.session.sparse_ffn", Checked)
+    monkeypatch.setattr("regrow.pruning.neurons.sparse_ffn", Checked)
     *_, report = run(build(family, torch.float64), method_of(name))
-    assert len(calls) == report["sparse_steps"] * LAYERS
+    retains = method_of(name).surface is Surface.NEURONS and report["updates"] > 0
+    assert len(calls) == (report["sparse_steps"] * LAYERS if retains else 0)
     assert max(calls, default=0.0) < 1e-13  # sums of some tens of terms in another order
 
 
@@ -112,7 +131,7 @@ def test_a_used_session_is_as_a_fresh_one(name: str, family: str) -> None:
     """Bit for bit, in float32."""
     model, method = build(family), method_of(name)
     fresh = run(model, method)
-    with regrow.prune(model, method, record_masks=True) as session:
+    with regrow.prune(model, method, calibration=calibration_for(model, method), record_masks=True) as session:
         model.generate(**arguments(prompts(7, seed=5)))
         tokens = new_tokens(BATCH, model.generate(**arguments(BATCH)))
         report = session.report().to_dict()
@@ -136,31 +155,81 @@ def test_leaving_restores_logits_and_attributes(name: str, family: str) -> None:
 
 
 def test_what_it_keeps_is_what_its_sparsity_says(name: str) -> None:
-    tokens, masks, report = run(build("qwen2"), method_of(name))
-    kept = NEURONS * 4 // 10 if "sparsity" in parameters(name) else NEURONS
-    assert {len(layer) for _, mask in masks for layer in mask} <= {kept}
-    steps = report["decode_steps"] * LAYERS * NEURONS
-    assert report["neurons_computed"] == steps - report["sparse_steps"] * LAYERS * (NEURONS - kept)
-    assert report["target_sparsity"] == (0.6 if kept < NEURONS else 0)
+    """By top k to the neuron, by thresholds somewhere between nothing and all; never outside of its sites."""
+    method = method_of(name)
+    tokens, masks, report = run(build("qwen2"), method)
+    assert report["target_sparsity"] == float(method.target)
     assert report["tokens"] == [len(row) for row in tokens]
+    own = {site.value for site in method.sites}
+    for site, counted in report["sites"].items():
+        assert all(kept == dense > 0 for kept, dense in zip(counted["kept"], counted["dense"], strict=True)) or site in own
+    assert report["weights_dense"] == sum(sum(report["sites"][site]["dense"]) for site in own)
+    assert report["actual_sparsity"] == 1 - report["weights_kept"] / report["weights_dense"]
+    if method.surface is Surface.WEIGHTS:
+        assert report["actual_sparsity"] == pytest.approx(float(method.target), abs=1 / WIDTH)
+        assert report["bytes_read"] == sum(sum(counted["dense"]) for counted in report["sites"].values()) * 4
+        return
+    assert report["bytes_read"] == sum(sum(counted["kept"]) for counted in report["sites"].values()) * 4
+    if method.needs is Needs.THRESHOLDS:
+        assert 0 < report["actual_sparsity"] < 1
+    elif masks:
+        kept = NEURONS * 4 // 10
+        assert {len(layer) for _, mask in masks for layer in mask} == {kept}
+        assert report["actual_sparsity"] == pytest.approx(report["sparse_share"] * (1 - kept / NEURONS), rel=1e-12)
 
 
 def test_its_description_makes_it_again(name: str) -> None:
-    method = method_of(name)
+    method, called = method_of(name), VARIANTS[name][0]
     described = method.describe()
-    assert described.pop("name") == name
-    assert list(described) == list(parameters(name)) == [field.name for field in fields(METHODS[name])]
-    assert make(name, **described).describe() == method.describe()
+    assert described.pop("name") == called
+    assert list(described) == list(parameters(called)) == [field.name for field in fields(METHODS[called])]
+    assert make(called, **described).describe() == method.describe()
     assert method.summary
     assert method.source
 
 
 def test_bad_parameters_are_refused_before_any_model(name: str) -> None:
-    bad: dict[str, Any] = {"sparsity": 1, "init_steps": -1, "explore_steps": 99, "period": 0, "aggregate": "sum", "memory": "", "decay": 2}
-    for key in [key for key in bad if key in parameters(name)]:
+    bad: dict[str, Any] = {
+        "sparsity": 1,
+        "init_steps": -1,
+        "explore_steps": 99,
+        "period": 0,
+        "aggregate": "median",
+        "memory": "",
+        "decay": 2,
+        "selection": "best",
+        "share": "max",
+        "prompt": "sparse",
+        "pattern": "4:8",
+        "seed": -1,
+    }
+    called = VARIANTS[name][0]
+    for key in [key for key in bad if key in parameters(called)]:
         with pytest.raises(UsageError):
             method_of(name, **{key: bad[key]})
     with pytest.raises(UsageError, match="has no parameter 'nothing'"):
-        make(name, nothing=1)
-    with pytest.raises(UsageError, match=f"unknown method '{name}x'; choose one of"):
-        make(f"{name}x")
+        make(called, nothing=1)
+    with pytest.raises(UsageError, match=f"unknown method '{called}x'; choose one of"):
+        make(f"{called}x")
+
+
+def test_a_calibration_is_asked_for_and_has_to_fit(name: str) -> None:
+    model, method = build("qwen2"), method_of(name)
+    calibration = calibration_for(model, method)
+    other = build("llama")
+    if calibration is None:
+        stray = calibration_for(model, make("teal"))
+        with pytest.raises(UsageError, match="takes no calibration"), regrow.prune(model, method, calibration=stray):
+            pass
+        return
+    with pytest.raises(UsageError, match="needs a calibration of this model: make one with `regrow calibrate"), regrow.prune(model, method):
+        pass
+    with pytest.raises(UsageError, match="not for this model"), regrow.prune(other, method, calibration=calibration):
+        pass
+    foreign = make("cats" if method.name == "teal" else "teal")
+    with (
+        pytest.raises(UsageError, match=rf"made for {method.name} \(sparsity=.*\), not for {foreign.name}"),
+        regrow.prune(model, foreign, calibration=calibration),
+    ):
+        pass
+    assert "generate" not in vars(model)

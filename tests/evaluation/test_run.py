@@ -97,7 +97,7 @@ def test_the_configuration_says_what_was_run(loaded: Loaded, tmp_path: Path) -> 
         "dtype": "float32",
         "device": "cpu",
         "method": "griffin",
-        "params": {"sparsity": 0.25},
+        "params": {"sparsity": 0.25, "aggregate": "max"},
         "skip_layers": (1,),
         "task": "tiny_reasoner",
         "order": "dataset",

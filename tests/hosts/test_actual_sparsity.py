@@ -48,7 +48,7 @@ class _Seen:
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     spy = Spy()
-    monkeypatch.setattr("regrow.session.sparse_ffn", spy)
+    monkeypatch.setattr("regrow.pruning.neurons.sparse_ffn", spy)
     return spy
 
 
@@ -80,9 +80,9 @@ def test_actual_sparsity_is_the_closed_form_and_what_was_computed(spy: Spy, name
     assert report.sparse_share == sparse / steps
     assert spy.rows == [keep] * (sparse * LAYERS)
     assert spy.inputs == [(4, 1, WIDTH)] * (sparse * LAYERS)
-    assert report.neurons_computed == sum(spy.rows) + (steps - sparse) * LAYERS * NEURONS
-    assert report.neurons_dense == steps * LAYERS * NEURONS
-    assert report.ffn_bytes_read == report.neurons_computed * 3 * WIDTH * 4
+    assert report.weights_kept == (sum(spy.rows) + (steps - sparse) * LAYERS * NEURONS) * 3 * WIDTH
+    assert report.weights_dense == steps * LAYERS * NEURONS * 3 * WIDTH
+    assert report.ffn_bytes_read == report.weights_kept * 4
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.bfloat16, 2), (torch.float32, 4), (torch.float64, 8)], ids=str)
@@ -101,10 +101,11 @@ def test_skipped_layers_count_as_dense(spy: Spy) -> None:
         model.generate(**given)
         report = session.report()
     assert spy.rows == [NEURONS // 2] * 19
-    assert report.neurons_dense == 19 * 2 * NEURONS
-    assert report.neurons_computed == 19 * (NEURONS + NEURONS // 2)
+    assert report.weights_dense == 19 * 2 * NEURONS * 3 * WIDTH
+    assert report.weights_kept == 19 * (NEURONS + NEURONS // 2) * 3 * WIDTH
+    assert report.sites["down"].kept == [19 * NEURONS * WIDTH, 19 * NEURONS // 2 * WIDTH]
     assert report.actual_sparsity == 0.25
-    assert report.ffn_bytes_read == report.neurons_computed * 3 * WIDTH * 4
+    assert report.ffn_bytes_read == report.weights_kept * 4
     assert len(report.turnover) == 1
 
 
@@ -113,7 +114,7 @@ def test_dense_reads_every_weight_at_every_step(spy: Spy) -> None:
     ids, mask = given.pop("input_ids"), given.pop("attention_mask")
     report = regrow.generate(build("qwen2"), ids, mask, **given).report
     assert spy.rows == []
-    assert report.neurons_computed == report.neurons_dense == 19 * LAYERS * NEURONS
+    assert report.weights_kept == report.weights_dense == 19 * LAYERS * NEURONS * 3 * WIDTH
     assert report.ffn_bytes_read == 19 * LAYERS * NEURONS * 3 * WIDTH * 4
     assert (report.actual_sparsity, report.sparse_share, report.updates, report.refresh_bytes) == (0.0, 0.0, 0, 0)
 

@@ -250,7 +250,7 @@ def test_a_processor_that_runs_the_model_leaves_masks_tokens_and_counters_alone(
         with regrow.prune(model, method, record_masks=True) as session:
             tokens = new_tokens(BATCH, model.generate(**arguments(BATCH, logits_processor=LogitsProcessorList(processors))))
             report = session.report()
-            runs.append((tokens, [(step, index.tolist()) for step, index in session.masks], report.neurons_computed, report.decode_steps))
+            runs.append((tokens, [(step, index.tolist()) for step, index in session.masks], report.weights_kept, report.decode_steps))
     assert runs[0] == runs[1]
 
 

@@ -56,7 +56,7 @@ def test_all_neurons_through_the_sparse_kernel_give_the_dense_tokens(family: str
         report = session.report()
         assert (report.sparse_steps, report.decode_steps) == (14, 19)
         assert all(index.tolist() == [list(range(NEURONS))] * LAYERS for _, index in session.masks)
-        assert report.neurons_computed == report.neurons_dense
+        assert report.weights_kept == report.weights_dense
 
 
 def test_with_a_cache_of_fixed_size_and_in_chunks_pruned_tokens_stay_the_same() -> None:
@@ -84,7 +84,8 @@ def test_every_memory_and_aggregate_runs(shared: PreTrainedModel, aggregate: str
         report = session.report()
     assert report.updates == len(session.masks) == (report.decode_steps - 4) // 4 + 1 >= 4  # after steps 3, 7, 11, ...
     chosen = {"aggregate": aggregate, "memory": memory, "forget_finished": forget}
-    assert report.method == {"name": "bap", "sparsity": 0.5, "init_steps": 3, "explore_steps": 1, "period": 4, "decay": 0.9} | chosen
+    steps = {"init_steps": 3, "explore_steps": 1, "period": 4}
+    assert report.method == {"name": "bap", "sparsity": 0.5, **steps, "decay": 0.9, "selection": "topk"} | chosen
     assert all(0 <= value <= 1 for value in report.turnover)
 
 

@@ -59,10 +59,10 @@ def test_buffers_keep_their_addresses_while_decoding(model: PreTrainedModel, agg
     with regrow.prune(model, method) as session:
 
         def watch(progress: regrow.Progress) -> None:
-            state = session._state
+            state = session.pruner.state
             assert state is not None
             buffers = [getattr(state, field.name) for field in fields(state)]
-            buffers += [value for ffn in session._sparse for value in vars(ffn).values() if isinstance(value, Tensor)]
+            buffers += [value for ffn in session.pruner._sparse for value in vars(ffn).values() if isinstance(value, Tensor)]
             if progress.step > 4:  # the rows held by a compact copy are known from its first load on
                 seen.add(tuple(buffer.data_ptr() for buffer in buffers))
 

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes import Activation, Parts, activation, given_ffns
+from fakes import Activation, Parts, activation, given_blocks
 from regrow.core import Mode
 from regrow.method.index_set import IndexSet
 from regrow.method.schedule import Schedule
@@ -114,7 +114,7 @@ def test_masks_on_given_activations_are_exact(
     """Every sparse step runs with the set of the definition, in batches of ragged, chunked and late prompts whose rows end and leave."""
     rng, (layers, neurons) = random.Random(seed), shape
     schedule, keep = rule.schedule, rule.keep(neurons)
-    session = Session(Parts(rule), given_ffns(layers, neurons, dtype), record_masks=True)
+    session = Session(Parts(rule), given_blocks(layers, neurons, dtype), record_masks=True)
     session.start(len(batch))
     rows: dict[int, Row] = {}
     chunks = {slot: list(sample.chunks) for slot, sample in enumerate(batch)}

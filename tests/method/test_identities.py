@@ -15,8 +15,8 @@ from torch.nn import functional
 
 import naive
 import regrow
-from fakes import Parts, activation, given_ffns
-from families import FAMILIES, NEURONS, VOCABULARY, build
+from fakes import Parts, activation, blocks_of, given_blocks
+from families import FAMILIES, NEURONS, VOCABULARY, WIDTH, build
 from regrow.adapter.find import find_ffns
 from regrow.core import Mode
 from regrow.method.base import Method
@@ -73,7 +73,7 @@ def test_1_without_sparsity_or_without_sparse_steps_it_is_the_dense_model(name: 
 def test_2_a_sparse_step_is_the_dense_ffn_with_z_zeroed_outside_the_set(family: str) -> None:
     """On the FFNs of real families in float64, through the session; sums in another order are equal to about 1e-15 of their terms."""
     ffns = find_ffns(build(family, torch.float64))
-    session = Session(Parts(IndexSet(Decimal("0.7"), Schedule(0, 0, 1))), ffns, record_masks=True)
+    session = Session(Parts(IndexSet(Decimal("0.7"), Schedule(0, 0, 1))), blocks_of(ffns), record_masks=True)
     session.start(2)
     session.join([0, 1])
     x = torch.randn(2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -110,7 +110,7 @@ def scored(batch: Sequence[Tensor], widths: Sequence[int], extra: int = 0) -> Te
     for row, given_z in enumerate(batch):
         z[row, total - len(given_z) :] = given_z
         slot[row, total - len(given_z) :] = row
-    session = Session(Parts(IndexSet(Decimal("0.5"), Schedule(0, 0, 1))), given_ffns(1, 9, torch.float32))
+    session = Session(Parts(IndexSet(Decimal("0.5"), Schedule(0, 0, 1))), given_blocks(1, 9, torch.float32))
     session.start(len(batch))
     session.join(range(len(batch)))
     start = 0
@@ -120,7 +120,7 @@ def scored(batch: Sequence[Tensor], widths: Sequence[int], extra: int = 0) -> Te
         session.run(0, z[:, start:stop])
         session.end(completed=range(len(batch)) if stop == total else ())
         start = stop
-    state = session._state
+    state = session.pruner.state
     assert state is not None
     return state.memory[0].clone()
 
@@ -143,7 +143,7 @@ def test_3_a_stage_of_other_rows_may_end_between_two_chunks(closing: bool, memor
     """The late row's score is that of its whole prompt: neither folded nor zeroed half-way, and folded once."""
     z = torch.randn(12, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     rule = IndexSet(Decimal("0.5"), Schedule(1 if closing else 9, 0, 4), memory=memory, decay=0.5)
-    session = Session(Parts(rule), given_ffns(1, 9))
+    session = Session(Parts(rule), given_blocks(1, 9))
     session.start(2)
     session.join([0])
     session.begin(torch.zeros(2, dtype=torch.int64), prompt=True, decode=False)
@@ -156,7 +156,7 @@ def test_3_a_stage_of_other_rows_may_end_between_two_chunks(closing: bool, memor
         session.run(0, z[first : first + 3])
         late += [z[first + 1], z[first + 2]]
         session.end(completed=[1] if chunk == 2 else ())
-    state = session._state
+    state = session.pruner.state
     assert state is not None
     assert session.counters.updates == (2 if closing else 0)
     stacked = torch.stack(late)
@@ -216,7 +216,7 @@ def test_4_identical_prompts_give_the_masks_of_one(rows: int) -> None:
 def test_5_the_largest_entry_of_any_sample_is_kept(rows: int, keep: int, seed: int) -> None:
     """Whenever fewer than k entries of mbar exceed it; ties at the edge may go to a lower index."""
     rng = random.Random(seed)
-    session = Session(Parts(IndexSet(1 - Decimal(keep) / 16, Schedule(0, 0, 1))), given_ffns(1, 16), record_masks=True)
+    session = Session(Parts(IndexSet(1 - Decimal(keep) / 16, Schedule(0, 0, 1))), given_blocks(1, 16), record_masks=True)
     session.start(rows)
     session.join(range(rows))
     z = torch.tensor([activation(rng, 1, 16)[0] for _ in range(3 * rows)], dtype=torch.float64)
@@ -246,8 +246,8 @@ def test_6_a_sparse_step_computes_k_neurons_of_every_layer(rows: int, sparsity: 
     assert len(masks) == 5
     assert all(len(set(layer)) == len(layer) == keep and layer == sorted(layer) for _, mask in masks for layer in mask)
     report = generate(build("qwen2", torch.float64), prompts(rows), method).report
-    sparse_neurons = report.neurons_dense - report.neurons_computed
-    assert sparse_neurons == report.sparse_steps * 2 * (NEURONS - keep)
+    left_out = report.weights_dense - report.weights_kept
+    assert left_out == report.sparse_steps * 2 * (NEURONS - keep) * 3 * WIDTH
     assert report.sparse_steps == 17  # of 23: 2 dense, four cycles of 4 + 1, and 1
 
 

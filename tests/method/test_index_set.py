@@ -45,11 +45,11 @@ def feed(parts: IndexSet, state: IndexState, tokens: Tokens) -> None:
 
 
 def fold(parts: IndexSet, state: IndexState, ended: Sequence[int] = EVERY) -> None:
-    parts.fold(state, Rows(ended=flags(ended), counted=flags(EVERY)))
+    parts.fold(state, Rows(ended=flags(ended), occupied=flags(EVERY), finished=flags(())))
 
 
 def select(parts: IndexSet, state: IndexState, counted: Sequence[int] = EVERY) -> list[list[int]]:
-    parts.select(state, Rows(ended=flags(()), counted=flags(counted)))
+    parts.select(state, Rows(ended=flags(()), occupied=flags(counted), finished=flags(())))
     return state.index.tolist()
 
 

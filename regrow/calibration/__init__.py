@@ -1,0 +1,1 @@
+"""What methods take from a text before a run."""

@@ -1,0 +1,141 @@
+"""A calibration: what it was made of, its tensors, its file, and whether it fits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, Self, final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from regrow.errors import RegrowError, UsageError
+from regrow.method.base import Method
+
+FORMAT = "regrow calibration 1"
+SAMPLE = 4096  # values of a parameter that a fingerprint looks at
+
+
+@final
+@dataclass(frozen=True)
+class Origin:
+    """What a calibration was made of."""
+
+    model: str  # as the user named it
+    fingerprint: str  # of its weights
+    method: str
+    params: Mapping[str, Any]  # of the method, those that the calibration depends on
+    text: str  # where the text came from
+    text_sha256: str  # of its token ids
+    sequences: int
+    tokens: int  # of all sequences
+    longest: int  # tokens of the longest sequence
+
+
+@final
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds by the name of a module, or weights by the name of a parameter."""
+
+    origin: Origin
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all of it, the same however the file was written."""
+        total = hashlib.sha256(json.dumps(asdict(self.origin), sort_keys=True).encode())
+        for name in sorted(self.tensors):
+            total.update(f"{name} {list(self.tensors[name].shape)} {self.tensors[name].dtype}".encode())
+            total.update(_bytes(self.tensors[name]))
+        return total.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Whole or not at all. Raises RegrowError where it cannot be written."""
+        metadata = {"format": FORMAT, "origin": json.dumps(asdict(self.origin))}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+                try:
+                    file.write(save({name: tensor.contiguous() for name, tensor in self.tensors.items()}, metadata))
+                    file.flush()
+                    os.fsync(file.fileno())
+                    Path(file.name).replace(path)
+                except BaseException:
+                    Path(file.name).unlink(missing_ok=True)
+                    raise
+        except OSError as error:
+            raise RegrowError(f"{path} cannot be written: {error.strerror}; make room or choose another --out") from error
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Raises UsageError for a file that cannot be read, RegrowError for one that is damaged or holds something else."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise RegrowError(f"{path} is no calibration of this version; make one with `regrow calibrate`")
+                values = json.loads(metadata["origin"])
+                if set(values) != {field.name for field in fields(Origin)}:
+                    raise RegrowError(f"{path} is no calibration of this version; make one with `regrow calibrate`")
+                return cls(Origin(**values), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror or 'no such file'}; make it with `regrow calibrate`") from error
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise RegrowError(f"{path} is damaged ({error}); make it again with `regrow calibrate`") from error
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over names, shapes and a sample of the values of all parameters, read as float32: the same for a model whatever dtype it was
+    loaded in, as long as that lost nothing."""
+    total = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().flatten()
+        stride = max(1, values.numel() // SAMPLE)
+        total.update(f"{name} {list(parameter.shape)}".encode())
+        total.update(_bytes(values[::stride].float()))
+    return total.hexdigest()
+
+
+def fitting(calibration: Calibration | None, model: nn.Module, method: Method) -> Mapping[str, Tensor]:
+    """The tensors the method needs. Raises UsageError where it needs a calibration and there is none, or one of another model or
+    method, or where it needs none."""
+    if method.needs is None:
+        if calibration is not None:
+            raise UsageError(f"method {method.name!r} with these parameters takes no calibration; leave it out")
+        return {}
+    if calibration is None:
+        raise UsageError(
+            f"method {method.name!r} needs a calibration of this model: make one with `regrow calibrate MODEL --method {method.name}` "
+            "and pass it (--calibration FILE, or calibration=regrow.Calibration.load(FILE))"
+        )
+    origin, wanted = calibration.origin, calibrated(method)
+    if (origin.method, dict(origin.params)) != (method.name, wanted):
+        made = f"{origin.method} ({_shown(origin.params)})"
+        raise UsageError(f"the calibration was made for {made}, not for {method.name} ({_shown(wanted)}); make one for it")
+    if origin.fingerprint != fingerprint(model):
+        raise UsageError(
+            f"the calibration was made for {origin.model} (weights {origin.fingerprint[:12]}), not for this model (weights "
+            f"{fingerprint(model)[:12]}); make one with `regrow calibrate`"
+        )
+    return calibration.tensors
+
+
+def calibrated(method: Method) -> dict[str, Any]:
+    """The parameters of the method that its calibration depends on."""
+    described = method.describe()
+    return {name: described[name] for name in method.calibrated_by}
+
+
+def _shown(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in params.items())
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""

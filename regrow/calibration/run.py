@@ -1,0 +1,50 @@
+"""Makes a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from regrow.calibration.result import Calibration, Origin, calibrated, fingerprint
+from regrow.calibration.text import Text
+from regrow.calibration.thresholds import thresholds
+from regrow.errors import UsageError
+from regrow.method.base import Method, Needs
+from regrow.models import Loaded
+from regrow.records import digest
+from regrow.weights.layerwise import prune_layers
+
+
+def calibrate(loaded: Loaded, method: Method, text: Text, progress: Callable[[int, int], None] | None = None) -> Calibration:
+    """What the method needs of this model, from the text; the model is left as it was. `progress` is told (steps done, of how many).
+
+    Raises UsageError for a method that needs nothing, and for a model that it does not fit.
+    """
+    tensors = measure(loaded.model, method, text.sequences, progress)
+    return Calibration(
+        Origin(
+            model=loaded.name,
+            fingerprint=fingerprint(loaded.model),
+            method=method.name,
+            params=calibrated(method),
+            text=text.source,
+            text_sha256=digest([ids.tolist() for ids in text.sequences]),
+            sequences=len(text.sequences),
+            tokens=text.tokens,
+            longest=max(map(len, text.sequences)),
+        ),
+        {name: tensor.cpu() for name, tensor in tensors.items()},
+    )
+
+
+def measure(
+    model: PreTrainedModel, method: Method, sequences: Sequence[Tensor], progress: Callable[[int, int], None] | None = None
+) -> dict[str, Tensor]:
+    """The same as tensors, from sequences [T] of ids."""
+    if method.needs is None:
+        raise UsageError(f"method {method.name!r} with these parameters needs no calibration")
+    if method.needs is Needs.THRESHOLDS:
+        return thresholds(model, method, sequences, progress)
+    return prune_layers(model, sequences, method.weight_pruner, progress)

@@ -1,0 +1,67 @@
+"""Thresholds: the quantiles of what a method compares them with, over a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from math import ceil
+from typing import Final, final
+
+import torch
+from torch import Tensor, nn
+
+from regrow.adapter.attach import survey
+from regrow.adapter.patch import Patch
+from regrow.errors import RegrowError
+from regrow.method.base import Method
+from regrow.pruning.base import Pruner
+
+# Histogram bins are the leading bits of a float32: 8 of the exponent, 10 of the mantissa, so a bin is a thousandth of its value wide.
+_SHIFT: Final = 23 - 10
+_BINS: Final = 1 << (8 + 10)
+
+
+def thresholds(
+    model: nn.Module, method: Method, sequences: Sequence[Tensor], progress: Callable[[int, int], None] | None = None
+) -> dict[str, Tensor]:
+    """For every place of the method a threshold [] float64, by the name of its module: the share `method.target` of the scores seen over
+    the `sequences` ([T] ids each, run densely) does not exceed it. `progress` is told (sequences done, of how many)."""
+    blocks, modules = survey(model, method, every_site=True)
+    pruner = method.pruner(blocks, {})
+    assert pruner is not None, "a method that needs thresholds prunes"
+    names = [place.name for place in blocks.linears] or [ffn.name for ffn in blocks.ffns]
+    seen = [torch.zeros(_BINS, dtype=torch.int32, device=sequences[0].device) for _ in modules]
+    with Patch() as patch, torch.no_grad():
+        for place, module in enumerate(modules):
+            patch.replace(module, "forward", _Recorder(pruner, place, seen[place]))
+        for done, ids in enumerate(sequences, 1):
+            model(input_ids=ids[None], use_cache=False)
+            if progress is not None:
+                progress(done, len(sequences))
+    return {name: _quantile(histogram, method.target, name) for name, histogram in zip(names, seen, strict=True)}
+
+
+@final
+class _Recorder:
+    """A patched module that computes as the model does and notes the scores of what it is given."""
+
+    def __init__(self, pruner: Pruner, place: int, seen: Tensor) -> None:
+        self._pruner, self._place, self._seen = pruner, place, seen
+
+    def __call__(self, x: Tensor) -> Tensor:
+        scores = self._pruner.scores(self._place, x.flatten(0, -2)).flatten().float()
+        bins = scores.view(torch.int32) >> _SHIFT
+        self._seen += torch.bincount(bins, minlength=_BINS)
+        return self._pruner.run(self._place, x, None)
+
+
+def _quantile(histogram: Tensor, share: Decimal, name: str) -> Tensor:
+    """The upper edge of the first bin up to which at least `share` of the scores lie."""
+    total = int(histogram.sum())
+    if total == 0:
+        raise RegrowError(f"{name} was never run over the calibration text; use a model whose layers all run")
+    below = histogram.cumsum(0, dtype=torch.int64)
+    place = int(torch.searchsorted(below, ceil(Fraction(share) * total)))
+    edge = torch.tensor((place + 1) << _SHIFT, dtype=torch.int32).view(torch.float32)
+    return edge.double() if place else torch.zeros((), dtype=torch.float64)

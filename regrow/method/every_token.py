@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from regrow.core import Blocks
+from regrow.errors import UsageError
+from regrow.method.base import Method
+from regrow.method.budget import Sparsity
+from regrow.pruning.tokens import TokenPruner, TokenRule
+
+
+@final
+@dataclass(frozen=True)
+class EveryToken(Method):
+    """Neurons chosen at every token from its own |zbar|, maximum (or mean) over the batch, top k; gate and up are computed to know it."""
+
+    sparsity: Sparsity = 0.5
+    aggregate: str = "max"
+
+    name: ClassVar[str] = "every-token"
+    summary: ClassVar[str] = "Ablation: neurons chosen at every token from the token itself; only down shrinks"
+    source: ClassVar[str] = "Batch-wise Adaptive Pruning, figure 1 (middle)"
+
+    def check(self) -> None:
+        if self.aggregate not in ("max", "mean"):
+            raise UsageError(f"unknown aggregate {self.aggregate!r}; choose one of max, mean")
+        self._rule()
+
+    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> TokenPruner | None:  # noqa: ARG002
+        return TokenPruner(self._rule(), blocks) if self.target else None
+
+    def _rule(self) -> TokenRule:
+        return TokenRule(self.target, gated=False, share=self.aggregate, by_threshold=False)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from regrow.core import Blocks, FFNWeights
+from regrow.method.base import NeuronMethod
+from regrow.method.budget import Sparsity, parse_sparsity
+from regrow.method.index_set import IndexSet
+from regrow.method.schedule import ALWAYS_SPARSE, unless_zero
+
+
+@final
+@dataclass(frozen=True)
+class Magnitude(NeuronMethod):
+    """The neurons with the largest weights, sqrt(||W_g[j]||^2 + ||W_1[j]||^2 + ||W_2[:, j]||^2), whatever the input: a control."""
+
+    sparsity: Sparsity = 0.5
+
+    name: ClassVar[str] = "magnitude"
+    summary: ClassVar[str] = "Control: the neurons with the largest weights, whatever the input"
+    source: ClassVar[str] = "-"
+
+    def index_set(self) -> IndexSet:
+        sparsity = parse_sparsity(self.sparsity)
+        return IndexSet(sparsity, unless_zero(sparsity, ALWAYS_SPARSE))
+
+    def scores(self, blocks: Blocks) -> Tensor:
+        return torch.stack([_norms(ffn.weights) for ffn in blocks.ffns])
+
+
+def _norms(weights: FFNWeights) -> Tensor:
+    """[F]"""
+    kind = torch.float64 if weights.gate.dtype == torch.float64 else torch.float32
+    parts = [torch.linalg.vector_norm(rows, dim=1, dtype=kind) for rows in (weights.gate, weights.up, weights.down.t())]
+    norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    return norms

@@ -1,0 +1,57 @@
+"""What a session needs of a method at work."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from regrow.core import Rows, Step
+from regrow.method.schedule import Schedule
+from regrow.pruning.meter import Meter
+
+
+class Pruner(ABC):
+    """A method at work on one model, owned by a session: its state, and what the patched modules do.
+
+    The patched modules (FFNs or linears, by the method's surface) are numbered in the order of `Blocks`.
+    """
+
+    schedule: Schedule
+
+    @abstractmethod
+    def start(self, slots: int, meter: Meter) -> None:
+        """Forgets the batch before; `slots` memory rows, what decode steps keep goes to `meter`."""
+
+    @abstractmethod
+    def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
+        """The patched module on x [..., in]; outside a step (None), as the model itself does."""
+
+    @abstractmethod
+    def scores(self, place: int, x: Tensor) -> Tensor:
+        """[R, n] what its thresholds are compared with, at a patched module that is given the tokens x [T, in] of one sequence."""
+
+    # What follows is nothing to a pruner that keeps no memory of samples.
+
+    def join(self, joining: Tensor) -> None:  # noqa: B027
+        """New samples take these slots [S] bool."""
+
+    def begin(self, step: Step) -> None:  # noqa: B027
+        """A forward pass begins."""
+
+    def fold(self, rows: Rows) -> None:  # noqa: B027
+        """The phase of `rows.ended` ends."""
+
+    def select(self, rows: Rows) -> Tensor | None:  # noqa: ARG002
+        """Chooses anew; the retained neurons [L, k] if it did."""
+        return None
+
+    @property
+    def turnover(self) -> list[float]:
+        """1 - |I_n and I_(n-1)| / |I_n| of each layer, summed over the selections."""
+        return []
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory taken beside the model's own weights."""
+        return 0

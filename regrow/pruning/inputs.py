@@ -1,0 +1,103 @@
+"""Inputs of linears pruned in every step, from their own magnitudes (TEAL; weighed by their columns: WINA)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from regrow.core import Blocks, Mode, Step
+from regrow.errors import UsageError
+from regrow.method.budget import keep_count
+from regrow.method.index_set import top
+from regrow.method.schedule import ALWAYS_SPARSE
+from regrow.pruning.base import Pruner
+from regrow.pruning.meter import Meter
+
+SHARES = ("mean_abs", "abs_mean")
+PROMPTS = ("dense", "second_half")
+
+
+@final
+@dataclass(frozen=True)
+class InputRule:
+    """An input component's score is |x_i|, or |x_i| ||W[:, i]||_2 if `weighed`.
+
+    `share`: over the live rows of a batch the mean of |x_i|, or the magnitude of the mean of x_i. Kept is what exceeds the linear's
+    threshold or, without one, the k largest. `prompt`: dense, or each token of its second half for itself.
+    """
+
+    sparsity: Decimal
+    weighed: bool
+    share: str
+    prompt: str
+    by_threshold: bool
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("share", self.share, SHARES), ("prompt", self.prompt, PROMPTS)):
+            if value not in choices:
+                raise UsageError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+
+
+@final
+class InputPruner(Pruner):
+    schedule = ALWAYS_SPARSE
+
+    def __init__(self, rule: InputRule, blocks: Blocks, threshold: Tensor | None = None) -> None:
+        """`threshold` [linears] for a rule that goes by one; without it such a rule only scores."""
+        self._rule, self._linears = rule, blocks.linears
+        self._threshold: Sequence[float] | None = None if threshold is None else threshold.tolist()
+        self._norms = [_norms(place.weight) if rule.weighed else None for place in self._linears]
+
+    def start(self, slots: int, meter: Meter) -> None:  # noqa: ARG002
+        self._meter = meter
+
+    def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
+        of = self._linears[place]
+        if step is None:
+            return linear(x, of.weight, of.bias)
+        if step.mode is Mode.SPARSE:
+            keep = self._shared(place, x.flatten(0, -2), step.slot >= 0)  # [in]
+            self._meter.measure(of.site, of.layer, keep.sum() * of.weight.shape[0])
+            return linear(torch.where(keep, x, 0), of.weight, of.bias)
+        if step.late is not None and self._rule.prompt == "second_half":
+            rows = x.flatten(0, -2)
+            keep = self._kept(place, self.scores(place, rows)) | ~step.late[:, None]
+            x = torch.where(keep, rows, 0).view_as(x)
+        if step.decode:
+            self._meter.count(of.site, of.layer, of.weight.numel())
+        return linear(x, of.weight, of.bias)
+
+    def scores(self, place: int, x: Tensor) -> Tensor:
+        return self._score(place, x.to(torch.float64 if x.dtype == torch.float64 else torch.float32).abs())
+
+    def _shared(self, place: int, x: Tensor, live: Tensor) -> Tensor:
+        x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+        of_rows = torch.where(live[:, None], x.abs() if self._rule.share == "mean_abs" else x, 0)
+        return self._kept(place, self._score(place, (of_rows.sum(dim=0) / live.sum().clamp(min=1)).abs()))
+
+    def _score(self, place: int, magnitude: Tensor) -> Tensor:
+        norms = self._norms[place]
+        return magnitude if norms is None else magnitude * norms.to(magnitude.dtype)
+
+    def _kept(self, place: int, score: Tensor) -> Tensor:
+        """[..., in] bool of the scores."""
+        if self._threshold is not None:
+            return score > self._threshold[place]
+        keep = keep_count(self._rule.sparsity, score.shape[-1])
+        return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, top(score, keep), True)
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(norms.nbytes for norms in self._norms if norms is not None)
+
+
+def _norms(weight: Tensor) -> Tensor:
+    """||W[:, i]||_2, [in]."""
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=0, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32)
+    return norms

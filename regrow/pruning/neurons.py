@@ -1,0 +1,93 @@
+"""Index sets of FFN neurons, chosen when a phase ends; sparse steps run a compact copy of what was retained."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from regrow.core import Blocks, Mode, Rows, Site, Spec, Step
+from regrow.kernels import sparse_ffn
+from regrow.method.index_set import IndexSet, IndexState, relative
+from regrow.pruning.base import Pruner
+from regrow.pruning.meter import Meter
+
+
+@final
+class NeuronPruner(Pruner):
+    def __init__(self, rule: IndexSet, blocks: Blocks, *, threshold: Tensor | None = None, fixed: Tensor | None = None) -> None:
+        """`threshold` [L] for a rule that goes by one. `fixed` [L, F]: scores that stand from the start, so that nothing is observed."""
+        weights = blocks.ffns[0].weights
+        self.schedule, self._rule, self._blocks, self._threshold, self._fixed = rule.schedule, rule, blocks, threshold, fixed
+        self._neurons, self._width = weights.gate.shape
+        self._device = weights.gate.device
+        self._dtype = torch.float64 if weights.gate.dtype == torch.float64 else torch.float32
+        keep = rule.keep(self._neurons)
+        scratch = torch.empty(keep, self._width, dtype=weights.gate.dtype, device=self._device)
+        self._sparse = [sparse_ffn(ffn.weights, keep, scratch) for ffn in blocks.ffns]
+        self.state: IndexState | None = None  # of a batch
+
+    def start(self, slots: int, meter: Meter) -> None:
+        self._meter, self._kept = meter, [0] * len(self._sparse)
+        for ffn in self._sparse:
+            ffn.forget()
+        self.state = self._rule.init(Spec(len(self._sparse), self._neurons, slots, self._device, self._dtype), self._threshold)
+
+    def join(self, joining: Tensor) -> None:
+        state = self._begun()
+        self._rule.forget(state, joining)
+        if self._fixed is not None:
+            state.memory.copy_(torch.where(joining[:, None], self._fixed[:, None], state.memory))
+            state.known.logical_or_(joining)
+
+    def begin(self, step: Step) -> None:
+        if step.mode is Mode.OBSERVE and self._fixed is None:
+            self._rule.count(self._begun(), step.slot)
+
+    def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
+        sparse, ffn = self._sparse[place], self._blocks.ffns[place]
+        if step is not None and step.decode:
+            kept = self._kept[place] if step.mode is Mode.SPARSE else self._neurons
+            self._meter.count(Site.GATE_UP, self._blocks.layers[place], 2 * kept * self._width)
+            self._meter.count(Site.DOWN, self._blocks.layers[place], kept * self._width)
+        if step is not None and step.mode is Mode.SPARSE:
+            return sparse(x)
+        z = ffn.hidden(x)
+        if step is not None and step.mode is Mode.OBSERVE and self._fixed is None:
+            self._rule.observe(self._begun(), place, z.flatten(0, -2), step.slot)
+        return ffn.output(z)
+
+    def scores(self, place: int, x: Tensor) -> Tensor:
+        """s [1, F] (eq. 2) of the sequence."""
+        z = self._blocks.ffns[place].hidden(x).to(self._dtype)
+        live = torch.ones(len(z), dtype=torch.bool, device=z.device)
+        return relative(z, live).square_().mean(dim=0, keepdim=True).sqrt_()
+
+    def fold(self, rows: Rows) -> None:
+        self._rule.fold(self._begun(), rows)
+
+    def select(self, rows: Rows) -> Tensor | None:
+        state = self._begun()
+        # The host waits for the answer only where it can be no.
+        if self._rule.may_lose_all and not bool(self._rule.counted(state, rows).any()):
+            return None
+        self._rule.select(state, rows)
+        retained = self._rule.retained(state)
+        self._kept = [len(index) for index in retained]
+        moved = sum(ffn.load(index) for ffn, index in zip(self._sparse, retained, strict=True))
+        self._meter.refresh_bytes += 2 * moved * 3 * self._width * self._blocks.ffns[0].weights.gate.element_size()
+        return torch.nn.utils.rnn.pad_sequence(retained, batch_first=True, padding_value=-1)
+
+    @property
+    def turnover(self) -> list[float]:
+        return [] if self.state is None else [float(value) for value in self.state.turnover.tolist()]
+
+    @property
+    def state_bytes(self) -> int:
+        s = self.state
+        return (0 if s is None else sum(t.nbytes for t in (s.total, s.memory, s.index, s.kept))) + sum(f.state_bytes for f in self._sparse)
+
+    def _begun(self) -> IndexState:
+        assert self.state is not None, "no batch was started"
+        return self.state

@@ -1,0 +1,97 @@
+"""FFN neurons chosen anew in every step, from the activations of the step itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from regrow.core import Blocks, FFNWeights, Mode, Site, Step
+from regrow.errors import UsageError
+from regrow.method.budget import keep_count
+from regrow.method.index_set import relative, top
+from regrow.method.schedule import ALWAYS_SPARSE
+from regrow.pruning.base import Pruner
+from regrow.pruning.meter import Meter
+
+SHARES = ("mean", "max", "none")
+
+
+@final
+@dataclass(frozen=True)
+class TokenRule:
+    """`gated`: a neuron's score is |act(gate x)|, so that only up and down shrink (CATS); otherwise |zbar|, so that only down does.
+
+    `share`: over the live rows of a batch the mean or the maximum of the scores, or each row for itself: then what any of them keeps is
+    read. Kept is what exceeds the layer's threshold or, without one, the k largest.
+    """
+
+    sparsity: Decimal
+    gated: bool
+    share: str
+    by_threshold: bool
+
+    def __post_init__(self) -> None:
+        if self.share not in SHARES:
+            raise UsageError(f"unknown share {self.share!r}; choose one of {', '.join(SHARES)}")
+
+
+@final
+class TokenPruner(Pruner):
+    schedule = ALWAYS_SPARSE
+
+    def __init__(self, rule: TokenRule, blocks: Blocks, threshold: Tensor | None = None) -> None:
+        """`threshold` [L] for a rule that goes by one; without it such a rule only scores."""
+        self._rule, self._blocks = rule, blocks
+        self._threshold: Sequence[float] | None = None if threshold is None else threshold.tolist()
+        neurons, self._width = blocks.ffns[0].weights.gate.shape
+        self._keep = 0 if rule.by_threshold else keep_count(rule.sparsity, neurons)
+
+    def start(self, slots: int, meter: Meter) -> None:  # noqa: ARG002
+        self._meter = meter
+
+    def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
+        ffn, layer, weights = self._blocks.ffns[place], self._blocks.layers[place], self._blocks.ffns[place].weights
+        size = weights.gate.numel()
+        if step is None or step.mode is not Mode.SPARSE:
+            if step is not None and step.decode:
+                self._meter.count(Site.GATE_UP, layer, 2 * size)
+                self._meter.count(Site.DOWN, layer, size)
+            return ffn.output(ffn.hidden(x))
+        gate = weights.act(functional.linear(x, weights.gate, weights.gate_bias))
+        z = gate * functional.linear(x, weights.up, weights.up_bias)
+        keep = self._chosen(place, self._score(gate if self._rule.gated else z), step.slot >= 0)  # [T, F] or [1, F]
+        needed = keep.any(dim=0).sum() * self._width
+        self._meter.count(Site.GATE_UP, layer, size if self._rule.gated else 2 * size)
+        if self._rule.gated:
+            self._meter.measure(Site.GATE_UP, layer, needed)
+        self._meter.measure(Site.DOWN, layer, needed)
+        return ffn.output(torch.where(keep.expand(x[..., 0].numel(), -1).view_as(z), z, 0))
+
+    def scores(self, place: int, x: Tensor) -> Tensor:
+        weights: FFNWeights = self._blocks.ffns[place].weights
+        gate = weights.act(functional.linear(x, weights.gate, weights.gate_bias))
+        return self._score(gate if self._rule.gated else gate * functional.linear(x, weights.up, weights.up_bias))
+
+    def _score(self, activation: Tensor) -> Tensor:
+        """[T, F] of the activations [..., F]."""
+        rows = activation.flatten(0, -2)
+        rows = rows.to(torch.float64 if rows.dtype == torch.float64 else torch.float32)
+        return rows.abs() if self._rule.gated else relative(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device)).abs()
+
+    def _chosen(self, place: int, score: Tensor, live: Tensor) -> Tensor:
+        """[T, F] bool, or [1, F] where the rows share it; rows that are not live keep nothing and decide nothing."""
+        if self._rule.share == "mean":
+            score = torch.where(live[:, None], score, 0).sum(dim=0, keepdim=True) / live.sum().clamp(min=1)
+        elif self._rule.share == "max":
+            score = torch.where(live[:, None], score, -1).amax(dim=0, keepdim=True)
+        if self._threshold is not None:
+            keep = score > self._threshold[place]
+        else:
+            keep = torch.zeros_like(score, dtype=torch.bool).scatter_(1, top(score, self._keep), True)
+        return keep & live[:, None] if self._rule.share == "none" else keep
