@@ -6,40 +6,67 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from regrow.calibration.result import Calibration
     from regrow.errors import RegrowError, UsageError
     from regrow.hosts.engine import Progress
     from regrow.hosts.hf import Generation, generate, prune
     from regrow.method.batchwise_adaptive import BatchwiseAdaptive
+    from regrow.method.cats import CATS
     from regrow.method.dense import Dense
+    from regrow.method.every_token import EveryToken
     from regrow.method.griffin import Griffin
+    from regrow.method.magnitude import Magnitude
     from regrow.method.presets import METHODS
+    from regrow.method.random_neurons import RandomNeurons
+    from regrow.method.sparsegpt import SparseGPT
+    from regrow.method.teal import TEAL
+    from regrow.method.wanda import Wanda
+    from regrow.method.wina import WINA
     from regrow.report import Report
     from regrow.session import Session
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CATS",
     "METHODS",
+    "TEAL",
+    "WINA",
     "BatchwiseAdaptive",
+    "Calibration",
     "Dense",
+    "EveryToken",
     "Generation",
     "Griffin",
+    "Magnitude",
     "Progress",
+    "RandomNeurons",
     "RegrowError",
     "Report",
     "Session",
+    "SparseGPT",
     "UsageError",
+    "Wanda",
     "generate",
     "prune",
 ]
 
 # Imported when first asked for: torch and transformers take seconds, and `regrow --help` needs neither.
 _HOMES = {
+    "CATS": "method.cats",
     "METHODS": "method.presets",
+    "TEAL": "method.teal",
+    "WINA": "method.wina",
     "BatchwiseAdaptive": "method.batchwise_adaptive",
+    "Calibration": "calibration.result",
     "Dense": "method.dense",
+    "EveryToken": "method.every_token",
     "Generation": "hosts.hf",
     "Griffin": "method.griffin",
+    "Magnitude": "method.magnitude",
+    "RandomNeurons": "method.random_neurons",
+    "SparseGPT": "method.sparsegpt",
+    "Wanda": "method.wanda",
     "Progress": "hosts.engine",
     "RegrowError": "errors",
     "Report": "report",

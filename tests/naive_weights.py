@@ -26,9 +26,9 @@ def best(scores: Sequence[float], keep: int) -> set[int]:
 def two_of_four(scores: Tensor) -> Tensor:
     """Which weights [out, in] stay under 2:4."""
     kept = torch.zeros(scores.shape, dtype=torch.bool)
-    for row in range(scores.shape[0]):
-        for first in range(0, scores.shape[1], 4):
-            for place in best(scores[row, first : first + 4].tolist(), 2):
+    for row, of_row in enumerate(scores.tolist()):
+        for first in range(0, len(of_row), 4):
+            for place in best(of_row[first : first + 4], 2):
                 kept[row, first + place] = True
     return kept
 
@@ -36,20 +36,17 @@ def two_of_four(scores: Tensor) -> Tensor:
 def share_of_rows(scores: Tensor, sparsity: str) -> Tensor:
     """Which weights [out, in] stay where each row loses the share `sparsity`."""
     kept = torch.zeros(scores.shape, dtype=torch.bool)
-    for row in range(scores.shape[0]):
-        for place in best(scores[row].tolist(), int((1 - Fraction(sparsity)) * scores.shape[1])):
+    for row, of_row in enumerate(scores.tolist()):
+        for place in best(of_row, int((1 - Fraction(sparsity)) * len(of_row))):
             kept[row, place] = True
     return kept
 
 
 def wanda_scores(weight: Tensor, inputs: Inputs) -> Tensor:
     """|W_ij| sqrt(mean over all tokens of x_j^2), [out, in] float64."""
-    tokens = [token.double() for x in inputs for token in x]
-    scores = torch.zeros(weight.shape, dtype=torch.float64)
-    for j in range(weight.shape[1]):
-        mean = sum(float(token[j]) ** 2 for token in tokens) / len(tokens)
-        scores[:, j] = weight[:, j].double().abs() * mean**0.5
-    return scores
+    tokens = torch.cat([x.double() for x in inputs])
+    means = [sum(x**2 for x in column) / len(column) for column in tokens.t().tolist()]
+    return torch.stack([row.double().abs() * torch.tensor(means, dtype=torch.float64).sqrt() for row in weight])
 
 
 def wanda(weight: Tensor, inputs: Inputs) -> Tensor:
@@ -77,18 +74,16 @@ def sparsegpt(weight: Tensor, inputs: Inputs) -> Tensor:
     hessian, dead = damped_hessian(inputs)
     pruned = torch.where(dead, 0, weight.double())
     inverse = torch.linalg.inv(hessian)  # of the columns from i on
-    stays: list[set[int]] = []
     for i in range(weight.shape[1]):
         if i % 4 == 0:
-            ahead, removal = inverse, []
-            for _ in range(4):
-                removal.append(float(ahead[0, 0]))
+            ahead, costs = inverse, []
+            for column in range(i, i + 4):
+                costs.append(pruned[:, column] ** 2 / ahead[0, 0])
                 ahead = without_first(ahead)
-            stays = [best([float(w) ** 2 / d for w, d in zip(row[i : i + 4], removal, strict=True)], 2) for row in pruned]
-        for row, kept in zip(pruned, stays, strict=True):
-            if i % 4 not in kept:
-                row[i:] -= row[i] / inverse[0, 0] * inverse[0]
-                row[i] = 0
+            kept = two_of_four(torch.stack(costs, dim=1))
+        goes = ~kept[:, i % 4]
+        pruned[goes, i:] -= torch.outer(pruned[goes, i] / inverse[0, 0], inverse[0])
+        pruned[goes, i] = 0
         inverse = without_first(inverse)
     return pruned
 

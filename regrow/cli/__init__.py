@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from regrow.cli.calibrate import calibrate
+from regrow.cli.compare import compare
 from regrow.cli.demo import demo
 from regrow.cli.evaluate import evaluate
 from regrow.cli.generate import generate
@@ -42,7 +44,9 @@ _DECODE, _MEASURE = "Decode", "Measure"
 app.command(cls=Command, rich_help_panel=_DECODE)(generate)
 app.command(cls=Command, rich_help_panel=_DECODE)(demo)
 app.command(cls=Command, rich_help_panel=_DECODE)(methods)
+app.command(cls=Command, rich_help_panel=_DECODE)(calibrate)
 app.command(cls=Command, rich_help_panel=_MEASURE)(evaluate)
+app.command(cls=Command, rich_help_panel=_MEASURE)(compare)
 app.command(cls=Command, rich_help_panel=_MEASURE)(table)
 
 

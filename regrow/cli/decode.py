@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from regrow.calibration.result import Calibration
 from regrow.cli.bar import Bar
 from regrow.cli.sampling import Sampling
 from regrow.cli.totals import Totals
@@ -40,6 +41,7 @@ class Sample:
 @dataclass(frozen=True)
 class Plan:
     method: Method
+    calibration: Calibration | None = None
     batch_size: int | None = None  # None: all prompts, up to LARGEST_BATCH
     max_new_tokens: int | None = None  # None: what the context leaves, up to LONGEST_ANSWER
     chat: bool | None = None
@@ -73,7 +75,7 @@ class Decoding:
         """`finished` is told every sample once, in the order in which they end."""
         if self.plan.sampling.seed is not None:
             torch.manual_seed(self.plan.sampling.seed)
-        with prune(self.loaded.model, self.plan.method, self.plan.skip_layers), Bar() as bar:
+        with prune(self.loaded.model, self.plan.method, self.plan.skip_layers, self.plan.calibration), Bar() as bar:
             return Totals.of([self._run(number, batch, bar, finished) for number, batch in enumerate(self._batches, 1)])
 
     def _batch(self, start: int, ids: Tensor, mask: Tensor) -> _Batch:

@@ -39,6 +39,8 @@ def evaluate(
     memory: options.Memory = None,
     decay: options.Decay = None,
     forget_finished: options.ForgetFinished = None,
+    param: options.Params = None,
+    calibration: options.CalibrationFile = None,
     dtype: options.DTypeName = "auto",
     device: options.DeviceName = "auto",
     chat: options.Chat = None,
@@ -52,6 +54,7 @@ def evaluate(
     dense_layers = options.layers(skip_layers)
     pruning = options.chosen(
         method,
+        param,
         sparsity=sparsity,
         init_steps=init_steps,
         explore_steps=explore_steps,
@@ -61,6 +64,7 @@ def evaluate(
         decay=decay,
         forget_finished=forget_finished,
     )
+    tensors = options.calibration(calibration)
     from regrow.evaluation.tasks import find
 
     found = find(task.replace("-", "_"))
@@ -82,6 +86,7 @@ def evaluate(
                 path=out,
                 chat=template,
                 skip_layers=dense_layers,
+                calibration=tensors,
                 progress=told.batch,
                 watch=told.step,
             )

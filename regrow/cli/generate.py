@@ -62,6 +62,8 @@ def generate(
     memory: options.Memory = None,
     decay: options.Decay = None,
     forget_finished: options.ForgetFinished = None,
+    param: options.Params = None,
+    calibration: options.CalibrationFile = None,
     dtype: options.DTypeName = "auto",
     device: options.DeviceName = "auto",
     chat: options.Chat = None,
@@ -80,6 +82,7 @@ def generate(
     texts, dense_layers = read(prompt or [], prompts), options.layers(skip_layers)
     pruning = options.chosen(
         method,
+        param,
         sparsity=sparsity,
         init_steps=init_steps,
         explore_steps=explore_steps,
@@ -89,11 +92,12 @@ def generate(
         decay=decay,
         forget_finished=forget_finished,
     )
+    tensors = options.calibration(calibration)
     with SampleFile(output) if output else nullcontext() as file:
         loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         from regrow.cli.decode import Decoding, Plan
 
-        plan = Plan(pruning, batch_size, max_new_tokens, chat, dense_layers, how)
+        plan = Plan(pruning, tensors, batch_size, max_new_tokens, chat, dense_layers, how)
         _run(Decoding(loaded, texts, plan), len(texts), JsonLines() if json else Screen(), file)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +11,7 @@ import typer
 from regrow.errors import UsageError
 
 if TYPE_CHECKING:
+    from regrow.calibration.result import Calibration
     from regrow.method.base import Method
 
 _METHOD, _MODEL, _OUTPUT = "Method", "Model", "Output"
@@ -43,14 +46,64 @@ ForgetFinished = Annotated[
     typer.Option("--forget-finished/--keep-finished", rich_help_panel=_METHOD, help="Whether samples that have ended stop to count."),
 ]
 
+Params = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        "-P",
+        metavar="NAME=VALUE",
+        rich_help_panel=_METHOD,
+        help="Any parameter of the method; may be repeated. `regrow methods` lists them.",
+    ),
+]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option("--calibration", metavar="FILE", rich_help_panel=_METHOD, help="What `regrow calibrate` made for this model and method."),
+]
+
 Json = Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="JSON on stdout and nothing else.")]
 
 
-def chosen(name: str, **options: Any) -> Method:
-    """The method with those parameters that were given. Raises UsageError for what it does not know."""
-    from regrow.method.presets import make
+def chosen(name: str, params: Sequence[str] | None = None, **options: Any) -> Method:
+    """The method with those parameters that were given, by their own options or as NAME=VALUE. Raises UsageError for what it does not
+    know."""
+    from regrow.method.presets import make, parameters
 
-    return make(name, **{option: value for option, value in options.items() if value is not None})
+    given = {option: value for option, value in options.items() if value is not None}
+    known = parameters(name)
+    for param in params or ():
+        key, equals, value = param.partition("=")
+        if not equals:
+            raise UsageError(f"--param takes NAME=VALUE, such as sparsity=0.5, not {param!r}")
+        if key in given:
+            raise UsageError(f"{key} is given twice; leave out one")
+        given[key] = _value(key, value, known.get(key))
+    return make(name, **given)
+
+
+def _value(name: str, text: str, default: object) -> object:
+    """The text as a value of the default's type; a sparsity stays text, so that the decimal is the one the user wrote."""
+    try:
+        match default:
+            case bool():
+                return {"true": True, "false": False}[text.lower()]
+            case int():
+                return int(text)
+            case float() if name != "sparsity":
+                return float(text)
+    except (ValueError, KeyError):
+        kind = "true or false" if isinstance(default, bool) else "a whole number" if isinstance(default, int) else "a number"
+        raise UsageError(f"parameter {name} takes {kind}, not {text!r}") from None
+    return text
+
+
+def calibration(path: Path | None) -> Calibration | None:
+    """The calibration in the file. Raises UsageError or RegrowError."""
+    if path is None:
+        return None
+    from regrow.calibration.result import Calibration
+
+    return Calibration.load(path)
 
 
 def layers(text: str) -> list[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from regrow.calibration.result import Calibration
 from regrow.errors import UsageError
 from regrow.evaluation.tasks.base import Item, Task, batches, fingerprint
 from regrow.evaluation.versions import versions
@@ -33,6 +34,7 @@ def evaluate(
     path: Path,
     chat: bool,
     skip_layers: Collection[int] = (),
+    calibration: Calibration | None = None,
     progress: Told | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> None:
@@ -42,16 +44,15 @@ def evaluate(
     Raises UsageError for settings that do not fit, RegrowError where the records cannot be kept (see `RecordFile`).
     """
     items = task.load(limit)
-    config = configure(
-        loaded, task, items, method, batch_size=batch_size, max_new_tokens=max_new_tokens, chat=chat, skip_layers=skip_layers
-    )
+    sizes = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    config = configure(loaded, task, items, method, **sizes, chat=chat, skip_layers=skip_layers, calibration=calibration)
     planned = batches(items, batch_size)
     with RecordFile(path, config) as file:
         todo = [index for index in range(len(planned)) if index not in file.done]
         if not todo:
             return
         made_with = versions()
-        with prune(loaded.model, method, config.skip_layers):
+        with prune(loaded.model, method, config.skip_layers, calibration):
             for index in todo:
                 record = _run(loaded, config, index, planned[index], made_with, watch)
                 file.append(record)
@@ -69,12 +70,13 @@ def configure(
     max_new_tokens: int,
     chat: bool,
     skip_layers: Collection[int] = (),
+    calibration: Calibration | None = None,
 ) -> RunConfig:
     """The settings of a run over `items`. Raises UsageError for sizes below 1."""
     for name, size in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if size < 1:
             raise UsageError(f"{name} must be at least 1, not {size}")
-    params = method.describe()
+    params = method.describe() | ({} if calibration is None else {"calibration": calibration.digest[:12]})
     return RunConfig(
         model=loaded.name,
         fingerprint=loaded.fingerprint,

@@ -150,7 +150,7 @@ def generate(
             return generate(model, input_ids, attention_mask, watch=watch, **generation)
     if method is not None or calibration is not None:
         raise UsageError(
-            "this model is already pruned; leave out `method` and `calibration`, or call regrow.generate outside of `with regrow.prune(...)`"
+            "this model is already pruned; leave out `method` and `calibration`, or call regrow.generate outside of the `with`"
         )
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and input_ids.shape[1] >= limit:

@@ -35,7 +35,7 @@ class Pattern:
 
         Raises UsageError, naming the linear `name`, where the pattern does not fit its inputs.
         """
-        group, keep = self._group(scores.shape[1], name)
+        group, keep = self.group(scores.shape[1], name)
         ranked = scores.reshape(len(scores), -1, group).sort(dim=-1, descending=True, stable=True).indices
         kept = torch.zeros_like(ranked, dtype=torch.bool).scatter_(-1, ranked[..., :keep], True)
         return kept.flatten(1)
@@ -48,8 +48,8 @@ class Pattern:
         require_finite(scores, name)
         return weight.masked_fill(~self.kept(scores, name), 0)
 
-    def _group(self, inputs: int, name: str) -> tuple[int, int]:
-        """The size of the groups that compete, and how many stay of each."""
+    def group(self, inputs: int, name: str) -> tuple[int, int]:
+        """How many inputs compete with each other, and how many of them stay; raises UsageError as `kept` does."""
         if self.name == "2:4":
             if inputs % 4:
                 raise UsageError(f"{name} has {inputs} inputs, which is not a multiple of four as 2:4 needs; use the unstructured pattern")

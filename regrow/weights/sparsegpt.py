@@ -32,6 +32,7 @@ class SparseGPT(WeightPruner):
         self._sequences += 1
 
     def prune(self, name: str) -> Tensor:
+        _PATTERN.group(self._weight.shape[1], name)  # refuses a width that does not fit
         hessian = self._outer * (2 / self._sequences)
         weight = self._weight.to(hessian.dtype, copy=True)
         dead = hessian.diagonal() == 0  # inputs that are always zero say nothing about their weights

@@ -1,0 +1,45 @@
+"""A model directory with pruned weights, for any software that reads Hugging Face models."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+
+from regrow.calibration.result import Calibration
+from regrow.core import Surface
+from regrow.errors import RegrowError, UsageError
+from regrow.method.base import Method
+from regrow.models import Loaded
+
+
+def refuse(method: Method, directory: Path) -> None:
+    """Raises UsageError for a method without weights of its own, and for a directory that is there already."""
+    if method.surface is not Surface.WEIGHTS:
+        raise UsageError(f"method {method.name!r} changes no weights, so there is no checkpoint to write; use --out FILE")
+    if directory.exists():
+        raise UsageError(f"{directory} exists already; choose another --checkpoint")
+
+
+def write(loaded: Loaded, calibration: Calibration, directory: Path) -> None:
+    """The loaded model with the calibration's weights, whole or not at all; the model itself stays as it was.
+
+    Raises RegrowError where it cannot be written.
+    """
+    state = loaded.model.state_dict() | {name: tensor.to(loaded.model.device) for name, tensor in calibration.tensors.items()}
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+        try:
+            with torch.no_grad():
+                loaded.model.save_pretrained(unfinished, state_dict=state)
+            loaded.tokenizer.save_pretrained(unfinished)
+            unfinished.chmod(0o755)
+            unfinished.rename(directory)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise RegrowError(f"{directory} cannot be written: {error.strerror}; make room or choose another --checkpoint") from error

@@ -1,0 +1,95 @@
+"""`regrow compare`: every method under the same prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from regrow.cli import options
+from regrow.cli.bar import Bar
+from regrow.cli.group import INTERRUPTED, fail
+from regrow.cli.loading import load
+from regrow.errors import UsageError
+
+if TYPE_CHECKING:
+    from regrow.evaluation.comparison import Comparison
+    from regrow.evaluation.grid import Cell
+
+_GRID, _OUTPUT = "Grid", "Output"
+
+
+def compare(
+    out: Annotated[Path, typer.Option("--out", "-o", rich_help_panel=_OUTPUT, help="Directory; what is there is not run again.")],
+    model: options.ModelName = None,
+    task: Annotated[str, typer.Option("--task", "-t", rich_help_panel=_GRID, help="Problems to answer: {tasks}.")] = "tiny_reasoner",
+    quick: Annotated[
+        bool, typer.Option("--quick", rich_help_panel=_GRID, help="Every entry at batch 4 on eight prompts, in minutes: a look, no result.")
+    ] = False,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(min=1, rich_help_panel=_GRID, help="May be repeated; by default 4, 16, 8 and 1.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="LABEL", rich_help_panel=_GRID, help="An entry; may be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to answer; by default 200.")] = None,
+    traced: Annotated[int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to compare by token; by default 48.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_GRID, help="Limit of an answer.")] = 600,
+    dtype: options.DTypeName = "auto",
+    device: options.DeviceName = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
+    part: Annotated[
+        str, typer.Option(metavar="I/N", rich_help_panel=_OUTPUT, help="Run every N-th cell from the I-th on: one of N processes.")
+    ] = "1/1",
+    table: Annotated[bool, typer.Option("--table", rich_help_panel=_OUTPUT, help="Run nothing, tabulate what is there.")] = False,
+) -> None:
+    """Run every method on the same prompts, at several batch sizes and sparsities, and tabulate what comes out.
+
+    For each: how far its next-token distributions are from the dense ones along dense answers, then answers of its own, graded. Writes
+    table.md, table.json and figure.svg beside the records.
+    """
+    from regrow.evaluation import comparison, grid
+    from regrow.evaluation.tasks import find
+
+    mine, of = _part(part)
+    sizes = tuple(batch_size or ((grid.SWEPT,) if quick else grid.BATCH_SIZES))
+    cells = grid.grid(sizes, others=not quick, only=only or ())
+    if not table:
+        found = find(task.replace("-", "_"))
+        prompts, compared = limit or (8 if quick else 200), traced or (4 if quick else 48)
+        found.load(max(prompts, compared))
+        loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        chat = bool(loaded.tokenizer.chat_template)
+        plan = comparison.Plan(out, found, prompts, compared, max_new_tokens, chat, 16 if quick else None)
+        with Bar() as bar:
+            told = _Told(bar)
+            _run(comparison.Comparison(loaded, plan, told), comparison.parts(cells, mine, of), told, out)
+    from regrow.cli.comparison_view import show
+
+    show(out, cells)
+
+
+class _Told:
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._what, self.cells = bar, "", ""
+
+    def __call__(self, what: str, done: float, of: float) -> None:
+        if what != self._what:
+            self._what = what
+            self._bar.begin(what, 1)
+        self._bar.show(done / of, f"{done:g} of {of:g} ({self.cells})")
+
+
+def _run(runner: Comparison, cells: list[Cell], told: _Told, out: Path) -> None:
+    for number, cell in enumerate(cells, 1):
+        told.cells = f"cell {number} of {len(cells)}"
+        try:
+            runner.run(cell)
+        except KeyboardInterrupt:
+            fail(f"interrupted: what is complete is kept in {out}; the same command goes on from there", INTERRUPTED)
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, of = text.partition("/")
+    if not (part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of)):
+        raise UsageError(f"--part takes I/N with I from 1 to N, such as 1/2, not {text!r}")
+    return int(part), int(of)

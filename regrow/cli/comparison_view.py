@@ -1,0 +1,51 @@
+"""What `regrow compare` writes and shows, from its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from regrow.analysis import comparison, plots
+from regrow.errors import RegrowError
+from regrow.evaluation.comparison import divergence_file, read_divergence, records_file
+from regrow.evaluation.grading import grade
+from regrow.evaluation.grid import Cell
+from regrow.records import Graded
+
+
+def show(directory: Path, cells: Sequence[Cell]) -> None:
+    """Raises RegrowError where the files cannot be written."""
+    rows = _rows(directory, cells)
+    try:
+        (directory / "table.md").write_text(comparison.markdown(rows))
+        (directory / "table.json").write_text(comparison.to_json(rows))
+        plots.figure(rows, directory / "figure.svg")
+    except OSError as error:
+        raise RegrowError(f"{directory} cannot be written: {error.strerror}; make room or choose another --out") from error
+    console = Console(highlight=False)
+    table = Table(*comparison.COLUMNS, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*comparison.cells(row))
+    console.print(table)
+    console.print(f"in {directory}: table.md, table.json, figure.svg", style="dim")
+
+
+def _rows(directory: Path, cells: Sequence[Cell]) -> list[comparison.Row]:
+    graded = {cell.name: _graded(records_file(directory, cell)) for cell in cells}
+    dense = {cell.batch_size: graded[cell.name] for cell in cells if not cell.method.target}
+    rows = []
+    for cell in sorted(cells, key=lambda cell: (float(cell.method.target) not in (0.0, 0.5), float(cell.method.target), cell.batch_size)):
+        path = divergence_file(directory, cell)
+        found = read_divergence(path) if path.exists() else None
+        target = float(cell.method.target)
+        rows.append(comparison.row(cell.label, cell.batch_size, target, found, graded[cell.name], dense.get(cell.batch_size)))
+    return rows
+
+
+def _graded(path: Path) -> Graded | None:
+    return grade(path) if path.exists() and path.stat().st_size else None

@@ -1,0 +1,153 @@
+"""Runs the cells of a comparison: calibrations, divergence from dense, then records. What is there already is not made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+from regrow.calibration.result import Calibration, calibrated, fingerprint
+from regrow.calibration.run import calibrate
+from regrow.calibration.text import sequences
+from regrow.errors import RegrowError
+from regrow.evaluation.divergence import Trace, divergence, trace
+from regrow.evaluation.grid import Cell
+from regrow.evaluation.run import configure, evaluate
+from regrow.evaluation.tasks.base import Task, batches
+from regrow.method.base import Method
+from regrow.models import Loaded
+from regrow.records import digest
+
+
+class Told(Protocol):
+    """What a comparison tells of its progress."""
+
+    def __call__(self, what: str, done: float, of: float) -> None: ...
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """`prompts` of the task are answered, the first `traced` of them also compared token by token."""
+
+    directory: Path
+    task: Task
+    prompts: int
+    traced: int
+    max_new_tokens: int
+    chat: bool
+    calibration_sequences: int | None = None  # None: what the method asks for
+
+
+@final
+class Comparison:
+    def __init__(self, loaded: Loaded, plan: Plan, told: Told) -> None:
+        self._loaded, self._plan, self._told = loaded, plan, told
+        self._traces: dict[int, list[Trace]] = {}
+
+    def run(self, cell: Cell) -> None:
+        """Raises RegrowError where results cannot be kept, or are of other settings."""
+        calibration = self._calibration(cell.method)
+        self._divergence(cell, calibration)
+        evaluate(
+            self._loaded,
+            self._plan.task,
+            cell.method,
+            batch_size=cell.batch_size,
+            limit=self._plan.prompts,
+            max_new_tokens=self._plan.max_new_tokens,
+            path=records_file(self._plan.directory, cell),
+            chat=self._plan.chat,
+            calibration=calibration,
+            progress=lambda done, of, _: self._told(f"{cell.label}, batch {cell.batch_size}: answers", done, of),
+        )
+
+    def _calibration(self, method: Method) -> Calibration | None:
+        """The one in the directory if it fits, else a new one."""
+        if method.needs is None:
+            return None
+        key = digest([method.name, calibrated(method), fingerprint(self._loaded.model), self._plan.calibration_sequences])[:12]
+        path = self._plan.directory / "calibration" / f"{method.name}-{key}.safetensors"
+        if path.exists():
+            return Calibration.load(path)
+        count, length = method.needs.value
+        text = sequences(self._loaded, None, self._plan.calibration_sequences or count, length)
+        made = calibrate(self._loaded, method, text, lambda done, of: self._told(f"calibrating {method.name}", done, of))
+        made.save(path)
+        return made
+
+    def _divergence(self, cell: Cell, calibration: Calibration | None) -> None:
+        plan, settings = self._plan, self._settings(cell, calibration)
+        path = divergence_file(plan.directory, cell)
+        if path.exists():
+            if read_divergence(path)["settings"] != settings:
+                raise RegrowError(f"{path} was made with other settings; choose another --out, or remove it")
+            return
+        if cell.batch_size not in self._traces:
+            planned = batches(plan.task.load(plan.traced), cell.batch_size)
+            self._traces[cell.batch_size] = []
+            for done, items in enumerate(planned, 1):
+                made = trace(self._loaded, [item.prompt for item in items], chat=plan.chat, max_new_tokens=plan.max_new_tokens)
+                self._traces[cell.batch_size].append(made)
+                self._told(f"dense traces, batch {cell.batch_size}", done, len(planned))
+        found = divergence(
+            self._loaded,
+            cell.method,
+            calibration,
+            self._traces[cell.batch_size],
+            lambda done, of: self._told(f"{cell.label}, batch {cell.batch_size}: divergence", done, of),
+        )
+        _write(path, {"settings": settings, **asdict(found), "mean_kl": found.mean_kl, "agreement": found.agreement})
+
+    def _settings(self, cell: Cell, calibration: Calibration | None) -> dict[str, Any]:
+        plan = self._plan
+        config = configure(
+            self._loaded,
+            plan.task,
+            plan.task.load(plan.traced),
+            cell.method,
+            batch_size=cell.batch_size,
+            max_new_tokens=plan.max_new_tokens,
+            chat=plan.chat,
+            calibration=calibration,
+        )
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+        return settings
+
+
+def parts(cells: Sequence[Cell], part: int, of: int) -> list[Cell]:
+    """Every `of`-th cell, from the `part`-th on (1 <= part <= of): what one of several processes does."""
+    return list(cells[part - 1 :: of])
+
+
+def records_file(directory: Path, cell: Cell) -> Path:
+    return directory / "records" / f"{cell.name}.jsonl"
+
+
+def divergence_file(directory: Path, cell: Cell) -> Path:
+    return directory / "divergence" / f"{cell.name}.json"
+
+
+def read_divergence(path: Path) -> dict[str, Any]:
+    """Raises RegrowError for a damaged file."""
+    try:
+        value = json.loads(path.read_text())
+        if "settings" not in value:
+            raise ValueError("no settings")
+    except (OSError, ValueError) as error:
+        raise RegrowError(f"{path} is damaged ({error}); remove it, and run again") from error
+    found: dict[str, Any] = value
+    return found
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    unfinished = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise RegrowError(f"{path} cannot be written: {error.strerror}; make room or choose another --out") from error

@@ -1,0 +1,92 @@
+"""What `regrow compare` compares: methods, sparsities and batch sizes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from regrow.errors import UsageError
+from regrow.method.base import Method
+from regrow.method.presets import make, parameters
+
+BATCH_SIZES: Final = (4, 16, 8, 1)  # in the order in which they are run
+SPARSITY: Final = "0.5"
+OTHER_SPARSITIES: Final = ("0.3", "0.7")  # at SWEPT alone
+SWEPT: Final = 4
+
+# Label: method, parameters beside the sparsity.
+ENTRIES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "dense": ("dense", {}),
+    "BAP": ("bap", {}),
+    "BAP, T_init 16": ("bap", {"init_steps": 16}),
+    "GRIFFIN": ("griffin", {}),
+    "GRIFFIN, sum": ("griffin", {"aggregate": "sum"}),
+    "TEAL": ("teal", {}),
+    "TEAL, FFN only": ("teal", {"ffn_only": True}),
+    "WINA": ("wina", {}),
+    "CATS": ("cats", {}),
+    "CATS, a mask a row": ("cats", {"share": "none"}),
+    "Wanda 2:4": ("wanda", {}),
+    "SparseGPT 2:4": ("sparsegpt", {}),
+    "magnitude": ("magnitude", {}),
+    "random": ("random", {}),
+}
+# Of BAP, at SWEPT and SPARSITY alone; after the paper's table 3 and figure 1.
+ABLATIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "BAP, mean": ("bap", {"aggregate": "mean"}),
+    "BAP, no memory": ("bap", {"memory": "none"}),
+    "BAP, threshold": ("bap", {"selection": "threshold"}),
+    "every token, max": ("every-token", {}),
+    "every token, mean": ("every-token", {"aggregate": "mean"}),
+    "BAP, T_init 0": ("bap", {"init_steps": 0}),
+    "BAP, T_init 32": ("bap", {"init_steps": 32}),
+    "BAP, T_init 128": ("bap", {"init_steps": 128}),
+    "BAP, T_e 1": ("bap", {"explore_steps": 1}),
+    "BAP, T_e 4": ("bap", {"explore_steps": 4}),
+    "BAP, T_trans 10": ("bap", {"period": 10}),
+    "BAP, T_trans 30": ("bap", {"period": 30}),
+}
+
+
+@final
+@dataclass(frozen=True)
+class Cell:
+    label: str
+    method: Method
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
+        sparsity = f"-s{float(self.method.target):g}" if self.method.target else ""
+        return f"{slug}{sparsity}-b{self.batch_size}"
+
+
+def grid(batch_sizes: Sequence[int] = BATCH_SIZES, *, others: bool = True, only: Sequence[str] = ()) -> list[Cell]:
+    """Every entry at SPARSITY and every batch size; at batch SWEPT also the ablations and, with `others`, the other sparsities.
+
+    `only` are labels. Raises UsageError for one that is not there.
+    """
+    unknown = [label for label in only if label not in ENTRIES | ABLATIONS]
+    if unknown:
+        raise UsageError(f"unknown entry {unknown[0]!r}; choose from: {'; '.join(ENTRIES | ABLATIONS)}")
+    cells = [cell for batch_size in batch_sizes for cell in _cells(batch_size, batch_size == SWEPT, others)]
+    return [cell for cell in cells if not only or cell.label in only]
+
+
+def _cells(batch_size: int, swept: bool, others: bool) -> Iterator[Cell]:
+    for label, (method, params) in (ENTRIES | ABLATIONS if swept else ENTRIES).items():
+        yield Cell(label, _method(method, params, SPARSITY), batch_size)
+    for sparsity in OTHER_SPARSITIES if swept and others else ():
+        for label, (method, params) in ENTRIES.items():
+            if label == "Wanda 2:4":
+                yield Cell("Wanda, unstructured", _method(method, {"pattern": "unstructured"}, sparsity), batch_size)
+            elif label not in ("dense", "SparseGPT 2:4"):
+                yield Cell(label, _method(method, params, sparsity), batch_size)
+
+
+def _method(name: str, params: dict[str, Any], sparsity: str) -> Method:
+    return make(name, **params, **({"sparsity": sparsity} if "sparsity" in parameters(name) else {}))

@@ -1,0 +1,202 @@
+"""A deliberately slow reference of the methods beside the one of `naive.py`, from their equations; it shares no code with regrow.
+
+Inputs of linears are pruned (TEAL, WINA) or neurons token by token (CATS, every token). Every live row is scored by itself, what is kept
+is a list of indices, the rest is zeroed, and the model's own dense linears do the work; weights that take part in decode steps are counted.
+
+Symbols: L layers, B rows, P padded prompt length, T tokens of one forward, n inputs of a linear, F neurons, k of them kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+import naive
+from naive_rules import Settings, kept_count, retain
+
+SITES = {
+    "qkv": ("q_proj", "k_proj", "v_proj", "qkv_proj"),
+    "o": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj", "gate_up_proj"),
+    "down": ("down_proj",),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module that a method replaces: a linear, or the MLP of a layer (site "mlp")."""
+
+    name: str
+    layer: int
+    site: str
+    module: Any
+
+
+def linears(model: Any) -> list[Place]:
+    """Return the linears of the attention and the MLP of every layer."""
+    parts = [(layer, kind, getattr(block, kind)) for layer, block in enumerate(model.model.layers) for kind in ("self_attn", "mlp")]
+    children = [(layer, f"model.layers.{layer}.{kind}.{name}", name, m) for layer, kind, part in parts for name, m in part.named_children()]
+    return [Place(path, layer, site, m) for layer, path, name, m in children for site in SITES if name in SITES[site]]
+
+
+def sizes(model: Any, steps: int) -> dict[str, list[int]]:
+    """Return the weights that dense steps read, by site and layer."""
+    found = {site: [0] * model.config.num_hidden_layers for site in SITES}
+    for place in linears(model):
+        found[place.site][place.layer] += place.module.weight.numel() * steps
+    return found
+
+
+def gate(mlp: Any, x: Tensor) -> Tensor:
+    """Return act(W_g x) [..., F]."""
+    if hasattr(mlp, "gate_up_proj"):
+        return mlp.activation_fn(mlp.gate_up_proj(x).chunk(2, dim=-1)[0])
+    return mlp.act_fn(mlp.gate_proj(x))
+
+
+def relative(z: Tensor) -> Tensor:
+    """Return |z| / ||z||_2 of one token, [F]."""
+    norm = z.square().sum().sqrt()
+    return z.abs() / norm if norm > 0 else z.abs()
+
+
+def choose(scores: Tensor, sparsity: str, threshold: float | None) -> list[int]:
+    """Return the places of the scores above the threshold or, without one, of the k largest."""
+    if threshold is None:
+        return retain(scores, kept_count(sparsity, len(scores)))[0]
+    return [place for place, score in enumerate(scores.tolist()) if score > threshold]
+
+
+def only(x: Tensor, kept: Sequence[int]) -> Tensor:
+    """Return x [..., n] with everything else zeroed."""
+    rest = torch.zeros_like(x)
+    rest[..., kept] = x[..., kept]
+    return rest
+
+
+@dataclass(frozen=True)
+class Now:
+    """The forward pass under way."""
+
+    decode: bool
+    live: list[bool]  # [B] of a decode step: the token fed is not an EOS, nor after one
+    late: list[list[int]]  # [B] of a prompt: where its last floor(T_b / 2) tokens are
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave, and what its decode steps read."""
+
+    columns: list[list[int]]  # [N][B] what the loop chose at each forward, pad after a row's end
+    tokens: list[list[int]]  # of each row, up to and including its EOS
+    kept: dict[str, list[int]]  # by site, weights of each layer
+    dense: dict[str, list[int]]  # those there are
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """TEAL: inputs with |x_i| above the linear's threshold; over a batch its mean over the live rows, or the magnitude of the mean. WINA
+    with `norms`: |x_i| ||W[:, i]||_2 in its place. Without thresholds the k largest."""
+
+    thresholds: Mapping[str, float] | None  # by linear
+    sparsity: str = "0.5"
+    norms: bool = False
+    share: str = "mean_abs"
+    second_half: bool = False
+    sites: Sequence[str] = tuple(SITES)
+
+    def places(self, model: Any) -> list[Place]:
+        """Return the linears that are pruned."""
+        return [place for place in linears(model) if place.site in self.sites]
+
+    def scores(self, place: Place, rows: Sequence[Tensor]) -> Tensor:
+        """Return the score [n] of each input over rows [n]."""
+        mean = sum(row.abs() for row in rows) / len(rows) if self.share == "mean_abs" else (sum(rows) / len(rows)).abs()
+        return mean * place.module.weight.square().sum(dim=0).sqrt() if self.norms else mean
+
+    def kept(self, place: Place, rows: Sequence[Tensor]) -> list[int]:
+        """Return the inputs that these rows [n] keep together."""
+        return choose(self.scores(place, rows), self.sparsity, self.thresholds and self.thresholds[place.name])
+
+    def forward(self, place: Place, x: Tensor, now: Now, taken: dict[str, list[int]]) -> Tensor:
+        """Return the output [B, T, out] for x [B, T, n]; a decode step adds to `taken`."""
+        x = x.clone()
+        if now.decode:
+            kept = self.kept(place, [row[0] for row, live in zip(x, now.live, strict=True) if live])
+            taken[place.site][place.layer] += len(kept) * place.module.out_features
+            x = only(x, kept)
+        elif self.second_half:
+            for row, late in zip(x, now.late, strict=True):
+                for t in late:
+                    row[t] = only(row[t], self.kept(place, [row[t]]))
+        return type(place.module).forward(place.module, x)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """CATS: neurons with |act(W_g x)_j| above the layer's threshold, so up and down shrink; by the mean over the live rows, or (`share`
+    "none") each row its own, and what any of them keeps is read. Without thresholds every token: the k largest of the mean or the maximum
+    over the live rows of |zbar_j|, so only down shrinks."""
+
+    thresholds: Mapping[str, float] | None  # by MLP
+    sparsity: str = "0.5"
+    share: str = "mean"
+    sites: Sequence[str] = ("gate_up", "down")
+
+    def places(self, model: Any) -> list[Place]:
+        """Return the MLPs."""
+        return [Place(f"model.layers.{layer}.mlp", layer, "mlp", block.mlp) for layer, block in enumerate(model.model.layers)]
+
+    def scores(self, place: Place, x: Tensor) -> Tensor:
+        """Return the score [F] of each neuron for a token x [D]."""
+        return relative(naive.hidden(place.module, x)) if self.thresholds is None else gate(place.module, x).abs()
+
+    def kept(self, place: Place, rows: Sequence[Tensor]) -> list[int]:
+        """Return the neurons that rows of these scores [F] keep together."""
+        scores = torch.stack(list(rows)).amax(0) if self.share == "max" else sum(rows) / len(rows)
+        return choose(scores, self.sparsity, self.thresholds and self.thresholds[place.name])
+
+    def forward(self, place: Place, x: Tensor, now: Now, taken: dict[str, list[int]]) -> Tensor:
+        """Return the output [B, T, D] for x [B, T, D]; a decode step adds to `taken`."""
+        z = naive.hidden(place.module, x)
+        if now.decode:
+            live = [b for b, live in enumerate(now.live) if live]
+            scores = [self.scores(place, x[b, 0]) for b in live]
+            kept = [self.kept(place, [score] if self.share == "none" else scores) for score in scores]
+            of = dict(zip(live, kept, strict=True))
+            z = torch.stack([only(row, of.get(b, [])) for b, row in enumerate(z)])
+            read, (width, neurons) = len(set().union(*kept)), place.module.down_proj.weight.shape
+            taken["gate_up"][place.layer] += (neurons + (neurons if self.thresholds is None else read)) * width
+            taken["down"][place.layer] += read * width
+        return place.module.down_proj(z)
+
+
+def generate(model: Any, prompts: Sequence[Sequence[int]], settings: Settings, rule: Inputs | Tokens) -> Outcome:
+    """Decode a batch of unpadded prompts greedily under a rule that goes by each step alone."""
+    ids, mask = naive.left_pad(prompts, settings.pad)
+    writer, cache = naive.Writer(settings, len(prompts)), DynamicCache(config=model.config)
+    taken = {site: [0] * model.config.num_hidden_layers for site in rule.sites}
+    now, steps = Now(False, [], [list(range(ids.shape[1] - len(prompt) // 2, ids.shape[1])) for prompt in prompts]), 0
+    with torch.no_grad(), ExitStack() as stack:
+        for place in rule.places(model):
+            assert "forward" not in vars(place.module), "the reference needs an unpatched model"
+            stack.enter_context(patch.object(place.module, "forward", lambda x, place=place: rule.forward(place, x, now, taken)))
+        while True:
+            positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)[:, -ids.shape[1] :]
+            output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+            writer.choose(output.logits[:, -1])
+            if writer.done():
+                break
+            steps += 1
+            now = Now(True, [not finished for finished in writer.finished()], [])
+            ids = torch.tensor([[row[-1]] for row in writer.generated])
+            mask = torch.cat([mask, torch.ones(len(prompts), 1, dtype=mask.dtype)], dim=1)
+    dense = sizes(model, steps)
+    return Outcome([list(column) for column in zip(*writer.generated, strict=True)], writer.cut(), dense | taken, dense)

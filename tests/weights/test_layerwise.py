@@ -1,0 +1,129 @@
+"""The pass over the layers: true to the model, fed by the pruned layers before, and without a trace in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import pytest
+import torch
+from torch import Tensor
+
+import naive_weights as naive
+from families import FAMILIES, LAYERS, build
+from regrow.weights import WeightPruner
+from regrow.weights.layerwise import prune_layers
+from regrow.weights.pattern import Pattern
+from regrow.weights.sparsegpt import SparseGPT
+from regrow.weights.wanda import Wanda
+
+# Two of one length, with others between; the longest is longer than the sliding windows (16), the shortest a single token.
+SEQUENCES = [torch.arange(3, 3 + length) * step % 96 for length, step in ((20, 1), (33, 5), (1, 1), (20, 7))]
+
+
+def wanda(weight: Tensor) -> WeightPruner:
+    return Wanda(weight, Pattern("2:4"))
+
+
+RULES: dict[str, tuple[Callable[[Tensor], WeightPruner], naive.Prune]] = {
+    "wanda": (wanda, naive.wanda),
+    "sparsegpt": (SparseGPT, naive.sparsegpt),
+}
+
+
+@final
+class Onlooker(WeightPruner):
+    """Prunes nothing and keeps what it is shown."""
+
+    def __init__(self, weight: Tensor, seen: dict[int, list[Tensor]]) -> None:
+        self._weight, self._seen = weight, seen.setdefault(weight.data_ptr(), [])
+
+    def add(self, x: Tensor) -> None:
+        self._seen.append(x.clone())
+
+    def prune(self, name: str) -> Tensor:
+        return self._weight.clone()
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def test_without_pruning_every_linear_is_fed_what_the_model_feeds_it(family: str) -> None:
+    model, seen = build(family, torch.float64), {}
+    linears = {name: linear for layer in range(LAYERS) for name, linear in naive.linears(model, layer).items()}
+    weights = prune_layers(model, SEQUENCES, lambda weight: Onlooker(weight, seen))
+    want = naive.inputs_of(model, linears, SEQUENCES)
+    for name, linear in linears.items():
+        assert torch.equal(weights[f"{name}.weight"], linear.weight)
+        assert len(seen[linear.weight.data_ptr()]) == len(SEQUENCES)
+        assert all(map(torch.equal, seen[linear.weight.data_ptr()], want[name]))
+
+
+def test_without_pruning_the_last_hidden_states_are_the_models(family: str) -> None:
+    model, seen, outputs = build(family, torch.float64), {}, []
+    with torch.no_grad():
+        want = [model.model(ids[None], use_cache=False).last_hidden_state for ids in SEQUENCES]
+    with model.model.layers[-1].register_forward_hook(lambda _, __, output: outputs.append(output)):
+        prune_layers(model, SEQUENCES, lambda weight: Onlooker(weight, seen))
+    with torch.no_grad():  # the last runs of the last layer are those on every sequence; ones before found out how it is called
+        got = [model.model.norm(output) for output in outputs[-len(SEQUENCES) :]]
+    assert all(map(torch.equal, got, want))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_linears_of_the_layers_and_only_they_are_two_of_four(family: str, rule: str) -> None:
+    model = build(family)
+    linears = {f"{name}.weight": linear for layer in range(LAYERS) for name, linear in naive.linears(model, layer).items()}
+    weights = prune_layers(model, SEQUENCES, RULES[rule][0])
+    assert list(weights) == list(linears)
+    for name, weight in weights.items():
+        assert ((weight != 0).reshape(-1, 4).sum(dim=1) == 2).all()
+        assert (weight.shape, weight.dtype, weight.requires_grad) == (linears[name].weight.shape, torch.float32, False)
+        if rule == "wanda":
+            assert torch.equal(weight, linears[name].weight.where(weight != 0, 0))
+
+
+# The pass is the same for both rules; SparseGPT, whose reference is slow, is shown one plain, one windowed and one fused family.
+@pytest.mark.parametrize(("family", "rule"), [*((f, "wanda") for f in FAMILIES), *((f, "sparsegpt") for f in ("llama", "gemma3", "phi3"))])
+def test_each_layer_is_pruned_by_what_the_pruned_ones_before_feed_it(family: str, rule: str) -> None:
+    model, (start, prune) = build(family, torch.float64), RULES[rule]
+    got, want = prune_layers(model, SEQUENCES, start), naive.layer_by_layer(model, SEQUENCES, prune)
+    one_go = naive.in_one_go(model, SEQUENCES, prune)
+    assert list(got) == list(want)
+    for name, weight in got.items():
+        # float64; inputs and Hessians differ by rounding, and the inverse multiplies that by its condition, at most 6400.
+        torch.testing.assert_close(weight, want[name], rtol=1e-9, atol=1e-10)
+    differ = [name for name in got if not torch.allclose(got[name], one_go[name])]
+    assert {name.split(".")[2] for name in differ} == {"1"}  # the second layer, and not the first
+
+
+def test_progress_is_told_after_each_layer() -> None:
+    told: list[tuple[int, int]] = []
+    prune_layers(build("llama"), SEQUENCES, wanda, lambda done, layers: told.append((done, layers)))
+    assert told == [(1, LAYERS), (2, LAYERS)]
+
+
+def test_a_length_is_learnt_once_and_a_layer_runs_twice_a_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = build("llama"), [0] * LAYERS
+    for layer, module in enumerate(model.model.layers):
+        forward = module.forward
+
+        def counted(*args: Tensor, layer: int = layer, forward: Callable[..., Tensor] = forward, **keywords: object) -> Tensor:
+            calls[layer] += 1
+            return forward(*args, **keywords)
+
+        monkeypatch.setattr(module, "forward", counted)
+    prune_layers(model, SEQUENCES, wanda)
+    lengths, sequences = 3, len(SEQUENCES)
+    assert calls == [lengths + 2 * sequences, lengths + sequences]  # the last layer feeds no other
+
+
+@pytest.mark.parametrize("structure", ["biases", "squared"])
+def test_knows_biases_and_inputs_that_are_often_zero(structure: str) -> None:
+    model = build(structure, torch.float64)
+    got, want = prune_layers(model, SEQUENCES, SparseGPT), naive.layer_by_layer(model, SEQUENCES, naive.sparsegpt)
+    for name, weight in got.items():
+        torch.testing.assert_close(weight, want[name], rtol=1e-9, atol=1e-10)
