@@ -28,6 +28,10 @@ COLUMNS: Final = (
 )
 
 
+# Those that fit a terminal.
+NARROW: Final = ("method", "batch", "actual sparsity", "KL to dense", "same top token", "problems right", "against dense")
+
+
 @final
 @dataclass(frozen=True)
 class Row:

@@ -34,6 +34,10 @@ def compare(
     limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to answer; by default 200.")] = None,
     traced: Annotated[int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to compare by token; by default 48.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_GRID, help="Limit of an answer.")] = 600,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", rich_help_panel=_GRID, help="Calibration text, as for `regrow calibrate`."),
+    ] = None,
     dtype: options.DTypeName = "auto",
     device: options.DeviceName = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
@@ -59,7 +63,7 @@ def compare(
         found.load(max(prompts, compared))
         loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         chat = bool(loaded.tokenizer.chat_template)
-        plan = comparison.Plan(out, found, prompts, compared, max_new_tokens, chat, 16 if quick else None)
+        plan = comparison.Plan(out, found, prompts, compared, max_new_tokens, chat, text, 16 if quick else None)
         with Bar() as bar:
             told = _Told(bar)
             _run(comparison.Comparison(loaded, plan, told), comparison.parts(cells, mine, of), told, out)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from regrow.analysis import comparison, plots
+from regrow.cli.format import percent
 from regrow.errors import RegrowError
 from regrow.evaluation.comparison import divergence_file, read_divergence, records_file
 from regrow.evaluation.grading import grade
@@ -26,13 +27,20 @@ def show(directory: Path, cells: Sequence[Cell]) -> None:
     except OSError as error:
         raise RegrowError(f"{directory} cannot be written: {error.strerror}; make room or choose another --out") from error
     console = Console(highlight=False)
-    table = Table(*comparison.COLUMNS, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*comparison.cells(row))
-    console.print(table)
+    for target, title in _targets(rows):
+        table = Table(*comparison.NARROW, title=title, title_justify="left", pad_edge=False)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            if row.target == target:
+                found = dict(zip(comparison.COLUMNS, comparison.cells(row), strict=True))
+                table.add_row(*(found[name] for name in comparison.NARROW))
+        console.print(table)
     console.print(f"in {directory}: table.md, table.json, figure.svg", style="dim")
+
+
+def _targets(rows: Sequence[comparison.Row]) -> list[tuple[float, str]]:
+    return [(target, f"target sparsity {percent(target)}") for target in dict.fromkeys(row.target for row in rows)]
 
 
 def _rows(directory: Path, cells: Sequence[Cell]) -> list[comparison.Row]:

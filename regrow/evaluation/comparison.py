@@ -38,6 +38,7 @@ class Plan:
     traced: int
     max_new_tokens: int
     chat: bool
+    text: Path | None = None  # of calibrations; None: the model's own, or C4
     calibration_sequences: int | None = None  # None: what the method asks for
 
 
@@ -68,12 +69,13 @@ class Comparison:
         """The one in the directory if it fits, else a new one."""
         if method.needs is None:
             return None
-        key = digest([method.name, calibrated(method), fingerprint(self._loaded.model), self._plan.calibration_sequences])[:12]
-        path = self._plan.directory / "calibration" / f"{method.name}-{key}.safetensors"
+        plan = self._plan
+        key = digest([method.name, calibrated(method), fingerprint(self._loaded.model), str(plan.text), plan.calibration_sequences])[:12]
+        path = plan.directory / "calibration" / f"{method.name}-{key}.safetensors"
         if path.exists():
             return Calibration.load(path)
         count, length = method.needs.value
-        text = sequences(self._loaded, None, self._plan.calibration_sequences or count, length)
+        text = sequences(self._loaded, plan.text, plan.calibration_sequences or count, length)
         made = calibrate(self._loaded, method, text, lambda done, of: self._told(f"calibrating {method.name}", done, of))
         made.save(path)
         return made

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from regrow.analysis.paired import FLIPS, paired
+from regrow.records import Grade, Mark
+
+
+def grades(*rows: str) -> list[Grade]:
+    """`"110"` is a prompt of three problems, two of them right."""
+    return [Grade(tuple(Mark("add", mark == "1") for mark in row)) for row in rows]
+
+
+def test_no_difference() -> None:
+    one = grades("110", "0", "11")
+    found = paired(one, one)
+    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+def test_by_hand() -> None:
+    """Gains of 1, 0, -1 and 2 over prompts of 2, 1, 2 and 3 problems."""
+    found = paired(grades("11", "1", "00", "111"), grades("10", "1", "10", "100"))
+    assert found.difference == 2 / 8
+    residuals = [1 - 0.5, 0 - 0.25, -1 - 0.5, 2 - 0.75]
+    half = 1.959963984540054 * (sum(r * r for r in residuals) * 4 / 3) ** 0.5 / 8
+    assert (found.low, found.high) == pytest.approx((0.25 - half, 0.25 + half))
+    # Signs of 1, 1, 2 draw sums of 4, 2, 2, 0 and their negatives: six of eight reach 2.
+    assert found.p == pytest.approx(6 / 8, abs=4 * (0.25 / FLIPS) ** 0.5)
+
+
+def test_ten_gains_of_one_are_rare() -> None:
+    found = paired(grades(*["1"] * 10), grades(*["0"] * 10))
+    assert (found.difference, found.low, found.high) == (1, 1, 1)
+    assert found.p == pytest.approx(2 / 2**10, abs=5 * (2 / 2**10 / FLIPS) ** 0.5)
+
+
+def test_the_other_way_round() -> None:
+    one, other = grades("110", "01", "111"), grades("100", "11", "001")
+    there, back = paired(one, other), paired(other, one)
+    assert (back.difference, back.low, back.high, back.p) == (-there.difference, -there.high, -there.low, there.p)
+
+
+@pytest.mark.parametrize("other", [["1"], ["1", "11"], []])
+def test_other_prompts_are_refused(other: list[str]) -> None:
+    with pytest.raises(ValueError, match="not of the same prompts"):
+        paired(grades("1", "1"), grades(*other))

@@ -1,0 +1,106 @@
+"""`regrow compare`, on a few of its entries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import run
+from regrow.bundled.problems import exercise
+
+LABELS = ("dense", "BAP, T_init 0", "TEAL", "Wanda 2:4")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": exercise(f"text-{number}").solution}) + "\n" for number in range(60)))
+    return path
+
+
+def _compare(model: Path, text: Path, out: Path, *options: object) -> Any:
+    only = [part for label in LABELS for part in ("--only", label)]
+    sizes = ["--limit", 4, "--traced", 2, "--max-new-tokens", 12, "--text", text]
+    return run("compare", model, "--out", out, "--quick", *sizes, *only, *options)
+
+
+@pytest.fixture(scope="module")
+def compared(tiny: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    result = _compare(tiny, text, out)
+    assert result.exit_code == 0, result.output
+    return out, result.stdout
+
+
+def _files(directory: Path) -> dict[str, tuple[int, bytes]]:
+    kept = ("records", "divergence", "calibration")
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for name in kept for path in (directory / name).iterdir()}
+
+
+def test_one_table_of_all(compared: tuple[Path, str]) -> None:
+    out, shown = compared
+    rows = {row["label"]: row for row in json.loads((out / "table.json").read_text())}
+    assert tuple(rows) == LABELS
+    dense = rows["dense"]
+    assert (dense["divergence"]["kl"], dense["divergence"]["agreement"], dense["against_dense"]) == (0, 1, None)
+    for label in LABELS[1:]:
+        row = rows[label]
+        assert row["divergence"]["mean_kl"] > 0
+        assert row["divergence"]["tokens"] == dense["divergence"]["tokens"]
+        assert row["summary"]["problems"]["total"] == dense["summary"]["problems"]["total"]
+        assert row["against_dense"] is not None
+        assert 0.2 < row["summary"]["actual_sparsity"] < 0.8
+    markdown = (out / "table.md").read_text()
+    assert all(f"| {label} | 4 |" in markdown for label in LABELS)
+    assert all(label.split()[0] in shown for label in LABELS)
+    assert (out / "figure.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_a_second_run_makes_nothing_again(tiny: Path, text: Path, compared: tuple[Path, str]) -> None:
+    out, shown = compared
+    before = _files(out)
+    assert len(before) == 4 + 4 + 2
+    assert _compare(tiny, text, out).stdout == shown
+    assert _files(out) == before
+
+
+def test_parts_make_the_whole(tiny: Path, text: Path, compared: tuple[Path, str], tmp_path: Path) -> None:
+    for part in ("1/2", "2/2"):
+        assert _compare(tiny, text, tmp_path / "out", "--part", part).exit_code == 0
+    _compare(tiny, text, tmp_path / "out", "--table")
+    whole, parts = (json.loads((out / "table.json").read_text()) for out in (compared[0], tmp_path / "out"))
+
+    def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**row, "summary": {**row["summary"], "decode_tokens_per_second": None}} for row in rows]
+
+    assert timeless(parts) == timeless(whole)
+
+
+def test_a_table_of_what_is_there(tiny: Path, text: Path, tmp_path: Path) -> None:
+    result = _compare(tiny, text, tmp_path / "out", "--part", "1/4")
+    rows = {row["label"]: row for row in json.loads((tmp_path / "out" / "table.json").read_text())}
+    assert rows["dense"]["summary"] is not None
+    assert (rows["TEAL"]["summary"], rows["TEAL"]["divergence"]) == (None, None)
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (["--only", "BAPP"], 2, "unknown entry 'BAPP'; choose from: dense; BAP;"),
+        (["--part", "3/2"], 2, "--part takes I/N with I from 1 to N, such as 1/2, not '3/2'"),
+        (["--limit", "100000"], 2, "limit must be from 1 to "),
+        (["--max-new-tokens", "13"], 1, "was made with other settings"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    tiny: Path, text: Path, compared: tuple[Path, str], options: list[str], code: int, sentence: str
+) -> None:
+    before = _files(compared[0])
+    result = _compare(tiny, text, compared[0], *options)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert sentence in result.stderr
+    assert _files(compared[0]) == before

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from regrow.errors import UsageError
+from regrow.evaluation.comparison import parts
+from regrow.evaluation.grid import ABLATIONS, BATCH_SIZES, ENTRIES, grid
+from regrow.method.presets import METHODS
+
+
+def test_every_method_is_in_it() -> None:
+    assert {cell.method.name for cell in grid()} == set(METHODS)
+    assert {cell.method.name for cell in grid((4,), others=False)} == set(METHODS)
+
+
+def test_a_cell_is_there_once_and_has_a_file_of_its_own() -> None:
+    cells = grid()
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert len({(str(cell.method.describe()), cell.batch_size) for cell in cells}) == len(cells)
+
+
+def test_what_is_run_where() -> None:
+    by = {(cell.label, str(cell.method.target), cell.batch_size) for cell in grid()}
+    for label in ENTRIES:
+        target = "0" if label == "dense" else "0.5"
+        assert all((label, target, size) in by for size in BATCH_SIZES)
+    for label in ABLATIONS:
+        assert [size for size in BATCH_SIZES if (label, "0.5", size) in by] == [4]
+    assert {(label, size) for label, target, size in by if target == "0.3"} == {
+        (label, size) for label, target, size in by if target == "0.7"
+    }
+    assert ("Wanda, unstructured", "0.3", 4) in by
+    assert {size for _, target, size in by if target in ("0.3", "0.7")} == {4}
+
+
+def test_a_choice() -> None:
+    assert [(cell.label, cell.batch_size) for cell in grid((1, 4), others=False, only=["BAP", "dense"])] == [
+        ("dense", 1), ("BAP", 1), ("dense", 4), ("BAP", 4)
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="unknown entry 'Bap'; choose from: dense; BAP; "):
+        grid(only=["Bap"])
+
+
+def test_parts_are_disjoint_and_whole() -> None:
+    cells = grid()
+    shares = [parts(cells, part, 3) for part in (1, 2, 3)]
+    assert sorted(cell.name for share in shares for cell in share) == sorted(cell.name for cell in cells)
+    assert {len(share) for share in shares} <= {len(cells) // 3, len(cells) // 3 + 1}
