@@ -137,22 +137,23 @@ _LOSSES = ("loses", "gives", "sells", "eats")
 def _word(rng: Random) -> Problem:
     total = rng.randint(5, 40)
     who, what = rng.choice(("ann", "bob", "eve", "tom", "joe", "kim")), rng.choice(("pens", "figs", "nuts", "eggs", "pies", "buns"))
-    events, steps = [f"{who} has {total} {what}"], [f"has {total}"]
+    question, events, steps = f"{who} has {total} {what}", list[str](), [f"has {total}"]
     for _ in range(rng.randint(2, 4)):
         amount, before = rng.randint(2, 9), total
         if total >= 10 and rng.random() < 0.5:
             total -= amount
             events.append(f"{rng.choice(_LOSSES)} {amount}")
-            steps.append(f"{events[-1]}:{before}-{amount}:{total}")
+            steps.append(f"{before}-{amount}:{total}")
         elif total <= 30 and rng.random() < 0.25:
             total *= 2
             events.append("doubles it")
-            steps.append(f"{events[-1]}:{before}*2:{total}")
+            steps.append(f"{before}*2:{total}")
         else:
             total += amount
             events.append(f"{rng.choice(_GAINS)} {amount}")
-            steps.append(f"{events[-1]}:{before}+{amount}:{total}")
-    return Problem("word", f"{', '.join(events)}. how many {what}?", ", ".join(steps), str(total))
+            steps.append(f"{before}+{amount}:{total}")
+    chain = ";".join(f"{step}|{', '.join(events[done:])}" for done, step in enumerate(steps))
+    return Problem("word", f"{', '.join([question, *events])}. how many {what}?", chain, str(total))
 
 
 def _remainder(rng: Random) -> Problem:
