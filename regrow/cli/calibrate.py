@@ -59,7 +59,7 @@ def calibrate(
         raise UsageError(f"method {method!r} with these parameters needs no calibration; use it as it is")
     if out is None and checkpoint is None:
         raise UsageError("there is nowhere to write to: give --out FILE, or --checkpoint DIR for a method that changes weights")
-    count, longest = sequences or pruning.needs.value[0], length
+    count = sequences or pruning.needs.value[0]
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     from regrow.calibration import checkpoint as files
     from regrow.calibration import run
@@ -67,7 +67,7 @@ def calibrate(
 
     if checkpoint is not None:
         files.refuse(pruning, checkpoint)
-    given = read(loaded, text, count, longest)
+    given = read(loaded, text, count, length)
     with Bar() as bar:
         bar.begin(f"calibrating {method}", 1)
         made = run.calibrate(loaded, pruning, given, lambda done, of: bar.show(done / of, f"{done} of {of}"))
@@ -75,15 +75,16 @@ def calibrate(
         made.save(out)
     if checkpoint is not None:
         files.write(loaded, made, checkpoint)
-    _tell(made, [path for path in (out, checkpoint) if path is not None], json)
+    _tell(made, length, [path for path in (out, checkpoint) if path is not None], json)
 
 
-def _tell(made: Calibration, paths: Sequence[Path], json: bool) -> None:
+def _tell(made: Calibration, length: int, paths: Sequence[Path], json: bool) -> None:
     origin = made.origin
+    cut = f", not {length}: the text or the model's context has no more" if origin.longest < length else ""
     if json:
         typer.echo(line({**asdict(origin), "digest": made.digest, "files": [str(path) for path in paths]}))
         return
     typer.echo(
         f"{origin.method}: {len(made.tensors)} tensors from {origin.sequences} sequences, {origin.tokens} tokens of {origin.text} "
-        f"(at most {origin.longest} a sequence): {', '.join(map(str, paths))}"
+        f"(at most {origin.longest} a sequence{cut}): {', '.join(map(str, paths))}"
     )
