@@ -1,7 +1,7 @@
 """A deliberately slow reference of the methods beside the one of `naive.py`, from their equations; it shares no code with regrow.
 
 Inputs of linears are pruned (TEAL, WINA) or neurons token by token (CATS, every token). Every live row is scored by itself, what is kept
-is a list of indices, the rest is zeroed, and the model's own dense linears do the work; weights that take part in decode steps are counted.
+is a list of indices, the rest is zeroed, and the model's own dense linears do the work. Weights that take part in decode steps are counted.
 
 Symbols: L layers, B rows, P padded prompt length, T tokens of one forward, n inputs of a linear, F neurons, k of them kept.
 """
@@ -167,14 +167,12 @@ class Tokens:
         """Return the output [B, T, D] for x [B, T, D]; a decode step adds to `taken`."""
         z = naive.hidden(place.module, x)
         if now.decode:
-            live = [b for b, live in enumerate(now.live) if live]
-            scores = [self.scores(place, x[b, 0]) for b in live]
-            kept = [self.kept(place, [score] if self.share == "none" else scores) for score in scores]
-            of = dict(zip(live, kept, strict=True))
-            z = torch.stack([only(row, of.get(b, [])) for b, row in enumerate(z)])
-            read, (width, neurons) = len(set().union(*kept)), place.module.down_proj.weight.shape
-            taken["gate_up"][place.layer] += (neurons + (neurons if self.thresholds is None else read)) * width
-            taken["down"][place.layer] += read * width
+            scores = {b: self.scores(place, x[b, 0]) for b, live in enumerate(now.live) if live}
+            kept = {b: self.kept(place, [scores[b]] if self.share == "none" else list(scores.values())) for b in scores}
+            z = torch.stack([only(row, kept.get(b, [])) for b, row in enumerate(z)])
+            read, (width, neurons) = len(set().union(*kept.values())), place.module.down_proj.weight.shape
+            taken["gate_up"][place.layer] += width * (neurons + (neurons if self.thresholds is None else read))
+            taken["down"][place.layer] += width * read
         return place.module.down_proj(z)
 
 

@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "cli": ("evaluation", "bench", "analysis", "calibration"),
-    "evaluation": ("hosts", "models", "record_file", "bundled"),
+    "cli": ("evaluation", "bench", "analysis", "analysis.plots"),
+    "evaluation": ("evaluation.divergence", "calibration", "record_file"),
+    "evaluation.divergence": ("hosts", "models"),
     "calibration": ("calibration.result", "adapter", "weights.layerwise", "models", "records"),
     "bench": ("hosts", "models"),
+    "analysis.plots": ("analysis",),
     "analysis": ("record_file",),
     "models": ("bundled", "core"),
     "hosts": ("adapter", "calibration.result"),
@@ -50,14 +52,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 
 METHOD = {"method", "method.index_set", "pruning", "weights", "weights.layerwise", "calibration", "calibration.result"}
+EVALUATION = {"evaluation", "evaluation.divergence"}
 ADAPTER = {"adapter", "adapter.find", "adapter.linears", "adapter.patch", "adapter.plain", "adapter.probe"}
 
 # The libraries beyond the standard one, and who may import each.
 LIBRARIES: dict[str, set[str]] = {
-    "torch": {"core", "kernels", *METHOD, "session", *ADAPTER, "hosts", "models", "evaluation", "bench", "cli"},
-    "transformers": {"adapter", "adapter.find", "adapter.plain", "adapter.probe", "weights.layerwise", "calibration", "hosts", "models"},
+    "torch": {"core", "kernels", *METHOD, "session", *ADAPTER, "hosts", "models", *EVALUATION, "bench", "cli"},
+    "transformers": {*ADAPTER, "weights.layerwise", "calibration", "hosts", "models", "evaluation.divergence"},
     "huggingface_hub": {"models", "calibration"},
     "safetensors": {"models", "calibration.result"},
+    "matplotlib": {"analysis.plots"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

@@ -5,21 +5,20 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
-from torch import Tensor
 
 import naive
 import naive_methods
 import regrow
 from calibrations import calibration_for
-from naive_cases import FAMILIES, PROMPTS, VOCABULARY, Case, draw_settings, masks_of, method_of, new_columns, settings, stock_arguments
-from naive_methods import Inputs, Outcome, Place, Tokens
+from naive_cases import FAMILIES, PROMPTS, VOCABULARY, Case, draw_settings, masks_of, method_of, new_columns, run, settings, stock_arguments
+from naive_methods import Inputs, Outcome, Tokens
 from naive_rules import aggregate, kept_count, remember, retain
 from regrow.calibration.result import Calibration
 from regrow.method.base import Method
@@ -72,7 +71,7 @@ def draw(kind: str, seed: int) -> Drawn:
     name, options = KINDS[kind]
     family, sparsity = FAMILIES[seed % len(FAMILIES)], rng.choice(SPARSITIES)
     rows = 1 if seed % 3 == 0 else 4
-    prompts = tuple(tuple(rng.choices(range(VOCABULARY), k=rng.randint(1, 10))) for _ in range(rows))
+    prompts = tuple(tuple(rng.choices(range(VOCABULARY), k=rng.choice((1, *range(1, 11))))) for _ in range(rows))
     if name == "bap":
         plan = replace(draw_settings(rng), sparsity=sparsity, max_new_tokens=26)
         method: Any = replace(method_of(plan), selection="threshold")
@@ -100,72 +99,51 @@ def rule_of(drawn: Drawn) -> Inputs | Tokens:
     return Inputs(thresholds, sparsity, method.name == "wina", method.share, method.prompt == "second_half", sites)
 
 
-Choice = Callable[[naive.Statistics, int, Sequence[bool]], list[int] | None]  # what is known, layer, who has finished
+RETAINED = ("griffin", "magnitude", "bap")
 
 
-def griffin(drawn: Drawn) -> Choice:
-    """s_b[j] = sqrt(sum_t zbar_t[j]^2) of the prompt; top k of the sum or maximum over the batch of s_b / sqrt(T_b)."""
-
-    def choose(known: naive.Statistics, layer: int, finished: Sequence[bool]) -> list[int]:
-        rows = [torch.stack([naive_methods.relative(z) for z in row]).norm(dim=0) / len(row) ** 0.5 for row in known.phases[0][layer]]
-        score = torch.stack(rows).amax(0) if drawn.method.aggregate == "max" else sum(rows, torch.zeros(()))
-        return retain(score, kept_count(drawn.case.settings.sparsity, len(score)))[0]
-
-    return choose
-
-
-def magnitude(drawn: Drawn) -> Choice:
-    """sqrt(||W_g[j]||^2 + ||W_1[j]||^2 + ||W_2[:, j]||^2), top k."""
-
-    def choose(known: naive.Statistics, layer: int, finished: Sequence[bool]) -> list[int]:
-        mlp = drawn.case.model.model.layers[layer].mlp
-        fused = hasattr(mlp, "gate_up_proj")
-        parts = [*(mlp.gate_up_proj.weight.chunk(2) if fused else (mlp.gate_proj.weight, mlp.up_proj.weight)), mlp.down_proj.weight.T]
-        score = torch.tensor([sum(float(part[j] @ part[j]) for part in parts) ** 0.5 for j in range(len(parts[0]))])
-        return retain(score, kept_count(drawn.case.settings.sparsity, len(score)))[0]
-
-    return choose
-
-
-def bap(drawn: Drawn) -> Choice:
-    """The neurons whose mbar exceeds the layer's threshold."""
-
-    def choose(known: naive.Statistics, layer: int, finished: Sequence[bool]) -> list[int] | None:
-        plan, thresholds = drawn.case.settings, drawn.thresholds
+def chosen(drawn: Drawn, known: naive.Statistics, layer: int, finished: Sequence[bool]) -> list[int] | None:
+    """Return the neurons of a layer to retain, from the activations so far and the rows that have finished."""
+    method, plan, mlp = drawn.method, drawn.case.settings, drawn.case.model.model.layers[layer].mlp
+    if method.name == "bap":  # mbar above a threshold
         memories = [remember(plan, scores) for scores in known.scores[layer]]
         stay = [m for m, done in zip(memories, finished, strict=True) if m is not None and not (plan.forget_finished and done)]
-        return naive_methods.choose(aggregate(plan, stay), "", thresholds[f"model.layers.{layer}.mlp"]) if stay else None
+        thresholds = drawn.thresholds or {}  # none where no step is sparse
+        return naive_methods.choose(aggregate(plan, stay), "", thresholds[f"model.layers.{layer}.mlp"]) if stay and thresholds else None
+    if method.name == "griffin":  # s_b[j] = sqrt(sum_t zbar_t[j]^2) of the prompt, over the batch the sum or maximum of s_b / sqrt(T_b)
+        rows = [torch.stack([naive_methods.relative(z) for z in row]).norm(dim=0) / len(row) ** 0.5 for row in known.phases[0][layer]]
+        score = torch.stack(rows).amax(0) if method.aggregate == "max" else torch.stack(rows).sum(0)
+    else:  # sqrt(||W_g[j]||^2 + ||W_1[j]||^2 + ||W_2[:, j]||^2)
+        fused = hasattr(mlp, "gate_up_proj")
+        parts = [*(mlp.gate_up_proj.weight.chunk(2) if fused else (mlp.gate_proj.weight, mlp.up_proj.weight)), mlp.down_proj.weight.T]
+        score = torch.tensor([sum(float(part[j] @ part[j]) for part in parts) ** 0.5 for j in range(len(parts[0]))], dtype=torch.float64)
+    return retain(score, kept_count(plan.sparsity, len(score)))[0]
 
-    return choose
 
-
-RETAINED: Mapping[str, Callable[[Drawn], Choice]] = {"griffin": griffin, "magnitude": magnitude, "bap": bap}
-
-
-def retained(drawn: Drawn, choose: Choice) -> tuple[Outcome, list[tuple[int, list[list[int]]]]]:
+def retained(drawn: Drawn) -> tuple[Outcome, list[tuple[int, list[list[int]]]]]:
     """Return what the reference of `naive.py` gives where the neurons are chosen by something else, and its masks."""
 
     def select(self: naive.Statistics, step: int, finished: Sequence[bool]) -> naive.Selection | None:
-        kept = [choose(self, layer, finished) for layer in range(self.layers)]
+        kept = [chosen(drawn, self, layer, finished) for layer in range(self.layers)]
         return None if None in kept else naive.Selection(step, kept, [], 0.0)
 
     model, plan = drawn.case.model, drawn.case.settings
     with patch.object(naive.Statistics, "select", select):
-        run = naive.generate(model, drawn.case.prompts, plan)
+        out = naive.generate(model, drawn.case.prompts, plan)
     neurons, width = model.config.intermediate_size, model.config.hidden_size
-    computed = [neurons * (run.decode_steps - run.sparse_steps)] * model.config.num_hidden_layers
-    for selection in run.selections:
+    computed = [neurons * (out.decode_steps - out.sparse_steps)] * model.config.num_hidden_layers
+    for selection in out.selections:
         computed = [n + len(kept) * selection.sparse_steps for n, kept in zip(computed, selection.kept, strict=True)]
-    dense = naive_methods.sizes(model, run.decode_steps)
+    dense = naive_methods.sizes(model, out.decode_steps)
     own = {"gate_up": [2 * n * width for n in computed], "down": [n * width for n in computed]}
-    return Outcome(run.columns, run.tokens, dense | own, dense), masks_of(run)
+    return Outcome(out.columns, out.tokens, dense | own, dense), masks_of(out)
 
 
 @functools.cache
 def reference(drawn: Drawn) -> tuple[Outcome, list[tuple[int, list[list[int]]]]]:
     """Return what the reference gives, with its masks where neurons are retained."""
     if drawn.method.name in RETAINED:
-        return retained(drawn, RETAINED[drawn.method.name](drawn))
+        return retained(drawn)
     return naive_methods.generate(drawn.case.model, drawn.case.prompts, drawn.case.settings, rule_of(drawn)), []
 
 
@@ -185,3 +163,38 @@ def check(drawn: Drawn, **more: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_regrow_equals_the_reference(kind: str, seed: int) -> None:
     check(draw(kind, seed))
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("teal", 1), ("wina topk", 11)])
+def test_regrow_fed_the_prompt_in_chunks_equals_the_reference(kind: str, seed: int) -> None:
+    drawn = draw(kind, seed)
+    assert drawn.method.prompt == "second_half"
+    check(drawn, prefill_chunk_size=3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_random_neurons_are_drawn_by_the_seed_alone(family: str) -> None:
+    def masks(seed: int, prompts: tuple[tuple[int, ...], ...]) -> list[tuple[int, list[list[int]]]]:
+        return run(Case(family, torch.float64, prompts, settings()), make("random", sparsity="0.7", seed=seed)).masks
+
+    model, ((step, drawn),) = Case(family, torch.float64, (), settings()).model, masks(3, PROMPTS)
+    assert [len(set(row)) for row in drawn] == [kept_count("0.7", model.config.intermediate_size)] * model.config.num_hidden_layers
+    assert len({str(row) for row in drawn}) == len(drawn)  # every layer its own
+    assert masks(3, PROMPTS[:1]) == [(step, drawn)] == [(0, [sorted(row) for row in drawn])]
+    assert masks(4, PROMPTS) != [(step, drawn)]
+
+
+def test_the_drawn_cases_reach_the_corners() -> None:
+    """The comparison is worth what its cases are: count those that hold each corner, for every kind of method."""
+    for kind in KINDS:
+        runs = [(drawn, reference(drawn)[0]) for drawn in (draw(kind, seed) for seed in SEEDS)]
+        shares = [sum(map(sum, want.kept.values())) / sum(map(sum, want.dense.values())) for _, want in runs]
+        corners = {
+            "one row": [len(want.tokens) == 1 for _, want in runs],
+            "rows end at different steps": [len({len(row) for row in want.tokens}) > 2 for _, want in runs],
+            "prompts of one token": [any(len(prompt) == 1 for prompt in drawn.case.prompts) for drawn, _ in runs],
+            "pad is an EOS": [drawn.case.settings.pad in drawn.case.settings.eos for drawn, _ in runs],
+            "something is pruned": [share < 0.99 for share in shares],
+            "something is left": [share > 0.1 for share in shares],
+        }
+        assert {name: sum(held) for name, held in corners.items() if not sum(held)} == {}, kind

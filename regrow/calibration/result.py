@@ -76,6 +76,8 @@ class Calibration:
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Raises UsageError for a file that cannot be read, RegrowError for one that is damaged or holds something else."""
+        if Path(path).is_dir():
+            raise UsageError(f"{path} cannot be read: it is a directory; make one with `regrow calibrate`")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -85,7 +87,7 @@ class Calibration:
                 if set(values) != {field.name for field in fields(Origin)}:
                     raise RegrowError(f"{path} is no calibration of this version; make one with `regrow calibrate`")
                 return cls(Origin(**values), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
-        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise UsageError(f"{path} cannot be read: {error.strerror or 'no such file'}; make it with `regrow calibrate`") from error
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise RegrowError(f"{path} is damaged ({error}); make it again with `regrow calibrate`") from error

@@ -51,7 +51,7 @@ def compare(
     For each: how far its next-token distributions are from the dense ones along dense answers, then answers of its own, graded. Writes
     table.md, table.json and figure.svg beside the records.
     """
-    from regrow.evaluation import comparison, grid
+    from regrow.evaluation import grid
     from regrow.evaluation.tasks import find
 
     mine, of = _part(part)
@@ -62,6 +62,8 @@ def compare(
         prompts, compared = limit or (8 if quick else 200), traced or (4 if quick else 48)
         found.load(max(prompts, compared))
         loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        from regrow.evaluation import comparison
+
         chat = bool(loaded.tokenizer.chat_template)
         plan = comparison.Plan(out, found, prompts, compared, max_new_tokens, chat, text, 16 if quick else None)
         with Bar() as bar:

@@ -20,6 +20,8 @@ from regrow.records import Graded
 def show(directory: Path, cells: Sequence[Cell]) -> None:
     """Raises RegrowError where the files cannot be written."""
     rows = _rows(directory, cells)
+    if not rows:
+        raise RegrowError(f"{directory} holds no results of these cells; run the comparison first")
     try:
         (directory / "table.md").write_text(comparison.markdown(rows))
         (directory / "table.json").write_text(comparison.to_json(rows))
@@ -36,7 +38,8 @@ def show(directory: Path, cells: Sequence[Cell]) -> None:
                 found = dict(zip(comparison.COLUMNS, comparison.cells(row), strict=True))
                 table.add_row(*(found[name] for name in comparison.NARROW))
         console.print(table)
-    console.print(f"in {directory}: table.md, table.json, figure.svg", style="dim")
+    missing = f"; {len(cells) - len(rows)} of {len(cells)} cells have not been run" if len(rows) < len(cells) else ""
+    console.print(f"in {directory}: table.md, table.json, figure.svg{missing}", style="dim")
 
 
 def _targets(rows: Sequence[comparison.Row]) -> list[tuple[float, str]]:
@@ -44,12 +47,15 @@ def _targets(rows: Sequence[comparison.Row]) -> list[tuple[float, str]]:
 
 
 def _rows(directory: Path, cells: Sequence[Cell]) -> list[comparison.Row]:
+    """Of the cells that have been run, in part at least."""
     graded = {cell.name: _graded(records_file(directory, cell)) for cell in cells}
     dense = {cell.batch_size: graded[cell.name] for cell in cells if not cell.method.target}
     rows = []
     for cell in sorted(cells, key=lambda cell: (float(cell.method.target) not in (0.0, 0.5), float(cell.method.target), cell.batch_size)):
         path = divergence_file(directory, cell)
         found = read_divergence(path) if path.exists() else None
+        if found is None and graded[cell.name] is None:
+            continue
         target = float(cell.method.target)
         rows.append(comparison.row(cell.label, cell.batch_size, target, found, graded[cell.name], dense.get(cell.batch_size)))
     return rows

@@ -44,8 +44,9 @@ class SparseGPT(WeightPruner):
             end = start + BLOCK
             errors = _prune_block(weight[:, start:end], upper[start:end, start:end], name)
             weight[:, end:] -= errors @ upper[start:end, end:]
-        require_finite(weight, name)
-        return weight.to(self._weight.dtype)
+        pruned = weight.to(self._weight.dtype)
+        require_finite(pruned, name)
+        return pruned
 
 
 def _upper_of_inverse(hessian: Tensor, name: str) -> Tensor:

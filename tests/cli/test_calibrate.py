@@ -28,7 +28,8 @@ def _calibrate(model: Path, text: Path, *options: object) -> Any:
 
 
 def _generate(model: Path, *options: object) -> Any:
-    return run("generate", model, "--prompt", "A add 1 2", "--prompt", "B rev ab", "--max-new-tokens", 12, "--no-chat", *options)
+    prompts = [part for text in ("A add 1 2", "B rev ab", "C sort 312", "D par 0110") for part in ("--prompt", text)]
+    return run("generate", model, *prompts, "--max-new-tokens", 12, "--no-chat", *options)
 
 
 @pytest.mark.parametrize("method", ["teal", "cats", "wina", "wanda", "sparsegpt"])

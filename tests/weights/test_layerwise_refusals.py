@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import final
+
 import pytest
 import torch
 import transformers
@@ -74,14 +76,26 @@ def test_a_layer_that_is_fed_something_else_besides(model: PreTrainedModel) -> N
         prune_layers(model, SEQUENCES, wanda)
 
 
-def test_layers_that_run_in_another_order(model: PreTrainedModel) -> None:
-    forward, layers = model.model.layers[0].forward, model.model.layers
+@final
+class Reordered(nn.Module):
+    """The decoder of a Llama that runs its layers in another order."""
 
-    def twice(x: Tensor, **keywords: object) -> Tensor:
-        return layers[1](forward(x, **keywords), **keywords)
+    def __init__(self, decoder: nn.Module, order: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers, self._decoder, self._order = decoder.layers, decoder, order
 
-    layers[0].forward = twice
-    with pytest.raises(UsageError, match="LlamaModel is more than a chain of decoder layers"):
+    def forward(self, ids: Tensor, use_cache: bool) -> Tensor:
+        x = self._decoder.embed_tokens(ids)
+        positions = self._decoder.rotary_emb(x, torch.arange(ids.shape[1])[None])
+        for layer in self._order:
+            x = self.layers[layer](x, position_embeddings=positions)
+        return x
+
+
+@pytest.mark.parametrize("order", [(1, 0), (0, 1, 1), (0, 0, 1)], ids=str)
+def test_layers_that_run_in_another_order(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]) -> None:
+    monkeypatch.setattr(model, "get_decoder", lambda: Reordered(model.model, order))
+    with pytest.raises(UsageError, match="Reordered is more than a chain of decoder layers"):
         prune_layers(model, SEQUENCES, wanda)
 
 

@@ -120,6 +120,13 @@ def test_inputs_that_overflow_are_refused(value: float) -> None:
         pruner.prune("layers.3.down")
 
 
+def test_weights_that_are_not_finite_are_refused() -> None:
+    weight = normal(0, 4, 8, dtype=torch.float32)
+    weight[1, 2] = float("nan")
+    with pytest.raises(RegrowError, match=r"overflows in w or its weights are not finite"):
+        pruned(SparseGPT(weight), correlated(1, 8, dtype=torch.float32))
+
+
 def test_a_width_that_is_no_multiple_of_four_is_refused() -> None:
     pruner = SparseGPT(normal(0, 4, 6))
     pruner.add(normal(1, 9, 6))

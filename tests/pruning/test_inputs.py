@@ -1,0 +1,141 @@
+"""Identities of pruned inputs, on numbers that floating point holds exactly: small integers, so that every sum is exact in any order."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from regrow.core import Blocks, Linear, Mode, Site, Step
+from regrow.pruning.inputs import SHARES, InputPruner, InputRule
+from regrow.pruning.meter import Meter
+
+WIDTH, OUT, HUGE = 6, 4, 2.0**40
+few = settings(max_examples=40)
+shares = st.sampled_from(SHARES)
+halves = st.integers(0, 11).map(lambda twice: twice / 2)  # thresholds, on the values and between them
+
+
+def integers(rows: int, width: int, least: int = -5) -> st.SearchStrategy[Tensor]:
+    """Draw a float64 matrix of small integers."""
+    row = st.lists(st.integers(least, 5), min_size=width, max_size=width)
+    return st.lists(row, min_size=rows, max_size=rows).map(lambda values: torch.tensor(values, dtype=torch.float64).view(rows, width))
+
+
+batches = st.integers(1, 5).flatmap(lambda rows: integers(rows, WIDTH))
+weights = integers(OUT, WIDTH)
+
+
+def run(x: Tensor, weight: Tensor, threshold: float | None = None, live: list[bool] | None = None, **rule: Any) -> tuple[Tensor, int]:
+    """Return the output [B, out] of a decode step on rows x [B, in], and the weights it counts."""
+    given = {"sparsity": Decimal("0.5"), "weighed": False, "share": "mean_abs", "prompt": "dense", "by_threshold": threshold is not None}
+    sizes = {Site.O: [weight.numel()]}
+    blocks = Blocks([0], [], [Linear("a.0.o_proj", 0, Site.O, weight, None)], sizes, sizes)
+    pruner = InputPruner(InputRule(**given | rule), blocks, None if threshold is None else torch.tensor([threshold], dtype=torch.float64))
+    meter = Meter(1, x.device)
+    pruner.start(len(x), meter)
+    slot = torch.arange(len(x)).where(torch.tensor(live or [True] * len(x)), -1)
+    y = pruner.run(0, x[:, None], Step(Mode.SPARSE, True, slot))[:, 0]
+    return y, meter.kept()[Site.O][0]
+
+
+@few
+@given(batches, weights, halves, shares)
+def test_every_row_is_the_linear_on_what_the_batch_keeps(x: Tensor, weight: Tensor, threshold: float, share: str) -> None:
+    """And what it keeps is what exceeds the threshold strictly, in exact arithmetic."""
+    sums = x.abs().sum(0) if share == "mean_abs" else x.sum(0).abs()
+    keep = [Fraction(float(total)) / len(x) > Fraction(threshold) for total in sums]
+    y, count = run(x, weight, threshold, share=share)
+    assert torch.equal(y, (x * torch.tensor(keep)) @ weight.t())
+    assert count == sum(keep) * OUT
+
+
+@few
+@given(integers(1, WIDTH), weights, halves, shares)
+def test_a_batch_of_one_is_teal(x: Tensor, weight: Tensor, threshold: float, share: str) -> None:
+    y, count = run(x, weight, threshold, share=share)
+    assert torch.equal(y, (x * (x.abs() > threshold)) @ weight.t())
+    assert count == int((x.abs() > threshold).sum()) * OUT
+
+
+@few
+@given(integers(1, WIDTH), weights, halves, shares, st.integers(2, 5))
+def test_identical_rows_are_as_one(x: Tensor, weight: Tensor, threshold: float, share: str, rows: int) -> None:
+    (y, count), (one, alone) = run(x.expand(rows, -1), weight, threshold, share=share), run(x, weight, threshold, share=share)
+    assert torch.equal(y, one.expand(rows, -1))
+    assert count == alone
+
+
+@few
+@given(batches, weights, halves, shares, st.booleans(), st.data())
+def test_rows_that_are_not_live_do_not_matter(
+    x: Tensor, weight: Tensor, threshold: float, share: str, topk: bool, data: st.DataObject
+) -> None:
+    live = data.draw(st.lists(st.booleans(), min_size=len(x), max_size=len(x)).filter(any))
+    poisoned = x.where(torch.tensor(live)[:, None], HUGE)
+    limit = None if topk else threshold
+    y, count = run(poisoned, weight, limit, live, share=share)
+    want, alone = run(x[live], weight, limit, share=share)
+    assert torch.equal(y[live], want)
+    assert count == alone
+
+
+@few
+@given(batches, weights, halves, shares, st.booleans(), st.data())
+def test_the_order_of_rows_does_not_matter(
+    x: Tensor, weight: Tensor, threshold: float, share: str, topk: bool, data: st.DataObject
+) -> None:
+    order = data.draw(st.permutations(range(len(x))))
+    limit = None if topk else threshold
+    (y, count), (want, same) = run(x[order], weight, limit, share=share), run(x, weight, limit, share=share)
+    assert torch.equal(y, want[order])
+    assert count == same
+
+
+@few
+@given(batches, weights, halves)
+def test_the_mean_of_magnitudes_keeps_what_the_magnitude_of_the_mean_does(x: Tensor, weight: Tensor, threshold: float) -> None:
+    """And more only where signs differ."""
+    more, less = (run(x, torch.eye(WIDTH, dtype=x.dtype), threshold, share=share) for share in SHARES)
+    assert more[1] >= less[1]
+    assert bool((more[0] == less[0])[less[0] != 0].all())
+    positive = run(x.abs(), weight, threshold, share="mean_abs"), run(x.abs(), weight, threshold, share="abs_mean")
+    assert positive[0][1] == positive[1][1]
+
+
+@few
+@given(batches, halves, shares, st.permutations(range(WIDTH)), st.booleans())
+def test_columns_of_one_norm_make_wina_teal(x: Tensor, threshold: float, share: str, order: list[int], topk: bool) -> None:
+    weight, limit = 4 * torch.eye(WIDTH, dtype=x.dtype)[list(order)], None if topk else threshold
+    wina = run(x, weight, None if topk else 4 * threshold, share=share, weighed=True)
+    teal = run(x, weight, limit, share=share)
+    assert torch.equal(wina[0], teal[0])
+    assert wina[1] == teal[1]
+
+
+@few
+@given(batches, weights, shares, st.booleans(), st.sampled_from(["0.1", "0.5", "0.8"]))
+def test_the_k_largest_are_k(x: Tensor, weight: Tensor, share: str, weighed: bool, sparsity: str) -> None:
+    k = {"0.1": 5, "0.5": 3, "0.8": 1}[sparsity]
+    _, count = run(x, weight, share=share, weighed=weighed, sparsity=Decimal(sparsity))
+    assert count == k * OUT
+
+
+@few
+@given(integers(5, WIDTH), weights, halves, st.lists(st.booleans(), min_size=5, max_size=5), st.booleans())
+def test_late_tokens_of_a_prompt_are_each_pruned_alone(x: Tensor, weight: Tensor, threshold: float, late: list[bool], topk: bool) -> None:
+    limit, sizes = None if topk else threshold, {Site.O: [weight.numel()]}
+    rule = InputRule(Decimal("0.5"), weighed=True, share="mean_abs", prompt="second_half", by_threshold=not topk)
+    blocks = Blocks([0], [], [Linear("a.0.o_proj", 0, Site.O, weight, None)], sizes, sizes)
+    pruner, meter = InputPruner(rule, blocks, None if topk else torch.tensor([threshold])), Meter(1, x.device)
+    pruner.start(1, meter)
+    y = pruner.run(0, x[None], Step(Mode.OBSERVE, False, torch.zeros(5, dtype=torch.int64), torch.tensor(late)))[0]
+    for token, output, is_late in zip(x, y, late, strict=True):
+        alone = run(token[None], weight, limit, weighed=True)[0][0]
+        assert torch.equal(output, alone if is_late else token @ weight.t())
+    assert meter.kept()[Site.O] == [0]  # prompts are not in the account
