@@ -32,6 +32,7 @@ TENSORS = {
 CALIBRATION = Calibration(ORIGIN, TENSORS)
 LATER = replace(CALIBRATION, origin=replace(ORIGIN, tokens=1))
 
+
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "calibration"
     for saved in (LATER, CALIBRATION):  # the second replaces the first
