@@ -73,8 +73,8 @@ def share_below(scores: Tensor, threshold: Tensor) -> float:
 @over_kinds
 @pytest.mark.parametrize("family", ["qwen2", "phi3", "gemma2", "glm4"])
 def test_the_share_below_is_the_target(kind: str, family: str) -> None:
-    """Within half a point: a bin is a thousandth of its value wide, and what a token of the text repeats, its scores repeat. Never less, but
-    for a score that rounds otherwise."""
+    """Within half a point: a bin is a thousandth of its value wide, and what a token of the text repeats, its scores repeat. Never less,
+    but for a score that rounds otherwise."""
     model = build(family)
     found = seen(model, kind, TEXT)
     for sparsity in ("0.3", "0.5", "0.9"):
