@@ -91,7 +91,7 @@ def test_sigint_to_the_process(tiny: Path, prompts: Path, tmp_path: Path) -> Non
         assert process.stdout is not None
         first = [process.stdout.readline() for _ in range(2)]
         process.send_signal(signal.SIGINT)
-        # Python drops an interrupt that comes while a destructor runs. The user then presses again; the command waits at a full pipe by then.
+        # Python drops an interrupt that comes while a destructor runs. A user presses again; by then the command waits at a full pipe.
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=20)
         process.send_signal(signal.SIGINT)  # nothing to a process that has ended
