@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 from typer.testing import CliRunner, Result
@@ -24,8 +26,9 @@ def run(*arguments: object, input: str | bytes | None = None) -> Result:  # noqa
 
 
 def start(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
-    """The command in a process of its own, on pipes."""
+    """The command in a process of its own, on pipes, with Ctrl-C as a terminal has it: shells start background jobs deaf to it."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([*SCRIPT, *map(str, arguments)], text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}, **pipes)
 
 
