@@ -40,7 +40,7 @@ class Site(Enum):
     DOWN = "down"
 
 
-ATTENTION, FFN_SITES = (Site.QKV, Site.O), (Site.GATE_UP, Site.DOWN)
+FFN_SITES = Site.GATE_UP, Site.DOWN
 Sizes = Mapping[Site, Sequence[int]]  # weight elements of every layer
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from typing import Any, Self, final
 
 FORMAT = 2  # raise it when the meaning of a field changes
@@ -169,3 +170,9 @@ class Graded:
     @property
     def config(self) -> RunConfig:
         return self.records[0].config
+
+    @property
+    def batches(self) -> tuple[tuple[Grade, ...], ...]:
+        """The grades of each record."""
+        grades = iter(self.grades)
+        return tuple(tuple(islice(grades, len(record.ids))) for record in self.records)

@@ -32,7 +32,7 @@ _SITES: Final = {
 def find_linears(model: nn.Module, ffns: Sequence[GatedFFN]) -> list[tuple[nn.Linear, Linear]]:
     """Every linear of the decoder blocks, in the order of the model, each with what a method sees of it; `ffns` are the model's.
 
-    Those of FFNs are found by the FFN they are in, those of attention by the names in use. Raises UsageError for a linear of another
+    They are told by the names in use. Raises UsageError for a linear of another
     name, and for one that is not an ordinary linear.
     """
     homes = {_block(ffn.name): layer for layer, ffn in enumerate(ffns)}
@@ -43,7 +43,7 @@ def find_linears(model: nn.Module, ffns: Sequence[GatedFFN]) -> list[tuple[nn.Li
             continue
         site = _SITES.get(name.rpartition(".")[2])
         if site is None:
-            raise UsageError(f"{name} is a linear of a kind that only FFN methods can leave alone; use one of those, such as bap")
+            raise UsageError(f"{name} is a linear that Regrow does not know; use a method of neurons, such as bap")
         if reason := odd_linear(module):
             raise UsageError(f"{name} {reason}")
         bias = None if module.bias is None else module.bias.detach()

@@ -50,7 +50,7 @@ def row(
 ) -> Row:
     """`dense` are the answers of the dense model at the same batch size; incomplete runs are not compared."""
     both = graded is not None and dense is not None and not graded.missing and not dense.missing and graded is not dense
-    against = paired(graded.grades, dense.grades) if both and graded is not None and dense is not None else None
+    against = paired(graded.batches, dense.batches) if both and graded is not None and dense is not None else None
     return Row(label, batch_size, target, divergence, None if graded is None else summarize(graded), against)
 
 

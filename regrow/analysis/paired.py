@@ -1,4 +1,4 @@
-"""Two methods on the same prompts."""
+"""Two methods on the same batches of prompts."""
 
 from __future__ import annotations
 
@@ -12,32 +12,42 @@ from typing import final
 from regrow.records import Grade
 
 FLIPS = 9999
+Batches = Sequence[Sequence[Grade]]  # a batch is the grades of its prompts
 
 
 @final
 @dataclass(frozen=True)
 class Paired:
-    """The difference of two shares of problems right, as a share; its 95 % interval and p-value take prompts, not problems, as
-    independent."""
+    """The difference of two shares of problems right, as a share; its 95 % interval and p-value take batches as independent, not
+    problems, which share a prompt, nor prompts, which share a mask."""
 
     difference: float
     low: float
     high: float
-    p: float  # two-sided, of no difference: a sign-flip permutation test over prompts
+    p: float  # two-sided, of no difference: a sign-flip permutation test over batches
 
 
-def paired(one: Sequence[Grade], other: Sequence[Grade]) -> Paired:
-    """`one` minus `other`, grade by grade on the same prompts. Raises ValueError where they are not, or where there are none."""
-    if not one or [grade.total for grade in one] != [grade.total for grade in other]:
-        raise ValueError("the grades are not of the same prompts")
-    problems = sum(grade.total for grade in one)
-    gains = [a.right - b.right for a, b in zip(one, other, strict=True)]
+def paired(one: Batches, other: Batches) -> Paired:
+    """`one` minus `other`, on the same prompts in the same batches. Raises ValueError where they are not, or where there are none."""
+    totals = _totals(one)
+    if not totals or totals != _totals(other):
+        raise ValueError("the grades are not of the same batches")
+    problems = sum(map(sum, totals))
+    gains = [_right(a) - _right(b) for a, b in zip(one, other, strict=True)]
     difference = sum(gains) / problems
-    # The ratio's residuals, prompt by prompt (linearisation): prompts hold different numbers of problems.
-    residuals = [gain - difference * grade.total for gain, grade in zip(gains, one, strict=True)]
+    # The ratio's residuals, batch by batch (linearisation): batches hold different numbers of problems.
+    residuals = [gain - difference * sum(total) for gain, total in zip(gains, totals, strict=True)]
     spread = sqrt(sum(r * r for r in residuals) * len(gains) / max(1, len(gains) - 1)) / problems
     half = NormalDist().inv_cdf(0.975) * spread
     return Paired(difference, max(-1.0, difference - half), min(1.0, difference + half), _flips(gains))
+
+
+def _totals(batches: Batches) -> list[list[int]]:
+    return [[grade.total for grade in batch] for batch in batches]
+
+
+def _right(batch: Sequence[Grade]) -> int:
+    return sum(grade.right for grade in batch)
 
 
 def _flips(gains: Sequence[int]) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from regrow.analysis.comparison import Row
 
 
-def figure(rows: Sequence[Row], path: Path, sparsity: float = 0.5) -> None:
+def figure(rows: Sequence[Row], path: Path, sparsity: float) -> None:
     """At one target sparsity: accuracy, divergence from dense and actual sparsity against batch size, a line a method with two sizes or
     more. Written as SVG."""
     shown = [row for row in rows if row.target in (0.0, sparsity)]
@@ -30,7 +31,8 @@ def figure(rows: Sequence[Row], path: Path, sparsity: float = 0.5) -> None:
     axes[2].axhline(100 * sparsity, color="0.7", linewidth=0.8, zorder=0)
     handles, labels = axes[1].get_legend_handles_labels()
     page.legend(handles, labels, loc="outside right center", fontsize=8)
-    page.savefig(path, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "regrow"}):  # the same rows give the same file
+        page.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _lines(axis: Axes, rows: Sequence[Row], value: Callable[[Row], float | None]) -> None:

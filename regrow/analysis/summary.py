@@ -19,20 +19,18 @@ class Share:
 
     right: int
     total: int
+    inflation: float = 1.0  # at least 1: the variance of the share, of that which independent trials would have
 
     @property
     def value(self) -> float | None:
         return self.right / self.total if self.total else None
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Wilson's score interval; (0, 1) where there is nothing to go by.
-
-        It takes the trials as independent: those of one prompt are not quite, so for a prompt of several problems it is a little narrow.
-        """
+        """Wilson's score interval for as many trials as would be independent; (0, 1) where there is nothing to go by."""
         if not self.total:
             return 0.0, 1.0
         z = NormalDist().inv_cdf((1 + confidence) / 2)
-        share, weight = self.right / self.total, z * z / self.total
+        share, weight = self.right / self.total, z * z * self.inflation / self.total
         centre = (share + weight / 2) / (1 + weight)
         half = sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
         # Rounding must not put an end on the wrong side of the share, nor beyond what a share can be.
@@ -84,7 +82,7 @@ def summarize(graded: Graded) -> Summary:
         config=graded.config,
         versions=_versions(graded),
         missing=graded.missing,
-        problems=Share(sum(grade.right for grade in graded.grades), sum(grade.total for grade in graded.grades)),
+        problems=_problems(graded),
         prompts=Share(sum(grade.right == grade.total for grade in graded.grades), len(graded.grades)),
         families=_families(graded),
         at_cap=Share(ends.count("length"), len(ends)),
@@ -101,6 +99,18 @@ def summarize(graded: Graded) -> Summary:
         ffn_bytes_per_step=_ratio(total["ffn_bytes_read"], steps),
         decode_tokens_per_second=_ratio(tokens - len(lengths), total["decode_seconds"]),
     )
+
+
+def _problems(graded: Graded) -> Share:
+    """Batches are the independent trials: problems share a prompt, and prompts a mask. Their spread gives the inflation (linearisation of
+    a ratio: batches hold different numbers of problems)."""
+    counts = [(sum(grade.right for grade in batch), sum(grade.total for grade in batch)) for batch in graded.batches]
+    right, total = (sum(column) for column in zip(*counts, strict=True))
+    independent = right * (total - right) / total if total else 0.0
+    if len(counts) < 2 or not independent:
+        return Share(right, total)
+    spread = sum((r - right / total * t) ** 2 for r, t in counts) * len(counts) / (len(counts) - 1)
+    return Share(right, total, max(1.0, spread / independent))
 
 
 def _totals(graded: Graded) -> dict[str, float]:

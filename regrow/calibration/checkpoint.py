@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
-from tempfile import mkdtemp
 
 import torch
 
@@ -29,17 +29,15 @@ def write(loaded: Loaded, calibration: Calibration, directory: Path) -> None:
     Raises RegrowError where it cannot be written.
     """
     state = loaded.model.state_dict() | {name: tensor.to(loaded.model.device) for name, tensor in calibration.tensors.items()}
+    unfinished = directory.with_name(f".{directory.name}.{os.getpid()}")
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-        try:
-            with torch.no_grad():
-                loaded.model.save_pretrained(unfinished, state_dict=state)
-            loaded.tokenizer.save_pretrained(unfinished)
-            unfinished.chmod(0o755)
-            unfinished.rename(directory)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise RegrowError(f"{directory} cannot be written: {error.strerror}; make room or choose another --checkpoint") from error
+        unfinished.mkdir(parents=True)
+        with torch.no_grad():
+            loaded.model.save_pretrained(unfinished, state_dict=state)
+        loaded.tokenizer.save_pretrained(unfinished)
+        unfinished.rename(directory)
+    except Exception as error:  # a full disk is an OSError, a SafetensorError or a plain Exception, depending on who writes
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise RegrowError(f"{directory} cannot be written: {reason}; make room or choose another --checkpoint") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, Self, final
 
 import torch
@@ -59,16 +58,17 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Whole or not at all. Raises RegrowError where it cannot be written."""
         metadata = {"format": FORMAT, "origin": json.dumps(asdict(self.origin))}
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            with unfinished.open("xb") as file:
                 try:
                     file.write(save({name: tensor.contiguous() for name, tensor in self.tensors.items()}, metadata))
                     file.flush()
                     os.fsync(file.fileno())
-                    Path(file.name).replace(path)
+                    unfinished.replace(path)
                 except BaseException:
-                    Path(file.name).unlink(missing_ok=True)
+                    unfinished.unlink(missing_ok=True)
                     raise
         except OSError as error:
             raise RegrowError(f"{path} cannot be written: {error.strerror}; make room or choose another --out") from error
@@ -76,9 +76,8 @@ class Calibration:
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Raises UsageError for a file that cannot be read, RegrowError for one that is damaged or holds something else."""
-        if Path(path).is_dir():
-            raise UsageError(f"{path} cannot be read: it is a directory; make one with `regrow calibrate`")
         try:
+            Path(path).open("rb").close()  # safetensors calls every file that does not open missing
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
@@ -87,9 +86,9 @@ class Calibration:
                 if set(values) != {field.name for field in fields(Origin)}:
                     raise RegrowError(f"{path} is no calibration of this version; make one with `regrow calibrate`")
                 return cls(Origin(**values), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-            raise UsageError(f"{path} cannot be read: {error.strerror or 'no such file'}; make it with `regrow calibrate`") from error
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}; make it with `regrow calibrate`") from error
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise RegrowError(f"{path} is damaged ({error}); make it again with `regrow calibrate`") from error
 
 

@@ -16,6 +16,7 @@ from regrow.adapter.patch import Patch
 from regrow.errors import RegrowError
 from regrow.method.base import Method
 from regrow.pruning.base import Pruner
+from regrow.weights.pattern import require_finite
 
 # Histogram bins are the leading bits of a float32: 8 of the exponent, 10 of the mantissa, so a bin is a thousandth of its value wide.
 _SHIFT: Final = 23 - 10
@@ -26,15 +27,16 @@ def thresholds(
     model: nn.Module, method: Method, sequences: Sequence[Tensor], progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Tensor]:
     """For every place of the method a threshold [] float64, by the name of its module: the share `method.target` of the scores seen over
-    the `sequences` ([T] ids each, run densely) does not exceed it. `progress` is told (sequences done, of how many)."""
+    the `sequences` ([T] ids each, run densely) does not exceed it. `progress` is told (sequences done, of how many). Raises RegrowError
+    where the model overflows."""
     blocks, modules = survey(model, method, every_site=True)
     pruner = method.pruner(blocks, {})
     assert pruner is not None, "a method that needs thresholds prunes"
     names = [place.name for place in blocks.linears] or [ffn.name for ffn in blocks.ffns]
     seen = [torch.zeros(_BINS, dtype=torch.int32, device=sequences[0].device) for _ in modules]
     with Patch() as patch, torch.no_grad():
-        for place, module in enumerate(modules):
-            patch.replace(module, "forward", _Recorder(pruner, place, seen[place]))
+        for place, (module, name) in enumerate(zip(modules, names, strict=True)):
+            patch.replace(module, "forward", _Recorder(pruner, place, name, seen[place]))
         for done, ids in enumerate(sequences, 1):
             model(input_ids=ids[None], use_cache=False)
             if progress is not None:
@@ -46,11 +48,12 @@ def thresholds(
 class _Recorder:
     """A patched module that computes as the model does and notes the scores of what it is given."""
 
-    def __init__(self, pruner: Pruner, place: int, seen: Tensor) -> None:
-        self._pruner, self._place, self._seen = pruner, place, seen
+    def __init__(self, pruner: Pruner, place: int, name: str, seen: Tensor) -> None:
+        self._pruner, self._place, self._name, self._seen = pruner, place, name, seen
 
     def __call__(self, x: Tensor) -> Tensor:
         scores = self._pruner.scores(self._place, x.flatten(0, -2)).flatten().float()
+        require_finite(scores, self._name)
         bins = scores.view(torch.int32) >> _SHIFT
         self._seen += torch.bincount(bins, minlength=_BINS)
         return self._pruner.run(self._place, x, None)

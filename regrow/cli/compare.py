@@ -30,10 +30,15 @@ def compare(
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, rich_help_panel=_GRID, help="May be repeated; by default 4, 16, 8 and 1.")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="LABEL", rich_help_panel=_GRID, help="An entry; may be repeated.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL", rich_help_panel=_GRID, help='A method as the table labels it, such as "BAP, T_init 16"; may be repeated.'
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to answer; by default 200.")] = None,
     traced: Annotated[int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to compare by token; by default 48.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_GRID, help="Limit of an answer.")] = 600,
+    max_new_tokens: Annotated[int, typer.Option(min=2, rich_help_panel=_GRID, help="Limit of an answer.")] = 600,
     text: Annotated[
         Path | None,
         typer.Option(metavar="FILE", rich_help_panel=_GRID, help="Calibration text, as for `regrow calibrate`."),
@@ -49,7 +54,7 @@ def compare(
     """Run every method on the same prompts, at several batch sizes and sparsities, and tabulate what comes out.
 
     For each: how far its next-token distributions are from the dense ones along dense answers, then answers of its own, graded. Writes
-    table.md, table.json and figure.svg beside the records.
+    table.md, table.json and figure.svg of all that is in the directory, beside the records.
     """
     from regrow.evaluation import grid
     from regrow.evaluation.tasks import find
@@ -69,9 +74,12 @@ def compare(
         with Bar() as bar:
             told = _Told(bar)
             _run(comparison.Comparison(loaded, plan, told), comparison.parts(cells, mine, of), told, out)
+    if of > 1 and not table:  # others may still be running
+        typer.echo(f"part {part} is complete; when all are, `regrow compare --out {out} --table` tabulates them")
+        return
     from regrow.cli.comparison_view import show
 
-    show(out, cells)
+    show(out, grid.grid((*grid.BATCH_SIZES, *sizes)), cells)
 
 
 class _Told:

@@ -13,19 +13,22 @@ from regrow.cli.format import percent
 from regrow.errors import RegrowError
 from regrow.evaluation.comparison import divergence_file, read_divergence, records_file
 from regrow.evaluation.grading import grade
-from regrow.evaluation.grid import Cell
+from regrow.evaluation.grid import SPARSITY, Cell
 from regrow.records import Graded
 
 
-def show(directory: Path, cells: Sequence[Cell]) -> None:
-    """Raises RegrowError where the files cannot be written."""
+def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
+    """Writes and prints what is there of the `cells`, and says how many of those asked for are not.
+
+    Raises RegrowError where nothing is there or the files cannot be written.
+    """
     rows = _rows(directory, cells)
     if not rows:
         raise RegrowError(f"{directory} holds no results of these cells; run the comparison first")
     try:
         (directory / "table.md").write_text(comparison.markdown(rows))
         (directory / "table.json").write_text(comparison.to_json(rows))
-        plots.figure(rows, directory / "figure.svg")
+        plots.figure(rows, directory / "figure.svg", float(SPARSITY))
     except OSError as error:
         raise RegrowError(f"{directory} cannot be written: {error.strerror}; make room or choose another --out") from error
     console = Console(highlight=False)
@@ -38,8 +41,12 @@ def show(directory: Path, cells: Sequence[Cell]) -> None:
                 found = dict(zip(comparison.COLUMNS, comparison.cells(row), strict=True))
                 table.add_row(*(found[name] for name in comparison.NARROW))
         console.print(table)
-    missing = f"; {len(cells) - len(rows)} of {len(cells)} cells have not been run" if len(rows) < len(cells) else ""
-    console.print(f"in {directory}: table.md, table.json, figure.svg{missing}", style="dim")
+    there = {(row.label, row.batch_size, row.target) for row in rows}
+    lacking = sum((cell.label, cell.batch_size, float(cell.method.target)) not in there for cell in asked)
+    missing = f"; {lacking} of {len(asked)} cells have not been run" if lacking else ""
+    made = {str(sorted(versions.items())) for row in rows if row.summary for versions in row.summary.versions}
+    mixed = f"; made with {len(made)} different sets of versions (table.json)" if len(made) > 1 else ""
+    console.print(f"in {directory}: table.md, table.json, figure.svg{missing}{mixed}", style="dim")
 
 
 def _targets(rows: Sequence[comparison.Row]) -> list[tuple[float, str]]:
@@ -51,7 +58,9 @@ def _rows(directory: Path, cells: Sequence[Cell]) -> list[comparison.Row]:
     graded = {cell.name: _graded(records_file(directory, cell)) for cell in cells}
     dense = {cell.batch_size: graded[cell.name] for cell in cells if not cell.method.target}
     rows = []
-    for cell in sorted(cells, key=lambda cell: (float(cell.method.target) not in (0.0, 0.5), float(cell.method.target), cell.batch_size)):
+    for cell in sorted(
+        cells, key=lambda cell: (float(cell.method.target) not in (0.0, float(SPARSITY)), float(cell.method.target), cell.batch_size)
+    ):
         path = divergence_file(directory, cell)
         found = read_divergence(path) if path.exists() else None
         if found is None and graded[cell.name] is None:

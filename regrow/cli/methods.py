@@ -12,7 +12,9 @@ from regrow.cli.choices import fill
 from regrow.cli.format import parameters as shown
 from regrow.cli.options import Json
 
-_CHOICES = "aggregate is one of {aggregates}; memory is one of {memories}."
+_CHOICES = (
+    "Of bap: aggregate is one of {aggregates}; memory is one of {memories}. A wrong value of any other parameter names the right ones."
+)
 
 
 def methods(json: Json = False) -> None:

@@ -31,7 +31,13 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", rich_help_
 MethodName = Annotated[str, typer.Option("--method", "-m", rich_help_panel=_METHOD, help="{methods}; `regrow methods` explains them.")]
 # Text, so that the decimal is the one the user wrote.
 Sparsity = Annotated[
-    str | None, typer.Option("--sparsity", "-s", rich_help_panel=_METHOD, help="Share of FFN neurons that sparse steps drop, in [0, 1).")
+    str | None,
+    typer.Option(
+        "--sparsity",
+        "-s",
+        rich_help_panel=_METHOD,
+        help="Share of what the method prunes (FFN neurons, inputs, weights) that it drops, in [0, 1).",
+    ),
 ]
 InitSteps = Annotated[int | None, typer.Option("--init-steps", rich_help_panel=_METHOD, help="Dense decode steps before pruning begins.")]
 ExploreSteps = Annotated[int | None, typer.Option("--explore-steps", rich_help_panel=_METHOD, help="Dense steps at the end of a period.")]

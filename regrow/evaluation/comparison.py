@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -11,7 +14,7 @@ from typing import Any, Protocol, final
 from regrow.calibration.result import Calibration, calibrated, fingerprint
 from regrow.calibration.run import calibrate
 from regrow.calibration.text import sequences
-from regrow.errors import RegrowError
+from regrow.errors import RegrowError, UsageError
 from regrow.evaluation.divergence import Trace, divergence, trace
 from regrow.evaluation.grid import Cell
 from regrow.evaluation.run import configure, evaluate
@@ -39,14 +42,19 @@ class Plan:
     max_new_tokens: int
     chat: bool
     text: Path | None = None  # of calibrations; None: the model's own, or C4
-    calibration_sequences: int | None = None  # None: what the method asks for
+    calibration_sequences: int | None = None  # at most; None: what the method asks for
 
 
 @final
 class Comparison:
     def __init__(self, loaded: Loaded, plan: Plan, told: Told) -> None:
+        """Creates the directory. Raises RegrowError where that cannot be done."""
         self._loaded, self._plan, self._told = loaded, plan, told
-        self._traces: dict[int, list[Trace]] = {}
+        self._traces: tuple[int, list[Trace]] = 0, []  # of one batch size: they hold the logits of every step
+        try:
+            plan.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RegrowError(f"{plan.directory} cannot be written: {error.strerror}; choose another --out") from error
 
     def run(self, cell: Cell) -> None:
         """Raises RegrowError where results cannot be kept, or are of other settings."""
@@ -70,15 +78,17 @@ class Comparison:
         if method.needs is None:
             return None
         plan = self._plan
-        key = digest([method.name, calibrated(method), fingerprint(self._loaded.model), str(plan.text), plan.calibration_sequences])[:12]
+        text = plan.text and hashlib.sha256(_bytes(plan.text)).hexdigest()
+        key = digest([method.name, calibrated(method), fingerprint(self._loaded.model), text, plan.calibration_sequences])[:12]
         path = plan.directory / "calibration" / f"{method.name}-{key}.safetensors"
-        if path.exists():
-            return Calibration.load(path)
-        count, length = method.needs.value
-        text = sequences(self._loaded, plan.text, plan.calibration_sequences or count, length)
-        made = calibrate(self._loaded, method, text, lambda done, of: self._told(f"calibrating {method.name}", done, of))
-        made.save(path)
-        return made
+        with _alone(path.parent):
+            if path.exists():
+                return Calibration.load(path)
+            count, length = method.needs.value
+            given = sequences(self._loaded, plan.text, min(count, plan.calibration_sequences or count), length)
+            made = calibrate(self._loaded, method, given, lambda done, of: self._told(f"calibrating {method.name}", done, of))
+            made.save(path)
+            return made
 
     def _divergence(self, cell: Cell, calibration: Calibration | None) -> None:
         plan, settings = self._plan, self._settings(cell, calibration)
@@ -87,21 +97,25 @@ class Comparison:
             if read_divergence(path)["settings"] != settings:
                 raise RegrowError(f"{path} was made with other settings; choose another --out, or remove it")
             return
-        if cell.batch_size not in self._traces:
-            planned = batches(plan.task.load(plan.traced), cell.batch_size)
-            self._traces[cell.batch_size] = []
-            for done, items in enumerate(planned, 1):
-                made = trace(self._loaded, [item.prompt for item in items], chat=plan.chat, max_new_tokens=plan.max_new_tokens)
-                self._traces[cell.batch_size].append(made)
-                self._told(f"dense traces, batch {cell.batch_size}", done, len(planned))
         found = divergence(
             self._loaded,
             cell.method,
             calibration,
-            self._traces[cell.batch_size],
+            self._traced(cell.batch_size),
             lambda done, of: self._told(f"{cell.label}, batch {cell.batch_size}: divergence", done, of),
         )
         _write(path, {"settings": settings, **asdict(found), "mean_kl": found.mean_kl, "agreement": found.agreement})
+
+    def _traced(self, batch_size: int) -> list[Trace]:
+        plan = self._plan
+        if self._traces[0] != batch_size:
+            self._traces = batch_size, []
+            planned = batches(plan.task.load(plan.traced), batch_size)
+            for done, items in enumerate(planned, 1):
+                made = trace(self._loaded, [item.prompt for item in items], chat=plan.chat, max_new_tokens=plan.max_new_tokens)
+                self._traces[1].append(made)
+                self._told(f"dense traces, batch {batch_size}", done, len(planned))
+        return self._traces[1]
 
     def _settings(self, cell: Cell, calibration: Calibration | None) -> dict[str, Any]:
         plan = self._plan
@@ -144,6 +158,26 @@ def read_divergence(path: Path) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Other processes of the comparison wait here, so that all go by the same calibrations."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / ".lock").open("w")
+    except OSError as error:
+        raise RegrowError(f"{directory} cannot be written: {error.strerror}; make room or choose another --out") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _bytes(text: Path) -> bytes:
+    try:
+        return text.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{text} cannot be read: {error.strerror}") from error
+
+
 def _write(path: Path, value: dict[str, Any]) -> None:
     unfinished = path.with_suffix(".tmp")
     try:
@@ -151,5 +185,6 @@ def _write(path: Path, value: dict[str, Any]) -> None:
         unfinished.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         raise RegrowError(f"{path} cannot be written: {error.strerror}; make room or choose another --out") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import final
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from regrow.calibration.result import Calibration
+from regrow.errors import RegrowError
 from regrow.hosts.hf import generate, prune
 from regrow.method.base import Method
 from regrow.method.dense import Dense
@@ -68,7 +70,8 @@ def divergence(
     progress: Callable[[int, int], None] | None = None,
 ) -> Divergence:
     """Of a method over traces, each decoded with the dense model's tokens in the place of its own. The first token of a row is left out:
-    it comes from the prompt. `progress` is told (traces done, of how many)."""
+    it comes from the prompt. `progress` is told (traces done, of how many). Raises RegrowError where there is nothing to compare, or logits
+    are not finite."""
     total, kept, dense = torch.zeros(3, dtype=torch.float64, device=loaded.model.device), 0, 0
     with prune(loaded.model, method, calibration=calibration) as session:
         for done, of in enumerate(traces, 1):
@@ -81,6 +84,10 @@ def divergence(
             if progress is not None:
                 progress(done, len(traces))
     tokens, kl, agreeing = total.tolist()
+    if not tokens:
+        raise RegrowError("the dense answers have no token after the first, so that there is nothing to compare; choose other prompts")
+    if not isfinite(kl):
+        raise RegrowError(f"method {method.name!r} gives logits that are not finite; load the model in bfloat16 or float32")
     return Divergence(int(tokens), kl, int(agreeing), kept, dense)
 
 

@@ -9,15 +9,16 @@ from typing import Any, Final, final
 
 from regrow.errors import UsageError
 from regrow.method.base import Method
-from regrow.method.presets import make, parameters
+from regrow.method.presets import METHODS, make, parameters
 
 BATCH_SIZES: Final = (4, 16, 8, 1)  # in the order in which they are run
 SPARSITY: Final = "0.5"
 OTHER_SPARSITIES: Final = ("0.3", "0.7")  # at SWEPT alone
 SWEPT: Final = 4
 
-# Label: method, parameters beside the sparsity.
-ENTRIES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+_Named = dict[str, tuple[str, dict[str, Any]]]  # label: method, parameters beside the sparsity
+
+_LABELLED: Final[_Named] = {
     "dense": ("dense", {}),
     "BAP": ("bap", {}),
     "BAP, T_init 16": ("bap", {"init_steps": 16}),
@@ -30,11 +31,9 @@ ENTRIES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "CATS, a mask a row": ("cats", {"share": "none"}),
     "Wanda 2:4": ("wanda", {}),
     "SparseGPT 2:4": ("sparsegpt", {}),
-    "magnitude": ("magnitude", {}),
-    "random": ("random", {}),
 }
 # Of BAP, at SWEPT and SPARSITY alone; after the paper's table 3 and figure 1.
-ABLATIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+ABLATIONS: Final[_Named] = {
     "BAP, mean": ("bap", {"aggregate": "mean"}),
     "BAP, no memory": ("bap", {"memory": "none"}),
     "BAP, threshold": ("bap", {"selection": "threshold"}),
@@ -47,6 +46,10 @@ ABLATIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "BAP, T_e 4": ("bap", {"explore_steps": 4}),
     "BAP, T_trans 10": ("bap", {"period": 10}),
     "BAP, T_trans 30": ("bap", {"period": 30}),
+}
+# Methods without a label of their own go by their names.
+ENTRIES: Final[_Named] = _LABELLED | {
+    name: (name, {}) for name in METHODS if name not in {method for method, _ in (_LABELLED | ABLATIONS).values()}
 }
 
 
@@ -68,12 +71,13 @@ class Cell:
 def grid(batch_sizes: Sequence[int] = BATCH_SIZES, *, others: bool = True, only: Sequence[str] = ()) -> list[Cell]:
     """Every entry at SPARSITY and every batch size; at batch SWEPT also the ablations and, with `others`, the other sparsities.
 
-    `only` are labels. Raises UsageError for one that is not there.
+    `only` are labels. Raises UsageError for one that is not there at these batch sizes.
     """
-    unknown = [label for label in only if label not in ENTRIES | ABLATIONS]
+    cells = [cell for batch_size in dict.fromkeys(batch_sizes) for cell in _cells(batch_size, batch_size == SWEPT, others)]
+    labels = dict.fromkeys(cell.label for cell in cells)
+    unknown = [label for label in only if label not in labels]
     if unknown:
-        raise UsageError(f"unknown entry {unknown[0]!r}; choose from: {'; '.join(ENTRIES | ABLATIONS)}")
-    cells = [cell for batch_size in batch_sizes for cell in _cells(batch_size, batch_size == SWEPT, others)]
+        raise UsageError(f"unknown entry {unknown[0]!r} at batch {', '.join(map(str, batch_sizes))}; choose from: {'; '.join(labels)}")
     return [cell for cell in cells if not only or cell.label in only]
 
 

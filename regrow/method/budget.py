@@ -21,14 +21,14 @@ def parse_sparsity(sparsity: Sparsity) -> Decimal:
     except InvalidOperation:
         value = Decimal("NaN")
     if isinstance(sparsity, bool) or not value.is_finite() or not 0 <= value < 1:
-        raise UsageError(f"sparsity must be a number in [0, 1), not {sparsity!r}; 0.5 drops half of the FFN neurons")
+        raise UsageError(f"sparsity must be a number in [0, 1), not {sparsity!r}; 0.5 drops half")
     return value
 
 
-def keep_count(sparsity: Decimal, neurons: int) -> int:
+def keep_count(sparsity: Decimal, of: int, what: str = "neurons") -> int:
     """k = floor((1 - rho) F), the neurons of one layer that a sparse step computes. Raises UsageError where that is none."""
-    keep = math.floor((1 - Fraction(sparsity)) * neurons)  # Decimal arithmetic would round to the context's precision
+    keep = math.floor((1 - Fraction(sparsity)) * of)  # Decimal arithmetic would round to the context's precision
     if keep == 0:
-        highest = math.floor(Fraction(neurons - 1, neurons) * 10**6) / 10**6
-        raise UsageError(f"sparsity {sparsity} keeps none of {neurons} neurons; lower it to at most {highest}")
+        highest = math.floor(Fraction(of - 1, of) * 10**6) / 10**6
+        raise UsageError(f"sparsity {sparsity} keeps none of {of} {what}; lower it to at most {highest}")
     return keep

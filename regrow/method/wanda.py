@@ -9,7 +9,7 @@ from regrow.method.base import WeightMethod
 from regrow.method.budget import Sparsity
 from regrow.weights import WeightPruner
 from regrow.weights import wanda as rule
-from regrow.weights.pattern import Pattern
+from regrow.weights.pattern import HALF, Pattern
 
 
 @final
@@ -26,8 +26,7 @@ class Wanda(WeightMethod):
     calibrated_by: ClassVar[tuple[str, ...]] = ("sparsity", "pattern")
 
     def check(self) -> None:
-        if self.target:
-            Pattern(self.pattern, self.target)
+        Pattern(self.pattern, self.target or HALF)  # of nothing pruned, the name alone is checked
 
     def weight_pruner(self, weight: Tensor) -> WeightPruner:
         return rule.Wanda(weight, Pattern(self.pattern, self.target))

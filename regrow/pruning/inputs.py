@@ -52,9 +52,11 @@ class InputPruner(Pruner):
         """`threshold` [linears] for a rule that goes by one; without it such a rule only scores."""
         self._rule, self._linears = rule, blocks.linears
         self._threshold: Sequence[float] | None = None if threshold is None else threshold.tolist()
+        self._keep = [0 if rule.by_threshold else keep_count(rule.sparsity, place.weight.shape[1], "inputs") for place in self._linears]
         self._norms = [_norms(place.weight) if rule.weighed else None for place in self._linears]
 
     def start(self, slots: int, meter: Meter) -> None:  # noqa: ARG002
+        assert (self._threshold is not None) == self._rule.by_threshold, "a rule by thresholds needs them"
         self._meter = meter
 
     def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
@@ -89,8 +91,7 @@ class InputPruner(Pruner):
         """[..., in] bool of the scores."""
         if self._threshold is not None:
             return score > self._threshold[place]
-        keep = keep_count(self._rule.sparsity, score.shape[-1])
-        return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, top(score, keep), True)
+        return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, top(score, self._keep[place]), True)
 
     @property
     def state_bytes(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from regrow.core import Blocks, Mode, Rows, Site, Spec, Step
-from regrow.kernels import sparse_ffn
+from regrow.kernels import CompactFFN, sparse_ffn
 from regrow.method.index_set import IndexSet, IndexState, relative
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
@@ -23,16 +23,19 @@ class NeuronPruner(Pruner):
         self._neurons, self._width = weights.gate.shape
         self._device = weights.gate.device
         self._dtype = torch.float64 if weights.gate.dtype == torch.float64 else torch.float32
-        keep = rule.keep(self._neurons)
-        scratch = torch.empty(keep, self._width, dtype=weights.gate.dtype, device=self._device)
-        self._sparse = [sparse_ffn(ffn.weights, keep, scratch) for ffn in blocks.ffns]
+        self._keep = rule.keep(self._neurons)
+        self._sparse: list[CompactFFN] = []  # from the first batch on
         self.state: IndexState | None = None  # of a batch
 
     def start(self, slots: int, meter: Meter) -> None:
-        self._meter, self._kept = meter, [0] * len(self._sparse)
-        for ffn in self._sparse:
-            ffn.forget()
-        self.state = self._rule.init(Spec(len(self._sparse), self._neurons, slots, self._device, self._dtype), self._threshold)
+        self._meter, self._kept = meter, [0] * len(self._blocks.ffns)
+        if not self._sparse:
+            kind = self._blocks.ffns[0].weights.gate
+            scratch = kind.new_empty(self._keep, self._width)
+            self._sparse = [sparse_ffn(ffn.weights, self._keep, scratch) for ffn in self._blocks.ffns]
+        for sparse in self._sparse:
+            sparse.forget()
+        self.state = self._rule.init(Spec(len(self._kept), self._neurons, slots, self._device, self._dtype), self._threshold)
 
     def join(self, joining: Tensor) -> None:
         state = self._begun()
@@ -46,13 +49,13 @@ class NeuronPruner(Pruner):
             self._rule.count(self._begun(), step.slot)
 
     def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
-        sparse, ffn = self._sparse[place], self._blocks.ffns[place]
+        ffn = self._blocks.ffns[place]
         if step is not None and step.decode:
             kept = self._kept[place] if step.mode is Mode.SPARSE else self._neurons
             self._meter.count(Site.GATE_UP, self._blocks.layers[place], 2 * kept * self._width)
             self._meter.count(Site.DOWN, self._blocks.layers[place], kept * self._width)
         if step is not None and step.mode is Mode.SPARSE:
-            return sparse(x)
+            return self._sparse[place](x)
         z = ffn.hidden(x)
         if step is not None and step.mode is Mode.OBSERVE and self._fixed is None:
             self._rule.observe(self._begun(), place, z.flatten(0, -2), step.slot)

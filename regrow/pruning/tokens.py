@@ -53,6 +53,7 @@ class TokenPruner(Pruner):
         self._keep = 0 if rule.by_threshold else keep_count(rule.sparsity, neurons)
 
     def start(self, slots: int, meter: Meter) -> None:  # noqa: ARG002
+        assert (self._threshold is not None) == self._rule.by_threshold, "a rule by thresholds needs them"
         self._meter = meter
 
     def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:

@@ -13,7 +13,7 @@ from regrow.errors import RegrowError, UsageError
 from regrow.method.budget import keep_count
 
 PATTERNS: Final = ("2:4", "unstructured")
-_HALF: Final = Decimal("0.5")
+HALF: Final = Decimal("0.5")
 
 
 @final
@@ -22,12 +22,12 @@ class Pattern:
     """2:4 keeps two of each aligned group of four inputs of a row; unstructured keeps floor((1 - sparsity) * in) of each row."""
 
     name: str = "2:4"
-    sparsity: Decimal = _HALF
+    sparsity: Decimal = HALF
 
     def __post_init__(self) -> None:
         if self.name not in PATTERNS:
             raise UsageError(f"unknown pattern {self.name!r}; choose one of {', '.join(PATTERNS)}")
-        if self.name == "2:4" and self.sparsity != _HALF:
+        if self.name == "2:4" and self.sparsity != HALF:
             raise UsageError(f"the pattern 2:4 drops half of the weights, not {self.sparsity}; set the sparsity to 0.5 or use unstructured")
 
     def kept(self, scores: Tensor, name: str) -> Tensor:
@@ -41,7 +41,7 @@ class Pattern:
         return kept.flatten(1)
 
     def prune(self, weight: Tensor, scores: Tensor, name: str) -> Tensor:
-        """The weight [out, in] with zeros where it does not stay and the very same values where it does; |weight| as scores is magnitude.
+        """The weight [out, in] with zeros where it does not stay and the very same values where it does.
 
         Raises UsageError as `kept` does, RegrowError where a score is not finite.
         """

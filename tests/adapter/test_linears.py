@@ -116,7 +116,7 @@ def widened() -> PreTrainedModel:
     return model
 
 
-SENTENCE = "model.layers.1.input_layernorm.gate is a linear of a kind that only FFN methods can leave alone; use one of those, such as bap"
+SENTENCE = "model.layers.1.input_layernorm.gate is a linear that Regrow does not know; use a method of neurons, such as bap"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -149,7 +149,9 @@ def test_ffn_methods_run_beside_an_unknown_linear() -> None:
 
 def test_a_model_with_convolutions_is_for_ffn_methods() -> None:
     model = build("w1_w3_w2")
-    with pytest.raises(UsageError, match=r"^model\.layers\.0\.conv\.in_proj is a linear of a kind that only FFN methods can leave alone"):
+    with pytest.raises(
+        UsageError, match=r"^model\.layers\.0\.conv\.in_proj is a linear that Regrow does not know; use a method of neurons, such as bap"
+    ):
         found_in(model)
     counted = sizes(model, find_ffns(model))
     ffn = [sum(p.numel() for p in block.feed_forward.parameters()) for block in model.model.layers]

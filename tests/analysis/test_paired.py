@@ -11,15 +11,20 @@ def grades(*rows: str) -> list[Grade]:
     return [Grade(tuple(Mark("add", mark == "1") for mark in row)) for row in rows]
 
 
+def alone(*rows: str) -> list[list[Grade]]:
+    """Batches of one prompt."""
+    return [[grade] for grade in grades(*rows)]
+
+
 def test_no_difference() -> None:
-    one = grades("110", "0", "11")
+    one = alone("110", "0", "11")
     found = paired(one, one)
     assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
 def test_by_hand() -> None:
     """Gains of 1, 0, -1 and 2 over prompts of 2, 1, 2 and 3 problems."""
-    found = paired(grades("11", "1", "00", "111"), grades("10", "1", "10", "100"))
+    found = paired(alone("11", "1", "00", "111"), alone("10", "1", "10", "100"))
     assert found.difference == 2 / 8
     residuals = [1 - 0.5, 0 - 0.25, -1 - 0.5, 2 - 0.75]
     half = 1.959963984540054 * (sum(r * r for r in residuals) * 4 / 3) ** 0.5 / 8
@@ -29,18 +34,32 @@ def test_by_hand() -> None:
 
 
 def test_ten_gains_of_one_are_rare() -> None:
-    found = paired(grades(*["1"] * 10), grades(*["0"] * 10))
+    found = paired(alone(*["1"] * 10), alone(*["0"] * 10))
     assert (found.difference, found.low, found.high) == (1, 1, 1)
     assert found.p == pytest.approx(2 / 2**10, abs=5 * (2 / 2**10 / FLIPS) ** 0.5)
 
 
 def test_the_other_way_round() -> None:
-    one, other = grades("110", "01", "111"), grades("100", "11", "001")
+    one, other = alone("110", "01", "111"), alone("100", "11", "001")
     there, back = paired(one, other), paired(other, one)
     assert (back.difference, back.low, back.high, back.p) == (-there.difference, -there.high, -there.low, there.p)
 
 
 @pytest.mark.parametrize("other", [["1"], ["1", "11"], []])
 def test_other_prompts_are_refused(other: list[str]) -> None:
-    with pytest.raises(ValueError, match="not of the same prompts"):
-        paired(grades("1", "1"), grades(*other))
+    with pytest.raises(ValueError, match="not of the same batches"):
+        paired(alone("1", "1"), alone(*other))
+
+
+def test_a_batch_counts_as_one() -> None:
+    """Four prompts in two batches, both of which lose by two: two draws of four are as far, not two of sixteen."""
+    one, other = grades("11", "1", "1", "1"), grades("01", "0", "0", "0")
+    found = paired([one[:2], one[2:]], [other[:2], other[2:]])
+    assert found.difference == 4 / 5
+    assert found.p == pytest.approx(1 / 2, abs=5 * (0.25 / FLIPS) ** 0.5)
+
+
+def test_other_batches_are_refused() -> None:
+    one = grades("1", "1", "1")
+    with pytest.raises(ValueError, match="not of the same batches"):
+        paired([one[:2], one[2:]], [one[:1], one[1:]])

@@ -55,9 +55,24 @@ def test_nine_rows_of_ten_are_no_longer_than_the_90th_percentile() -> None:
 
 def test_problems_prompts_and_families_are_counted() -> None:
     summary = summarize(_graded())
-    assert summary.problems == Share(3, 5)
+    assert (summary.problems.right, summary.problems.total) == (3, 5)
     assert summary.prompts == Share(1, 3)
     assert summary.families == {"add": Share(3, 3), "sort": Share(0, 2)}
+
+
+def test_batches_are_the_independent_trials() -> None:
+    """Three of four right in one batch, none of one in the other: 0.6 from what 60 % would be in both. Independent problems vary by
+    5 * 0.6 * 0.4."""
+    assert summarize(_graded()).problems.inflation == pytest.approx((0.6**2 + 0.6**2) * 2 / 1 / 1.2)
+    even = (Grade((RIGHT, WRONG)), Grade((RIGHT, WRONG)), Grade((RIGHT, WRONG)))
+    assert summarize(_graded(grades=even)).problems.inflation == 1
+    assert summarize(_graded(grades=(Grade((RIGHT,)),) * 3)).problems.inflation == 1
+
+
+@given(st.integers(0, 50), st.integers(51, 99), st.integers(1, 9))
+def test_an_inflated_interval_is_that_of_fewer_trials(right: int, total: int, inflation: int) -> None:
+    wide, few = Share(right * inflation, total * inflation, inflation), Share(right, total)
+    assert wide.interval() == pytest.approx(few.interval())
 
 
 def test_a_run_without_decode_steps_has_no_rates() -> None:

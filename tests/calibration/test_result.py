@@ -57,7 +57,7 @@ def test_its_digest_is_of_what_it_holds(tmp_path: Path) -> None:
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 CLOSED = PermissionError(errno.EACCES, "Permission denied")  # raised by hand: no folder is closed to root
-FAILURES = [("os.fsync", FULL), ("pathlib.Path.replace", FULL), ("tempfile._mkstemp_inner", CLOSED), ("os.fsync", KeyboardInterrupt())]
+FAILURES = [("os.fsync", FULL), ("pathlib.Path.replace", FULL), ("pathlib.Path.open", CLOSED), ("os.fsync", KeyboardInterrupt())]
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -72,6 +72,18 @@ def test_a_save_that_fails_leaves_what_there_was(tmp_path: Path, where: str, err
         assert str(caught.value) == f"{path} cannot be written: {error.strerror}; make room or choose another --out"
     assert [file.name for file in tmp_path.iterdir()] == ["a"] * before
     assert not before or Calibration.load(path).origin == ORIGIN
+
+
+def test_others_may_read_it_as_they_may_any_new_file(tmp_path: Path) -> None:
+    CALIBRATION.save(tmp_path / "a")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path: Path) -> None:
+    CALIBRATION.save(tmp_path / "a")
+    with patch("pathlib.Path.open", side_effect=CLOSED):
+        assert "cannot be read: Permission denied" in refusal(UsageError, tmp_path / "a")
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def compared(tiny: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -
 def _files(directory: Path) -> dict[str, bytes]:
     """Records hold the clock: made again they would differ."""
     kept = ("records", "divergence", "calibration")
-    return {str(path): path.read_bytes() for name in kept for path in (directory / name).iterdir()}
+    return {str(path): path.read_bytes() for name in kept for path in (directory / name).glob("[!.]*")}
 
 
 def test_one_table_of_all(compared: tuple[Path, str]) -> None:
@@ -81,7 +81,10 @@ def test_parts_make_the_whole(tiny: Path, text: Path, compared: tuple[Path, str]
 
 
 def test_a_table_of_what_is_there(tiny: Path, text: Path, tmp_path: Path) -> None:
-    result = _compare(tiny, text, tmp_path / "out", "--part", "1/4")
+    part = _compare(tiny, text, tmp_path / "out", "--part", "1/4")
+    assert "part 1/4 is complete" in part.stdout
+    assert not (tmp_path / "out" / "table.json").exists()  # other parts may still be running
+    result = _compare(tiny, text, tmp_path / "out", "--table")
     rows = {row["label"]: row for row in json.loads((tmp_path / "out" / "table.json").read_text())}
     assert list(rows) == ["dense"]
     assert "3 of 4 cells have not been run" in result.stdout
@@ -90,10 +93,27 @@ def test_a_table_of_what_is_there(tiny: Path, text: Path, tmp_path: Path) -> Non
     assert "holds no results of these cells; run the comparison first" in nothing.stderr
 
 
+def test_a_slice_is_added_to_what_is_there(tiny: Path, text: Path, compared: tuple[Path, str]) -> None:
+    out, _ = compared
+    before = (out / "table.json").read_bytes(), (out / "figure.svg").read_bytes()
+    assert run("compare", tiny, "--out", out, "--table", "--only", "TEAL").exit_code == 0
+    assert ((out / "table.json").read_bytes(), (out / "figure.svg").read_bytes()) == before
+
+
+def test_a_changed_text_makes_new_calibrations(tiny: Path, text: Path, tmp_path: Path) -> None:
+    own, out = tmp_path / "own.jsonl", tmp_path / "out"
+    own.write_bytes(text.read_bytes())
+    assert _compare(tiny, own, out).exit_code == 0
+    own.write_bytes(b"".join(reversed(text.read_bytes().splitlines(keepends=True))))
+    result = _compare(tiny, own, out)
+    assert (result.exit_code, "was made with other settings" in result.stderr) == (1, True)
+    assert len(list((out / "calibration").glob("teal-*.safetensors"))) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "code", "sentence"),
     [
-        (["--only", "BAPP"], 2, "unknown entry 'BAPP'; choose from: dense; BAP;"),
+        (["--only", "BAPP"], 2, "unknown entry 'BAPP' at batch 4; choose from: dense; BAP;"),
         (["--part", "3/2"], 2, "--part takes I/N with I from 1 to N, such as 1/2, not '3/2'"),
         (["--limit", "100000"], 2, "limit must be from 1 to "),
         (["--max-new-tokens", "13"], 1, "was made with other settings"),

@@ -37,8 +37,19 @@ def test_a_choice() -> None:
     assert [(cell.label, cell.batch_size) for cell in grid((1, 4), others=False, only=["BAP", "dense"])] == [
         ("dense", 1), ("BAP", 1), ("dense", 4), ("BAP", 4)
     ]  # fmt: skip
-    with pytest.raises(UsageError, match="unknown entry 'Bap'; choose from: dense; BAP; "):
+    with pytest.raises(UsageError, match="unknown entry 'Bap' at batch 4, 16, 8, 1; choose from: dense; BAP; "):
         grid(only=["Bap"])
+
+
+def test_what_the_table_labels_can_be_chosen() -> None:
+    for label in {cell.label for cell in grid()}:
+        assert {cell.label for cell in grid(only=[label])} == {label}
+
+
+def test_nothing_is_run_twice_and_never_nothing() -> None:
+    assert grid((4, 4)) == grid((4,))
+    with pytest.raises(UsageError, match="unknown entry 'BAP, mean' at batch 8; choose from: "):
+        grid((8,), only=["BAP, mean"])
 
 
 def test_parts_are_disjoint_and_whole() -> None:
