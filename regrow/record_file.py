@@ -95,9 +95,9 @@ def _disk(path: Path) -> Iterator[None]:
 
 def _open(path: Path) -> int:
     """A descriptor for appending that holds the file's lock."""
-    if path.exists() and not path.is_file():
-        raise RegrowError(f"{path} is not a regular file; choose another one for the records")
     with _disk(path):
+        if path.exists() and not path.is_file():
+            raise RegrowError(f"{path} is not a regular file; choose another one for the records")
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:

@@ -46,6 +46,7 @@ def evaluate(
     items = task.load(limit)
     sizes = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     config = configure(loaded, task, items, method, **sizes, chat=chat, skip_layers=skip_layers, calibration=calibration)
+    _refuse_beyond_context(loaded, items, config)
     planned = batches(items, batch_size)
     with RecordFile(path, config) as file:
         todo = [index for index in range(len(planned)) if index not in file.done]
@@ -58,6 +59,15 @@ def evaluate(
                 file.append(record)
                 if progress is not None:
                     progress(len(file.done), len(planned), record)
+
+
+def _refuse_beyond_context(loaded: Loaded, items: Sequence[Item], config: RunConfig) -> None:
+    longest = encode(loaded, [item.prompt for item in items], chat=config.chat)[0].shape[1]
+    if loaded.context is not None and longest + config.max_new_tokens > loaded.context:
+        raise UsageError(
+            f"the longest prompt has {longest} tokens, so {config.max_new_tokens} new ones do not fit the context of {loaded.context}; "
+            f"at most {loaded.context - longest} do"
+        )
 
 
 def configure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from decimal import Decimal
 from enum import Enum
 from typing import Any, ClassVar, final
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from regrow.core import FFN, FFN_SITES, Blocks, Linear, Site, Surface
+from regrow.errors import UsageError
 from regrow.method.budget import parse_sparsity
 from regrow.method.index_set import IndexSet
 from regrow.pruning.base import Pruner
@@ -46,6 +47,14 @@ class Method(ABC):
         """The method at work; None where it does nothing while decoding. `calibration` may be empty for a pruner that only scores."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value, kind = getattr(self, field.name), type(field.default)
+            if kind is bool and type(value) is not bool:
+                raise UsageError(f"parameter {field.name} takes true or false, not {value!r}")
+            if kind is str and type(value) is not str:
+                raise UsageError(f"parameter {field.name} takes a word, not {value!r}")
+            if kind is float and field.name != "sparsity" and type(value) not in (int, float):
+                raise UsageError(f"parameter {field.name} takes a number, not {value!r}")
         self.check()
 
     @property

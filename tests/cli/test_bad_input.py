@@ -58,6 +58,13 @@ METHODS: dict[str, tuple[list[object], Callable[[], object], str]] = {
     ),
     "memory": (["--memory", "elephant"], lambda: regrow.BatchwiseAdaptive(memory="elephant"), "unknown memory 'elephant'; choose one"),
     "decay": (["--decay", 2], lambda: regrow.BatchwiseAdaptive(decay=2), "decay must lie in [0, 1], not 2"),
+    "no decay": (["-P", "decay=old"], lambda: regrow.BatchwiseAdaptive(decay="old"), "parameter decay takes a number, not 'old'"),
+    "no flag": (
+        ["-m", "teal", "-P", "ffn_only=no"],
+        lambda: make("teal", ffn_only="no"),
+        "parameter ffn_only takes true or false, not 'no'",
+    ),
+    "no word": (["-m", "wanda", "-P", "pattern=4:8"], lambda: make("wanda", pattern="4:8"), "unknown pattern '4:8'; choose one of"),
     "method": (["--method", "magic"], lambda: make("magic"), f"unknown method 'magic'; choose one of {', '.join(regrow.METHODS)}"),
     "parameter": (
         ["-m", "griffin", "--period", 9],

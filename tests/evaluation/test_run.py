@@ -163,6 +163,17 @@ def test_steps_can_be_watched(loaded: Loaded, tmp_path: Path) -> None:
     assert steps
 
 
+def test_answers_that_do_not_fit_the_context_are_refused_before_any_is_decoded(loaded: Loaded, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    room = loaded.context
+    assert room is not None
+    with pytest.raises(
+        UsageError, match=rf"^the longest prompt has \d+ tokens, so {room} new ones do not fit the context of {room}; at most"
+    ):
+        _evaluate(loaded, path, max_new_tokens=room)
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("size", ["batch_size", "max_new_tokens", "limit"])
 def test_sizes_below_one_are_usage_errors_and_leave_no_file(loaded: Loaded, tmp_path: Path, size: str) -> None:
     path = tmp_path / "run.jsonl"
