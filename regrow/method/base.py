@@ -17,6 +17,7 @@ from regrow.errors import UsageError
 from regrow.method.budget import parse_sparsity
 from regrow.method.index_set import IndexSet
 from regrow.pruning.base import Pruner
+from regrow.pruning.inputs import InputPruner, InputRule
 from regrow.pruning.neurons import NeuronPruner
 from regrow.weights import WeightPruner
 
@@ -99,6 +100,31 @@ class WeightMethod(Method):
 
     def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner | None:  # noqa: ARG002
         return None
+
+
+class InputMethod(Method):
+    """A method that chooses inputs of the block linears, or of the FFN's alone, in every decode step."""
+
+    surface: ClassVar[Surface] = Surface.INPUTS
+    ffn_only: bool
+
+    @abstractmethod
+    def rule(self) -> InputRule:
+        """What is kept. Raises UsageError on bad parameters."""
+
+    def check(self) -> None:
+        self.rule()
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return FFN_SITES if self.ffn_only else tuple(Site)
+
+    @property
+    def needs(self) -> Needs | None:
+        return Needs.THRESHOLDS if self.target and self.rule().by_threshold else None
+
+    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner | None:
+        return InputPruner(self.rule(), blocks, thresholds(calibration, blocks.linears)) if self.target else None
 
 
 class NeuronMethod(Method):
