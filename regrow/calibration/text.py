@@ -82,11 +82,17 @@ def _windows(loaded: Loaded, documents: Iterable[str], count: int, length: int) 
             return
 
 
-def _documents(path: Path) -> Iterator[str]:
+def read(path: Path) -> bytes:
+    """Raises UsageError for a file that cannot be read."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _documents(path: Path) -> Iterator[str]:
+    try:
+        text = read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text (byte {error.start}); convert it") from error
     if path.suffix.lower() != ".jsonl":

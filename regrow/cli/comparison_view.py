@@ -41,7 +41,7 @@ def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
                 found = dict(zip(comparison.COLUMNS, comparison.cells(row), strict=True))
                 table.add_row(*(found[name] for name in comparison.NARROW))
         console.print(table)
-    there = {(row.label, row.batch_size, row.target) for row in rows}
+    there = {(row.label, row.batch_size, row.target) for row in rows if row.summary}
     lacking = sum((cell.label, cell.batch_size, float(cell.method.target)) not in there for cell in asked)
     missing = f"; {lacking} of {len(asked)} cells have not been run" if lacking else ""
     made = {str(sorted(versions.items())) for row in rows if row.summary for versions in row.summary.versions}

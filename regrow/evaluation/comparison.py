@@ -6,15 +6,15 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
 
 from regrow.calibration.result import Calibration, calibrated, fingerprint
 from regrow.calibration.run import calibrate
-from regrow.calibration.text import sequences
-from regrow.errors import RegrowError, UsageError
+from regrow.calibration.text import read, sequences
+from regrow.errors import RegrowError
 from regrow.evaluation.divergence import Trace, divergence, trace
 from regrow.evaluation.grid import Cell
 from regrow.evaluation.run import configure, evaluate
@@ -51,10 +51,8 @@ class Comparison:
         """Creates the directory. Raises RegrowError where that cannot be done."""
         self._loaded, self._plan, self._told = loaded, plan, told
         self._traces: tuple[int, list[Trace]] = 0, []  # of one batch size: they hold the logits of every step
-        try:
+        with _disk(plan.directory):
             plan.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RegrowError(f"{plan.directory} cannot be written: {error.strerror}; choose another --out") from error
 
     def run(self, cell: Cell) -> None:
         """Raises RegrowError where results cannot be kept, or are of other settings."""
@@ -78,7 +76,7 @@ class Comparison:
         if method.needs is None:
             return None
         plan = self._plan
-        text = plan.text and hashlib.sha256(_bytes(plan.text)).hexdigest()
+        text = plan.text and hashlib.sha256(read(plan.text)).hexdigest()
         key = digest([method.name, calibrated(method), fingerprint(self._loaded.model), text, plan.calibration_sequences])[:12]
         path = plan.directory / "calibration" / f"{method.name}-{key}.safetensors"
         with _alone(path.parent):
@@ -159,32 +157,31 @@ def read_divergence(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RegrowError(f"{path} cannot be written: {error.strerror}; make room or choose another --out") from error
+
+
+@contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Other processes of the comparison wait here, so that all go by the same calibrations."""
-    try:
+    with _disk(directory):
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / ".lock").open("w")
-    except OSError as error:
-        raise RegrowError(f"{directory} cannot be written: {error.strerror}; make room or choose another --out") from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _bytes(text: Path) -> bytes:
-    try:
-        return text.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{text} cannot be read: {error.strerror}") from error
-
-
 def _write(path: Path, value: dict[str, Any]) -> None:
     unfinished = path.with_suffix(".tmp")
-    try:
+    with _disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-        unfinished.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise RegrowError(f"{path} cannot be written: {error.strerror}; make room or choose another --out") from error
+        try:
+            unfinished.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+            unfinished.replace(path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise

@@ -194,3 +194,12 @@ def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(model.model.layers[1], "forward", lambda hidden_states, **_: hidden_states)  # left out, as by an early exit
     with pytest.raises(RegrowError, match=r"^model\.layers\.1\.[a-z._]+ was never run over the calibration text; use a model "):
         measure(model, make("cats"), TEXT)
+
+
+@pytest.mark.parametrize("kind", ["teal", "cats"])
+def test_a_model_that_overflows_is_refused(kind: str) -> None:
+    model = build("qwen2")
+    model.model.layers[1].mlp.gate_proj.weight.data[0, 0] = float("inf")
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = float("inf")
+    with pytest.raises(RegrowError, match=r"overflows in model\.layers"):
+        measure(model, method_of(kind), TEXT[:1])
