@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from command import lines, run
 from regrow.bundled.problems import exercise
@@ -80,6 +80,18 @@ def test_a_checkpoint_is_a_plain_model(tiny: Path, text: Path, tmp_path: Path) -
             assert torch.equal(weight[weight != 0], theirs[weight != 0])
         else:
             assert torch.equal(weight, theirs)
+
+
+def test_a_checkpoint_that_fails_leaves_nothing(tiny: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizer's writer is the last, and raises what is no OSError where the disk is full."""
+
+    def full(*_: object, **__: object) -> None:
+        raise Exception("No space left on device (os error 28)\n at some place")
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", full)
+    said = _refused(1, _calibrate(tiny, text, "-m", "wanda", "--checkpoint", tmp_path / "pruned"))
+    assert "pruned cannot be written: No space left on device (os error 28); make room or choose another --checkpoint" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def _refused(code: int, result: Any) -> str:

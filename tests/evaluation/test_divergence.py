@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 import naive
 from families import NEURONS, build
+from regrow.errors import RegrowError
 from regrow.evaluation import divergence as module
 from regrow.evaluation.divergence import Trace, divergence, trace
 from regrow.method.base import Method
@@ -91,3 +92,17 @@ def test_progress_is_told(loaded: Loaded) -> None:
     told: list[tuple[int, int]] = []
     divergence(loaded, Dense(), None, [_trace(loaded)] * 2, lambda done, of: told.append((done, of)))
     assert told == [(1, 2), (2, 2)]
+
+
+def test_answers_of_one_token_compare_nothing(loaded: Loaded) -> None:
+    short = trace(loaded, ["", "", ""], chat=False, max_new_tokens=1)
+    with pytest.raises(RegrowError, match="no token after the first"):
+        divergence(loaded, Dense(), None, [short])
+
+
+def test_logits_that_overflow_are_no_result(loaded: Loaded) -> None:
+    made, head = _trace(loaded), loaded.model.lm_head.weight
+    with torch.no_grad():
+        head[3] = torch.inf
+    with pytest.raises(RegrowError, match="method 'dense' gives logits that are not finite"):
+        divergence(loaded, Dense(), None, [made])

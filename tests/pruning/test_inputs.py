@@ -6,6 +6,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -139,3 +140,10 @@ def test_late_tokens_of_a_prompt_are_each_pruned_alone(x: Tensor, weight: Tensor
         alone = run(token[None], weight, limit, weighed=True)[0][0]
         assert torch.equal(output, alone if is_late else token @ weight.t())
     assert meter.kept()[Site.O] == [0]  # prompts are not in the account
+
+
+def test_a_rule_by_thresholds_does_not_start_without_them() -> None:
+    rule = InputRule(Decimal("0.5"), weighed=False, share="mean_abs", prompt="dense", by_threshold=True)
+    pruner = InputPruner(rule, Blocks([0], [], [], {}, {}))
+    with pytest.raises(AssertionError, match="needs them"):
+        pruner.start(1, Meter(1, torch.device("cpu")))
