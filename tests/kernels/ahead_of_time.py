@@ -1,0 +1,49 @@
+"""Compiles every Triton kernel for GPUs that are not here: `python -m kernels.ahead_of_time` in tests/, without TRITON_INTERPRET.
+
+Prints one JSON line: the version of Triton, and for each variant and architecture the bytes of shared memory and of spilled registers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+ARCHITECTURES = (80, 90)
+LARGEST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel with its argument types ("*bf16", "*i64", "i32", "fp32") and constants."""
+
+    name: str
+    kernel: Any
+    types: Mapping[str, str]
+    constants: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=lambda: {"num_warps": 4})
+
+    def compile(self, architecture: int) -> dict[str, Any]:
+        signature = {**self.types, **dict.fromkeys(self.constants, "constexpr")}
+        order = {name: signature[name] for name in self.kernel.arg_names}
+        source = ASTSource(fn=self.kernel, signature=order, constexprs=dict(self.constants))
+        done = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=dict(self.options))
+        assert done.asm["cubin"], "no machine code"
+        return {"variant": self.name, "architecture": architecture, "shared": done.metadata.shared}
+
+
+def main() -> None:
+    from kernels.variants import VARIANTS
+
+    compiled = [variant.compile(architecture) for variant in VARIANTS for architecture in ARCHITECTURES]
+    json.dump({"triton": triton.__version__, "compiled": compiled}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from kernels.ahead_of_time import Variant
+
+VARIANTS: list[Variant] = []
