@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
+from regrow.hosts.network import Network
 from regrow.session import Session
 
 CHECK_EVERY = 16  # steps between looks at "has every row ended?" where a look stops the device
@@ -41,35 +42,33 @@ class Decoder:
     def __init__(
         self,
         session: Session,
-        model: nn.Module,
+        network: Network,
         input_ids: Tensor,
+        mask: Tensor | None,
+        positions: Tensor,
         config: GenerationConfig,
         processors: LogitsProcessorList,
         stopping: StoppingCriteriaList,
-        inputs: dict[str, Any],
         streamer: Streamer | None = None,
         watch: Callable[[Progress], None] | None = None,
     ) -> None:
-        """`inputs` are the model's prepared keyword arguments: attention_mask [B, P] or None where nothing is padded, position_ids [B, P],
-        past_key_values (empty)."""
-        self.session, self.model, self.config, self.streamer, self.watch = session, model, config, streamer, watch
+        """input_ids [B, P] with the padding on the left, `mask` [B, P] zero there (None: nothing is padded), `positions` [B, P] in a row's own
+        text."""
+        self.session, self.network, self.config, self.streamer, self.watch = session, network, config, streamer, watch
         self.processors = processors
         ours = (MaxLengthCriteria, EosTokenCriteria)  # the loop itself stops there
         self.stopping = StoppingCriteriaList(c for c in stopping if not isinstance(c, ours))
         batch, self.prompt_length = input_ids.shape
         device = input_ids.device
         room = config.max_length - self.prompt_length
-        mask, positions = inputs.pop("attention_mask", None), inputs.pop("position_ids", None)
         self.prompt_mask = torch.ones_like(input_ids) if mask is None else mask
-        self.prompt_positions = (self.prompt_mask.cumsum(1) - 1).clamp_(min=0) if positions is None else positions
-        self.inputs = inputs
+        self.prompt_positions = torch.where(self.prompt_mask.bool(), positions, -1)
         eos = config._eos_token_tensor
         self.eos = torch.empty(0, dtype=torch.int64, device=device) if eos is None else eos.to(device)
         pad = config._pad_token_tensor
         self.pad = torch.zeros((), dtype=torch.int64, device=device) if pad is None else pad.to(device)
         # Every buffer of the loop, at its full size from the start.
         self.ids = torch.cat([input_ids, self.pad.expand(batch, room)], dim=1)
-        self.mask = None if mask is None else torch.cat([mask, mask.new_ones(batch, room)], dim=1)
         self.rows = torch.arange(batch, device=device)
         self.slot = self.rows.clone()
         self.nowhere = torch.full_like(self.rows, -1)
@@ -122,13 +121,11 @@ class Decoder:
         return self._forward(self.ids[:, length - 1 : length], self.position, length)
 
     def _forward(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
-        mask = None if self.mask is None else self.mask[:, :length]
         try:
-            output = self.model(input_ids=ids, position_ids=positions, attention_mask=mask, return_dict=True, **self.inputs)
+            logits = self.network.forward(ids, positions, length)
         finally:
             self.session.ran()
-        last: Tensor = output.logits[:, -1]
-        return last.to(copy=True, dtype=torch.float32)
+        return logits.to(copy=True, dtype=torch.float32)
 
     def _choose(self, logits: Tensor, length: int) -> bool:
         """Puts the next token of every row at `length`; whether that was the last."""

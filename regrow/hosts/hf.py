@@ -16,6 +16,7 @@ from regrow.adapter.attach import attach
 from regrow.calibration.result import Calibration, fitting
 from regrow.errors import UsageError
 from regrow.hosts.engine import Decoder, Progress, Streamer
+from regrow.hosts.networks import Networks
 from regrow.method.base import Method
 from regrow.method.dense import Dense
 from regrow.report import Report
@@ -38,6 +39,7 @@ class _Generate:
 
     def __init__(self, model: PreTrainedModel, session: Session) -> None:
         self.model, self.session = model, session
+        self._networks = Networks(model)
 
     def __call__(
         self,
@@ -60,9 +62,12 @@ class _Generate:
         ) -> Tensor | GenerateDecoderOnlyOutput:
             _refuse(generation_config, inputs)
             self.session.start(len(input_ids))
-            decoder = Decoder(
-                self.session, model, input_ids, generation_config, logits_processor, stopping_criteria, inputs, streamer, watch
-            )
+            mask, positions = inputs.pop("attention_mask", None), inputs.pop("position_ids")
+            positions = positions.expand_as(input_ids)
+            returned = generation_config.return_dict_in_generate
+            network = self._networks.for_batch(mask, positions, generation_config.max_length, inputs, returned=returned)
+            how = (generation_config, logits_processor, stopping_criteria, streamer, watch)
+            decoder = Decoder(self.session, network, input_ids, mask, positions, *how)
             sequences = decoder.run()
             if not generation_config.return_dict_in_generate:
                 return sequences

@@ -37,7 +37,7 @@ class Pruner(ABC):
         """New samples take these slots [S] bool."""
 
     def begin(self, step: Step) -> None:  # noqa: B027
-        """A forward pass begins."""
+        """A forward pass begins. What the host knows of its cost is counted here: `run` may be recorded once and replayed."""
 
     def fold(self, rows: Rows) -> None:  # noqa: B027
         """The phase of `rows.ended` ends."""

@@ -59,6 +59,11 @@ class InputPruner(Pruner):
         assert (self._threshold is not None) == self._rule.by_threshold, "a rule by thresholds needs them"
         self._meter = meter
 
+    def begin(self, step: Step) -> None:
+        if step.decode and step.mode is not Mode.SPARSE:
+            for of in self._linears:
+                self._meter.count(of.site, of.layer, of.weight.numel())
+
     def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
         of = self._linears[place]
         if step is None:
@@ -71,8 +76,6 @@ class InputPruner(Pruner):
             rows = x.flatten(0, -2)
             keep = self._kept(place, self.scores(place, rows)) | ~step.late[:, None]
             x = torch.where(keep, rows, 0).view_as(x)
-        if step.decode:
-            self._meter.count(of.site, of.layer, of.weight.numel())
         return linear(x, of.weight, of.bias)
 
     def scores(self, place: int, x: Tensor) -> Tensor:

@@ -47,13 +47,14 @@ class NeuronPruner(Pruner):
     def begin(self, step: Step) -> None:
         if step.mode is Mode.OBSERVE and self._fixed is None:
             self._rule.count(self._begun(), step.slot)
+        if step.decode:
+            for kept, layer in zip(self._kept, self._blocks.layers, strict=True):
+                computed = kept if step.mode is Mode.SPARSE else self._neurons
+                self._meter.count(Site.GATE_UP, layer, 2 * computed * self._width)
+                self._meter.count(Site.DOWN, layer, computed * self._width)
 
     def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
         ffn = self._blocks.ffns[place]
-        if step is not None and step.decode:
-            kept = self._kept[place] if step.mode is Mode.SPARSE else self._neurons
-            self._meter.count(Site.GATE_UP, self._blocks.layers[place], 2 * kept * self._width)
-            self._meter.count(Site.DOWN, self._blocks.layers[place], kept * self._width)
         if step is not None and step.mode is Mode.SPARSE:
             return self._sparse[place](x)
         z = ffn.hidden(x)

@@ -56,19 +56,25 @@ class TokenPruner(Pruner):
         assert (self._threshold is not None) == self._rule.by_threshold, "a rule by thresholds needs them"
         self._meter = meter
 
-    def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
-        ffn, layer, weights = self._blocks.ffns[place], self._blocks.layers[place], self._blocks.ffns[place].weights
-        size = weights.gate.numel()
-        if step is None or step.mode is not Mode.SPARSE:
-            if step is not None and step.decode:
+    def begin(self, step: Step) -> None:
+        if not step.decode:
+            return
+        for ffn, layer in zip(self._blocks.ffns, self._blocks.layers, strict=True):
+            size = ffn.weights.gate.numel()
+            if step.mode is not Mode.SPARSE:
                 self._meter.count(Site.GATE_UP, layer, 2 * size)
                 self._meter.count(Site.DOWN, layer, size)
+            else:  # what is always read; the rest is known to the device
+                self._meter.count(Site.GATE_UP, layer, size if self._rule.gated else 2 * size)
+
+    def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
+        ffn, layer, weights = self._blocks.ffns[place], self._blocks.layers[place], self._blocks.ffns[place].weights
+        if step is None or step.mode is not Mode.SPARSE:
             return ffn.output(ffn.hidden(x))
         gate = weights.act(functional.linear(x, weights.gate, weights.gate_bias))
         z = gate * functional.linear(x, weights.up, weights.up_bias)
         keep = self._chosen(place, self._score(gate if self._rule.gated else z), step.slot >= 0)  # [T, F] or [1, F]
         needed = keep.any(dim=0).sum() * self._width
-        self._meter.count(Site.GATE_UP, layer, size if self._rule.gated else 2 * size)
         if self._rule.gated:
             self._meter.measure(Site.GATE_UP, layer, needed)
         self._meter.measure(Site.DOWN, layer, needed)

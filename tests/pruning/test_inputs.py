@@ -41,7 +41,9 @@ def run(x: Tensor, weight: Tensor, threshold: float | None = None, live: list[bo
     meter = Meter(1, x.device)
     pruner.start(len(x), meter)
     slot = torch.arange(len(x)).where(torch.tensor(live or [True] * len(x)), -1)
-    y = pruner.run(0, x[:, None], Step(Mode.SPARSE, True, slot))[:, 0]
+    step = Step(Mode.SPARSE, True, slot)
+    pruner.begin(step)
+    y = pruner.run(0, x[:, None], step)[:, 0]
     return y, meter.kept()[Site.O][0]
 
 

@@ -49,7 +49,9 @@ def run(ffn: FFN, x: Tensor, share: str, threshold: float | None, live: list[boo
     pruner, meter = TokenPruner(rule, Blocks([0], [module], [], {}, {}), limit), Meter(1, x.device)
     pruner.start(len(x), meter)
     slot = torch.arange(len(x)).where(torch.tensor(live or [True] * len(x)), -1)
-    y = pruner.run(0, x[:, None], Step(Mode.SPARSE, True, slot))[:, 0]
+    step = Step(Mode.SPARSE, True, slot)
+    pruner.begin(step)
+    y = pruner.run(0, x[:, None], step)[:, 0]
     return y, meter.kept()[Site.GATE_UP][0], meter.kept()[Site.DOWN][0]
 
 

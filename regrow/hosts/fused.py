@@ -1,0 +1,80 @@
+"""A decoder run part by part over a cache of fixed size: fewer and larger operations than the model's own forward."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from regrow.adapter.decoder import Block, DecoderWeights, Norm
+from regrow.hosts.network import Network
+
+FOLDED = 32  # up to so many queries a row, the query heads of a key-value head are laid along the queries: no key is repeated
+
+
+@final
+class FusedNetwork(Network):
+    def __init__(self, decoder: DecoderWeights) -> None:
+        self._decoder = decoder
+        self._cache = decoder.embedding.new_empty(0)
+        self._cos = self._sin = decoder.embedding.new_empty(0, decoder.head_width)
+
+    def start(self, batch: int, capacity: int) -> None:
+        """Room for `batch` rows of `capacity` tokens each. Memory is taken anew only where there is too little."""
+        of = self._decoder
+        # A row more than the capacity: padding is written there.
+        shape = (len(of.blocks), batch, capacity + 1, 2, of.kv_heads, of.head_width)
+        size = torch.Size(shape).numel()
+        if self._cache.numel() < size:
+            self._cache = of.embedding.new_empty(size)
+        self._keys_values = self._cache[:size].view(shape)
+        self._rows = torch.arange(batch, device=of.embedding.device)[:, None] * (capacity + 1)
+        self._columns = torch.arange(capacity, device=of.embedding.device)
+        self._capacity, self._clean = capacity, 0
+        if len(self._cos) < capacity:
+            cos, sin = of.rotary(of.embedding, self._columns[None])
+            self._cos, self._sin = cos[0], sin[0]
+
+    def forward(self, ids: Tensor, position: Tensor, length: int) -> Tensor:
+        of = self._decoder
+        place = (self._rows + torch.where(position < 0, self._capacity, position)).flatten()
+        held = position.clamp(min=0)
+        cos, sin = self._cos[held][:, :, None], self._sin[held][:, :, None]  # [B, w, 1, d]
+        mask = self._columns[:length] <= held[:, :, None]  # [B, w, length]
+        # What a shorter row has not written is multiplied by zero, which is no zero if it happens to be infinite.
+        self._keys_values[:, :, self._clean : length].zero_()
+        self._clean = length
+        x = of.embedding[ids]
+        for block, cache in zip(of.blocks, self._keys_values, strict=True):
+            x = x + self._attention(block, cache, _rms_norm(x, block.attention_norm), place, cos, sin, mask)
+            x = x + block.ffn(_rms_norm(x, block.ffn_norm))
+        return linear(_rms_norm(x[:, -1], of.norm), of.head, of.head_bias)
+
+    def _attention(self, block: Block, cache: Tensor, x: Tensor, place: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        """[B, w, D] of the normed x [B, w, D]; `cache` [B, capacity + 1, 2, H_kv, d], `place` [B w] of the new tokens in it."""
+        of = self._decoder
+        batch, width, length = mask.shape
+        split = (of.heads, of.kv_heads, of.kv_heads)
+        query, key, value = block.qkv(x).unflatten(-1, (-1, of.head_width)).split(split, dim=2)
+        query, key = (_rotated(part if norm is None else _rms_norm(part, norm), cos, sin) for part, norm in ((query, block.query_norm), (key, block.key_norm)))
+        cache.flatten(0, 1).index_copy_(0, place, torch.stack((key, value), dim=2).flatten(0, 1))
+        keys, values = cache[:, :length].permute(2, 0, 3, 1, 4)  # [B, H_kv, length, d] each
+        if width > FOLDED:
+            y = scaled_dot_product_attention(query.transpose(1, 2), keys, values, mask[:, None], enable_gqa=True)
+            return block.output(y.transpose(1, 2).flatten(2))
+        groups = of.heads // of.kv_heads
+        query = query.view(batch, width, of.kv_heads, groups, -1).transpose(1, 2).flatten(2, 3)  # [B, H_kv, w groups, d]
+        y = scaled_dot_product_attention(query, keys, values, mask.repeat_interleave(groups, dim=1)[:, None])
+        return block.output(y.view(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2))
+
+
+def _rms_norm(x: Tensor, norm: Norm) -> Tensor:
+    wide = x.float()
+    return norm.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.eps)).to(x.dtype)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin

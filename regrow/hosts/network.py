@@ -1,0 +1,34 @@
+"""A causal language model as the decode loop sees it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+from torch import Tensor, nn
+
+
+class Network(ABC):
+    """Keeps the keys and values of one batch. Columns of a batch are its tokens with the padding on the left."""
+
+    @abstractmethod
+    def forward(self, ids: Tensor, position: Tensor, length: int) -> Tensor:
+        """Logits [B, V] of the last of w tokens a row, ids [B, w], which end at column `length`. `position` [B, w] counts a row's own
+        tokens from 0; -1 is padding."""
+
+
+@final
+class StockNetwork(Network):
+    """The model's own forward, with the cache that transformers prepared."""
+
+    def __init__(self, model: nn.Module, mask: Tensor | None, inputs: dict[str, Any]) -> None:
+        """`mask` [B, capacity], zero where a column is padding; None without any."""
+        self._model, self._mask, self._inputs = model, mask, inputs
+
+    def forward(self, ids: Tensor, position: Tensor, length: int) -> Tensor:
+        mask = None if self._mask is None else self._mask[:, :length]
+        output = self._model(
+            input_ids=ids, position_ids=position.clamp(min=0), attention_mask=mask, return_dict=True, **self._inputs
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits

@@ -1,0 +1,60 @@
+"""Which way a model is run: by its parts where they are known and compute the same, otherwise by its own forward."""
+
+from __future__ import annotations
+
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from regrow.adapter.decoder import read, readable
+from regrow.hosts.fused import FusedNetwork
+from regrow.hosts.network import Network, StockNetwork
+
+# Relative error of the logits of one short text. Two orders of summation differ by some roundings a layer; other maths by a hundred times more.
+TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
+
+
+@final
+class Networks:
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._fused: FusedNetwork | None = None
+        self._of: list[tuple[int, int]] | None = None  # the weights it was made of: address and version of each
+
+    def for_batch(self, mask: Tensor | None, positions: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
+        """For a batch of prompts that grows to `capacity` columns. `mask` [B, P] is zero where a column is padding, `positions` [B, P] are
+        in a row's own text, `inputs` are what else transformers prepared, `returned`: the caller gets the cache in there."""
+        ordinary = type(inputs["past_key_values"]) is DynamicCache and not returned and _in_order(mask, positions)
+        fused = self._by_parts() if ordinary else None
+        if fused is None:
+            grown = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), capacity - mask.shape[1])], dim=1)
+            return StockNetwork(self._model, grown, inputs)
+        fused.start(len(positions), capacity)
+        return fused
+
+    def _by_parts(self) -> FusedNetwork | None:
+        if not readable(self._model):
+            return None
+        weights = [(parameter.data_ptr(), parameter._version) for parameter in self._model.parameters()]
+        if weights != self._of:
+            self._fused, self._of = _checked(self._model), weights
+        return self._fused
+
+
+def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
+    """Whether a row's tokens are numbered 0, 1, 2, ..."""
+    if mask is None:
+        return torch.equal(positions, torch.arange(positions.shape[1], device=positions.device).expand_as(positions))
+    return torch.equal(torch.where(mask.bool(), positions, 0), (mask.cumsum(1) - 1) * mask)
+
+
+def _checked(model: PreTrainedModel) -> FusedNetwork | None:
+    """The model by its parts, if that gives its logits on a short text."""
+    network = FusedNetwork(read(model))
+    ids = torch.arange(8, device=model.device).view(2, 4) % model.config.vocab_size
+    position = torch.arange(4, device=model.device).expand(2, 4)
+    network.start(2, 4)
+    ours, theirs = network.forward(ids, position, 4).double(), model(ids, use_cache=False).logits[:, -1].double()
+    return network if (ours - theirs).norm() <= TOLERANCE[model.dtype] * theirs.norm() else None
