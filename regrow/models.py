@@ -59,7 +59,7 @@ def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = 
     if dtype not in DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     name = BUNDLED if model is None else str(model)
-    target = _device(device)
+    target = find_device(device)
     directory = model_path() if model is None else _directory(name, trust_remote_code)
     _check_weights(directory)
     try:
@@ -146,7 +146,8 @@ def _check_weights(directory: Path) -> None:
             raise RegrowError(f"{path} is damaged ({_first_line(error)}); download or copy it again") from error
 
 
-def _device(device: str) -> torch.device:
+def find_device(device: str) -> torch.device:
+    """The device of that name, `auto` for a GPU if there is one. Raises UsageError for one that cannot be used."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -33,13 +33,15 @@ class Session:
         self._schedule = ALWAYS_DENSE if self.pruner is None else self.pruner.schedule
         self._clock, self._decoding = 0, False
         self._step: Step | None = None  # None: no step is under way
-        self._meter = self._new_meter()
+        self._meter = Meter(len(blocks.sizes[Site.DOWN]), self._device)
+        self._slots: dict[int, Tensor] = {}  # of decode steps of so many tokens, at addresses that never change
 
     # The batch
 
     def start(self, slots: int) -> None:
         """Forgets the batch before; `slots` is the number of samples that can run at once."""
-        self.counters, self.masks, self._meter = Counters(), [], self._new_meter()
+        self.counters, self.masks = Counters(), []
+        self._meter.reset()
         self._step, self._clock, self._decoding = None, 0, False
         self._occupied = torch.zeros(slots, dtype=torch.bool, device=self._device)
         self._filling = torch.zeros_like(self._occupied)  # still in their prompt
@@ -69,7 +71,7 @@ class Session:
         self._clock += decode
         self._decoding = decode
         mode = Mode.OBSERVE if prompt and self._schedule.prunes else self._schedule.mode(self._clock)
-        self._step = Step(mode, decode, slot, late)
+        self._step = Step(mode, decode, slot if prompt else self._kept(slot), late)
         if self.pruner is not None:
             self.pruner.begin(self._step)
         if decode:
@@ -159,8 +161,11 @@ class Session:
         counts = [sites[site.value] for site in of if site.value in sites]
         return self._element * sum(sum(count.dense if self.method.surface is Surface.WEIGHTS else count.kept) for count in counts)
 
-    def _new_meter(self) -> Meter:
-        return Meter(len(self._blocks.sizes[Site.DOWN]), self._device)
+    def _kept(self, slot: Tensor) -> Tensor:
+        """The same at a fixed address, so that a recorded step sees it."""
+        if len(slot) not in self._slots:
+            self._slots[len(slot)] = torch.empty_like(slot)
+        return self._slots[len(slot)].copy_(slot)
 
     def _mask(self, slots: Sequence[int]) -> Tensor:
         mask = torch.zeros_like(self._occupied)

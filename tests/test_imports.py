@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "cli": ("evaluation", "bench", "analysis", "analysis.plots"),
-    "evaluation": ("evaluation.divergence", "calibration", "record_file"),
+    "cli": ("evaluation", "bench", "analysis", "analysis.plots", "versions"),
+    "evaluation": ("evaluation.divergence", "calibration", "record_file", "versions"),
     "evaluation.divergence": ("hosts", "models"),
     "calibration": ("calibration.result", "adapter", "weights.layerwise", "models", "records"),
-    "bench": ("hosts", "models"),
+    "bench": ("hosts", "models", "calibration"),
     "analysis.plots": ("analysis",),
     "analysis": ("record_file",),
     "models": ("bundled", "core"),
@@ -49,6 +49,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "bundled.problems": (),
     "core": (),
     "errors": (),
+    "versions": (),
 }
 
 METHOD = {"method", "method.index_set", "pruning", "weights", "weights.layerwise", "calibration", "calibration.result"}

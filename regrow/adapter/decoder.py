@@ -1,4 +1,4 @@
-"""Reading the parts of a decoder that Regrow can run itself: Llama, Mistral, Qwen2 and Qwen3, whose blocks differ in biases and head norms only."""
+"""The parts of a decoder that Regrow can run itself: Llama, Mistral, Qwen2, Qwen3, whose blocks differ in biases and head norms only."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from regrow.cli.bench import bench
 from regrow.cli.calibrate import calibrate
 from regrow.cli.compare import compare
 from regrow.cli.demo import demo
@@ -48,6 +49,7 @@ app.command(cls=Command, rich_help_panel=_DECODE)(calibrate)
 app.command(cls=Command, rich_help_panel=_MEASURE)(evaluate)
 app.command(cls=Command, rich_help_panel=_MEASURE)(compare)
 app.command(cls=Command, rich_help_panel=_MEASURE)(table)
+app.command(cls=Command, rich_help_panel=_MEASURE)(bench)
 
 
 def main() -> None:

@@ -32,6 +32,12 @@ def _memories() -> Iterable[str]:
     return MEMORIES
 
 
+def _shapes() -> Iterable[str]:
+    from regrow.bench.shapes import SHAPES
+
+    return SHAPES
+
+
 def _dtypes() -> Iterable[str]:
     from regrow.models import DTYPES
 
@@ -49,5 +55,6 @@ _LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "aggregates": _aggregates,
     "memories": _memories,
     "dtypes": _dtypes,
+    "shapes": _shapes,
     "tasks": _tasks,
 }

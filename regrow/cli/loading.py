@@ -16,15 +16,20 @@ if TYPE_CHECKING:
 def load(model: str | None = None, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Loaded:
     """As `regrow.models.load`."""
     name = "the bundled model" if model is None else model
-    # Read when the libraries are imported. The bars of a download stay: it can take minutes.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # The bars of a download stay: it can take minutes.
     downloads = model is not None and not Path(model).expanduser().exists()
-    if not (downloads and sys.stderr.isatty()):
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    quieten(bars=downloads and sys.stderr.isatty())
     if downloads:
         return _load(model, dtype, device, trust_remote_code)
     with Console(stderr=True).status(f"loading {name}"):
         return _load(model, dtype, device, trust_remote_code)
+
+
+def quieten(*, bars: bool = False) -> None:
+    """Libraries warn of errors only and, unless asked for, show no bars. They look when they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not bars:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _load(model: str | None, dtype: str, device: str, trust_remote_code: bool) -> Loaded:

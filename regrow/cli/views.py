@@ -34,7 +34,7 @@ class JsonLines(View):
         typer.echo(line(sample.to_dict()))
 
     def end(self, decoding: Decoding, totals: Totals) -> None:
-        from regrow.evaluation.versions import versions
+        from regrow.versions import versions
 
         loaded, plan = decoding.loaded, decoding.plan
         about = {

@@ -12,13 +12,13 @@ from torch import Tensor
 from regrow.calibration.result import Calibration
 from regrow.errors import UsageError
 from regrow.evaluation.tasks.base import Item, Task, batches, fingerprint
-from regrow.evaluation.versions import versions
 from regrow.hosts.engine import Progress
 from regrow.hosts.hf import Generation, generate, prune
 from regrow.method.base import Method
 from regrow.models import Loaded, encode
 from regrow.record_file import RecordFile
 from regrow.records import Record, RunConfig, digest
+from regrow.versions import versions
 
 Told = Callable[[int, int, Record], None]
 

@@ -12,10 +12,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
+from regrow.hosts.flags import Flags
 from regrow.hosts.network import Network
 from regrow.session import Session
-
-CHECK_EVERY = 16  # steps between looks at "has every row ended?" where a look stops the device
 
 
 class Streamer(Protocol):
@@ -51,10 +50,12 @@ class Decoder:
         stopping: StoppingCriteriaList,
         streamer: Streamer | None = None,
         watch: Callable[[Progress], None] | None = None,
+        mark: Callable[[str], None] | None = None,
     ) -> None:
-        """input_ids [B, P] with the padding on the left, `mask` [B, P] zero there (None: nothing is padded), `positions` [B, P] in a row's own
-        text."""
-        self.session, self.network, self.config, self.streamer, self.watch = session, network, config, streamer, watch
+        """input_ids [B, P] with the padding on the left, `mask` [B, P] zero there (None: nothing is padded), `positions` [B, P] in a row's
+        own text. `mark` is told what has just ended: "prompt", "dense", "observe", "sparse" (decode steps), "refresh" (a new mask)."""
+        self.session, self.network, self.config, self.streamer = session, network, config, streamer
+        self.watch, self.mark = watch, mark or _unheard
         self.processors = processors
         ours = (MaxLengthCriteria, EosTokenCriteria)  # the loop itself stops there
         self.stopping = StoppingCriteriaList(c for c in stopping if not isinstance(c, ours))
@@ -76,6 +77,7 @@ class Decoder:
         self.ended = torch.zeros(batch, dtype=torch.bool, device=device)  # generated its EOS, or was stopped
         self.by_eos = torch.zeros_like(self.ended)
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.flags = Flags(device)
         self.scores: tuple[Tensor, ...] = ()
         self.logits: tuple[Tensor, ...] = ()
 
@@ -86,11 +88,13 @@ class Decoder:
         self.session.join(range(batch))
         length = self.prompt_length
         over = self._choose(self._prompt(), length)
+        self.mark("prompt")
         self._close(over, completed=True)
         counters.prefill_seconds = time.perf_counter() - began
         while not over:
             length += 1
             over = self._choose(self._step(length), length)
+            self.mark(self.mode.name.lower())
             self._close(over)
         counters.decode_seconds = time.perf_counter() - began - counters.prefill_seconds
         counters.tokens = self.lengths.tolist()
@@ -117,7 +121,7 @@ class Decoder:
         """One decode step: feeds the token at `length` - 1 of every row; logits [B, V]."""
         torch.where(self.ended, self.nowhere, self.rows, out=self.slot)
         self.position += 1
-        self.session.begin(self.slot, prompt=False, decode=True)
+        self.mode = self.session.begin(self.slot, prompt=False, decode=True)
         return self._forward(self.ids[:, length - 1 : length], self.position, length)
 
     def _forward(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
@@ -150,17 +154,26 @@ class Decoder:
         return self._look(length + 1 - self.prompt_length)
 
     def _look(self, generated: int) -> bool:
-        """Whether decoding is over, as far as the host can tell without stopping the device at every step."""
+        """Whether decoding is over, as far as the host can tell without stopping the device."""
         full = self.prompt_length + generated == self.ids.shape[1]
-        look = full or self.ids.device.type == "cpu" or generated % CHECK_EVERY == 0
-        if not look:
+        if not full and not self.flags.due(generated):
             return False
-        finished = self.ended.tolist()
+        finished = self.flags.read(self.ended, now=full)
+        if finished is None:
+            return False
         if self.watch is not None:
             self.watch(Progress(generated, finished, self.ids[:, self.prompt_length : self.prompt_length + generated]))
         return full or all(finished)
 
     def _close(self, over: bool, completed: bool = False) -> None:
         """Ends the pass, unless it was the last one: nothing would follow from it."""
-        if not over:
-            self.session.end(completed=range(len(self.rows)) if completed else (), finished=self.ended)
+        if over:
+            return
+        updates = self.session.counters.updates
+        self.session.end(completed=range(len(self.rows)) if completed else (), finished=self.ended)
+        if self.session.counters.updates > updates:
+            self.mark("refresh")
+
+
+def _unheard(_: str) -> None:
+    """What a loop tells when nobody listens."""

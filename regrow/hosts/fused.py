@@ -57,8 +57,11 @@ class FusedNetwork(Network):
         of = self._decoder
         batch, width, length = mask.shape
         split = (of.heads, of.kv_heads, of.kv_heads)
-        query, key, value = block.qkv(x).unflatten(-1, (-1, of.head_width)).split(split, dim=2)
-        query, key = (_rotated(part if norm is None else _rms_norm(part, norm), cos, sin) for part, norm in ((query, block.query_norm), (key, block.key_norm)))
+        query, key, value = block.qkv(x).view(batch, width, -1, of.head_width).split_with_sizes(split, dim=2)
+        query, key = (
+            _rotated(part if norm is None else _rms_norm(part, norm), cos, sin)
+            for part, norm in ((query, block.query_norm), (key, block.key_norm))
+        )
         cache.flatten(0, 1).index_copy_(0, place, torch.stack((key, value), dim=2).flatten(0, 1))
         keys, values = cache[:, :length].permute(2, 0, 3, 1, 4)  # [B, H_kv, length, d] each
         if width > FOLDED:

@@ -46,6 +46,7 @@ class _Generate:
         *args: Any,
         streamer: Streamer | None = None,
         watch: Callable[[Progress], None] | None = None,
+        mark: Callable[[str], None] | None = None,
         **kwargs: Any,
     ) -> Tensor | GenerateDecoderOnlyOutput:
         for name in ("assistant_model", "custom_generate"):
@@ -53,7 +54,7 @@ class _Generate:
                 raise UsageError(f"{name} cannot be used while a model is pruned: Regrow brings its own decode loop; leave it out")
 
         def decode(
-            model: PreTrainedModel,
+            _: PreTrainedModel,
             input_ids: Tensor,
             logits_processor: LogitsProcessorList,
             stopping_criteria: StoppingCriteriaList,
@@ -66,7 +67,7 @@ class _Generate:
             positions = positions.expand_as(input_ids)
             returned = generation_config.return_dict_in_generate
             network = self._networks.for_batch(mask, positions, generation_config.max_length, inputs, returned=returned)
-            how = (generation_config, logits_processor, stopping_criteria, streamer, watch)
+            how = (generation_config, logits_processor, stopping_criteria, streamer, watch, mark)
             decoder = Decoder(self.session, network, input_ids, mask, positions, *how)
             sequences = decoder.run()
             if not generation_config.return_dict_in_generate:

@@ -27,8 +27,6 @@ class StockNetwork(Network):
 
     def forward(self, ids: Tensor, position: Tensor, length: int) -> Tensor:
         mask = None if self._mask is None else self._mask[:, :length]
-        output = self._model(
-            input_ids=ids, position_ids=position.clamp(min=0), attention_mask=mask, return_dict=True, **self._inputs
-        )
+        output = self._model(input_ids=ids, position_ids=position.clamp(min=0), attention_mask=mask, return_dict=True, **self._inputs)
         logits: Tensor = output.logits[:, -1]
         return logits

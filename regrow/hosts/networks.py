@@ -12,7 +12,7 @@ from regrow.adapter.decoder import read, readable
 from regrow.hosts.fused import FusedNetwork
 from regrow.hosts.network import Network, StockNetwork
 
-# Relative error of the logits of one short text. Two orders of summation differ by some roundings a layer; other maths by a hundred times more.
+# Relative error of the logits of one short text: two orders of summation differ by some roundings a layer, other maths by far more.
 TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 
 

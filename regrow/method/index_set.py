@@ -83,6 +83,11 @@ class IndexSet:
             threshold=torch.zeros(0) if threshold is None else threshold.to(spec.device, spec.dtype),
         )
 
+    def clear(self, s: IndexState) -> None:
+        """As from `init`, in the same buffers."""
+        for buffer in (s.total, s.tokens, s.memory, s.known, s.index, s.kept, s.turnover):
+            buffer.zero_()
+
     def forget(self, s: IndexState, slots: Tensor) -> None:
         """Empties the slots [S] bool for new samples."""
         s.total.masked_fill_(slots[:, None], 0)

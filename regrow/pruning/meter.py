@@ -17,8 +17,14 @@ class Meter:
     """Weight elements that took part in decode steps, by site and layer, and what selections moved."""
 
     def __init__(self, layers: int, device: torch.device) -> None:
-        self._counted = {site: [0] * layers for site in Site}
-        self._measured = torch.zeros(len(SITES), layers, dtype=torch.int64, device=device)  # known to the device alone until asked for
+        self._layers = layers
+        # Known to the device alone until asked for. Its address never changes.
+        self._measured = torch.zeros(len(SITES), layers, dtype=torch.int64, device=device)
+        self.reset()
+
+    def reset(self) -> None:
+        self._counted = {site: [0] * self._layers for site in Site}
+        self._measured.zero_()
         self.refresh_bytes = 0  # read and written
 
     def count(self, site: Site, layer: int, weights: int) -> None:

@@ -25,7 +25,7 @@ class NeuronPruner(Pruner):
         self._dtype = torch.float64 if weights.gate.dtype == torch.float64 else torch.float32
         self._keep = rule.keep(self._neurons)
         self._sparse: list[CompactFFN] = []  # from the first batch on
-        self.state: IndexState | None = None  # of a batch
+        self.state: IndexState | None = None  # of batches of one size
 
     def start(self, slots: int, meter: Meter) -> None:
         self._meter, self._kept = meter, [0] * len(self._blocks.ffns)
@@ -35,7 +35,10 @@ class NeuronPruner(Pruner):
             self._sparse = [sparse_ffn(ffn.weights, self._keep, scratch) for ffn in self._blocks.ffns]
         for sparse in self._sparse:
             sparse.forget()
-        self.state = self._rule.init(Spec(len(self._kept), self._neurons, slots, self._device, self._dtype), self._threshold)
+        if self.state is None or len(self.state.tokens) != slots:
+            self.state = self._rule.init(Spec(len(self._kept), self._neurons, slots, self._device, self._dtype), self._threshold)
+        else:  # the same buffers: a recorded step knows their addresses
+            self._rule.clear(self.state)
 
     def join(self, joining: Tensor) -> None:
         state = self._begun()

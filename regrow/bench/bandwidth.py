@@ -1,0 +1,27 @@
+"""What the memory of this machine gives."""
+
+from __future__ import annotations
+
+import statistics
+
+import torch
+
+from regrow.bench.clock import Clock
+
+
+def bandwidth(device: torch.device, *, megabytes: int | None = None, repeats: int = 7) -> dict[str, float]:
+    """Bytes a second, the median of several passes over memory that no cache holds: `read` (a sum) and `copy` (read and written both
+    counted)."""
+    size = (megabytes or (4096 if device.type == "cuda" else 512)) * 2**20
+    source = torch.ones(size // 4, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    times: dict[str, list[float]] = {"read": [], "copy": []}
+    for _ in range(repeats + 1):
+        clock = Clock(device)
+        source.sum()
+        clock.mark("read")
+        target.copy_(source)
+        clock.mark("copy")
+        for name, seconds in clock.spans():
+            times[name].append(seconds)
+    return {name: size * (2 if name == "copy" else 1) / statistics.median(values[1:]) for name, values in times.items()}

@@ -1,0 +1,49 @@
+"""What a benchmark compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from transformers import PreTrainedModel
+
+from regrow.bench.decode import Contender
+from regrow.calibration.result import Calibration, Origin, calibrated, fingerprint
+from regrow.calibration.run import measure
+from regrow.errors import UsageError
+from regrow.method.base import Method, Needs
+from regrow.method.presets import make, parameters
+
+METHODS: Final = ("dense", "griffin", "teal", "bap")
+STOCK: Final = (
+    Contender("transformers", cache="dynamic"),
+    Contender("transformers, static cache", cache="static"),
+)
+_SEQUENCES, _LENGTH = 2, 64  # of random tokens: where thresholds lie decides no speed that is worth a longer text
+
+
+def contenders(model: PreTrainedModel, names: Sequence[str], sparsity: str) -> list[Contender]:
+    """The dense baseline, the methods, and transformers' own loop. Methods that begin with dense steps begin without them here: the
+    speed is that of the long run.
+
+    Raises UsageError for an unknown method, and for one that needs more than thresholds.
+    """
+    return [_contender(model, name, sparsity) for name in dict.fromkeys(["dense", *names])] + list(STOCK)
+
+
+def _contender(model: PreTrainedModel, name: str, sparsity: str) -> Contender:
+    given: dict[str, Any] = {"sparsity": sparsity, "init_steps": 0}
+    method = make(name, **{key: value for key, value in given.items() if key in parameters(name)})
+    return Contender(name, method, _calibration(model, method))
+
+
+def _calibration(model: PreTrainedModel, method: Method) -> Calibration | None:
+    if method.needs is None:
+        return None
+    if method.needs is not Needs.THRESHOLDS:
+        raise UsageError(f"method {method.name!r} changes weights and runs as fast as dense; leave it out of the benchmark")
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(model.config.vocab_size, (_SEQUENCES, _LENGTH), generator=generator).to(model.device)
+    origin = Origin("", fingerprint(model), method.name, calibrated(method), "random tokens", "0" * 64, _SEQUENCES, rows.numel(), _LENGTH)
+    return Calibration(origin, {name: tensor.cpu() for name, tensor in measure(model, method, list(rows)).items()})

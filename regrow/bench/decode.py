@@ -1,0 +1,139 @@
+"""Whole generations, timed step by step: every method and the stock loop on the same prompts, in turn, several times over."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from regrow.adapter.attach import survey
+from regrow.adapter.patch import Patch
+from regrow.bench.clock import Clock
+from regrow.bench.replay import ReplayPruner
+from regrow.bench.roofline import Weights, per_step, weights_of
+from regrow.calibration.result import Calibration
+from regrow.hosts.hf import prune
+from regrow.method.base import Method
+from regrow.method.schedule import ALWAYS_DENSE, Schedule
+from regrow.pruning.neurons import NeuronPruner
+
+WARM = 3  # new tokens of a run that is not counted
+
+
+@final
+@dataclass(frozen=True)
+class Contender:
+    """A method through Regrow's loop, or without one transformers' own `generate` with a cache of this kind."""
+
+    label: str
+    method: Method | None = None
+    calibration: Calibration | None = None
+    cache: str = "dynamic"
+
+
+@final
+@dataclass(frozen=True)
+class Setting:
+    rows: int
+    prompt: int  # tokens
+    new: int  # tokens
+
+    @property
+    def context(self) -> int:
+        """Of the decode step in the middle."""
+        return self.prompt + self.new // 2
+
+
+@final
+@dataclass
+class Measured:
+    """Seconds of one contender in one setting, one entry a run (steps: one entry a step)."""
+
+    decode: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)  # prompt, dense, observe, sparse, refresh
+    turnover: float | None = None
+
+    def add(self, spans: Sequence[tuple[str, float]]) -> None:
+        for name, seconds in spans:
+            self.parts.setdefault(name, []).append(seconds)
+        self.decode.append(sum(seconds for name, seconds in spans if name != "prompt"))
+
+
+@final
+class Runner:
+    """Runs contenders on one model. `turnover`: the share of neurons that a refresh replaces; None leaves it to the model."""
+
+    def __init__(self, model: PreTrainedModel, turnover: float | None) -> None:
+        self._model, self._turnover = model, turnover
+        self.weights: Weights = weights_of(model)
+
+    def measure(
+        self, contenders: Sequence[Contender], setting: Setting, repeats: int, progress: Callable[[str], None]
+    ) -> dict[str, Measured]:
+        """Every contender once a round, `repeats` rounds after a short one that warms up. Prompts are random tokens."""
+        generator = torch.Generator().manual_seed(0)
+        vocabulary = self._model.config.vocab_size
+        ids = torch.randint(vocabulary, (setting.rows, setting.prompt), generator=generator).to(self._model.device)
+        found = {contender.label: Measured() for contender in contenders}
+        with Patch() as patch:
+            patch.replace(self._model.generation_config, "eos_token_id", None)  # every row runs to the end
+            for number in range(repeats + 1):
+                for contender in contenders:
+                    progress(f"batch {setting.rows}, {contender.label}, {f'run {number} of {repeats}' if number else 'warming up'}")
+                    into = found[contender.label] if number else Measured()
+                    self._run(contender, ids, setting.new if number else WARM, into)
+        return found
+
+    def _run(self, contender: Contender, ids: Tensor, new: int, into: Measured) -> None:
+        how: dict[str, Any] = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+        if contender.method is None:
+            self._stock(contender, ids, how, into)
+            return
+        with prune(self._model, contender.method, calibration=contender.calibration) as session:
+            if self._turnover is not None and session.pruner is not None and session.pruner.schedule.explore_steps:
+                # What is chosen more than once is a set of neurons.
+                session.pruner = ReplayPruner(cast("NeuronPruner", session.pruner), self._turnover, new)
+            clock = Clock(ids.device)
+            self._model.generate(ids, mark=clock.mark, **how)  # type: ignore[operator]
+            into.add(clock.spans())
+            report = session.report()
+            if len(report.turnover) and report.updates > 1:
+                into.turnover = statistics.mean(report.turnover)
+
+    def _stock(self, contender: Contender, ids: Tensor, how: Mapping[str, Any], into: Measured) -> None:
+        clock = Clock(ids.device)
+        cache = {} if contender.cache == "dynamic" else {"cache_implementation": contender.cache}
+        self._model.generate(ids, logits_processor=LogitsProcessorList([_Marks(clock)]), **cache, **how)  # type: ignore[operator]
+        into.add(clock.spans())
+
+    def bytes_per_step(self, contender: Contender, setting: Setting) -> float:
+        """That a decode step reads on average over a period of the method, with what its refreshes read and write."""
+        dense, method = self.weights.dense(setting.rows, setting.context), contender.method
+        if method is None:
+            return float(dense)
+        schedule = self._schedule(method, contender.calibration)
+        moved = 2 * (self._turnover or 0) * (1 - float(method.target)) * self.weights.ffn if schedule.explore_steps else 0
+        return per_step(dense, self.weights.pruned(method, setting.rows, setting.context), schedule, moved)
+
+    def _schedule(self, method: Method, calibration: Calibration | None) -> Schedule:
+        blocks, _ = survey(self._model, method)
+        pruner = method.pruner(blocks, calibration.tensors if calibration else {})
+        return ALWAYS_DENSE if pruner is None else pruner.schedule
+
+
+@final
+class _Marks(LogitsProcessor):
+    """Marks the end of every forward pass of a loop that is not ours."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._name = clock, "prompt"
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
+        self._clock.mark(self._name)
+        self._name = "dense"
+        return scores

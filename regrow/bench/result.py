@@ -1,0 +1,115 @@
+"""What a benchmark found, ready for JSON, and how it compares with an earlier one."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, final
+
+from regrow.errors import RegrowError, UsageError
+
+
+@final
+@dataclass(frozen=True)
+class Spread:
+    """Of several runs."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """One contender at one batch size."""
+
+    model: str
+    label: str
+    rows: int
+    prompt: int
+    new: int
+    tokens_per_second: Spread  # decode steps only
+    ratio: Spread  # to dense through the same loop, in the same round
+    ms: dict[str, float]  # medians: prompt, dense, observe, sparse (one decode step), refresh (one new mask)
+    bytes_per_step: float  # that a decode step has to read, on average over a period
+    bound: float  # dense bytes over these
+    bandwidth_share: float  # bytes a second over what the memory gives
+    turnover: float | None  # share of the neurons that a refresh replaced
+
+
+@final
+@dataclass(frozen=True)
+class Result:
+    made_with: dict[str, str]  # versions, device, commit
+    bandwidth: dict[str, float]  # bytes a second
+    settings: dict[str, Any]
+    rows: list[Row]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Raises UsageError for a file that cannot be read, RegrowError for one that holds something else."""
+        try:
+            found = json.loads(path.read_text())
+            rows = [_row(row) for row in found["rows"]]
+            return cls(found["made_with"], found["bandwidth"], found["settings"], rows)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}; give a file that `regrow bench --out` wrote") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise RegrowError(f"{path} is no result of `regrow bench`; give a file that `regrow bench --out` wrote") from error
+
+
+def _row(found: Mapping[str, Any]) -> Row:
+    spreads = {name: Spread(**found[name]) for name in ("tokens_per_second", "ratio")}
+    return Row(**{**found, **spreads})
+
+
+@final
+@dataclass(frozen=True)
+class Reference:
+    """Ratios to dense that another result has, by (model, label, batch size)."""
+
+    name: str
+    ratios: Mapping[tuple[str, str, int], float]
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Raises UsageError or RegrowError for a file that is no result."""
+        rows = Result.load(path).rows
+        return cls(path.name, {(row.model, row.label, row.rows): row.ratio.median for row in rows})
+
+
+# Tokens per second on one H200 at batch 1, 4, 8, 16 (Batch-wise Adaptive Pruning, tables 5 and 6; lengths and precision are not stated).
+_PAPER: Mapping[str, Mapping[str, Sequence[float]]] = {
+    "qwen-7b": {
+        "dense": (200.9, 813.0, 1596.0, 3040.5),
+        "teal": (290.7, 971.1, 1769.1, 3335.9),
+        "griffin": (323.5, 1084.5, 2111.0, 3854.3),
+        "bap": (265.6, 925.3, 1794.7, 3331.8),
+    },
+    "llama-8b": {
+        "dense": (175.0, 755.2, 1471.7, 2713.0),
+        "teal": (263.8, 837.2, 1618.2, 2997.4),
+        "griffin": (269.5, 1010.5, 1957.1, 3747.6),
+        "bap": (227.3, 868.1, 1685.9, 3124.9),
+    },
+}
+PAPER = Reference(
+    "the paper",
+    {
+        (model, label, rows): speed / dense
+        for model, labels in _PAPER.items()
+        for label, speeds in labels.items()
+        for rows, speed, dense in zip((1, 4, 8, 16), speeds, labels["dense"], strict=True)
+    },
+)

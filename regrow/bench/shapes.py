@@ -1,0 +1,72 @@
+"""Models by shape, with random weights: speed depends on sizes and types, not on what was learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, final
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, initialization
+
+from regrow.errors import UsageError
+
+
+@final
+@dataclass(frozen=True)
+class Shape:
+    name: str
+    source: str  # whose shape it is
+    family: str  # transformers' model type
+    layers: int
+    width: int
+    neurons: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    vocabulary: int
+    tied: bool  # the head is the embedding
+
+    def build(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
+        """In evaluation mode, without an EOS, weights uniform with variance 1 / fan-in."""
+        config = AutoConfig.for_model(
+            self.family,
+            vocab_size=self.vocabulary,
+            hidden_size=self.width,
+            intermediate_size=self.neurons,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            head_dim=self.head_width,
+            tie_word_embeddings=self.tied,
+            max_position_embeddings=32768,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+        generator = torch.Generator(device).manual_seed(seed)
+        with initialization.no_init_weights(), device:
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                limit = (3 / parameter.shape[1]) ** 0.5
+                parameter.data.uniform_(-limit, limit, generator=generator)
+            else:
+                parameter.data.fill_(0 if name.endswith("bias") else 1)  # biases, norms
+        model.eval()  # type: ignore[no-untyped-call]
+        return model
+
+
+_ALL = (
+    Shape("qwen-0.5b", "Qwen2.5-0.5B", "qwen2", 24, 896, 4864, 14, 2, 64, 151936, True),
+    Shape("qwen-1.5b", "Qwen2.5-1.5B", "qwen2", 28, 1536, 8960, 12, 2, 128, 151936, True),
+    Shape("qwen-7b", "DeepSeek-R1-Distill-Qwen-7B", "qwen2", 28, 3584, 18944, 28, 4, 128, 152064, False),
+    Shape("llama-8b", "DeepSeek-R1-Distill-Llama-8B", "llama", 32, 4096, 14336, 32, 8, 128, 128256, False),
+)
+SHAPES: Final = {shape.name: shape for shape in _ALL}
+
+
+def shape(name: str) -> Shape:
+    """Raises UsageError for a name that is not there."""
+    if name not in SHAPES:
+        raise UsageError(f"unknown shape {name!r}; choose one of {', '.join(SHAPES)}")
+    return SHAPES[name]

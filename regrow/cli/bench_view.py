@@ -1,0 +1,75 @@
+"""What `regrow bench` shows while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from regrow.bench.result import Reference, Result, Row, Spread
+from regrow.bench.run import Bound
+from regrow.cli.format import NONE, rate, ratio
+
+_PARTS = ("prompt", "dense", "observe", "sparse", "refresh")
+
+
+@final
+class Silent:
+    """JSON on stdout at the end, and nothing else."""
+
+    def begin(self, result: Result) -> None: ...
+    def bounds(self, model: str, bounds: Sequence[Bound]) -> None: ...
+    def rows(self, rows: Sequence[Row]) -> None: ...
+
+    def end(self, result: Result) -> None:
+        typer.echo(result.to_json())
+
+
+@final
+class Screen:
+    def __init__(self, reference: Reference | None) -> None:
+        self._console, self._reference = Console(highlight=False), reference
+
+    def begin(self, result: Result) -> None:
+        gb = {name: f"{value / 1e9:.1f}" for name, value in result.bandwidth.items()}
+        self._console.print(f"{result.made_with['device']}: memory gives {gb['read']} GB/s read, {gb['copy']} GB/s copied")
+
+    def bounds(self, model: str, bounds: Sequence[Bound]) -> None:
+        """A line a method, a column a batch size."""
+        sizes = sorted({bound.rows for bound in bounds})
+        columns = [f"batch {size}: GB a step" for size in sizes], [f"at most at batch {size}" for size in sizes]
+        table = Table(model, *(name for pair in zip(*columns, strict=True) for name in pair), title="by bytes alone", title_justify="left")
+        for label in dict.fromkeys(bound.label for bound in bounds):
+            of = {bound.rows: bound for bound in bounds if bound.label == label}
+            table.add_row(label, *(cell for size in sizes for cell in (f"{of[size].bytes_per_step / 1e9:.3f}", ratio(of[size].ratio))))
+        self._console.print(table)
+
+    def rows(self, rows: Sequence[Row]) -> None:
+        first = rows[0]
+        title = f"{first.model}, batch {first.rows}, prompt {first.prompt} + {first.new} new tokens"
+        head = ["", "tokens / s", "to dense", "low – high", "at most", *([self._reference.name] if self._reference else []), "of bandwidth"]
+        table = Table(*head, *(f"{part} ms" for part in _PARTS), title=title, title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            there = [self._there(row)] if self._reference else []
+            measured = (rate(row.tokens_per_second.median), ratio(row.ratio.median), _range(row.ratio), ratio(row.bound))
+            parts = (f"{row.ms[part]:.1f}" if part in row.ms else NONE for part in _PARTS)
+            table.add_row(row.label, *measured, *there, f"{row.bandwidth_share:.0%}", *parts)
+        self._console.print(table)
+
+    def end(self, result: Result) -> None:
+        made = ", ".join(f"{name} {value}" for name, value in result.made_with.items() if name != "device")
+        changed = result.settings["turnover"]
+        notes = [] if changed is None else [f"a refresh replaces {changed:.1%} of the neurons"]
+        self._console.print("; ".join([f"{result.settings['dtype']}, {made}", *notes]), style="dim")
+
+    def _there(self, row: Row) -> str:
+        return ratio(self._reference.ratios.get((row.model, row.label, row.rows))) if self._reference else NONE
+
+
+def _range(spread: Spread) -> str:
+    return f"{spread.low:.2f} – {spread.high:.2f}"
