@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import final
 
 import torch
@@ -78,6 +78,12 @@ class Session:
             self.counters.decode_steps += 1
             self.counters.sparse_steps += mode is Mode.SPARSE
         return mode
+
+    @property
+    def key(self) -> Hashable:
+        """Of the decode step under way: steps of the same key and sizes do the same with what lies at the same addresses."""
+        assert self._step is not None, "no step is under way"
+        return self._step.mode, None if self.pruner is None else self.pruner.sizes
 
     def run(self, place: int, x: Tensor) -> Tensor:
         """A patched module on x [..., in]; outside a step, as the model itself does."""

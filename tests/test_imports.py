@@ -37,11 +37,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "session": ("method", "report"),
     "method": ("pruning", "weights"),
     "pruning": ("method.index_set", "kernels"),
-    "method.index_set": ("method.budget", "method.schedule"),
+    "method.index_set": ("method.budget", "method.schedule", "kernels"),
     "method.schedule": ("core", "errors"),
     "weights": ("method.budget",),
     "method.budget": ("errors",),
-    "kernels": ("core",),
+    "kernels": ("core", "kernels.triton"),
+    "kernels.triton": (),
     "report": ("core", "errors"),
     "record_file": ("records",),
     "records": ("errors",),
@@ -58,11 +59,12 @@ ADAPTER = {"adapter", "adapter.find", "adapter.linears", "adapter.patch", "adapt
 
 # The libraries beyond the standard one, and who may import each.
 LIBRARIES: dict[str, set[str]] = {
-    "torch": {"core", "kernels", *METHOD, "session", *ADAPTER, "hosts", "models", *EVALUATION, "bench", "cli"},
+    "torch": {"core", "kernels", "kernels.triton", *METHOD, "session", *ADAPTER, "hosts", "models", *EVALUATION, "bench", "cli"},
     "transformers": {*ADAPTER, "weights.layerwise", "calibration", "hosts", "models", "evaluation.divergence"},
     "huggingface_hub": {"models", "calibration"},
     "safetensors": {"models", "calibration.result"},
     "matplotlib": {"analysis.plots"},
+    "triton": {"kernels.triton"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

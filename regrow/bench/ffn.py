@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from regrow.core import FFNWeights
-from regrow.kernels import sparse_ffn
-from regrow.kernels.compact import CompactFFN
+from regrow.kernels import SparseFFN, sparse_ffn
 
 WIDTH, NEURONS = 1536, 8960  # Qwen2.5-1.5B
 STEPS = 20  # decode steps that share one refresh
@@ -66,7 +65,7 @@ def _dense(w: FFNWeights, x: Tensor) -> Tensor:
     return linear(silu(linear(x, w.gate)) * linear(x, w.up), w.down)
 
 
-def _refresh(sparse: Sequence[CompactFFN], index: Tensor) -> None:
+def _refresh(sparse: Sequence[SparseFFN], index: Tensor) -> None:
     for ffn in sparse:
         ffn.load(index)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -108,7 +108,7 @@ class Decoder:
         """The whole prompt, in chunks if the configuration says so; logits [B, V] of its last position."""
         slot = torch.where(self.prompt_mask.bool(), self.rows[:, None], -1)
         late = 2 * self.prompt_mask.cumsum(1) > self.prompt_mask.sum(dim=1, keepdim=True) + 1  # the last floor(P_b / 2) tokens of row b
-        chunk = self.config.prefill_chunk_size or self.prompt_length
+        chunk = self.config.prefill_chunk_size or self.network.chunk or self.prompt_length
         for start in range(0, self.prompt_length, chunk):
             stop = min(start + chunk, self.prompt_length)
             if start:
@@ -122,11 +122,11 @@ class Decoder:
         torch.where(self.ended, self.nowhere, self.rows, out=self.slot)
         self.position += 1
         self.mode = self.session.begin(self.slot, prompt=False, decode=True)
-        return self._forward(self.ids[:, length - 1 : length], self.position, length)
+        return self._forward(self.ids[:, length - 1 : length], self.position, length, self.session.key)
 
-    def _forward(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
+    def _forward(self, ids: Tensor, positions: Tensor, length: int, key: Hashable | None = None) -> Tensor:
         try:
-            logits = self.network.forward(ids, positions, length)
+            logits = self.network.forward(ids, positions, length, key)
         finally:
             self.session.ran()
         return logits.to(copy=True, dtype=torch.float32)

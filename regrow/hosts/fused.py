@@ -2,44 +2,77 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, ClassVar, Final, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from regrow.adapter.decoder import Block, DecoderWeights, Norm
+from regrow.hosts.graphs import Graphs, Recorder
 from regrow.hosts.network import Network
 
-FOLDED = 32  # up to so many queries a row, the query heads of a key-value head are laid along the queries: no key is repeated
+if TYPE_CHECKING:
+    from regrow.hosts.stepper import Stepper
+
+COLUMNS: Final = 256  # a cache has a multiple of so many, so that batches of about the same length share one
+WIDEST: Final = 17  # tokens a row that the kernels take
+FOLDED: Final = 32  # up to so many queries a row, the query heads of a key-value head are laid along the queries: no key is repeated
 
 
 @final
 class FusedNetwork(Network):
-    def __init__(self, decoder: DecoderWeights) -> None:
-        self._decoder = decoder
-        self._cache = decoder.embedding.new_empty(0)
-        self._cos = self._sin = decoder.embedding.new_empty(0, decoder.head_width)
+    chunk: ClassVar[int | None] = 2048  # what a longer prompt attends to would be a mask of gigabytes
+
+    def __init__(self, decoder: DecoderWeights, *, kernels: bool, record: Recorder | None = None) -> None:
+        """`kernels`: decode steps run through them; they are recorded with `record` if given."""
+        self._decoder, self._kernels, self._record = decoder, kernels, record
+        self._size = (0, 0)  # rows, columns
+        self._graphs: Graphs | None = None
+        self._steppers: dict[int, Stepper] = {}  # by tokens per row
 
     def start(self, batch: int, capacity: int) -> None:
-        """Room for `batch` rows of `capacity` tokens each. Memory is taken anew only where there is too little."""
-        of = self._decoder
-        # A row more than the capacity: padding is written there.
-        shape = (len(of.blocks), batch, capacity + 1, 2, of.kv_heads, of.head_width)
-        size = torch.Size(shape).numel()
-        if self._cache.numel() < size:
-            self._cache = of.embedding.new_empty(size)
-        self._keys_values = self._cache[:size].view(shape)
-        self._rows = torch.arange(batch, device=of.embedding.device)[:, None] * (capacity + 1)
-        self._columns = torch.arange(capacity, device=of.embedding.device)
-        self._capacity, self._clean = capacity, 0
-        if len(self._cos) < capacity:
-            cos, sin = of.rotary(of.embedding, self._columns[None])
-            self._cos, self._sin = cos[0], sin[0]
+        """Room for `batch` rows of `capacity` tokens each. What is there stays where it is, as long as it is large enough."""
+        rows, columns = self._size
+        if rows != batch or columns < capacity:
+            self._allocate(batch, -(-capacity // COLUMNS) * COLUMNS)
+        self._clean = 0
 
-    def forward(self, ids: Tensor, position: Tensor, length: int) -> Tensor:
+    def _allocate(self, batch: int, columns: int) -> None:
         of = self._decoder
-        place = (self._rows + torch.where(position < 0, self._capacity, position)).flatten()
+        # Recorded steps know the addresses of the cache: they go before it does.
+        self._graphs, self._steppers = None if self._record is None else Graphs(self._record), {}
+        self._keys_values = of.embedding.new_empty(0)
+        # A column more: padding is written there.
+        self._keys_values = of.embedding.new_empty(len(of.blocks), batch, columns + 1, 2, of.kv_heads, of.head_width)
+        self._rows = torch.arange(batch, device=of.embedding.device)[:, None] * (columns + 1)
+        self._columns = torch.arange(columns, device=of.embedding.device)
+        self._size = (batch, columns)
+        cos, sin = of.rotary(of.embedding, self._columns[None])
+        self._cos, self._sin = cos[0], sin[0]
+
+    def forward(self, ids: Tensor, position: Tensor, length: int, key: Hashable | None = None) -> Tensor:
+        width = ids.shape[1]
+        if not self._kernels or key is None or width > WIDEST:
+            return self._plain(ids, position, length)
+        stepper = self._stepper(width)
+        stepper.ids.copy_(ids)
+        stepper.position.copy_(position)
+        return stepper() if self._graphs is None else self._graphs.run((width, key), stepper)
+
+    def _stepper(self, width: int) -> Stepper:
+        if width not in self._steppers:
+            from regrow.hosts.stepper import Stepper
+
+            halves = self._decoder.rotary(self._cos.new_empty(0, dtype=torch.float32), self._columns[None])
+            cos, sin = (table[0, :, : self._decoder.head_width // 2].contiguous() for table in halves)
+            self._steppers[width] = Stepper(self._decoder, self._keys_values, cos, sin, self._size[0], width)
+        return self._steppers[width]
+
+    def _plain(self, ids: Tensor, position: Tensor, length: int) -> Tensor:
+        of = self._decoder
+        place = (self._rows + torch.where(position < 0, self._size[1], position)).flatten()
         held = position.clamp(min=0)
         cos, sin = self._cos[held][:, :, None], self._sin[held][:, :, None]  # [B, w, 1, d]
         mask = self._columns[:length] <= held[:, :, None]  # [B, w, length]

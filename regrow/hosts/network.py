@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, final
+from collections.abc import Hashable
+from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
 
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 class Network(ABC):
     """Keeps the keys and values of one batch. Columns of a batch are its tokens with the padding on the left."""
 
+    chunk: ClassVar[int | None] = None  # tokens of a prompt it takes at once, if not told otherwise
+
     @abstractmethod
-    def forward(self, ids: Tensor, position: Tensor, length: int) -> Tensor:
+    def forward(self, ids: Tensor, position: Tensor, length: int, key: Hashable | None = None) -> Tensor:
         """Logits [B, V] of the last of w tokens a row, ids [B, w], which end at column `length`. `position` [B, w] counts a row's own
-        tokens from 0; -1 is padding."""
+        tokens from 0; -1 is padding. Steps of the same sizes and `key` may be recorded and replayed; None is no such step."""
 
 
 @final
@@ -25,7 +28,7 @@ class StockNetwork(Network):
         """`mask` [B, capacity], zero where a column is padding; None without any."""
         self._model, self._mask, self._inputs = model, mask, inputs
 
-    def forward(self, ids: Tensor, position: Tensor, length: int) -> Tensor:
+    def forward(self, ids: Tensor, position: Tensor, length: int, key: Hashable | None = None) -> Tensor:  # noqa: ARG002
         mask = None if self._mask is None else self._mask[:, :length]
         output = self._model(input_ids=ids, position_ids=position.clamp(min=0), attention_mask=mask, return_dict=True, **self._inputs)
         logits: Tensor = output.logits[:, -1]

@@ -10,6 +10,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from regrow.adapter.decoder import read, readable
 from regrow.hosts.fused import FusedNetwork
+from regrow.hosts.graphs import CudaRecorder
 from regrow.hosts.network import Network, StockNetwork
 
 # Relative error of the logits of one short text: two orders of summation differ by some roundings a layer, other maths by far more.
@@ -52,7 +53,8 @@ def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
 
 def _checked(model: PreTrainedModel) -> FusedNetwork | None:
     """The model by its parts, if that gives its logits on a short text."""
-    network = FusedNetwork(read(model))
+    cuda = model.device.type == "cuda" and model.dtype != torch.float64
+    network = FusedNetwork(read(model), kernels=cuda, record=CudaRecorder() if cuda else None)
     ids = torch.arange(8, device=model.device).view(2, 4) % model.config.vocab_size
     position = torch.arange(4, device=model.device).expand(2, 4)
     network.start(2, 4)

@@ -1,15 +1,51 @@
-"""FFNs that compute only the retained neurons. `sparse_ffn` picks the implementation; a new kernel is one file and one line here."""
+"""What runs on a device, with the implementation that suits it. A new kernel is one file and one line here.
+
+Triton is imported only where there is a GPU.
+"""
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import torch
 from torch import Tensor
 
 from regrow.core import FFNWeights
+from regrow.kernels import decode_reference
 from regrow.kernels.compact import CompactFFN
 
-__all__ = ["CompactFFN", "sparse_ffn"]
+__all__ = ["SparseFFN", "observe", "sparse_ffn"]
 
 
-def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor) -> CompactFFN:
-    """The sparse form of one FFN with `keep` retained neurons; `scratch` [keep, D] may be shared by all layers."""
+class SparseFFN(Protocol):
+    """An FFN that computes only the retained neurons."""
+
+    @property
+    def state_bytes(self) -> int: ...
+    def forget(self) -> None: ...
+    def load(self, index: Tensor) -> int:
+        """Makes `index` the retained set, in ascending order; how many neurons were moved."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool = False) -> SparseFFN:
+    """The sparse form of one FFN with `keep` retained neurons, or at most so many if that `varies`; `scratch` [keep, D] may be shared by
+    all layers."""
+    if weights.gate.is_cuda and not varies and weights.gate.dtype != torch.float64:
+        from regrow.kernels.gather import GatherFFN, activation
+
+        if act := activation(weights.act):
+            return GatherFFN(weights, act, keep)
     return CompactFFN(weights, keep, scratch)
+
+
+def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
+    """total [S, F] += the squares of z [T, F] over their norm, at the rows `slot` [T]; -1 does not count (eq. 2)."""
+    if not z.is_cuda or total.dtype != torch.float32:
+        decode_reference.observe(z, slot, total)
+        return
+    from regrow.kernels.triton import score
+
+    score.observe(z, slot, total, z.new_empty(score.observe_workspace(1, *z.shape), dtype=torch.float32))

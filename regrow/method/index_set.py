@@ -11,6 +11,7 @@ from torch import Tensor
 
 from regrow.core import Rows, Spec
 from regrow.errors import UsageError
+from regrow.kernels import observe
 from regrow.method.budget import keep_count
 from regrow.method.schedule import Schedule
 
@@ -101,7 +102,7 @@ class IndexSet:
 
     def observe(self, s: IndexState, layer: int, z: Tensor, slot: Tensor) -> None:
         """Adds zbar^2 of the activations z [T, F] (eq. 2); rows with ||z|| = 0 add nothing."""
-        s.total[layer].index_add_(0, slot.clamp(min=0), relative(z.to(s.total.dtype), slot >= 0).square_())
+        observe(z.detach(), slot, s.total[layer])
 
     def counted(self, s: IndexState, rows: Rows) -> Tensor:
         """[S] bool: the slots that a selection goes by."""

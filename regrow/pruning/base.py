@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 
 from torch import Tensor
 
@@ -44,6 +45,11 @@ class Pruner(ABC):
 
     def select(self, rows: Rows) -> Tensor | None:  # noqa: ARG002
         """Chooses anew; the retained neurons [L, k] if it did."""
+        return None
+
+    @property
+    def sizes(self) -> Hashable:
+        """What the sizes of the tensors in a sparse step depend on: with other ones it cannot be replayed."""
         return None
 
     @property

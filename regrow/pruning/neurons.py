@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import final
 
 import torch
 from torch import Tensor
 
 from regrow.core import Blocks, Mode, Rows, Site, Spec, Step
-from regrow.kernels import CompactFFN, sparse_ffn
+from regrow.kernels import SparseFFN, sparse_ffn
 from regrow.method.index_set import IndexSet, IndexState, relative
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
@@ -24,7 +25,7 @@ class NeuronPruner(Pruner):
         self._device = weights.gate.device
         self._dtype = torch.float64 if weights.gate.dtype == torch.float64 else torch.float32
         self._keep = rule.keep(self._neurons)
-        self._sparse: list[CompactFFN] = []  # from the first batch on
+        self._sparse: list[SparseFFN] = []  # from the first batch on
         self.state: IndexState | None = None  # of batches of one size
 
     def start(self, slots: int, meter: Meter) -> None:
@@ -32,7 +33,7 @@ class NeuronPruner(Pruner):
         if not self._sparse:
             kind = self._blocks.ffns[0].weights.gate
             scratch = kind.new_empty(self._keep, self._width)
-            self._sparse = [sparse_ffn(ffn.weights, self._keep, scratch) for ffn in self._blocks.ffns]
+            self._sparse = [sparse_ffn(ffn.weights, self._keep, scratch, varies=self._rule.by_threshold) for ffn in self._blocks.ffns]
         for sparse in self._sparse:
             sparse.forget()
         if self.state is None or len(self.state.tokens) != slots:
@@ -85,6 +86,10 @@ class NeuronPruner(Pruner):
         moved = sum(ffn.load(index) for ffn, index in zip(self._sparse, retained, strict=True))
         self._meter.refresh_bytes += 2 * moved * 3 * self._width * self._blocks.ffns[0].weights.gate.element_size()
         return torch.nn.utils.rnn.pad_sequence(retained, batch_first=True, padding_value=-1)
+
+    @property
+    def sizes(self) -> Hashable:
+        return tuple(self._kept)
 
     @property
     def turnover(self) -> list[float]:

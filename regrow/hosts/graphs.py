@@ -1,0 +1,50 @@
+"""Decode steps recorded once and replayed, so that the host only says which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Protocol, final
+
+import torch
+from torch import Tensor
+
+
+class Recorder(Protocol):
+    """Records a step without running it; gives what replays it, and the tensor its replays write their result to."""
+
+    def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]: ...
+
+
+@final
+class Graphs:
+    """Steps by what they depend on. Everything a step reads and writes has to keep its address for as long as this lives."""
+
+    def __init__(self, record: Recorder) -> None:
+        self._record = record
+        self._seen: set[Hashable] = set()
+        self._recorded: dict[Hashable, tuple[Callable[[], None], Tensor]] = {}
+
+    def run(self, key: Hashable, step: Callable[[], Tensor]) -> Tensor:
+        """The step's result. The first of a key runs as it is, which compiles kernels and loads libraries; the second is recorded."""
+        if key not in self._seen:
+            self._seen.add(key)
+            return step()
+        if key not in self._recorded:
+            self._recorded[key] = self._record(step)
+        replay, result = self._recorded[key]
+        replay()
+        return result
+
+
+@final
+class CudaRecorder:
+    """CUDA graphs that share one pool of memory: they are replayed one after another, never at once."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            result = step()
+        return graph.replay, result

@@ -1,0 +1,56 @@
+"""A decode step of a decoder through the kernels: three of them between its linears, over the cache where it lies."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from regrow.adapter.decoder import DecoderWeights
+from regrow.kernels.triton.attention import attention_workspace, decode_attention
+from regrow.kernels.triton.norm import add_rms_norm, rope_cache
+
+
+@final
+class Stepper:
+    """For steps of `rows` times `width` tokens. Everything it reads and writes keeps its address."""
+
+    def __init__(self, decoder: DecoderWeights, cache: Tensor, cos: Tensor, sin: Tensor, rows: int, width: int) -> None:
+        """`cache` [L, B, S, 2, H_kv, d], `cos` and `sin` [positions, d / 2] float32."""
+        of, like = decoder, decoder.embedding
+        self._of, self._cache, self._cos, self._sin = decoder, cache, cos, sin
+        capacity, tokens, channels = cache.shape[2], rows * width, like.shape[1]
+        heads = (rows, width, of.heads, of.head_width)
+        self.ids = torch.zeros(rows, width, dtype=torch.int64, device=like.device)
+        self.position = torch.zeros_like(self.ids)
+        self._residual, self._normed = like.new_empty(tokens, channels), like.new_empty(tokens, channels)
+        self._query, self._attended = like.new_empty(heads), like.new_empty(heads)
+        shapes = attention_workspace(*heads[:3], of.kv_heads, of.head_width, capacity)
+        self._partial, self._mass = (like.new_empty(shape, dtype=torch.float32) for shape in shapes)
+        self._start = torch.zeros(rows, dtype=torch.int64, device=like.device)
+        self._length = torch.zeros_like(self._start)
+
+    def __call__(self) -> Tensor:
+        """Logits [B, V] of the last token of each row, of `ids` at `position` [B, w], consecutive in a row."""
+        of, tokens = self._of, len(self._residual)
+        self._length.copy_(self.position[:, 0])
+        torch.index_select(of.embedding, 0, self.ids.view(-1), out=self._residual)
+        x: Tensor | None = None
+        for block, layer in zip(of.blocks, self._cache, strict=True):
+            keys, values = layer.permute(2, 0, 3, 1, 4)  # [B, H_kv, S, d] each
+            add_rms_norm(x, self._residual, block.attention_norm.weight, block.attention_norm.eps, self._normed)
+            qkv = block.qkv(self._normed).view(*self.ids.shape, -1)
+            norms = block.query_norm, block.key_norm
+            weights = (None if norm is None else norm.weight for norm in norms)
+            eps = 0.0 if norms[0] is None else norms[0].eps
+            rope_cache(qkv, *weights, eps, self._cos, self._sin, self.position, self.position, keys, values, self._query)
+            decode_attention(
+                self._query, keys, values, self._start, self._length, of.head_width**-0.5, self._attended, self._partial, self._mass
+            )
+            x = block.output(self._attended.view(tokens, -1))
+            add_rms_norm(x, self._residual, block.ffn_norm.weight, block.ffn_norm.eps, self._normed)
+            x = block.ffn(self._normed)
+        add_rms_norm(x, self._residual, of.norm.weight, of.norm.eps, self._normed)
+        return linear(self._normed.view(*self.ids.shape, -1)[:, -1], of.head, of.head_bias)

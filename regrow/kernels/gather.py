@@ -1,0 +1,66 @@
+"""The sparse FFN that reads its neurons where they lie: the Triton kernels behind the interface of a compact copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from regrow.core import FFNWeights
+from regrow.kernels.triton.gather import down_gather, gated_gather
+from regrow.kernels.triton.split import LARGEST_ROWS, workspace_shape
+
+_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+}
+
+
+def activation(act: Callable[[Tensor], Tensor]) -> str | None:
+    """The kernels' name of an activation, by what it computes; None for one that they do not have."""
+    x = torch.linspace(-8, 8, 257)
+    return next((name for name, known in _ACTIVATIONS.items() if torch.allclose(act(x), known(x), rtol=1e-5, atol=1e-6)), None)
+
+
+@final
+class GatherFFN:
+    """Nothing is copied but down, once, to lie neuron by neuron. The index keeps its address, so that a recorded step sees a new one."""
+
+    def __init__(self, weights: FFNWeights, act: str, keep: int) -> None:
+        self._weights, self._act = weights, act
+        self._down = weights.down.t().contiguous()
+        self._index = torch.zeros(keep, dtype=torch.int64, device=weights.gate.device)
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory taken beside the model's own weights."""
+        return self._down.nbytes + self._index.nbytes
+
+    def forget(self) -> None:
+        self._index.zero_()
+
+    def load(self, index: Tensor) -> int:
+        """Makes `index` [keep] the retained set; no neuron is moved."""
+        self._index.copy_(index)
+        return 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """y [..., D] of x [..., D] (eq. 4)."""
+        rows = x.reshape(-1, x.shape[-1])
+        out = torch.empty_like(rows)
+        for first in range(0, len(rows), LARGEST_ROWS):
+            self._run(rows[first : first + LARGEST_ROWS], out[first : first + LARGEST_ROWS])
+        return out.view(x.shape)
+
+    def _run(self, x: Tensor, out: Tensor) -> None:
+        w, keep = self._weights, len(self._index)
+        hidden = x.new_empty(len(x), keep)
+        workspace = x.new_empty(workspace_shape(len(x), keep, x.shape[1]), dtype=torch.float32)
+        gated_gather(x, w.gate, w.up, self._index, w.gate_bias, w.up_bias, self._act, hidden)
+        down_gather(hidden, self._down, self._index, w.down_bias, workspace, out)

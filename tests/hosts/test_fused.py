@@ -1,0 +1,221 @@
+"""A decoder run by its parts gives what the model gives, and models that it does not know or may not go around are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import regrow
+from batches import arguments, prompts
+from families import FAMILIES, LAYERS, build
+from regrow.adapter.decoder import read, readable
+from regrow.hosts.fused import FusedNetwork
+from regrow.hosts.graphs import Graphs
+from regrow.hosts.networks import Networks
+
+KNOWN = ["llama", "mistral", "qwen2", "qwen3", "biases"]
+LENGTHS = [9, 5, 2]  # of three rows
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+def batch(lengths: list[int], width: int) -> tuple[Tensor, Tensor]:
+    """Return ids and positions [B, width], padded on the left."""
+    ids = torch.randint(3, 90, (len(lengths), width), generator=torch.Generator().manual_seed(1))
+    position = torch.arange(width) - (width - torch.tensor(lengths)[:, None])
+    return ids, position.clamp(min=-1)
+
+
+def stock(model: PreTrainedModel, ids: Tensor, position: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(ids, attention_mask=(position >= 0).long(), position_ids=position.clamp(min=0), use_cache=False).logits
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
+
+
+def ready(model: PreTrainedModel, rows: int = 3, columns: int = 20, *, kernels: bool = False, record: Any = None) -> FusedNetwork:
+    network = FusedNetwork(read(model), kernels=kernels, record=record)
+    network.start(rows, columns)
+    network._keys_values.fill_(torch.nan)  # what nobody wrote must not be read
+    return network
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("family", KNOWN)
+def test_logits_of_a_prompt_and_of_steps_are_the_models(family: str, dtype: torch.dtype) -> None:
+    """Ragged rows; a prompt whole, in two chunks, then one token at a time."""
+    model = build(family, dtype)
+    ids, position = batch(LENGTHS, 9)
+    theirs = stock(model, ids, position)
+    # Sums in another order: some roundings a layer. In bfloat16 both round to it after the same operations.
+    limit = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 0.02}[dtype]
+    with torch.no_grad():
+        assert relative(ready(model).forward(ids, position, 9), theirs[:, -1]) < limit
+        network = ready(model)
+        network.forward(ids[:, :3], position[:, :3], 3)
+        network.forward(ids[:, 3:6], position[:, 3:6], 6)
+        for column in range(6, 9):
+            ours = network.forward(ids[:, column, None], position[:, column, None], column + 1)
+            live = position[:, column] >= 0
+            assert relative(ours[live], theirs[live, column]) < limit
+
+
+@pytest.mark.parametrize("kernels", [False, True], ids=["plain", "kernels"])
+@pytest.mark.parametrize("family", KNOWN)
+def test_rows_of_their_own_lengths_take_several_tokens_and_take_them_back(family: str, kernels: bool) -> None:
+    """A step of four tokens a row, each row at its own place; then two of them count as never fed, and others follow."""
+    model = build(family)
+    ids, position = batch(LENGTHS, 9)
+    drafted = torch.randint(3, 90, (3, 4), generator=torch.Generator().manual_seed(2))
+    own = torch.tensor(LENGTHS)[:, None]
+    with torch.no_grad():
+        network = ready(model, columns=256, kernels=kernels)
+        network.forward(ids, position, 9)
+        first = network.forward(drafted, own + torch.arange(4), 13, key="step")
+        fed = network.forward(drafted[:, :2].flip(1), own + 2 + torch.arange(2), 13, key="step")
+    for row, length in enumerate(LENGTHS):
+        text = [*ids[row, 9 - length :].tolist()]
+        alone = torch.tensor([text + drafted[row].tolist()])
+        assert relative(first[row], stock(model, alone, torch.arange(length + 4)[None])[0, -1]) < 2e-6
+        alone = torch.tensor([text + drafted[row, :2].tolist() + drafted[row, :2].flip(0).tolist()])
+        assert relative(fed[row], stock(model, alone, torch.arange(length + 4)[None])[0, -1]) < 2e-6
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_which_families_are_run_by_their_parts(family: str) -> None:
+    assert readable(build(family)) == (family in KNOWN)
+
+
+def hooked(model: Any) -> None:
+    model.model.layers[1].self_attn.register_forward_hook(lambda *_: None)
+
+
+def replaced(model: Any) -> None:
+    norm = model.model.layers[0].input_layernorm
+    norm.forward = lambda x: 2 * type(norm).forward(norm, x)
+
+
+def another_norm(model: Any) -> None:
+    class Norm(type(model.model.norm)):  # type: ignore[misc]
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    model.model.norm.__class__ = Norm
+
+
+def dynamic(model: Any) -> None:
+    model.config.rope_parameters["rope_type"] = "dynamic"
+
+
+@pytest.mark.parametrize("change", [hooked, replaced, another_norm, dynamic])
+def test_what_hooks_into_a_model_or_computes_something_else_is_not_gone_around(change: Callable[[Any], None]) -> None:
+    model = build("llama")
+    assert by_parts(model)
+    change(model)
+    assert not by_parts(model)
+    if change is not dynamic:
+        batch = prompts(3)
+        theirs = model.generate(**arguments(batch))
+        with regrow.prune(model, regrow.Dense()):
+            assert torch.equal(model.generate(**arguments(batch)), theirs)
+
+
+def by_parts(model: PreTrainedModel) -> bool:
+    with torch.no_grad():
+        return Networks(model)._by_parts() is not None
+
+
+def test_hooks_on_linears_and_ffns_are_called() -> None:
+    model, called = build("qwen2"), []
+    for module in (model.model.layers[0].self_attn.k_proj, model.model.layers[1].mlp):
+        module.register_forward_hook(lambda module, *_: called.append(type(module).__name__))
+    network = ready(model)
+    with torch.no_grad():
+        network.forward(*batch(LENGTHS, 9), 9)
+    assert sorted(called) == ["Linear", "Qwen2MLP"]
+
+
+def test_changed_weights_are_seen_by_the_next_generation() -> None:
+    model, batch = build("qwen2"), prompts(3)
+    with regrow.prune(model, regrow.Dense()):
+        before = model.generate(**arguments(batch))
+        with torch.no_grad():
+            model.model.layers[0].self_attn.q_proj.weight.mul_(-1)
+        after = model.generate(**arguments(batch))
+    assert torch.equal(after, model.generate(**arguments(batch)))
+    assert not torch.equal(after, before)
+
+
+def test_positions_of_the_callers_own_are_kept() -> None:
+    model, batch = build("qwen2"), prompts(3)
+    settings = arguments(batch)
+    settings["position_ids"] = (settings["attention_mask"].cumsum(1) - 1).clamp(min=0) * 2
+    theirs = model.generate(**settings)
+    with regrow.prune(model, regrow.Dense()):
+        assert torch.equal(model.generate(**settings), theirs)
+
+
+def test_a_cache_is_reused_where_it_is_large_enough_and_left_behind_otherwise() -> None:
+    network = FusedNetwork(read(build("llama")), kernels=False)
+    network.start(2, 100)
+    held = network._keys_values
+    assert held.shape[:3] == (LAYERS, 2, 257)
+    network.start(2, 256)
+    assert network._keys_values is held
+    for rows, columns in ((2, 257), (3, 100)):
+        network.start(rows, columns)
+        assert network._keys_values is not held
+
+
+# Recorded steps
+
+
+class Recorder:
+    """Stands in for CUDA graphs: what is recorded is run anew by every replay, into the same tensor."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+        self.replayed = 0
+
+    def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        self.recorded += 1
+        result = torch.empty(())
+
+        def replay() -> None:
+            self.replayed += 1
+            result.set_(step().clone())  # type: ignore[call-overload]
+
+        return replay, result
+
+
+def test_the_first_step_of_a_key_runs_the_second_is_recorded_the_others_are_replayed() -> None:
+    recorder, ran = Recorder(), []
+    graphs = Graphs(recorder)
+    for key in ("a", "b", "a", "a", "b", "a"):
+        graphs.run(key, lambda key=key: torch.tensor(float(ran.append(key) or len(ran))))  # type: ignore[misc]
+    assert ran == ["a", "b", "a", "a", "b", "a"]
+    assert (recorder.recorded, recorder.replayed) == (2, 4)
+
+
+def test_recorded_steps_read_the_tokens_of_the_day() -> None:
+    model, recorder = build("qwen3"), Recorder()
+    ids, position = batch(LENGTHS, 9)
+    network = ready(model, kernels=True, record=recorder)
+    theirs = stock(model, ids, position)
+    with torch.no_grad():
+        network.forward(ids[:, :5], position[:, :5], 5)
+        for column in range(5, 9):
+            ours = network.forward(ids[:, column, None], position[:, column, None], column + 1, key="dense")
+            live = position[:, column] >= 0
+            assert relative(ours[live], theirs[live, column]) < 2e-6
+    assert (recorder.recorded, recorder.replayed) == (1, 3)
+    network.start(3, 1000)  # another cache: nothing recorded outlives the old one
+    assert network._steppers == {}
+    assert network._graphs is not None
+    assert network._graphs._recorded == {}
