@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from regrow.calibration.result import Calibration
     from regrow.errors import RegrowError, UsageError
-    from regrow.hosts.engine import Progress
+    from regrow.hosts.engine import Engine
     from regrow.hosts.hf import Generation, generate, prune
+    from regrow.hosts.loop import Progress
     from regrow.method.batchwise_adaptive import BatchwiseAdaptive
     from regrow.method.cats import CATS
     from regrow.method.dense import Dense
@@ -35,6 +36,7 @@ __all__ = [
     "BatchwiseAdaptive",
     "Calibration",
     "Dense",
+    "Engine",
     "EveryToken",
     "Generation",
     "Griffin",
@@ -60,6 +62,7 @@ _HOMES = {
     "BatchwiseAdaptive": "method.batchwise_adaptive",
     "Calibration": "calibration.result",
     "Dense": "method.dense",
+    "Engine": "hosts.engine",
     "EveryToken": "method.every_token",
     "Generation": "hosts.hf",
     "Griffin": "method.griffin",
@@ -67,7 +70,7 @@ _HOMES = {
     "RandomNeurons": "method.random_neurons",
     "SparseGPT": "method.sparsegpt",
     "Wanda": "method.wanda",
-    "Progress": "hosts.engine",
+    "Progress": "hosts.loop",
     "RegrowError": "errors",
     "Report": "report",
     "Session": "session",

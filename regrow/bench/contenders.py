@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -23,26 +23,31 @@ STOCK: Final = (
 _SEQUENCES, _LENGTH = 2, 64  # of random tokens: where thresholds lie decides no speed that is worth a longer text
 
 
-def contenders(model: PreTrainedModel, names: Sequence[str], sparsity: str) -> list[Contender]:
-    """The dense baseline, the methods, and transformers' own loop. Methods that begin with dense steps begin without them here: the
-    speed is that of the long run.
+def methods(names: Sequence[str], sparsity: str) -> dict[str, Method]:
+    """The methods by name, the dense baseline first. Those that begin with dense steps begin without them here: the speed is that of the
+    long run.
 
-    Raises UsageError for an unknown method, and for one that needs more than thresholds.
+    Raises UsageError for an unknown method, a bad sparsity, and for a method that needs more than thresholds.
     """
-    return [_contender(model, name, sparsity) for name in dict.fromkeys(["dense", *names])] + list(STOCK)
+    return {name: _method(name, sparsity) for name in ["dense", *names]}
 
 
-def _contender(model: PreTrainedModel, name: str, sparsity: str) -> Contender:
+def _method(name: str, sparsity: str) -> Method:
     given: dict[str, Any] = {"sparsity": sparsity, "init_steps": 0}
     method = make(name, **{key: value for key, value in given.items() if key in parameters(name)})
-    return Contender(name, method, _calibration(model, method))
+    if method.needs is Needs.WEIGHTS:
+        raise UsageError(f"method {name!r} changes weights and runs as fast as dense; leave it out of the benchmark")
+    return method
+
+
+def contenders(model: PreTrainedModel, methods: Mapping[str, Method]) -> list[Contender]:
+    """The methods, and transformers' own loop."""
+    return [Contender(name, method, _calibration(model, method)) for name, method in methods.items()] + list(STOCK)
 
 
 def _calibration(model: PreTrainedModel, method: Method) -> Calibration | None:
     if method.needs is None:
         return None
-    if method.needs is not Needs.THRESHOLDS:
-        raise UsageError(f"method {method.name!r} changes weights and runs as fast as dense; leave it out of the benchmark")
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(model.config.vocab_size, (_SEQUENCES, _LENGTH), generator=generator).to(model.device)
     origin = Origin("", fingerprint(model), method.name, calibrated(method), "random tokens", "0" * 64, _SEQUENCES, rows.numel(), _LENGTH)

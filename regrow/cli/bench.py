@@ -71,8 +71,8 @@ def bench(
     quieten(bars=model is not None)
     import torch
 
+    from regrow.bench import contenders
     from regrow.bench.bandwidth import bandwidth
-    from regrow.bench.contenders import METHODS, contenders
     from regrow.bench.decode import Setting
     from regrow.bench.result import Result
     from regrow.bench.run import Benchmark, device_name
@@ -85,7 +85,7 @@ def bench(
     where = find_device("cpu" if cpu else device)
     sizes = tuple(batch_size or ((1, 4) if quick else (1, 4, 8, 16)))
     settings = [Setting(rows, tokens, new or (42 if quick else 128)) for tokens in prompt or [32 if quick else 128] for rows in sizes]
-    names = tuple(method or METHODS)
+    methods = contenders.methods(method or contenders.METHODS, sparsity)
     shapes = [] if model is not None else [known(name) for name in shape or _usual(where, quick)]
     view = bench_view.Silent() if json else bench_view.Screen(reference)
     kind = getattr(torch, dtype if dtype != "auto" else "bfloat16")
@@ -93,7 +93,7 @@ def bench(
     result = Result(
         {**versions(), "device": device_name(where)},
         memory,
-        {"sparsity": float(sparsity), "dtype": dtype, "repeats": repeats or (3 if quick else 5), "methods": list(names)},
+        {"sparsity": float(sparsity), "dtype": dtype, "repeats": repeats or (3 if quick else 5), "methods": list(methods)},
         [],
     )
 
@@ -107,12 +107,12 @@ def bench(
     view.begin(result)
     with Bar() as bar:
         try:
-            if turnover is None and shapes and "bap" in names:
+            if turnover is None and shapes and "bap" in methods:
                 bar.begin("how much the bundled model's masks change", 1)
                 turnover = bundled_turnover(sparsity)
             result.settings["turnover"] = turnover
             for name, network in models():
-                benchmark = Benchmark(name, network, contenders(network, names, sparsity), memory["read"], turnover)
+                benchmark = Benchmark(name, network, contenders.contenders(network, methods), memory["read"], turnover)
                 view.bounds(name, [bound for setting in settings for bound in benchmark.bounds(setting)])
                 for setting in settings:
                     bar.begin(name, 1)

@@ -14,8 +14,8 @@ from regrow.cli.bar import Bar
 from regrow.cli.sampling import Sampling
 from regrow.cli.totals import Totals
 from regrow.errors import UsageError
-from regrow.hosts.engine import Progress
 from regrow.hosts.hf import Generation, generate, prune
+from regrow.hosts.loop import Progress
 from regrow.method.base import Method
 from regrow.models import Loaded, encode
 from regrow.report import Report

@@ -12,8 +12,8 @@ from torch import Tensor
 from regrow.calibration.result import Calibration
 from regrow.errors import UsageError
 from regrow.evaluation.tasks.base import Item, Task, batches, fingerprint
-from regrow.hosts.engine import Progress
 from regrow.hosts.hf import Generation, generate, prune
+from regrow.hosts.loop import Progress
 from regrow.method.base import Method
 from regrow.models import Loaded, encode
 from regrow.record_file import RecordFile

@@ -15,7 +15,8 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from regrow.adapter.attach import attach
 from regrow.calibration.result import Calibration, fitting
 from regrow.errors import UsageError
-from regrow.hosts.engine import Decoder, Progress, Streamer
+from regrow.hosts.loop import Decoder, Progress, Streamer
+from regrow.hosts.memory import out_of_memory
 from regrow.hosts.networks import Networks
 from regrow.method.base import Method
 from regrow.method.dense import Dense
@@ -62,14 +63,15 @@ class _Generate:
             **inputs: Any,
         ) -> Tensor | GenerateDecoderOnlyOutput:
             _refuse(generation_config, inputs)
-            self.session.start(len(input_ids))
             mask, positions = inputs.pop("attention_mask", None), inputs.pop("position_ids")
             positions = positions.expand_as(input_ids)
             returned = generation_config.return_dict_in_generate
-            network = self._networks.for_batch(mask, positions, generation_config.max_length, inputs, returned=returned)
-            how = (generation_config, logits_processor, stopping_criteria, streamer, watch, mark)
-            decoder = Decoder(self.session, network, input_ids, mask, positions, *how)
-            sequences = decoder.run()
+            with out_of_memory(f"{len(input_ids)} rows of {generation_config.max_length} tokens beside the model"):
+                self.session.start(len(input_ids))
+                network = self._networks.for_batch(mask, positions, generation_config.max_length, inputs, returned=returned)
+                how = (generation_config, logits_processor, stopping_criteria, streamer, watch, mark)
+                decoder = Decoder(self.session, network, input_ids, mask, positions, *how)
+                sequences = decoder.run()
             if not generation_config.return_dict_in_generate:
                 return sequences
             output: dict[str, Any] = {"sequences": sequences, "scores": decoder.scores or None, "logits": decoder.logits or None}
@@ -147,7 +149,7 @@ def generate(
 ) -> Generation:
     """Decodes one left-padded batch input_ids [B, P], in the `prune` context around us or, for this call, with `method` (default: dense).
 
-    `calibration` is what the method needs, if anything. `watch` is told the progress after every step (on a GPU every 16); `generation` are
+    `calibration` is what the method needs, if anything. `watch` is told the progress after every step (on a GPU every 8); `generation` are
     transformers' own arguments (max_new_tokens, do_sample, temperature, top_p, eos_token_id, ...).
     """
     session = active_session(model)
@@ -158,6 +160,8 @@ def generate(
         raise UsageError(
             "this model is already pruned; leave out `method` and `calibration`, or call regrow.generate outside of the `with`"
         )
+    if input_ids.device != model.device:
+        raise UsageError(f"the prompts are on {input_ids.device} and the model on {model.device}; move the prompts with .to(model.device)")
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and input_ids.shape[1] >= limit:
         raise UsageError(f"a prompt of {input_ids.shape[1]} tokens leaves no room in the model's context of {limit}; shorten it")

@@ -1,0 +1,89 @@
+"""`regrow bench` on a tiny shape: what it prints, writes, compares with and refuses. Times are not looked at, only that they are there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import run
+from regrow.bench import bandwidth, shapes
+from regrow.bench.shapes import Shape
+
+OPTIONS = ("--cpu", "--shape", "tiny", "--batch-size", 1, "--batch-size", 3, "--prompt", 4, "--new", 24, "--repeats", 2, "--turnover", 0.25)
+
+
+@pytest.fixture(autouse=True)
+def tiny_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(shapes.SHAPES, "tiny", Shape("tiny", "-", "qwen2", 2, 32, 48, 4, 2, 8, 100, True))  # type: ignore[misc]
+    measured = bandwidth.bandwidth
+    monkeypatch.setattr(bandwidth, "bandwidth", lambda device, **_: measured(device, megabytes=1, repeats=1))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(shapes.SHAPES, "tiny", Shape("tiny", "-", "qwen2", 2, 32, 48, 4, 2, 8, 100, True))  # type: ignore[misc]
+        path = tmp_path_factory.mktemp("bench") / "made.json"
+        result = run("bench", *OPTIONS, "--out", path)
+    assert result.exit_code == 0, result.output
+    assert "by bytes alone" in result.stdout
+    assert result.stdout.index("by bytes alone") < result.stdout.index("tokens / s")
+    return path
+
+
+def test_it_measures_every_contender_at_every_batch_size(written: Path) -> None:
+    found = json.loads(written.read_text())
+    labels = ["dense", "griffin", "teal", "bap", "transformers", "transformers, static cache"]
+    assert [(row["rows"], row["label"]) for row in found["rows"]] == [(rows, label) for rows in (1, 3) for label in labels]
+    rows = {row["label"]: row for row in found["rows"] if row["rows"] == 3}
+    assert set(rows["dense"]["ms"]) == {"prompt", "dense"}
+    assert set(rows["griffin"]["ms"]) == {"prompt", "sparse", "refresh"}
+    assert set(rows["bap"]["ms"]) == {"prompt", "observe", "sparse", "refresh"}
+    assert set(rows["transformers"]["ms"]) == {"prompt", "dense"}
+    assert rows["dense"]["ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert rows["bap"]["turnover"] == pytest.approx(0.25)
+    assert rows["griffin"]["turnover"] is None
+    for row in found["rows"]:
+        speed, ratio = row["tokens_per_second"], row["ratio"]
+        assert 0 < speed["low"] <= speed["median"] <= speed["high"]
+        assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
+        assert all(ms > 0 for ms in row["ms"].values())
+    assert rows["transformers"]["bound"] == rows["dense"]["bound"] == 1
+    assert 1 < rows["bap"]["bound"] < rows["griffin"]["bound"]
+    assert {"torch", "transformers", "python", "device"} <= set(found["made_with"])
+    assert set(found["bandwidth"]) == {"read", "copy"}
+
+
+def test_an_earlier_result_stands_beside_ours(written: Path) -> None:
+    result = run("bench", *OPTIONS[:5], "--prompt", 4, "--new", 8, "--repeats", 1, "--method", "dense", "--compare", written)
+    assert result.exit_code == 0, result.output
+    assert "made.json" in result.stdout
+
+
+def test_json_and_nothing_else(tmp_path: Path) -> None:
+    result = run("bench", *OPTIONS[:5], "--prompt", 4, "--new", 8, "--repeats", 1, "--method", "bap", "--turnover", 0, "--json")
+    assert result.exit_code == 0, result.output
+    assert {row["label"] for row in json.loads(result.stdout)["rows"]} >= {"dense", "bap"}
+
+
+def _refused(code: int, *options: Any) -> str:
+    result = run("bench", *options)
+    assert (result.exit_code, result.stdout) == (code, ""), result.output
+    assert result.stderr.count("\n") == 1
+    return str(result.stderr)
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    torn = tmp_path / "torn.json"
+    torn.write_text('{"rows": [')
+    assert "unknown shape 'huge'; choose one of qwen-0.5b" in _refused(2, "--cpu", "--shape", "huge")
+    assert "exclude each other" in _refused(2, tmp_path, "--shape", "tiny")
+    assert "torn.json is no result of `regrow bench`" in _refused(1, "--compare", torn)
+    assert "nothing.json cannot be read" in _refused(2, "--compare", tmp_path / "nothing.json")
+    assert "is no directory" in _refused(2, "--cpu", "--shape", "tiny", "--out", tmp_path / "no" / "made.json")
+    assert "unknown method 'no'" in _refused(2, *OPTIONS, "--method", "no")
+    assert "changes weights" in _refused(2, *OPTIONS, "--method", "wanda")
+    assert "sparsity" in _refused(2, *OPTIONS, "--sparsity", "1.5")
