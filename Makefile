@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench-ffn clean
+.PHONY: help demo test check format bench-ffn gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ format: $(INSTALLED) ## format the code and apply the safe lint fixes
 
 bench-ffn: $(INSTALLED) ## time one pruned FFN against the dense one
 	$(BIN)/python -m regrow.bench.ffn
+
+gpu: ## on a machine with a GPU: check every kernel and recorded step, then measure, with $(PYTHON) and the packages it has
+	PYTHONPATH=. $(PYTHON) -m regrow.bench.gpu
 
 clean: ## remove build output and caches (the environment stays; to remove it too: rm -rf .venv)
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

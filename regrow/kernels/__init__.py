@@ -13,8 +13,9 @@ from torch import Tensor
 from regrow.core import FFNWeights
 from regrow.kernels import decode_reference
 from regrow.kernels.compact import CompactFFN
+from regrow.kernels.plain import PlainMasked
 
-__all__ = ["SparseFFN", "observe", "sparse_ffn"]
+__all__ = ["MaskedLinear", "SparseFFN", "masked_linear", "observe", "sparse_ffn"]
 
 
 class SparseFFN(Protocol):
@@ -30,6 +31,14 @@ class SparseFFN(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
+class MaskedLinear(Protocol):
+    @property
+    def state_bytes(self) -> int: ...
+    def __call__(self, x: Tensor, keep: Tensor, /) -> Tensor:
+        """y [..., out] of x [..., in] with the inputs `keep` [in] bool, the others taken for zero."""
+        ...
+
+
 def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool = False) -> SparseFFN:
     """The sparse form of one FFN with `keep` retained neurons, or at most so many if that `varies`; `scratch` [keep, D] may be shared by
     all layers."""
@@ -39,6 +48,15 @@ def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool 
         if act := activation(weights.act):
             return GatherFFN(weights, act, keep)
     return CompactFFN(weights, keep, scratch)
+
+
+def masked_linear(weight: Tensor, bias: Tensor | None) -> MaskedLinear:
+    """A linear [out, in] of which a step uses some inputs only."""
+    if weight.is_cuda and weight.dtype != torch.float64:
+        from regrow.kernels.masked import InputMajorLinear
+
+        return InputMajorLinear(weight, bias)
+    return PlainMasked(weight, bias)
 
 
 def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:

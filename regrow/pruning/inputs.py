@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 
 from regrow.core import Blocks, Mode, Step
 from regrow.errors import UsageError
+from regrow.kernels import MaskedLinear, masked_linear
 from regrow.method.budget import keep_count
 from regrow.method.index_set import top
 from regrow.method.schedule import ALWAYS_SPARSE
@@ -53,11 +54,14 @@ class InputPruner(Pruner):
         self._rule, self._linears = rule, blocks.linears
         self._threshold: Sequence[float] | None = None if threshold is None else threshold.tolist()
         self._keep = [0 if rule.by_threshold else keep_count(rule.sparsity, place.weight.shape[1], "inputs") for place in self._linears]
+        self._sparse: list[MaskedLinear] = []  # from the first batch on
         self._norms = [_norms(place.weight) if rule.weighed else None for place in self._linears]
 
     def start(self, slots: int, meter: Meter) -> None:  # noqa: ARG002
         assert (self._threshold is not None) == self._rule.by_threshold, "a rule by thresholds needs them"
         self._meter = meter
+        if not self._sparse:
+            self._sparse = [masked_linear(of.weight, of.bias) for of in self._linears]
 
     def begin(self, step: Step) -> None:
         if step.decode and step.mode is not Mode.SPARSE:
@@ -71,7 +75,7 @@ class InputPruner(Pruner):
         if step.mode is Mode.SPARSE:
             keep = self._shared(place, x.flatten(0, -2), step.slot >= 0)  # [in]
             self._meter.measure(of.site, of.layer, keep.sum() * of.weight.shape[0])
-            return linear(torch.where(keep, x, 0), of.weight, of.bias)
+            return self._sparse[place](x, keep)
         if step.late is not None and self._rule.prompt == "second_half":
             rows = x.flatten(0, -2)
             keep = self._kept(place, self.scores(place, rows)) | ~step.late[:, None]
@@ -98,7 +102,7 @@ class InputPruner(Pruner):
 
     @property
     def state_bytes(self) -> int:
-        return sum(norms.nbytes for norms in self._norms if norms is not None)
+        return sum(norms.nbytes for norms in self._norms if norms is not None) + sum(masked.state_bytes for masked in self._sparse)
 
 
 def _norms(weight: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ LARGEST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel with its argument types ("*bf16", "*i64", "i32", "fp32") and constants."""
+    """One kernel with its argument types ("*bf16", "*i64", "i32", "fp32"; "*bf16:16" and "i32:16" for multiples of 16) and constants."""
 
     name: str
     kernel: Any
@@ -31,8 +31,10 @@ class Variant:
 
     def compile(self, architecture: int) -> dict[str, Any]:
         signature = {**self.types, **dict.fromkeys(self.constants, "constexpr")}
-        order = {name: signature[name] for name in self.kernel.arg_names}
-        source = ASTSource(fn=self.kernel, signature=order, constexprs=dict(self.constants))
+        order = {name: signature[name].removesuffix(":16") for name in self.kernel.arg_names}
+        aligned = [place for place, name in enumerate(self.kernel.arg_names) if signature[name].endswith(":16")]
+        attributes = {(place,): [["tt.divisibility", 16]] for place in aligned}
+        source = ASTSource(fn=self.kernel, signature=order, constexprs=dict(self.constants), attrs=attributes)
         done = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=dict(self.options))
         assert done.asm["cubin"], "no machine code"
         return {"variant": self.name, "architecture": architecture, "shared": done.metadata.shared}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kernels.ahead_of_time import ARCHITECTURES, LARGEST_SHARED
 from kernels.variants import VARIANTS
 

@@ -1,0 +1,194 @@
+"""Kernels against their references on a GPU, and recorded steps against plain ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from regrow.core import FFNWeights
+from regrow.hosts.engine import Engine
+from regrow.hosts.fused import FusedNetwork
+from regrow.kernels import decode_reference, reference
+from regrow.method.base import Method
+from regrow.method.batchwise_adaptive import BatchwiseAdaptive
+from regrow.method.dense import Dense
+from regrow.method.griffin import Griffin
+
+WIDTH, NEURONS, KEEP = 3584, 18944, 9472
+HALVES: Final = (torch.bfloat16, torch.float16)
+
+
+@final
+@dataclass(frozen=True)
+class Check:
+    """What has to hold; `run` says whether it does, and what was found."""
+
+    name: str
+    run: Callable[[torch.device], dict[str, Any]]
+
+
+def _error(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference, relative to the largest value."""
+    return float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max())
+
+
+def _within(errors: Sequence[tuple[torch.dtype, float]], roundings: float) -> dict[str, Any]:
+    """Each error is below so many roundings to its type."""
+    worst = {str(dtype): max(error for kind, error in errors if kind == dtype) for dtype, _ in errors}
+    holds = all(error <= roundings * torch.finfo(dtype).eps for dtype, error in errors)
+    return {"holds": holds, "found": ", ".join(f"{kind} {error:.1e}" for kind, error in worst.items())}
+
+
+def _random(device: torch.device, dtype: torch.dtype, *shape: int, scale: float = 1.0) -> Tensor:
+    return torch.randn(shape, device=device).mul_(scale).to(dtype)
+
+
+def _sparse_ffn(device: torch.device) -> dict[str, Any]:
+    """Inputs of M = 1 to 64 rows. The hidden values are rounded once on the way, as they are in the reference."""
+    from regrow.kernels.gather import GatherFFN
+
+    found = []
+    for dtype in HALVES:
+        gate, up = (_random(device, dtype, NEURONS, WIDTH, scale=WIDTH**-0.5) for _ in range(2))
+        weights = FFNWeights(gate, up, _random(device, dtype, WIDTH, NEURONS, scale=NEURONS**-0.5), silu)
+        wide = FFNWeights(weights.gate.float(), weights.up.float(), weights.down.float(), silu)
+        index = torch.randperm(NEURONS, device=device)[:KEEP].sort().values
+        ffn = GatherFFN(weights, "silu", KEEP)
+        ffn.load(index)
+        for rows in (1, 2, 7, 16, 33, 64, 100):
+            x = _random(device, dtype, rows, WIDTH)
+            ours = ffn(x)
+            found.append((dtype, _error(ours, reference.sparse_ffn(wide, index, x.float()))))
+            if not torch.equal(ours, ffn(x)):
+                return {"holds": False, "found": f"two runs with {rows} rows differ"}
+    return _within(found, 4)
+
+
+def _masked_linear(device: torch.device) -> dict[str, Any]:
+    from regrow.kernels.masked import InputMajorLinear
+
+    found = []
+    for dtype in HALVES:
+        weight, bias = _random(device, dtype, NEURONS, WIDTH, scale=WIDTH**-0.5), _random(device, dtype, NEURONS)
+        keep = torch.rand(WIDTH, device=device) > 0.5
+        ours = InputMajorLinear(weight, bias)
+        for rows in (1, 3, 16, 64):
+            x = _random(device, dtype, rows, WIDTH)
+            theirs = reference.masked_linear(x.float(), weight.t().float(), keep, bias.float())
+            found.append((dtype, _error(ours(x, keep), theirs)))
+    return _within(found, 2)
+
+
+def _observe(device: torch.device) -> dict[str, Any]:
+    from regrow.kernels import observe
+
+    found = []
+    for dtype in HALVES:
+        for tokens in (1, 4, 64, 1000):
+            z, slot = _random(device, dtype, tokens, NEURONS), torch.randint(-1, 4, (tokens,), device=device)
+            ours, theirs = torch.zeros(2, 4, NEURONS, device=device)
+            observe(z, slot, ours)
+            decode_reference.observe(z, slot, theirs)
+            again = torch.zeros_like(ours)
+            observe(z, slot, again)
+            if not torch.equal(ours, again):
+                return {"holds": False, "found": f"two runs with {tokens} tokens differ"}
+            found.append((torch.float32, _error(ours, theirs) if bool(theirs.any()) else 0.0))
+    return _within(found, 64)  # sums of up to a thousand terms, in another order
+
+
+def _attention(device: torch.device) -> dict[str, Any]:
+    from regrow.kernels.triton.attention import attention_workspace, decode_attention
+
+    found = []
+    for dtype in HALVES:
+        for rows, width, heads, kv_heads, capacity in ((1, 1, 28, 4, 4096), (4, 5, 28, 4, 1024), (16, 1, 32, 8, 2048), (3, 17, 32, 8, 512)):
+            q = _random(device, dtype, rows, width, heads, 128)
+            keys, values = (_random(device, dtype, rows, kv_heads, capacity, 128) for _ in range(2))
+            length = torch.randint(0, capacity - width, (rows,), device=device)
+            start = torch.zeros_like(length)
+            out = torch.full_like(q, torch.nan)
+            shapes = attention_workspace(rows, width, heads, kv_heads, 128, capacity)
+            workspaces = [torch.full(shape, torch.nan, device=device) for shape in shapes]
+            decode_attention(q, keys, values, start, length, 128**-0.5, out, *workspaces)
+            theirs = torch.empty_like(q, dtype=torch.float32)
+            decode_reference.decode_attention(q.float(), keys.float(), values.float(), start, length, 128**-0.5, theirs)
+            found.append((dtype, _error(out, theirs)))
+    return _within(found, 4)
+
+
+def _tiny(kind: str, device: torch.device) -> PreTrainedModel:
+    sizes = {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2}
+    config = AutoConfig.for_model(kind, vocab_size=512, head_dim=32, initializer_range=0.1, max_position_embeddings=1024, **sizes)
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device)  # type: ignore[no-untyped-call]
+    model.eval()  # type: ignore[no-untyped-call]
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def _ragged(device: torch.device) -> dict[str, Any]:
+    ids = torch.randint(3, 500, (5, 40), device=device)
+    mask = (torch.arange(40, device=device) >= torch.tensor([[0], [7], [19], [30], [39]], device=device)).long()
+    return {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 200, "do_sample": False, "pad_token_id": 0}
+
+
+def _recorded_steps(device: torch.device) -> dict[str, Any]:
+    """Tokens of recorded kernels are those of plain torch, in float32, over ragged batches; the second replays what the first left."""
+    methods: list[Method] = [Dense(), Griffin(), BatchwiseAdaptive(init_steps=5)]
+    tokens = 0
+    for kind in ("llama", "qwen2", "qwen3"):
+        model = _tiny(kind, device)
+        for method in methods:
+            prompts = [_ragged(device) for _ in range(2)]
+            with patch.object(FusedNetwork, "forward", _plain_forward), Engine(model, method) as engine:
+                plain = [engine.generate(**prompt).sequences for prompt in prompts]
+            with Engine(model, method) as engine:
+                for prompt, theirs in zip(prompts, plain, strict=True):
+                    ours = engine.generate(**prompt).sequences
+                    if not torch.equal(ours, theirs):
+                        first = int((ours != theirs).any(dim=0).nonzero()[0]) - 40
+                        return {"holds": False, "found": f"{kind}, {method.name}: other tokens from new token {first} on"}
+                    tokens += ours.numel()
+    return {"holds": True, "found": f"{tokens} tokens are the same"}
+
+
+def _plain_forward(network: FusedNetwork, ids: Tensor, position: Tensor, length: int, _: Hashable = None) -> Tensor:
+    return network._plain(ids, position, length)
+
+
+def _no_stop(device: torch.device) -> dict[str, Any]:
+    """Two periods after everything is recorded, with torch told to fail where the host waits for the device."""
+    model, steps = _tiny("qwen2", device), 0
+
+    def mark(_: str) -> None:
+        nonlocal steps
+        steps += 1
+        if steps in (90, 140):
+            torch.cuda.set_sync_debug_mode("error" if steps == 90 else "default")
+
+    try:
+        with Engine(model, BatchwiseAdaptive(init_steps=5)):
+            model.generate(**_ragged(device), mark=mark)  # type: ignore[operator]
+    except RuntimeError as error:
+        return {"holds": False, "found": str(error).splitlines()[0]}
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return {"holds": True, "found": "50 steps and their refreshes without a stop"}
+
+
+CHECKS: Final = (
+    Check("sparse FFN through an index", _sparse_ffn),
+    Check("masked linear", _masked_linear),
+    Check("scores", _observe),
+    Check("decode attention", _attention),
+    Check("recorded steps give the tokens of plain ones", _recorded_steps),
+    Check("no stop of the host in a period", _no_stop),
+)

@@ -1,0 +1,119 @@
+"""Kernels one by one on a GPU: microseconds, and the share of the copy bandwidth that their bytes come to.
+
+Every call works on weights that are larger than the cache and were not used by the call before. Calls are recorded, so that the host plays
+no part.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from regrow.bench.shapes import SHAPES, Shape
+from regrow.core import FFNWeights, Rows, Spec
+from regrow.kernels import observe
+from regrow.method.index_set import IndexSet
+from regrow.method.schedule import ALWAYS_SPARSE
+
+CALLS, REPEATS = 20, 7
+_Call = Callable[[], object]
+
+
+def kernel_times(device: torch.device, bandwidth: float) -> list[dict[str, Any]]:
+    """For the two models of the paper, bfloat16."""
+    found = []
+    for shape in (SHAPES["qwen-7b"], SHAPES["llama-8b"]):
+        for rows in (1, 4, 8, 16, 64):
+            for name, calls, size in _kernels(shape, rows, device):
+                seconds = _time(calls)
+                share = size / seconds / bandwidth
+                found.append({"shape": shape.name, "kernel": name, "rows": rows, "us": 1e6 * seconds, "bandwidth_share": share})
+    return found
+
+
+def _kernels(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[str, list[_Call], int]]:
+    """Name, calls on weights of their own, bytes a call has to move."""
+    yield from _linears(shape, rows, device)
+    for context in (256, 16000 if rows <= 16 else 2000):
+        call, size = _attention(shape, rows, context, device)
+        yield f"decode attention over {context}", [call], size
+    z, slot = _random(device, rows, shape.neurons), torch.arange(rows, device=device)
+    total = torch.zeros(rows, shape.neurons, device=device)
+    yield "scores", [partial(observe, z, slot, total)], 2 * z.numel() + 8 * total.numel()
+    rule = IndexSet(Decimal("0.5"), ALWAYS_SPARSE)
+    state = rule.init(Spec(shape.layers, shape.neurons, rows, device, torch.float32))
+    state.memory.uniform_()
+    state.known.fill_(True)
+    everybody = torch.ones(rows, dtype=torch.bool, device=device)
+    yield "selection, all layers", [partial(rule.select, state, Rows(everybody, everybody, ~everybody))], 4 * state.memory.numel()
+
+
+def _linears(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[str, list[_Call], int]]:
+    from regrow.kernels.gather import GatherFFN
+    from regrow.kernels.masked import InputMajorLinear
+
+    keep, size, x = shape.neurons // 2, 6 * shape.neurons * shape.width, _random(device, rows, shape.width)
+    kept = torch.rand(shape.width, device=device) > 0.5
+    dense: list[_Call] = []
+    sparse: list[_Call] = []
+    masked: list[_Call] = []
+    for _ in range(2):
+        gate, up = (_random(device, shape.neurons, shape.width) for _ in range(2))
+        weights = FFNWeights(gate, up, _random(device, shape.width, shape.neurons), silu)
+        ffn = GatherFFN(weights, "silu", keep)
+        ffn.load(torch.randperm(shape.neurons, device=device)[:keep].sort().values)
+        dense.append(partial(_dense, weights, x))
+        sparse.append(partial(ffn, x))
+        masked.append(partial(InputMajorLinear(weights.gate, None), x, kept))
+    yield "dense FFN (cuBLAS)", dense, size
+    yield "sparse FFN", sparse, size // 2
+    yield "masked linear", masked, size // 6
+
+
+def _attention(shape: Shape, rows: int, context: int, device: torch.device) -> tuple[_Call, int]:
+    from regrow.kernels.triton.attention import attention_workspace, decode_attention
+
+    heads = (rows, 1, shape.heads, shape.head_width)
+    query, out = _random(device, *heads), _random(device, *heads)
+    keys, values = (_random(device, rows, shape.kv_heads, context, shape.head_width) for _ in range(2))
+    workspaces = [torch.empty(s, device=device) for s in attention_workspace(*heads[:3], shape.kv_heads, heads[3], context)]
+    start = torch.zeros(rows, dtype=torch.int64, device=device)
+    call = partial(decode_attention, query, keys, values, start, start + context - 1, shape.head_width**-0.5, out, *workspaces)
+    return call, 2 * (keys.numel() + values.numel())
+
+
+def _random(device: torch.device, *sizes: int) -> Tensor:
+    return torch.randn(sizes, device=device, dtype=torch.bfloat16).mul_(sizes[-1] ** -0.5)
+
+
+def _dense(w: FFNWeights, x: Tensor) -> Tensor:
+    return linear(silu(linear(x, w.gate)) * linear(x, w.up), w.down)
+
+
+def _time(calls: list[_Call]) -> float:
+    """Seconds a call, the median."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for number in range(CALLS):
+            calls[number % len(calls)]()
+    times = []
+    for _ in range(REPEATS):
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        before.record()
+        graph.replay()
+        after.record()
+        torch.cuda.synchronize()
+        times.append(before.elapsed_time(after) / 1e3 / CALLS)
+    return float(statistics.median(times[1:]))

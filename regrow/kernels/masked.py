@@ -1,0 +1,34 @@
+"""A linear that reads the weights of the kept inputs only."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from regrow.kernels.triton.masked import masked_linear
+from regrow.kernels.triton.split import LARGEST_ROWS, workspace_shape
+
+
+@final
+class InputMajorLinear:
+    """A copy of the weight, laid out so that what an input contributes is one row."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight.t().contiguous(), bias
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory taken beside the model's own weights."""
+        return self._weight.nbytes
+
+    def __call__(self, x: Tensor, keep: Tensor) -> Tensor:
+        """y [..., out] of x [..., in] and keep [in] bool."""
+        rows = x.reshape(-1, x.shape[-1])
+        out = x.new_empty(len(rows), self._weight.shape[1])
+        for first in range(0, len(rows), LARGEST_ROWS):
+            some, into = rows[first : first + LARGEST_ROWS], out[first : first + LARGEST_ROWS]
+            workspace = x.new_empty(workspace_shape(len(some), *self._weight.shape), dtype=torch.float32)
+            masked_linear(some, self._weight, keep, self._bias, workspace, into)
+        return out.view(*x.shape[:-1], -1)

@@ -1,0 +1,173 @@
+"""Attention of a decode step over a cache of fixed size: every key and value is read once (flash decoding: the cache split over programs).
+
+A program owns some positions of one row and one key-value head, and holds the queries of that head: the w queries of the row times the
+query heads of the group. It leaves a softmax over its own positions; a second kernel weighs those of a row, in a fixed order.
+Source of the idea: Dao et al., Flash-Decoding for long-context inference, 2023.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, final
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+PROGRAMS = 512  # wanted, of some 130 processors: about four each, so that rows of different lengths even out
+MOST_SPLITS = 64  # of a row: the second kernel reads them all
+POSITIONS = 64  # keys and values that a program reads at once, where a head is no wider than WIDE
+WIDE = 128
+LARGEST = 1 << 14  # numbers of the output of a program, float32 in registers
+STAGES, MERGE_WARPS = 2, 4
+
+
+@final
+class Tile(NamedTuple):
+    """What a program holds: queries of a row and key-value head, and some positions at a time. Sizes are padded for the matrix units."""
+
+    queries: int
+    channels: int
+    positions: int
+    least: int  # positions of a split, so that what it leaves behind does not outweigh what it reads
+    warps: int
+
+
+def attention_tile(queries: int, head_width: int) -> Tile:
+    """For so many queries a row and key-value head: the w tokens times the query heads of a group.
+
+    Beyond 128 queries (64 of wider heads) registers would run out: programs side by side then share the keys and values.
+    """
+    queries, channels = (max(16, 1 << (size - 1).bit_length()) for size in (queries, head_width))
+    queries = min(queries, LARGEST // channels, 128)
+    wide = channels > WIDE
+    return Tile(
+        queries, channels, POSITIONS // 2 if wide else POSITIONS, max(POSITIONS, 2 * queries), 8 if 2 * queries * channels >= LARGEST else 4
+    )
+
+
+def split_count(rows: int, kv_heads: int, capacity: int) -> int:
+    """Into how many splits every row of a cache of `capacity` positions is divided. Lengths play no part: a captured graph keeps it."""
+    return max(1, min(-(-PROGRAMS // (rows * kv_heads)), MOST_SPLITS, -(-capacity // POSITIONS)))
+
+
+def attention_workspace(
+    rows: int, width: int, heads: int, kv_heads: int, head_width: int, capacity: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of the float32 workspaces `partial` and `mass` of `decode_attention`."""
+    mass = (rows, kv_heads, split_count(rows, kv_heads, capacity), width * heads // kv_heads)
+    return (*mass, head_width), mass
+
+
+@torch.library.custom_op("regrow::decode_attention", mutates_args=("out", "partial", "mass"))
+def decode_attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, start: Tensor, length: Tensor, scale: float, out: Tensor, partial: Tensor, mass: Tensor
+) -> None:
+    """out [B, w, H, d] of q [B, w, H, d]: query i of row b attends to the cache positions start_b <= p <= length_b + i.
+
+    `k_cache` and `v_cache` [B, H_kv, S, d] hold the keys and values of this step too, at length_b .. length_b + w - 1; query head h reads
+    the key-value head h H_kv / H. `start` and `length` [B], int32 or int64, with 0 <= start_b <= length_b <= S - w: no query is without a
+    position. Softmax in float32 of `scale` times the products. Any strides but for adjacent channels. `partial` and `mass` have the shapes
+    that `attention_workspace` says, or another number of splits; what they held does not matter, nor what other cache positions hold.
+    """
+    if any(tensor.stride(-1) != 1 for tensor in (q, k_cache, v_cache, out)):
+        raise ValueError("the channels of a head have to be adjacent in memory")
+    if not all(tensor.is_contiguous() for tensor in (start, length, partial, mass)):
+        raise ValueError("start, length and the workspaces have to be contiguous")
+    rows, width, heads, head_width = q.shape
+    kv_heads, splits = mass.shape[1:3]
+    groups = heads // kv_heads
+    tile = attention_tile(width * groups, head_width)
+    blocks = triton.cdiv(width * groups, tile.queries)
+    attend[(splits * blocks, kv_heads, rows)](
+        q, k_cache, v_cache, start, length, partial, mass, scale, *q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3],
+        width, groups, head_width, blocks, tile.queries, tile.channels, tile.positions, tile.least, num_warps=tile.warps, num_stages=STAGES,
+    )  # fmt: skip
+    merge[(heads, width, rows)](
+        partial, mass, start, length, out, *out.stride()[:3],
+        width, groups, head_width, splits, triton.next_power_of_2(splits), tile.channels, tile.least, num_warps=MERGE_WARPS,
+    )  # fmt: skip
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def share_of(start: tl.tensor, end: tl.tensor, splits: tl.tensor, LEAST: tl.constexpr) -> tl.tensor:
+    """The positions of a split: the same number in each of a row's splits but the last, and at least LEAST."""
+    return tl.maximum(tl.cdiv(end - start, splits), LEAST)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def attend(
+    q: tl.tensor, k: tl.tensor, v: tl.tensor, start: tl.tensor, length: tl.tensor, partial: tl.tensor, mass: tl.tensor, scale: float,
+    q_row: int, q_token: int, q_head: int, k_row: int, k_head: int, k_position: int, v_row: int, v_head: int, v_position: int,
+    WIDTH: tl.constexpr, GROUPS: tl.constexpr, HEAD: tl.constexpr, BLOCKS: tl.constexpr,
+    QUERIES: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, LEAST: tl.constexpr,
+) -> None:  # fmt: skip
+    split, block = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS
+    splits = tl.num_programs(0) // BLOCKS
+    kv_head, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    first = tl.load(start + row).to(tl.int32)
+    past = tl.load(length + row).to(tl.int32)
+    end = past + WIDTH
+    share = share_of(first, end, splits, LEAST)
+    low = first + split * share
+    if low >= end:
+        return
+    high = tl.minimum(low + share, end)
+
+    query = block * QUERIES + tl.arange(0, QUERIES)  # the heads of a group side by side, token after token
+    token = query // GROUPS
+    head = kv_head * GROUPS + query % GROUPS
+    column = tl.arange(0, CHANNELS)
+    known, inside = query < WIDTH * GROUPS, column < HEAD
+    asked = tl.load(
+        q + row * q_row + (token * q_token + head * q_head)[:, None] + column[None, :], mask=known[:, None] & inside[None, :], other=0.0
+    )
+    last = past + token
+    position = tl.arange(0, POSITIONS)
+    k_start = k + row * k_row + kv_head.to(tl.int64) * k_head + column[None, :]
+    v_start = v + row * v_row + kv_head.to(tl.int64) * v_head + column[None, :]
+    scale *= 1.4426950408889634  # log2 e: powers of two are cheaper than those of e
+
+    best = tl.full((QUERIES,), float("-inf"), tl.float32)
+    weight = tl.zeros((QUERIES,), tl.float32)
+    output = tl.zeros((QUERIES, CHANNELS), tl.float32)
+    for tile in range(low, high, POSITIONS):
+        here = tile + position
+        readable = (here < high)[:, None] & inside[None, :]
+        key = tl.load(k_start + here.to(tl.int64)[:, None] * k_position, mask=readable, other=0.0)
+        value = tl.load(v_start + here.to(tl.int64)[:, None] * v_position, mask=readable, other=0.0)
+        score = tl.dot(asked, tl.trans(key), input_precision="ieee") * scale
+        score = tl.where((here < high)[None, :] & (here[None, :] <= last[:, None]), score, float("-inf"))
+        higher = tl.maximum(best, tl.max(score, axis=1))
+        # Of the last positions, the first queries may see none: -inf less -inf is no number.
+        reference = tl.where(higher == float("-inf"), 0.0, higher)
+        probability = tl.exp2(score - reference[:, None])
+        kept = tl.exp2(best - reference)
+        weight = weight * kept + tl.sum(probability, axis=1)
+        output = output * kept[:, None] + tl.dot(probability.to(value.dtype), value, input_precision="ieee")
+        best = higher
+
+    place = ((row * tl.num_programs(1) + kv_head) * splits + split) * (WIDTH * GROUPS) + query
+    weight = tl.where(weight > 0, weight, 1.0)
+    tl.store(partial + place[:, None] * HEAD + column[None, :], output / weight[:, None], mask=known[:, None] & inside[None, :])
+    tl.store(mass + place, best + tl.log2(weight), mask=known)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def merge(
+    partial: tl.tensor, mass: tl.tensor, start: tl.tensor, length: tl.tensor, out: tl.tensor, out_row: int, out_token: int, out_head: int,
+    WIDTH: tl.constexpr, GROUPS: tl.constexpr, HEAD: tl.constexpr,
+    splits: tl.constexpr, SPLITS: tl.constexpr, CHANNELS: tl.constexpr, LEAST: tl.constexpr,
+) -> None:  # fmt: skip
+    head, token, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    first = tl.load(start + row).to(tl.int32)
+    end = tl.load(length + row).to(tl.int32) + WIDTH
+    used = tl.cdiv(end - first, share_of(first, end, splits, LEAST))
+    split, column = tl.arange(0, SPLITS), tl.arange(0, CHANNELS)
+    kv_head = row * (tl.num_programs(0) // GROUPS) + head // GROUPS
+    place = (kv_head * splits + split) * (WIDTH * GROUPS) + token * GROUPS + head % GROUPS
+    logarithm = tl.load(mass + place, mask=split < used, other=float("-inf"))
+    part = tl.load(partial + place[:, None] * HEAD + column[None, :], mask=(split < used)[:, None] & (column < HEAD)[None, :], other=0.0)
+    weight = tl.exp2(logarithm - tl.max(logarithm, axis=0))
+    mean = tl.sum(part * weight[:, None], axis=0) / tl.sum(weight, axis=0)
+    tl.store(out + row * out_row + token * out_token + head * out_head + column, mean, mask=column < HEAD)

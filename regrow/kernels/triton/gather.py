@@ -1,0 +1,211 @@
+"""The sparse FFN (paper, eq. 4) that reads retained neurons where they lie, through an index at a fixed address. Nothing is copied.
+
+A neuron is a row of gate, of up and of the neuron-major down, so every access is to whole rows. Both operators allocate nothing and stop
+nothing: they can be captured in a CUDA graph, and a new selection written to the index is seen by the next replay.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+from regrow.kernels.triton.split import LARGEST_ROWS, Tile, blocks, check, depth, fit, no_result, resident, sum_rows
+
+ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh", "relu")
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def activated(x: tl.tensor, ACT: tl.constexpr) -> tl.tensor:
+    """The activation of float32 x."""
+    if ACT == "silu":
+        return x * tl.sigmoid(x)
+    elif ACT == "gelu":  # noqa: RET505 (a branch that the compiler does not take may not follow a return)
+        return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    elif ACT == "gelu_tanh":  # (1 + tanh u) / 2 = sigmoid(2 u); 2 sqrt(2 / pi) = 1.5957...
+        return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    else:
+        tl.static_assert(ACT == "relu")
+        return tl.where(x < 0.0, 0.0, x)  # unlike a maximum, keeps NaN
+
+
+@triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
+def gated_dot(
+    x: tl.tensor,  # [M, D]
+    gate: tl.tensor,  # [F, D]
+    up: tl.tensor,  # [F, D]
+    index: tl.tensor,  # [k]
+    gate_bias: tl.tensor,  # [F] or None
+    up_bias: tl.tensor,  # [F] or None
+    out: tl.tensor,  # [M, k]
+    rows: tl.tensor,  # M
+    width: tl.tensor,  # D
+    keep: tl.tensor,  # k
+    x_stride: tl.tensor,
+    gate_stride: tl.tensor,
+    up_stride: tl.tensor,
+    out_stride: tl.tensor,
+    ACT: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    NEURONS: tl.constexpr,
+    SHARE: tl.constexpr,
+    STAGES: tl.constexpr,
+) -> None:
+    """SHARE retained neurons (padded to NEURONS) for all rows of x (padded to ROWS), on matrix units."""
+    row = tl.arange(0, ROWS).to(tl.int64)[:, None]
+    place = tl.program_id(0) * SHARE + tl.arange(0, NEURONS)
+    mine = (tl.arange(0, NEURONS) < SHARE) & (place < keep)
+    neuron = tl.load(index + place, mask=mine, other=0).to(tl.int64)
+    gate_total = tl.zeros((ROWS, NEURONS), tl.float32)
+    up_total = tl.zeros((ROWS, NEURONS), tl.float32)
+    for first in tl.range(0, width, WIDTH, num_stages=STAGES):
+        d = first + tl.arange(0, WIDTH)
+        inside = d < width
+        values = tl.load(x + row * x_stride + d[None, :], mask=(row < rows) & inside[None, :], other=0.0)
+        wanted = mine[:, None] & inside[None, :]
+        gates = tl.load(gate + neuron[:, None] * gate_stride + d[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
+        ups = tl.load(up + neuron[:, None] * up_stride + d[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
+        gate_total = tl.dot(values, gates.T, gate_total, input_precision="ieee")
+        up_total = tl.dot(values, ups.T, up_total, input_precision="ieee")
+    if gate_bias is not None:
+        gate_total += tl.load(gate_bias + neuron).to(tl.float32)[None, :]
+    if up_bias is not None:
+        up_total += tl.load(up_bias + neuron).to(tl.float32)[None, :]
+    hidden = activated(gate_total, ACT) * up_total
+    tl.store(out + row * out_stride + place[None, :], hidden.to(out.dtype.element_ty), mask=(row < rows) & mine[None, :])
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def gated_vector(
+    x: tl.tensor,  # [D]
+    gate: tl.tensor,
+    up: tl.tensor,
+    index: tl.tensor,
+    gate_bias: tl.tensor,
+    up_bias: tl.tensor,
+    out: tl.tensor,  # [k]
+    width: tl.tensor,
+    keep: tl.tensor,
+    gate_stride: tl.tensor,
+    up_stride: tl.tensor,
+    ACT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    NEURONS: tl.constexpr,
+    SHARE: tl.constexpr,
+    STAGES: tl.constexpr,
+) -> None:
+    """`gated_dot` for a single row of x: products are added over WIDTH only at the end, so that a step has no exchange between threads."""
+    place = tl.program_id(0) * SHARE + tl.arange(0, NEURONS)
+    mine = (tl.arange(0, NEURONS) < SHARE) & (place < keep)
+    neuron = tl.load(index + place, mask=mine, other=0).to(tl.int64)
+    gate_total = tl.zeros((NEURONS, WIDTH), tl.float32)
+    up_total = tl.zeros((NEURONS, WIDTH), tl.float32)
+    for first in tl.range(0, width, WIDTH, num_stages=STAGES):
+        d = first + tl.arange(0, WIDTH)
+        inside = d < width
+        values = tl.load(x + d, mask=inside, other=0.0).to(tl.float32)[None, :]
+        wanted = mine[:, None] & inside[None, :]
+        gates = tl.load(gate + neuron[:, None] * gate_stride + d[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
+        ups = tl.load(up + neuron[:, None] * up_stride + d[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
+        gate_total += values * gates.to(tl.float32)
+        up_total += values * ups.to(tl.float32)
+    gated = tl.sum(gate_total, axis=1)
+    raised = tl.sum(up_total, axis=1)
+    if gate_bias is not None:
+        gated += tl.load(gate_bias + neuron).to(tl.float32)
+    if up_bias is not None:
+        raised += tl.load(up_bias + neuron).to(tl.float32)
+    tl.store(out + place, (activated(gated, ACT) * raised).to(out.dtype.element_ty), mask=mine)
+
+
+def gated_tile(rows: int, width: int, keep: int, size: int = 2) -> tuple[Tile, int]:
+    """Block sizes for elements of `size` bytes, and the neurons of a program.
+
+    k is shared out evenly, in numbers that need not be a power of two, since the padding of a block is not read: 9472 neurons are 36 for
+    each of 264 programs, where blocks of 32 would give some multiprocessors three and others two. Every program reads all of x, which with
+    64 rows would be as many bytes as the weights; hence one larger program a multiprocessor there. Steps are of 256 bytes a row where there
+    is room, else of 128.
+    """
+    largest = 64 if rows <= 32 else 128
+    share = min(largest, max(16, blocks(keep, resident(rows))))
+    padded, neurons = 1 if rows == 1 else fit(LARGEST_ROWS, rows), fit(largest, share)
+    step = fit((256 if rows <= 16 else 128) // size, width)
+    return Tile(padded, step, neurons, depth(size * step * (padded + 2 * neurons), rows), 4 if 1 < rows <= 32 else 8), share
+
+
+@torch.library.custom_op("regrow::gated_gather", mutates_args=("out",))
+def gated_gather(
+    x: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    index: Tensor,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    act: str,
+    out: Tensor,
+) -> None:
+    """out [M, k] = act(gate[I] x + gate_bias[I]) * (up[I] x + up_bias[I]), for x [M, D], gate and up [F, D] and I = index [k].
+
+    index is int64 or int32, in any order, and is not checked. Sums are float32, the result is rounded once. 1 <= M <= 64. Rows may have any
+    stride; 16-byte loads need row strides and D that are multiples of 16.
+    """
+    launch_gated(x, gate, up, index, gate_bias, up_bias, act, out)
+
+
+gated_gather.register_fake(no_result)
+
+
+def launch_gated(
+    x: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    index: Tensor,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    act: str,
+    out: Tensor,
+    sizes: tuple[Tile, int] | None = None,
+) -> None:
+    """`gated_gather`, with blocks that tests make small."""
+    name = "gated_gather"
+    check(name, x, {"gate": gate, "up": up}, {"gate_bias": gate_bias, "up_bias": up_bias}, out)
+    (rows, width), keep, neurons = x.shape, len(index), len(gate)
+    assert gate.shape == up.shape == (neurons, width), f"{name}: gate and up are [F, {width}], not {list(gate.shape)}, {list(up.shape)}"
+    check_index(name, index)
+    assert out.shape == (rows, keep), f"{name}: out is [{rows}, {keep}], not {list(out.shape)}"
+    assert all(bias is None or bias.shape == (neurons,) for bias in (gate_bias, up_bias)), f"{name}: biases are [{neurons}]"
+    assert act in ACTIVATIONS, f"{name}: act is one of {', '.join(ACTIVATIONS)}, not {act!r}"
+    tile, share = sizes or gated_tile(rows, width, keep, x.element_size())
+    operands = x, gate, up, index, gate_bias, up_bias, out
+    constants = {"ACT": act, "WIDTH": tile.inputs, "NEURONS": tile.outputs, "SHARE": share, "STAGES": tile.stages, "num_warps": tile.warps}
+    grid = (blocks(keep, share),)
+    if tile.rows == 1:
+        gated_vector[grid](*operands, width, keep, gate.stride(0), up.stride(0), **constants)
+    else:
+        strides = x.stride(0), gate.stride(0), up.stride(0), out.stride(0)
+        gated_dot[grid](*operands, rows, width, keep, *strides, ROWS=tile.rows, **constants)
+
+
+def check_index(name: str, index: Tensor) -> None:
+    assert index.dtype in (torch.int32, torch.int64), f"{name}: index is int32 or int64, not {index.dtype}"
+    assert index.dim() == 1, f"{name}: index is [k], not {list(index.shape)}"
+    assert index.is_contiguous(), f"{name}: index is contiguous"
+    assert len(index), f"{name}: index holds at least one neuron"
+
+
+@torch.library.custom_op("regrow::down_gather", mutates_args=("workspace", "out"))
+def down_gather(h: Tensor, down_t: Tensor, index: Tensor, bias: Tensor | None, workspace: Tensor, out: Tensor) -> None:
+    """out [M, D] = sum_i h[:, i] down_t[I_i] + bias, for h [M, k], the neuron-major down [F, D] and I = index [k].
+
+    `workspace` is float32 of `workspace_shape(M, k, D)`. Sums are float32, the result is rounded once; the same input gives the same output
+    bit for bit. 1 <= M <= 64. Rows may have any stride; 16-byte loads need row strides, D and k that are multiples of 16.
+    """
+    check_index("down_gather", index)
+    sum_rows("down_gather", h, down_t, index, bias, workspace, out, indexed=True)
+
+
+down_gather.register_fake(no_result)

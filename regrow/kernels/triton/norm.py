@@ -1,0 +1,133 @@
+"""What stands between the linears of a block, in one kernel each: residual and RMSNorm; rotary embedding and the write to the cache."""
+
+from __future__ import annotations
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+HEADS = 8  # that a program of rope_cache turns
+TURN_WARPS = 2  # one load of 16 bytes a thread
+
+
+def norm_warps(width: int) -> int:
+    """One load of 16 bytes a thread, where numbers have 2."""
+    return min(16, max(1, (1 << (width - 1).bit_length()) // 256))
+
+
+@torch.library.custom_op("regrow::add_rms_norm", mutates_args=("residual", "out"))
+def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """residual [T, D] += x [T, D], unless x is None; then out [T, D] = weight [D] * residual / sqrt(mean(residual^2) + eps).
+
+    Rounded as transformers' LlamaRMSNorm does it: the sum to the type of the residual, the norm in float32, its quotient to that type
+    before the product with the weight. Any stride between tokens.
+    """
+    if any(tensor is not None and tensor.stride(-1) != 1 for tensor in (x, residual, weight, out)):
+        raise ValueError("the channels of a token have to be adjacent in memory")
+    tokens, width = residual.shape
+    if not tokens:
+        return
+    norm_token[(tokens,)](
+        residual if x is None else x, residual, weight, out, eps, 0 if x is None else x.stride(0), residual.stride(0), out.stride(0),
+        x is not None, width, triton.next_power_of_2(width), num_warps=norm_warps(width),
+    )  # fmt: skip
+
+
+@torch.library.custom_op("regrow::rope_cache", mutates_args=("k_cache", "v_cache", "out"))
+def rope_cache(
+    qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor, position: Tensor, at: Tensor,
+    k_cache: Tensor, v_cache: Tensor, out: Tensor,
+) -> None:  # fmt: skip
+    """Queries to out [B, w, H, d], keys and values to `k_cache` and `v_cache` [B, H_kv, S, d], of qkv [B, w, (H + 2 H_kv) d].
+
+    Queries and keys are turned by the angles of `position` [B, w] int64, whose cosines and sines `cos` and `sin` [positions, d/2] float32
+    hold: channel j with channel j + d/2, as in Llama. Before that, with `q_weight` and `k_weight` [d], each head is normed as
+    transformers' Qwen3RMSNorm does it. Keys and values of a token go to the cache position `at` [B, w] int64. Padding has a negative one
+    and is not written; its position may be negative too. Products and sums are taken in float32. Any strides of qkv, the caches and out
+    but for adjacent channels.
+    """
+    if any(tensor.stride(-1) != 1 for tensor in (qkv, k_cache, v_cache, out)):
+        raise ValueError("the channels of a head have to be adjacent in memory")
+    if not all(tensor.is_contiguous() for tensor in (cos, sin, position, at)):
+        raise ValueError("cos, sin, position and at have to be contiguous")
+    if (q_weight is None) != (k_weight is None):
+        raise ValueError("queries and keys are normed both or neither")
+    rows, width, heads, head_width = out.shape
+    kv_heads = k_cache.shape[1]
+    turn_heads[(triton.cdiv(heads + 2 * kv_heads, HEADS), width, rows)](
+        qkv, cos if q_weight is None else q_weight, cos if k_weight is None else k_weight, eps, cos, sin, position, at,
+        k_cache, v_cache, out,
+        *qkv.stride()[:2], *k_cache.stride()[:3], *v_cache.stride()[:3], *out.stride()[:3],
+        q_weight is not None, heads, kv_heads, head_width // 2, triton.next_power_of_2(head_width // 2), HEADS, num_warps=TURN_WARPS,
+    )  # fmt: skip
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def norm_token(
+    x: tl.tensor, residual: tl.tensor, weight: tl.tensor, out: tl.tensor, eps: float, x_token: int, residual_token: int, out_token: int,
+    ADD: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+) -> None:  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, PADDED)
+    inside = column < WIDTH
+    scale = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    stored = tl.load(residual + token * residual_token + column, mask=inside, other=0.0)
+    if ADD:
+        added = tl.load(x + token * x_token + column, mask=inside, other=0.0)
+        stored = (stored.to(tl.float32) + added.to(tl.float32)).to(stored.dtype)
+        tl.store(residual + token * residual_token + column, stored, mask=inside)
+    wide = stored.to(tl.float32)
+    normed = wide * tl.rsqrt(tl.sum(wide * wide, axis=0) / WIDTH + eps)
+    tl.store(out + token * out_token + column, scale * normed.to(stored.dtype).to(tl.float32), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def turn_heads(
+    qkv: tl.tensor, q_weight: tl.tensor, k_weight: tl.tensor, eps: float, cos: tl.tensor, sin: tl.tensor,
+    position: tl.tensor, at: tl.tensor, k_cache: tl.tensor, v_cache: tl.tensor, out: tl.tensor, qkv_row: int, qkv_token: int,
+    k_row: int, k_head: int, k_position: int, v_row: int, v_head: int, v_position: int, out_row: int, out_token: int, out_head: int,
+    NORM: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr, PADDED: tl.constexpr, HEADS: tl.constexpr,
+) -> None:  # fmt: skip
+    token, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    head = tl.program_id(0) * HEADS + tl.arange(0, HEADS)  # of the queries, then of the keys, then of the values
+    column = tl.arange(0, PADDED)
+    within = column < HALF
+    inside = (head < QUERIES + 2 * KEYS)[:, None] & within[None, :]
+    place = row * tl.num_programs(1) + token
+    angle = tl.maximum(tl.load(position + place), 0)
+    target = tl.load(at + place)
+
+    source = qkv + row * qkv_row + token * qkv_token + head[:, None] * (2 * HALF) + column[None, :]
+    raw = tl.load(source, mask=inside, other=0.0)
+    first, second = raw.to(tl.float32), tl.load(source + HALF, mask=inside, other=0.0).to(tl.float32)
+    query, value = (head < QUERIES)[:, None], (head >= QUERIES + KEYS)[:, None]
+    key = ((head >= QUERIES) & (head < QUERIES + KEYS))[:, None]
+    left, right = first, second
+    if NORM:
+        inverse = tl.rsqrt((tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)) / (2 * HALF) + eps)[:, None]
+        q_left, q_right = halves(q_weight, column, within, HALF)
+        k_left, k_right = halves(k_weight, column, within, HALF)
+        left = (tl.where(query, q_left, k_left) * (first * inverse).to(raw.dtype).to(tl.float32)).to(raw.dtype).to(tl.float32)
+        right = (tl.where(query, q_right, k_right) * (second * inverse).to(raw.dtype).to(tl.float32)).to(raw.dtype).to(tl.float32)
+    cosine = tl.load(cos + angle * HALF + column, mask=within, other=0.0)[None, :]
+    sine = tl.load(sin + angle * HALF + column, mask=within, other=0.0)[None, :]
+    turned_left, turned_right = left * cosine - right * sine, right * cosine + left * sine
+
+    to_out = out + row * out_row + token * out_token + head[:, None] * out_head + column[None, :]
+    tl.store(to_out, turned_left, mask=inside & query)
+    tl.store(to_out + HALF, turned_right, mask=inside & query)
+    if target >= 0:
+        to_keys = k_cache + row * k_row + target * k_position + (head - QUERIES).to(tl.int64)[:, None] * k_head + column[None, :]
+        tl.store(to_keys, turned_left, mask=inside & key)
+        tl.store(to_keys + HALF, turned_right, mask=inside & key)
+        to_values = v_cache + row * v_row + target * v_position + (head - QUERIES - KEYS).to(tl.int64)[:, None] * v_head + column[None, :]
+        tl.store(to_values, first, mask=inside & value)
+        tl.store(to_values + HALF, second, mask=inside & value)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def halves(weight: tl.tensor, column: tl.tensor, within: tl.tensor, HALF: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    left = tl.load(weight + column, mask=within, other=0.0).to(tl.float32)
+    right = tl.load(weight + HALF + column, mask=within, other=0.0).to(tl.float32)
+    return left[None, :], right[None, :]

@@ -1,0 +1,93 @@
+"""Scores of a dense step, added to where they are remembered (paper, eq. 2): total[slot of t] += (z_t / ||z_t||_2)^2.
+
+Two kernels and no atomic operation, so that the same step gives the same bits: one squares, one adds. In the second, a program owns some
+neurons of one slot and collects the tokens of that slot. Were it to own the neurons of all slots, every token would have to wait for the
+read and write of the one before it.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+PART = 4096  # neurons of a token whose squares one program sums: two loads of 16 bytes a thread
+TOKENS, NEURONS = 16, 512  # what a program of the second kernel reads at once
+SQUARE_WARPS, ADD_WARPS = 8, 4
+
+
+def observe_workspace(layers: int, tokens: int, neurons: int) -> tuple[int, int, int]:
+    """The shape of the float32 workspace `partial` of `observe`: the sums of squares of the parts of every token."""
+    return layers, tokens, -(-neurons // PART)
+
+
+@torch.library.custom_op("regrow::observe", mutates_args=("total", "partial"))
+def observe(z: Tensor, slot: Tensor, total: Tensor, partial: Tensor) -> None:
+    """Adds zbar^2 of the activations z [T, F] to the rows `slot` [T] int64 of total [S, F] float32.
+
+    Norms are taken in float32 over all F neurons. A token whose slot is -1 does not count, one with ||z|| = 0 adds nothing, and so does one
+    whose norm is no number. With z [L, T, F] and total [L, S, F] all layers are added at once. z may have any stride between tokens, total
+    between slots; neurons are adjacent. `partial` has the shape that `observe_workspace` says, what it held does not matter.
+    """
+    if z.stride(-1) != 1 or total.stride(-1) != 1:
+        raise ValueError("the neurons of z and total have to be adjacent in memory")
+    if not slot.is_contiguous() or not partial.is_contiguous():
+        raise ValueError("slot and partial have to be contiguous")
+    if z.dim() == 2:
+        z, total = z[None], total[None]
+    layers, tokens, neurons = z.shape
+    parts = partial.shape[-1]
+    if not tokens:
+        return
+    square[(tokens, parts, layers)](z, partial, z.stride(0), z.stride(1), neurons, PART, num_warps=SQUARE_WARPS)
+    add_tokens[(triton.cdiv(neurons, NEURONS), total.shape[1], layers)](
+        z, slot, partial, total, tokens, z.stride(0), z.stride(1), total.stride(0), total.stride(1),
+        neurons, parts, triton.next_power_of_2(parts), TOKENS, NEURONS, num_warps=ADD_WARPS,
+    )  # fmt: skip
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def square(
+    z: tl.tensor, partial: tl.tensor, z_layer: int, z_token: int, F: tl.constexpr, PART: tl.constexpr,
+) -> None:  # fmt: skip
+    token, part, layer = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    neuron = part * PART + tl.arange(0, PART)
+    value = tl.load(z + layer * z_layer + token * z_token + neuron, mask=neuron < F, other=0.0).to(tl.float32)
+    place = (layer * tl.num_programs(0) + token) * tl.num_programs(1) + part
+    tl.store(partial + place, tl.sum(value * value, axis=0))
+
+
+@triton.jit(do_not_specialize=["tokens"])  # type: ignore[untyped-decorator]
+def add_tokens(
+    z: tl.tensor, slot: tl.tensor, partial: tl.tensor, total: tl.tensor, tokens: int,
+    z_layer: int, z_token: int, total_layer: int, total_slot: int,
+    F: tl.constexpr, SUMS: tl.constexpr, PARTS: tl.constexpr, TOKENS: tl.constexpr, NEURONS: tl.constexpr,
+) -> None:  # fmt: skip
+    neuron = tl.program_id(0) * NEURONS + tl.arange(0, NEURONS)
+    inside = neuron < F
+    row, layer = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    target = total + layer * total_layer + row.to(tl.int64) * total_slot + neuron
+    score = tl.load(target, mask=inside, other=0.0)  # before it is known whether it changes: one wait less
+    part = tl.arange(0, PARTS)
+    found = 0
+    for first in range(0, tokens, TOKENS):
+        token = first + tl.arange(0, TOKENS)
+        mine = tl.load(slot + token, mask=token < tokens, other=-1) == row
+        count = tl.sum(mine.to(tl.int32), axis=0)
+        if count > 0:
+            place = layer * tokens + token
+            squares = tl.load(partial + place[:, None] * SUMS + part[None, :], mask=mine[:, None] & (part < SUMS)[None, :], other=0.0)
+            norm = tl.sqrt(tl.sum(squares, axis=1))
+            counted = norm > 0
+            inverse = 1.0 / tl.where(counted, norm, 1.0)
+            value = tl.load(
+                z + layer * z_layer + token.to(tl.int64)[:, None] * z_token + neuron[None, :],
+                mask=mine[:, None] & inside[None, :],
+                other=0.0,
+            ).to(tl.float32)
+            value = tl.where(counted[:, None], value * inverse[:, None], 0.0)
+            score += tl.sum(value * value, axis=0)
+            found += count
+    if found > 0:
+        tl.store(target, score, mask=inside)

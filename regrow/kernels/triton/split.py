@@ -1,0 +1,245 @@
+"""Sums over chosen rows of a weight, y[m] = sum_i x[m, i] W[row i], split over many programs and added up in a fixed order.
+
+Rows are chosen by an index (`INDEXED`: row i of the sum is row `choice[i]` of the weight) or by flags (row i itself, where `choice[i]` is
+true). Rows that are not chosen are not read. Each split writes float32 partial sums to a workspace and a second kernel adds them up, so
+that the same input gives the same output bit for bit, which atomic additions would not.
+
+The index or flag of the next step is loaded one step ahead and carried through the loop: were it loaded in the step that uses it, Triton
+would spend half of its pipeline's depth on that load, and fewer bytes of the weight would be in flight.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, final
+
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor, float32
+
+LARGEST_ROWS: Final = 64  # of x: up to there a step is bound by the bytes of the weight
+DTYPES: Final = ("torch.float16", "torch.bfloat16", "torch.float32")
+PROCESSORS: Final = 132  # of an H100 or H200
+LARGEST_SPLITS: Final = 32  # the adding kernel is unrolled over them
+
+
+@final
+class Tile(NamedTuple):
+    """What one program works on in one step, and how far it loads ahead."""
+
+    rows: int  # of x, a power of two from 16; 1 is the form without matrix units
+    inputs: int  # terms of the sums
+    outputs: int
+    stages: int
+    warps: int = 4
+
+
+@triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
+def partial_dot(
+    x: tl.tensor,  # [M, inputs]
+    weight: tl.tensor,  # [any, outputs]
+    choice: tl.tensor,  # [inputs]
+    partial: tl.tensor,  # [splits, M, outputs] float32
+    rows: tl.tensor,  # M
+    inputs: tl.tensor,
+    outputs: tl.tensor,
+    share: tl.tensor,  # inputs of a split, a multiple of INPUTS
+    x_stride: tl.tensor,
+    weight_stride: tl.tensor,
+    INDEXED: tl.constexpr,
+    ROWS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    STAGES: tl.constexpr,
+) -> None:
+    """The partial sums of one split for OUTPUTS outputs, on matrix units, the rows of x padded to ROWS."""
+    split = tl.program_id(1)
+    row = tl.arange(0, ROWS).to(tl.int64)[:, None]
+    column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)[None, :]
+    start = split * share
+    i = start + tl.arange(0, INPUTS)
+    chosen = tl.load(choice + i, mask=i < inputs, other=0)
+    total = tl.zeros((ROWS, OUTPUTS), tl.float32)
+    for first in tl.range(start, tl.minimum(start + share, inputs), INPUTS, num_stages=STAGES):
+        i = first + tl.arange(0, INPUTS)
+        source = chosen.to(tl.int64) if INDEXED else i.to(tl.int64)
+        used = i < inputs if INDEXED else chosen != 0
+        values = tl.load(x + row * x_stride + i[None, :], mask=(row < rows) & (i[None, :] < inputs), other=0.0)
+        if not INDEXED:  # what is not chosen counts for nothing, infinities included
+            values = tl.where(used[None, :], values, 0.0)
+        terms = tl.load(
+            weight + source[:, None] * weight_stride + column,
+            mask=used[:, None] & (column < outputs),
+            other=0.0,
+            eviction_policy="evict_first",
+        )
+        chosen = tl.load(choice + i + INPUTS, mask=i + INPUTS < inputs, other=0)
+        total = tl.dot(values, terms, total, input_precision="ieee")
+    place = (split.to(tl.int64) * rows + row) * outputs + column
+    tl.store(partial + place, total, mask=(row < rows) & (column < outputs))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def partial_vector(
+    x: tl.tensor,  # [inputs]
+    weight: tl.tensor,
+    choice: tl.tensor,
+    partial: tl.tensor,  # [splits, outputs] float32
+    inputs: tl.tensor,
+    outputs: tl.tensor,
+    share: tl.tensor,
+    weight_stride: tl.tensor,
+    INDEXED: tl.constexpr,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    STAGES: tl.constexpr,
+) -> None:
+    """`partial_dot` for a single row of x: products are kept apart by input and added at the end, so that a step has no exchange."""
+    split = tl.program_id(1)
+    column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)[None, :]
+    start = split * share
+    i = start + tl.arange(0, INPUTS)
+    chosen = tl.load(choice + i, mask=i < inputs, other=0)
+    values = tl.load(x + i, mask=i < inputs, other=0.0)
+    total = tl.zeros((INPUTS, OUTPUTS), tl.float32)
+    for first in tl.range(start, tl.minimum(start + share, inputs), INPUTS, num_stages=STAGES):
+        i = first + tl.arange(0, INPUTS)
+        source = chosen.to(tl.int64) if INDEXED else i.to(tl.int64)
+        used = i < inputs if INDEXED else chosen != 0
+        terms = tl.load(
+            weight + source[:, None] * weight_stride + column,
+            mask=used[:, None] & (column < outputs),
+            other=0.0,
+            eviction_policy="evict_first",
+        )
+        factors = values.to(tl.float32)
+        if not INDEXED:
+            factors = tl.where(used, factors, 0.0)
+        total += factors[:, None] * terms.to(tl.float32)
+        chosen = tl.load(choice + i + INPUTS, mask=i + INPUTS < inputs, other=0)
+        values = tl.load(x + i + INPUTS, mask=i + INPUTS < inputs, other=0.0)
+    place = split.to(tl.int64) * outputs + column
+    tl.store(partial + place, tl.sum(total, axis=0)[None, :], mask=column < outputs)
+
+
+@triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
+def add_partials(
+    partial: tl.tensor,  # [splits, M, outputs] float32
+    bias: tl.tensor,  # [outputs] or None
+    out: tl.tensor,  # [M, outputs]
+    rows: tl.tensor,
+    outputs: tl.tensor,
+    out_stride: tl.tensor,
+    SPLITS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+) -> None:
+    """Adds the splits in their order, and the bias last."""
+    column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    row = tl.program_id(1).to(tl.int64)
+    inside = column < outputs
+    total = tl.zeros((OUTPUTS,), tl.float32)
+    for split in tl.static_range(SPLITS):
+        total += tl.load(partial + (split * rows + row) * outputs + column, mask=inside, other=0.0)
+    if bias is not None:
+        total += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * out_stride + column, total.to(out.dtype.element_ty), mask=inside)
+
+
+ADD: Final = 256  # outputs of a program of add_partials, with two warps: 16 bytes a thread
+
+
+def blocks(total: int, size: int) -> int:
+    """How many blocks of `size` cover `total`."""
+    return -(-total // size)
+
+
+def fit(largest: int, size: int) -> int:
+    """The power of two, from 16 (the least a matrix unit takes) to `largest`, that covers `size` best."""
+    return min(largest, max(16, 1 << (size - 1).bit_length()))
+
+
+def resident(rows: int) -> int:
+    """How many programs a GPU holds at once: two a multiprocessor, one where x is large.
+
+    Work is cut into about as many equal pieces, so that all run from start to end and none is left over for a second wave.
+    """
+    return 2 * PROCESSORS if rows <= 32 else PROCESSORS
+
+
+def depth(stage: int, rows: int) -> int:
+    """Pipeline stages of `stage` bytes: as many as leave room for the programs that share a multiprocessor.
+
+    Two of 108 KB fit into the 227 KB of an H100, one of 160 into the 163 KB of an A100. Triton keeps a buffer less than it has stages,
+    except where Hopper's matrix units read the buffers themselves, which takes 64 rows. More than 6 stages are more than latency asks for:
+    bandwidth times latency of an H200 is about 30 KB a multiprocessor.
+    """
+    return min(6, 108 * 1024 // stage + 1 if rows <= 32 else 160 * 1024 // stage)
+
+
+def partial_tile(rows: int, inputs: int, outputs: int, size: int = 2) -> Tile:
+    """For elements of `size` bytes: steps of 16 KB of weight, 64 rows of 256 bytes (two rows per warp and load instruction)."""
+    padded, terms, columns = 1 if rows == 1 else fit(LARGEST_ROWS, rows), fit(128 // size, inputs), fit(128, outputs)
+    return Tile(padded, terms, columns, depth(size * terms * (padded + columns), rows))
+
+
+def workspace_shape(rows: int, inputs: int, outputs: int) -> tuple[int, int, int]:
+    """[splits, M, D] of the float32 workspace of `down_gather` (inputs = k) and `masked_linear` (inputs = all of them).
+
+    Of the numbers of splits that keep the GPU at once (three at most where outputs alone fill it), the least that loads it most evenly.
+    """
+    tile, programs = partial_tile(rows, inputs, outputs), resident(rows)
+    columns = blocks(outputs, tile.outputs)
+    most = min(max(programs, 3 * columns) // columns, LARGEST_SPLITS, blocks(inputs, tile.inputs))
+    splits = max(range(1, most + 1), key=lambda count: (count * columns / blocks(count * columns, programs), -count))
+    return splits, rows, outputs
+
+
+def no_result(*_: object) -> None:
+    """What the operators return when traced: they write to tensors that they are given."""
+
+
+def check(name: str, x: Tensor, weights: dict[str, Tensor], biases: dict[str, Tensor | None], out: Tensor) -> None:
+    """Asserts what all kernels ask of their operands."""
+    assert x.dim() == 2, f"{name}: x is [M, inputs], not {list(x.shape)}"
+    assert 1 <= x.shape[0] <= LARGEST_ROWS, f"{name}: x has 1 to {LARGEST_ROWS} rows, not {x.shape[0]}"
+    assert str(x.dtype) in DTYPES, f"{name}: x is one of {', '.join(DTYPES)}, not {x.dtype}"
+    for key, tensor in {"x": x, "out": out, **weights}.items():
+        assert tensor.dtype == x.dtype, f"{name}: {key} has the dtype of x, {x.dtype}, not {tensor.dtype}"
+        assert tensor.dim() == 2, f"{name}: {key} has two dimensions, not {tensor.dim()}"
+        assert tensor.shape[1] == 1 or tensor.stride(1) == 1, f"{name}: the elements of a row of {key} are contiguous"
+    for key, bias in biases.items():
+        assert bias is None or bias.is_contiguous(), f"{name}: {key} is contiguous"
+        assert bias is None or bias.dtype == x.dtype, f"{name}: {key} has the dtype of x, {x.dtype}"
+
+
+def sum_rows(
+    name: str,
+    x: Tensor,
+    weight: Tensor,
+    choice: Tensor,
+    bias: Tensor | None,
+    workspace: Tensor,
+    out: Tensor,
+    *,
+    indexed: bool,
+    tile: Tile | None = None,
+) -> None:
+    """out [M, D] of x [M, inputs]: both kernels in a row. Splits are those of the workspace; `tile` is for tests."""
+    check(name, x, {"weight": weight}, {"bias": bias}, out)
+    (rows, inputs), outputs = x.shape, weight.shape[1]
+    assert choice.shape == (inputs,), f"{name}: x has {inputs} inputs, and {list(choice.shape)} of them are chosen"
+    assert choice.is_contiguous(), f"{name}: what chooses rows is contiguous"
+    assert bias is None or bias.shape == (outputs,), f"{name}: bias is [{outputs}]"
+    assert out.shape == (rows, outputs), f"{name}: out is [{rows}, {outputs}], not {list(out.shape)}"
+    assert workspace.dtype == float32, f"{name}: the workspace is float32, not {workspace.dtype}"
+    assert workspace.is_contiguous(), f"{name}: the workspace is contiguous"
+    assert workspace.shape[1:] == out.shape, f"{name}: the workspace is [splits, {rows}, {outputs}], not {list(workspace.shape)}"
+    tile, splits = tile or partial_tile(rows, inputs, outputs, x.element_size()), workspace.shape[0]
+    share = blocks(blocks(inputs, splits), tile.inputs) * tile.inputs
+    grid = blocks(outputs, tile.outputs), splits
+    constants = {"INDEXED": indexed, "INPUTS": tile.inputs, "OUTPUTS": tile.outputs, "STAGES": tile.stages, "num_warps": tile.warps}
+    if tile.rows == 1:
+        partial_vector[grid](x, weight, choice, workspace, inputs, outputs, share, weight.stride(0), **constants)
+    else:
+        strides = x.stride(0), weight.stride(0)
+        partial_dot[grid](x, weight, choice, workspace, rows, inputs, outputs, share, *strides, ROWS=tile.rows, **constants)
+    add_partials[blocks(outputs, ADD), rows](workspace, bias, out, rows, outputs, out.stride(0), SPLITS=splits, OUTPUTS=ADD, num_warps=2)

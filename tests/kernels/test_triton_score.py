@@ -1,0 +1,139 @@
+"""Scores of a dense step: the kernels and the reference against the definition in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.custom_ops import check_custom_op
+from regrow.core import Spec
+from regrow.kernels import decode_reference
+from regrow.kernels.triton.score import observe, observe_workspace
+from regrow.method.budget import parse_sparsity
+from regrow.method.index_set import IndexSet
+from regrow.method.schedule import Schedule
+
+# Products are taken in float32 whatever the type of z, and all terms are positive: what remains is the rounding of some thousand squares,
+# added pairwise, and of a few tokens.
+RTOL = 1e-5
+NAN = float("nan")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def poisoned(layers: int, tokens: int, neurons: int) -> Tensor:
+    return torch.full(observe_workspace(layers, tokens, neurons), NAN)
+
+
+def expected(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
+    """The definition, token by token, in float64."""
+    total = total.double()
+    for row, token in zip(slot, z.double(), strict=True):
+        norm = token.square().sum().sqrt()
+        if row >= 0 and norm > 0:
+            total[row] += (token / norm) ** 2
+    return total
+
+
+def run(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
+    """The kernels, checked against the definition on the way."""
+    wanted, given = expected(z, slot, total), total.clone()
+    observe(z, torch.tensor(slot), total, poisoned(1, *z.shape))
+    torch.testing.assert_close(total.double(), wanted, rtol=RTOL, atol=0)
+    decode_reference.observe(z, torch.tensor(slot), given)
+    torch.testing.assert_close(given.double(), wanted, rtol=RTOL, atol=0)
+    return total
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("slot", "neurons"),
+    [
+        pytest.param([0], 700, id="one token, a block and a part of one"),
+        pytest.param([2, 0], 512, id="whole blocks"),
+        pytest.param([1, -1, 0, 1, -1], 33, id="a slot twice, and tokens that do not count"),
+        pytest.param([-1, -1], 40, id="nothing counts"),
+        pytest.param([0, 1] * 9 + [3] + [-1] * 14 + [0, 3], 520, id="tokens of a slot lie far apart"),
+        pytest.param([1, 0, 1], 9000, id="squares summed in three parts"),
+    ],
+)
+def test_adds_the_squares_of_normed_activations(slot: list[int], neurons: int, dtype: torch.dtype) -> None:
+    run(normal(len(slot), neurons).to(dtype), slot, normal(4, neurons, seed=1).square())
+
+
+def test_what_has_no_norm_adds_nothing() -> None:
+    z = normal(4, 60)
+    z[1] = 0
+    z[2, 7] = NAN
+    total = normal(3, 60, seed=1).square()
+    others = total[[1, 2]].clone()
+    observe(z, torch.tensor([0, 1, 2, 0]), total, poisoned(1, 4, 60))
+    assert torch.equal(total[[1, 2]], others)
+    assert not total.isnan().any()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_scores_do_not_depend_on_the_scale_of_a_token(scale: float) -> None:
+    z = normal(3, 100)
+    one, other = (run(by * z, [0, 1, 0], torch.zeros(2, 100)) for by in (1, scale))
+    torch.testing.assert_close(one, other, rtol=RTOL, atol=0)
+
+
+def test_slots_without_a_token_are_left_alone() -> None:
+    total = torch.full((4, 100), NAN)
+    total[1] = 0
+    observe(normal(2, 100), torch.tensor([1, -1]), total, poisoned(1, 2, 100))
+    assert total[1].isfinite().all()
+    assert total[[0, 2, 3]].isnan().all()
+
+
+def test_activations_and_totals_may_be_parts_of_wider_tensors() -> None:
+    wide, many = torch.full((5, 300), NAN), torch.full((6, 150), NAN)
+    wide[:, 100:200], many[::2, :100] = normal(5, 100), 0
+    run(wide[:, 100:200], [0, 2, 1, 0, -1], many[::2, :100])
+    assert many[1::2].isnan().all()
+    assert many[:, 100:].isnan().all()
+
+
+def test_all_layers_at_once_give_the_bits_of_one_after_the_other() -> None:
+    z, slot = normal(3, 5, 600), torch.tensor([1, 0, -1, 1, 1])
+    total = normal(3, 2, 600, seed=1).square()
+    one_by_one, together = total.clone(), total.clone()
+    for layer in range(3):
+        observe(z[layer], slot, one_by_one[layer], poisoned(1, 5, 600))
+    observe(z, slot, together, poisoned(3, 5, 600))
+    assert torch.equal(one_by_one, together)
+    decode_reference.observe(z, slot, total)
+    torch.testing.assert_close(total, together, rtol=RTOL, atol=0)
+
+
+def test_the_same_step_gives_the_same_bits() -> None:
+    z, slot, totals = normal(20, 600), torch.tensor([0, 1, 1, 0] * 5), torch.zeros(2, 2, 600)
+    for total, before in zip(totals, (NAN, 0), strict=True):
+        observe(z, slot, total, torch.full(observe_workspace(1, 20, 600), float(before)))
+    assert torch.equal(*totals)
+
+
+def test_the_reference_is_the_accumulation_of_index_sets() -> None:
+    method = IndexSet(parse_sparsity(0.5), Schedule(init_steps=1, explore_steps=1, period=2))
+    state = method.init(Spec(layers=2, neurons=50, slots=3, device=torch.device("cpu"), dtype=torch.float32))
+    z, slot = normal(6, 50), torch.tensor([0, -1, 2, 0, 1, 2])
+    z[4] = 0
+    total = state.total[1].clone()
+    method.observe(state, 1, z, slot)
+    decode_reference.observe(z, slot, total)
+    assert torch.equal(state.total[1], total)
+
+
+def test_refuses_neurons_that_are_not_adjacent() -> None:
+    with pytest.raises(ValueError, match="adjacent"):
+        observe(normal(6, 4).t(), torch.zeros(4, dtype=torch.int64), torch.zeros(1, 6), poisoned(1, 4, 6))
+
+
+def test_is_a_custom_operator() -> None:
+    check_custom_op(observe, (normal(3, 40), torch.tensor([0, -1, 1]), torch.zeros(2, 40), torch.zeros(observe_workspace(1, 3, 40))))
