@@ -21,7 +21,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "evaluation": ("evaluation.divergence", "calibration", "record_file", "versions"),
     "evaluation.divergence": ("hosts", "models"),
     "calibration": ("calibration.result", "adapter", "weights.layerwise", "models", "records"),
-    "bench": ("hosts", "models", "calibration"),
+    "bench": ("hosts", "models", "calibration", "versions"),
     "analysis.plots": ("analysis",),
     "analysis": ("record_file",),
     "models": ("bundled", "core"),
@@ -60,7 +60,7 @@ ADAPTER = {"adapter", "adapter.find", "adapter.linears", "adapter.patch", "adapt
 # The libraries beyond the standard one, and who may import each.
 LIBRARIES: dict[str, set[str]] = {
     "torch": {"core", "kernels", "kernels.triton", *METHOD, "session", *ADAPTER, "hosts", "models", *EVALUATION, "bench", "cli"},
-    "transformers": {*ADAPTER, "weights.layerwise", "calibration", "hosts", "models", "evaluation.divergence"},
+    "transformers": {*ADAPTER, "weights.layerwise", "calibration", "hosts", "models", "evaluation.divergence", "bench"},
     "huggingface_hub": {"models", "calibration"},
     "safetensors": {"models", "calibration.result"},
     "matplotlib": {"analysis.plots"},

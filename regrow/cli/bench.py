@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,6 @@ from regrow.cli.loading import load, quieten
 from regrow.errors import RegrowError, UsageError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
     from regrow.bench.result import Reference
 
@@ -86,7 +84,7 @@ def bench(
     sizes = tuple(batch_size or ((1, 4) if quick else (1, 4, 8, 16)))
     settings = [Setting(rows, tokens, new or (42 if quick else 128)) for tokens in prompt or [32 if quick else 128] for rows in sizes]
     methods = contenders.methods(method or contenders.METHODS, sparsity)
-    shapes = [] if model is not None else [known(name) for name in shape or _usual(where, quick)]
+    names = [known(name).name for name in shape or _usual(where, quick)] if model is None else [model]
     view = bench_view.Silent() if json else bench_view.Screen(reference)
     kind = getattr(torch, dtype if dtype != "auto" else "bfloat16")
     memory = bandwidth(where, megabytes=256 if quick else None)
@@ -97,22 +95,22 @@ def bench(
         [],
     )
 
-    def models() -> Iterator[tuple[str, PreTrainedModel]]:
-        if model is not None:
-            loaded = load(model, dtype=dtype, device=str(where), trust_remote_code=trust_remote_code)
-            yield loaded.name, loaded.model
-        for one in shapes:
-            yield one.name, one.build(kind, where)
+    def build(name: str) -> Benchmark:
+        if model is None:
+            network = known(name).build(kind, where)
+        else:
+            network = load(model, dtype=dtype, device=str(where), trust_remote_code=trust_remote_code).model
+        return Benchmark(name, network, contenders.contenders(network, methods), memory["read"], turnover)
 
     view.begin(result)
     with Bar() as bar:
         try:
-            if turnover is None and shapes and "bap" in methods:
+            if turnover is None and model is None and "bap" in methods:
                 bar.begin("how much the bundled model's masks change", 1)
                 turnover = bundled_turnover(sparsity)
             result.settings["turnover"] = turnover
-            for name, network in models():
-                benchmark = Benchmark(name, network, contenders.contenders(network, methods), memory["read"], turnover)
+            for name in names:
+                benchmark = build(name)
                 view.bounds(name, [bound for setting in settings for bound in benchmark.bounds(setting)])
                 for setting in settings:
                     bar.begin(name, 1)

@@ -13,7 +13,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from regrow.kernels.triton.split import LARGEST_ROWS, Tile, blocks, check, depth, fit, no_result, resident, sum_rows
+from regrow.kernels.triton.split import LARGEST_ROWS, Tile, blocks, check, depth, fit, resident, sum_rows
 
 ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh", "relu")
 
@@ -156,9 +156,6 @@ def gated_gather(
     launch_gated(x, gate, up, index, gate_bias, up_bias, act, out)
 
 
-gated_gather.register_fake(no_result)
-
-
 def launch_gated(
     x: Tensor,
     gate: Tensor,
@@ -206,6 +203,3 @@ def down_gather(h: Tensor, down_t: Tensor, index: Tensor, bias: Tensor | None, w
     """
     check_index("down_gather", index)
     sum_rows("down_gather", h, down_t, index, bias, workspace, out, indexed=True)
-
-
-down_gather.register_fake(no_result)

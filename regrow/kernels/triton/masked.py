@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regrow.kernels.triton.split import no_result, sum_rows
+from regrow.kernels.triton.split import sum_rows
 
 
 @torch.library.custom_op("regrow::masked_linear", mutates_args=("workspace", "out"))
@@ -21,6 +21,3 @@ def masked_linear(x: Tensor, weight_t: Tensor, keep: Tensor, bias: Tensor | None
     assert keep.dtype == torch.bool, f"masked_linear: keep is bool, not {keep.dtype}"
     assert len(keep) == len(weight_t), f"masked_linear: keep is [{len(weight_t)}], not {list(keep.shape)}"
     sum_rows("masked_linear", x, weight_t, keep, bias, workspace, out, indexed=False)
-
-
-masked_linear.register_fake(no_result)

@@ -193,10 +193,6 @@ def workspace_shape(rows: int, inputs: int, outputs: int) -> tuple[int, int, int
     return splits, rows, outputs
 
 
-def no_result(*_: object) -> None:
-    """What the operators return when traced: they write to tensors that they are given."""
-
-
 def check(name: str, x: Tensor, weights: dict[str, Tensor], biases: dict[str, Tensor | None], out: Tensor) -> None:
     """Asserts what all kernels ask of their operands."""
     assert x.dim() == 2, f"{name}: x is [M, inputs], not {list(x.shape)}"
