@@ -14,7 +14,6 @@ from regrow.cli.loading import load, quieten
 from regrow.errors import RegrowError, UsageError
 
 if TYPE_CHECKING:
-
     from regrow.bench.result import Reference
 
 _WHAT, _HOW, _OUTPUT = "What", "How", "Output"

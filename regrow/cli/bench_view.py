@@ -38,28 +38,27 @@ class Screen:
         self._console.print(f"{result.made_with['device']}: memory gives {gb['read']} GB/s read, {gb['copy']} GB/s copied")
 
     def bounds(self, model: str, bounds: Sequence[Bound]) -> None:
-        """A line a method, a column a batch size."""
+        """A line a method, a column a batch size (the longest prompt's, where there are several)."""
         sizes = sorted({bound.rows for bound in bounds})
-        columns = [f"batch {size}: GB a step" for size in sizes], [f"at most at batch {size}" for size in sizes]
-        table = Table(model, *(name for pair in zip(*columns, strict=True) for name in pair), title="by bytes alone", title_justify="left")
+        table = _table(
+            f"{model} by bytes alone: GB a decode step, and at most how much faster than dense", [f"batch {size}" for size in sizes]
+        )
         for label in dict.fromkeys(bound.label for bound in bounds):
             of = {bound.rows: bound for bound in bounds if bound.label == label}
-            table.add_row(label, *(cell for size in sizes for cell in (f"{of[size].bytes_per_step / 1e9:.3f}", ratio(of[size].ratio))))
+            table.add_row(label, *(f"{of[size].bytes_per_step / 1e9:.3f}  {ratio(of[size].ratio)}" for size in sizes))
         self._console.print(table)
 
     def rows(self, rows: Sequence[Row]) -> None:
         first = rows[0]
         title = f"{first.model}, batch {first.rows}, prompt {first.prompt} + {first.new} new tokens"
-        head = ["", "tokens / s", "to dense", "low – high", "at most", *([self._reference.name] if self._reference else []), "of bandwidth"]
-        table = Table(*head, *(f"{part} ms" for part in _PARTS), title=title, title_justify="left")
-        for column in table.columns[1:]:
-            column.justify = "right"
+        names = ["tokens/s", "to dense", "low – high", "at most", *([self._reference.name] if self._reference else []), "bandwidth"]
+        speed, parts = _table(title, names), _table("milliseconds: a step, or the whole of a prompt or refresh", _PARTS)
         for row in rows:
             there = [self._there(row)] if self._reference else []
             measured = (rate(row.tokens_per_second.median), ratio(row.ratio.median), _range(row.ratio), ratio(row.bound))
-            parts = (f"{row.ms[part]:.1f}" if part in row.ms else NONE for part in _PARTS)
-            table.add_row(row.label, *measured, *there, f"{row.bandwidth_share:.0%}", *parts)
-        self._console.print(table)
+            speed.add_row(row.label, *measured, *there, f"{row.bandwidth_share:.0%}")
+            parts.add_row(row.label, *(f"{row.ms[part]:.1f}" if part in row.ms else NONE for part in _PARTS))
+        self._console.print(speed, parts)
 
     def end(self, result: Result) -> None:
         made = ", ".join(f"{name} {value}" for name, value in result.made_with.items() if name != "device")
@@ -69,6 +68,13 @@ class Screen:
 
     def _there(self, row: Row) -> str:
         return ratio(self._reference.ratios.get((row.model, row.label, row.rows))) if self._reference else NONE
+
+
+def _table(title: str, names: Sequence[str]) -> Table:
+    table = Table("", *names, title=title, title_justify="left", pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
 
 
 def _range(spread: Spread) -> str:
