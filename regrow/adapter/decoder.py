@@ -65,7 +65,10 @@ def readable(model: PreTrainedModel) -> bool:
     static = rope.get("rope_type", "default") not in ("dynamic", "longrope")  # those change their angles as the text grows
     if not static or _slides(config) or odd_linear(model.lm_head) or type(inner.embed_tokens) is not nn.Embedding:
         return False
-    around = chain([model, inner, inner.embed_tokens, inner.norm, inner.rotary_emb], *map(_around, inner.layers))
+    norms = [inner.norm, *chain.from_iterable(map(_norms, inner.layers))]
+    if {type(norm) for norm in norms} != {type(inner.norm)} or type(inner.norm).__module__ != type(model).__module__:
+        return False
+    around = [model, inner, inner.embed_tokens, inner.rotary_emb, *inner.layers, *(layer.self_attn for layer in inner.layers), *norms]
     return not any(map(wrapped, around))
 
 
@@ -91,11 +94,10 @@ def _slides(config: Any) -> bool:
     return any(kind != "full_attention" for kind in kinds) if kinds else getattr(config, "sliding_window", None) is not None
 
 
-def _around(layer: Any) -> list[nn.Module]:
-    """The modules of a layer that are not called once it is read."""
+def _norms(layer: Any) -> list[nn.Module]:
     attention = layer.self_attn
     norms = (layer.input_layernorm, layer.post_attention_layernorm, getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
-    return [layer, attention, *(norm for norm in norms if norm is not None)]
+    return [norm for norm in norms if norm is not None]
 
 
 def _block(layer: Any) -> Block:

@@ -27,7 +27,7 @@ def _words(text: str) -> str:
 def test_help_lists_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    assert COMMANDS == ["generate", "demo", "methods", "calibrate", "evaluate", "compare", "table"]
+    assert COMMANDS == ["generate", "demo", "methods", "calibrate", "evaluate", "compare", "table", "bench"]
     assert all(f" {name} " in _words(result.stdout) for name in COMMANDS)
 
 
@@ -35,7 +35,7 @@ def test_help_lists_every_command() -> None:
 def test_every_option_is_explained_and_no_place_for_choices_stays_empty(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
-    assert not re.search(r"\{(methods|aggregates|memories|dtypes|tasks)\}", result.stdout)
+    assert not re.search(r"\{(methods|aggregates|memories|dtypes|tasks|shapes)\}", result.stdout)
 
 
 def test_choices_in_help_come_from_the_registries() -> None:

@@ -24,8 +24,10 @@ class Spy:
     rows: list[int] = field(default_factory=list)
     inputs: list[tuple[int, ...]] = field(default_factory=list)
 
-    def __call__(self, weights: FFNWeights, keep: int, scratch: Tensor) -> _Seen:
-        return _Seen(self, sparse_ffn(weights, keep, scratch))
+    def __call__(self, weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool) -> _Seen:
+        inner = sparse_ffn(weights, keep, scratch, varies=varies)
+        assert isinstance(inner, CompactFFN)
+        return _Seen(self, inner)
 
 
 class _Seen:

@@ -109,11 +109,15 @@ def another_norm(model: Any) -> None:
     model.model.norm.__class__ = Norm
 
 
+def scaled(model: Any) -> None:
+    model.model.layers[1].self_attn.scaling *= 2
+
+
 def dynamic(model: Any) -> None:
     model.config.rope_parameters["rope_type"] = "dynamic"
 
 
-@pytest.mark.parametrize("change", [hooked, replaced, another_norm, dynamic])
+@pytest.mark.parametrize("change", [hooked, replaced, another_norm, scaled, dynamic])
 def test_what_hooks_into_a_model_or_computes_something_else_is_not_gone_around(change: Callable[[Any], None]) -> None:
     model = build("llama")
     assert by_parts(model)
