@@ -12,7 +12,7 @@ from regrow.bench.clock import Clock
 def bandwidth(device: torch.device, *, megabytes: int | None = None, repeats: int = 7) -> dict[str, float]:
     """Bytes a second, the median of several passes over memory that no cache holds: `read` (a sum) and `copy` (read and written both
     counted)."""
-    size = (megabytes or (4096 if device.type == "cuda" else 512)) * 2**20
+    size = (megabytes or (4096 if device.type == "cuda" else 1024)) * 2**20
     source = torch.ones(size // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     times: dict[str, list[float]] = {"read": [], "copy": []}

@@ -22,7 +22,7 @@ from regrow.method.base import Method
 from regrow.method.schedule import ALWAYS_DENSE, Schedule
 from regrow.pruning.neurons import NeuronPruner
 
-WARM = 3  # new tokens of a run that is not counted
+WARM = 3  # new tokens of runs that do not count: one of each contender, and one that makes copies and caches before each that does
 
 
 @final
@@ -98,6 +98,7 @@ class Runner:
             if self._turnover is not None and session.pruner is not None and session.pruner.schedule.explore_steps:
                 # What is chosen more than once is a set of neurons.
                 session.pruner = ReplayPruner(cast("NeuronPruner", session.pruner), self._turnover, new)
+            self._model.generate(ids, **{**how, "max_new_tokens": WARM})  # type: ignore[operator]
             clock = Clock(ids.device)
             self._model.generate(ids, mark=clock.mark, **how)  # type: ignore[operator]
             into.add(clock.spans())

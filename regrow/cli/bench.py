@@ -86,7 +86,7 @@ def bench(
     names = [known(name).name for name in shape or _usual(where, quick)] if model is None else [model]
     view = bench_view.Silent() if json else bench_view.Screen(reference)
     kind = getattr(torch, dtype if dtype != "auto" else "bfloat16")
-    memory = bandwidth(where, megabytes=256 if quick else None)
+    memory = bandwidth(where)
     result = Result(
         {**versions(), "device": device_name(where)},
         memory,

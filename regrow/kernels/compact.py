@@ -1,8 +1,9 @@
-"""A preallocated compact copy of the retained rows, refreshed by moving only the rows that changed.
+"""A preallocated compact copy of the retained neurons, refreshed by moving only those that changed.
 
-Rows are neuron-major ([k, D] for gate, up and down alike), so that a neuron is three contiguous rows to move. Their order in the copy is
-free: a neuron that stays keeps its place, a new one takes the place of one that left. Costs F D elements for a neuron-major down and
-3 k D for the copy, beside the model's own weights.
+Gate and up are [k, D], down [D, k] as in the model: a matrix product on a CPU reads its weight fastest along what is summed. Moving a column
+of down touches every row of the copy, but a refresh is one in twenty steps; it comes from a source that lies neuron by neuron. The order
+of the neurons in the copy is free: one that stays keeps its place, a new one takes the place of one that left. Costs F D elements for that
+source and 3 k D for the copy, beside the model's own weights.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ class CompactFFN:
         neurons, width = weights.gate.shape
         self._act, self._down_bias = weights.act, weights.down_bias
         self._gate_up = weights.gate.new_empty(2, keep, width)
-        self._down = weights.down.new_empty(keep, width)
+        self._down = weights.down.new_empty(width, keep)
         self._bias = None if weights.gate_bias is None and weights.up_bias is None else weights.gate.new_zeros(2, keep)
-        sources = [(weights.gate, self._gate_up[0]), (weights.up, self._gate_up[1]), (weights.down.t().contiguous(), self._down)]
-        self._rows = [(source.detach(), target) for source, target in sources]
+        self._rows = [(weights.gate.detach(), self._gate_up[0]), (weights.up.detach(), self._gate_up[1])]
+        self._down_rows = weights.down.detach().t().contiguous()  # [F, D]
         self._biases: list[tuple[Tensor, Tensor]] = []
         if self._bias is not None:
             biases = [(weights.gate_bias, self._bias[0]), (weights.up_bias, self._bias[1])]
@@ -37,8 +38,7 @@ class CompactFFN:
     @property
     def state_bytes(self) -> int:
         """Memory taken beside the model's own weights."""
-        down = self._rows[2][0]
-        return sum(target.nbytes for _, target in self._rows) + down.nbytes
+        return self._gate_up.nbytes + self._down.nbytes + self._down_rows.nbytes
 
     def forget(self) -> None:
         """Makes the next `load` a full one, so that a batch does not depend on the batch before it."""
@@ -50,13 +50,16 @@ class CompactFFN:
         if index.device.type != "cpu" or self._held.numel() != index.numel():
             for source, target in self._rows + self._biases:
                 torch.index_select(source, 0, index, out=target[: len(index)])
+            self._down[:, : len(index)] = torch.index_select(self._down_rows, 0, index, out=self._scratch[: len(index)]).t()
             self._held = index.clone()
             return index.numel()
         wanted = torch.zeros(self._neurons, dtype=torch.bool).index_fill_(0, index, True)
         places = (~wanted[self._held]).nonzero().squeeze(1)  # compact rows whose neuron left
         incoming = index[~torch.zeros_like(wanted).index_fill_(0, self._held, True)[index]]
+        moved = self._scratch[: len(incoming)]
         for source, target in self._rows:
-            target.index_copy_(0, places, torch.index_select(source, 0, incoming, out=self._scratch[: len(incoming)]))
+            target.index_copy_(0, places, torch.index_select(source, 0, incoming, out=moved))
+        self._down.index_copy_(1, places, torch.index_select(self._down_rows, 0, incoming, out=moved).t())
         for source, target in self._biases:
             target.index_copy_(0, places, source[incoming])
         self._held[places] = incoming
@@ -68,4 +71,4 @@ class CompactFFN:
         gate, up = self._gate_up[:, :kept]
         gate_bias, up_bias = (None, None) if self._bias is None else self._bias[:, :kept]
         hidden = self._act(functional.linear(x, gate, gate_bias)) * functional.linear(x, up, up_bias)
-        return functional.linear(hidden, self._down[:kept].t(), self._down_bias)
+        return functional.linear(hidden, self._down[:, :kept], self._down_bias)
