@@ -98,7 +98,8 @@ class Runner:
             if self._turnover is not None and session.pruner is not None and session.pruner.schedule.explore_steps:
                 # What is chosen more than once is a set of neurons.
                 session.pruner = ReplayPruner(cast("NeuronPruner", session.pruner), self._turnover, new)
-            self._model.generate(ids, **{**how, "max_new_tokens": WARM})  # type: ignore[operator]
+            # On a GPU at full length: recorded steps belong to a cache of one size.
+            self._model.generate(ids if ids.is_cuda else ids[:, :1], **{**how, "max_new_tokens": WARM})  # type: ignore[operator]
             clock = Clock(ids.device)
             self._model.generate(ids, mark=clock.mark, **how)  # type: ignore[operator]
             into.add(clock.spans())

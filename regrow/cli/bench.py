@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regrow.cli import options
-from regrow.cli.bar import Bar
 from regrow.cli.group import INTERRUPTED, fail
-from regrow.cli.loading import load, quieten
+from regrow.cli.loading import quieten
 from regrow.errors import RegrowError, UsageError
 
 if TYPE_CHECKING:
-    from regrow.bench.result import Reference
+    from regrow.bench.result import Reference, Result
 
 _WHAT, _HOW, _OUTPUT = "What", "How", "Output"
 
@@ -53,7 +54,10 @@ def bench(
         str | None,
         typer.Option("--compare", metavar="FILE", rich_help_panel=_OUTPUT, help="An earlier --out, or `paper`: its ratios beside ours."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", rich_help_panel=_OUTPUT, help="Also write everything here, as JSON.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", rich_help_panel=_OUTPUT, help="Also write everything here, as JSON, after every batch size."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Time decoding: every method and transformers' own loop on the same prompts, as ratios to dense through Regrow's loop.
@@ -63,68 +67,47 @@ def bench(
     if model is not None and shape:
         raise UsageError("a model and --shape exclude each other; choose one")
     reference = _reference(compare)
-    if out is not None and not out.parent.is_dir():
-        raise UsageError(f"{out.parent} is no directory; choose another --out")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise UsageError(f"{out} cannot be a file; choose another --out")
     quieten(bars=model is not None)
-    import torch
-
-    from regrow.bench import contenders
-    from regrow.bench.bandwidth import bandwidth
+    from regrow.bench.contenders import METHODS, methods
     from regrow.bench.decode import Setting
-    from regrow.bench.result import Result
-    from regrow.bench.run import Benchmark, device_name
-    from regrow.bench.shapes import shape as known
-    from regrow.bench.turnover import bundled_turnover
-    from regrow.cli import bench_view
+    from regrow.cli.bench_run import Plan, run
+    from regrow.cli.bench_view import Screen, Silent
     from regrow.models import find_device
-    from regrow.versions import versions
 
     where = find_device("cpu" if cpu else device)
-    sizes = tuple(batch_size or ((1, 4) if quick else (1, 4, 8, 16)))
-    settings = [Setting(rows, tokens, new or (42 if quick else 128)) for tokens in prompt or [32 if quick else 128] for rows in sizes]
-    methods = contenders.methods(method or contenders.METHODS, sparsity)
-    names = [known(name).name for name in shape or _usual(where, quick)] if model is None else [model]
-    view = bench_view.Silent() if json else bench_view.Screen(reference)
-    kind = getattr(torch, dtype if dtype != "auto" else "bfloat16")
-    memory = bandwidth(where)
-    result = Result(
-        {**versions(), "device": device_name(where)},
-        memory,
-        {"sparsity": float(sparsity), "dtype": dtype, "repeats": repeats or (3 if quick else 5), "methods": list(methods)},
-        [],
+    sizes = batch_size or ([1, 4] if quick else [1, 4, 8, 16])
+    plan = Plan(
+        model,
+        [] if model else shape or _usual(where.type, quick),
+        methods(method or METHODS, sparsity),
+        [Setting(rows, tokens, new or (42 if quick else 128)) for tokens in prompt or [32 if quick else 128] for rows in sizes],
+        repeats or (3 if quick else 5),
+        sparsity,
+        turnover,
+        dtype,
+        where,
+        trust_remote_code,
     )
+    try:
+        run(plan, Silent() if json else Screen(reference), partial(_write, out))
+    except KeyboardInterrupt:
+        fail("interrupted" + (f"; the batch sizes measured are kept in {out}" if out and out.exists() else ""), INTERRUPTED)
 
-    def build(name: str) -> Benchmark:
-        if model is None:
-            network = known(name).build(kind, where)
-        else:
-            network = load(model, dtype=dtype, device=str(where), trust_remote_code=trust_remote_code).model
-        return Benchmark(name, network, contenders.contenders(network, methods), memory["read"], turnover)
 
-    view.begin(result)
-    with Bar() as bar:
-        try:
-            if turnover is None and model is None and "bap" in methods:
-                bar.begin("how much the bundled model's masks change", 1)
-                turnover = bundled_turnover(sparsity)
-            result.settings["turnover"] = turnover
-            for name in names:
-                benchmark = build(name)
-                view.bounds(name, [bound for setting in settings for bound in benchmark.bounds(setting)])
-                for setting in settings:
-                    bar.begin(name, 1)
-                    rows = benchmark.measure(setting, result.settings["repeats"], lambda what: bar.show(0, what))
-                    result.rows.extend(rows)
-                    with bar.aside():
-                        view.rows(rows)
-        except KeyboardInterrupt:
-            fail("interrupted: nothing is written", INTERRUPTED)
-    view.end(result)
-    if out is not None:
-        try:
-            out.write_text(result.to_json() + "\n")
-        except OSError as error:
-            raise RegrowError(f"{out} cannot be written: {error.strerror}; make room or choose another --out") from error
+def _write(out: Path | None, result: Result) -> None:
+    """Raises RegrowError where the disk takes no more."""
+    if out is None:
+        return
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(result.to_json() + "\n")
+        unfinished.replace(out)
+    except OSError as error:
+        raise RegrowError(f"{out} cannot be written: {error.strerror}; make room or choose another --out") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _reference(compare: str | None) -> Reference | None:
@@ -136,7 +119,6 @@ def _reference(compare: str | None) -> Reference | None:
     return PAPER if compare == "paper" else Reference.of(Path(compare))
 
 
-def _usual(device: object, quick: bool) -> tuple[str, ...]:
-    if getattr(device, "type", None) == "cuda":
-        return ("qwen-7b",) if quick else ("qwen-7b", "llama-8b")
-    return ("qwen-0.5b",) if quick else ("qwen-0.5b", "qwen-1.5b")
+def _usual(device: str, quick: bool) -> list[str]:
+    shapes = ["qwen-7b", "llama-8b"] if device == "cuda" else ["qwen-0.5b", "qwen-1.5b"]
+    return shapes[:1] if quick else shapes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Protocol, final
 
 import typer
 from rich.console import Console
@@ -14,6 +14,15 @@ from regrow.bench.run import Bound
 from regrow.cli.format import NONE, rate, ratio
 
 _PARTS = ("prompt", "dense", "observe", "sparse", "refresh")
+
+
+class View(Protocol):
+    """What a benchmark tells, in this order."""
+
+    def begin(self, result: Result) -> None: ...
+    def bounds(self, model: str, bounds: Sequence[Bound]) -> None: ...
+    def rows(self, rows: Sequence[Row]) -> None: ...
+    def end(self, result: Result) -> None: ...
 
 
 @final

@@ -36,8 +36,9 @@ def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
         table = Table(*comparison.NARROW, title=title, title_justify="left", pad_edge=False)
         for column in table.columns[1:]:
             column.justify = "right"
+        sizes = {row.batch_size for row in rows if row.target == target}
         for row in rows:
-            if row.target == target:
+            if row.target == target or (not row.target and row.batch_size in sizes):  # dense stands above each
                 found = dict(zip(comparison.COLUMNS, comparison.cells(row), strict=True))
                 table.add_row(*(found[name] for name in comparison.NARROW))
         console.print(table)
@@ -50,7 +51,9 @@ def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
 
 
 def _targets(rows: Sequence[comparison.Row]) -> list[tuple[float, str]]:
-    return [(target, f"target sparsity {percent(target)}") for target in dict.fromkeys(row.target for row in rows)]
+    """One table each."""
+    found = list(dict.fromkeys(row.target for row in rows))
+    return [(target, f"target sparsity {percent(target)}") for target in found if target or len(found) == 1]
 
 
 def _rows(directory: Path, cells: Sequence[Cell]) -> list[comparison.Row]:

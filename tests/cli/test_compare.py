@@ -57,6 +57,7 @@ def test_one_table_of_all(compared: tuple[Path, str]) -> None:
     markdown = (out / "table.md").read_text()
     assert all(f"| {label} | 4 |" in markdown for label in LABELS)
     assert all(label.split()[0] in shown for label in LABELS)
+    assert shown.count("target sparsity") == shown.count("┏━") == 1  # dense stands in it
     assert (out / "figure.svg").read_text().lstrip().startswith("<?xml")
 
 
