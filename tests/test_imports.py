@@ -26,7 +26,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "analysis": ("record_file",),
     "models": ("bundled", "core"),
     "hosts": ("adapter", "calibration.result"),
-    "calibration.result": ("method",),
+    "calibration.result": ("method", "whole_file"),
     "weights.layerwise": ("adapter.linears", "weights"),
     "adapter": ("adapter.linears", "adapter.patch", "session"),
     "adapter.linears": ("adapter.find",),
@@ -51,6 +51,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "core": (),
     "errors": (),
     "versions": (),
+    "whole_file": ("errors",),
 }
 
 METHOD = {"method", "method.index_set", "pruning", "weights", "weights.layerwise", "calibration", "calibration.result"}

@@ -119,7 +119,8 @@ class Runner:
         if method is None:
             return float(dense)
         schedule = self._schedule(method, contender.calibration)
-        moved = 2 * (self._turnover or 0) * (1 - float(method.target)) * self.weights.ffn if schedule.explore_steps else 0
+        copies = schedule.explore_steps > 0 and self._model.device.type == "cpu"  # elsewhere an index says which neurons
+        moved = 2 * (self._turnover or 0) * (1 - float(method.target)) * self.weights.ffn if copies else 0
         return per_step(dense, self.weights.pruned(method, setting.rows, setting.context), schedule, moved)
 
     def _schedule(self, method: Method, calibration: Calibration | None) -> Schedule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Final, final
 
 import torch
@@ -53,6 +54,10 @@ class ReplayPruner(Pruner):
         state.memory.copy_(self._scores[self._next][:, None].expand_as(state.memory))
         self._next += 1
         return self._inner.select(rows)
+
+    @property
+    def sizes(self) -> Hashable:
+        return self._inner.sizes
 
     @property
     def turnover(self) -> list[float]:

@@ -27,10 +27,6 @@ class Weights:
     def ffn(self) -> int:
         return sum(self.sites[site] for site in FFN_SITES)
 
-    @property
-    def attention(self) -> int:
-        return sum(self.sites.values()) - self.ffn
-
     def dense(self, rows: int, context: int) -> int:
         """Of a decode step of `rows` samples whose keys and values are `context` tokens long."""
         return sum(self.sites.values()) + self.head + rows * context * self.kv_token

@@ -15,7 +15,6 @@ from regrow.errors import UsageError
 @dataclass(frozen=True)
 class Shape:
     name: str
-    source: str  # whose shape it is
     family: str  # transformers' model type
     layers: int
     width: int
@@ -57,10 +56,10 @@ class Shape:
 
 
 _ALL = (
-    Shape("qwen-0.5b", "Qwen2.5-0.5B", "qwen2", 24, 896, 4864, 14, 2, 64, 151936, True),
-    Shape("qwen-1.5b", "Qwen2.5-1.5B", "qwen2", 28, 1536, 8960, 12, 2, 128, 151936, True),
-    Shape("qwen-7b", "DeepSeek-R1-Distill-Qwen-7B", "qwen2", 28, 3584, 18944, 28, 4, 128, 152064, False),
-    Shape("llama-8b", "DeepSeek-R1-Distill-Llama-8B", "llama", 32, 4096, 14336, 32, 8, 128, 128256, False),
+    Shape("qwen-0.5b", "qwen2", 24, 896, 4864, 14, 2, 64, 151936, True),  # Qwen2.5-0.5B
+    Shape("qwen-1.5b", "qwen2", 28, 1536, 8960, 12, 2, 128, 151936, True),  # Qwen2.5-1.5B
+    Shape("qwen-7b", "qwen2", 28, 3584, 18944, 28, 4, 128, 152064, False),  # DeepSeek-R1-Distill-Qwen-7B
+    Shape("llama-8b", "llama", 32, 4096, 14336, 32, 8, 128, 128256, False),  # DeepSeek-R1-Distill-Llama-8B
 )
 SHAPES: Final = {shape.name: shape for shape in _ALL}
 

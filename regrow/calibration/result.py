@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from regrow.errors import RegrowError, UsageError
 from regrow.method.base import Method
+from regrow.whole_file import write_whole
 
 FORMAT = "regrow calibration 1"
 SAMPLE = 4096  # values of a parameter that a fingerprint looks at
@@ -58,20 +58,7 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Whole or not at all. Raises RegrowError where it cannot be written."""
         metadata = {"format": FORMAT, "origin": json.dumps(asdict(self.origin))}
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("xb") as file:
-                try:
-                    file.write(save({name: tensor.contiguous() for name, tensor in self.tensors.items()}, metadata))
-                    file.flush()
-                    os.fsync(file.fileno())
-                    unfinished.replace(path)
-                except BaseException:
-                    unfinished.unlink(missing_ok=True)
-                    raise
-        except OSError as error:
-            raise RegrowError(f"{path} cannot be written: {error.strerror}; make room or choose another --out") from error
+        write_whole(path, save({name: tensor.contiguous() for name, tensor in self.tensors.items()}, metadata))
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,8 @@ import typer
 from regrow.cli import options
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.loading import quieten
-from regrow.errors import RegrowError, UsageError
+from regrow.errors import UsageError
+from regrow.whole_file import write_whole
 
 if TYPE_CHECKING:
     from regrow.bench.result import Reference, Result
@@ -98,16 +98,8 @@ def bench(
 
 def _write(out: Path | None, result: Result) -> None:
     """Raises RegrowError where the disk takes no more."""
-    if out is None:
-        return
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(result.to_json() + "\n")
-        unfinished.replace(out)
-    except OSError as error:
-        raise RegrowError(f"{out} cannot be written: {error.strerror}; make room or choose another --out") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    if out is not None:
+        write_whole(out, (result.to_json() + "\n").encode())
 
 
 def _reference(compare: str | None) -> Reference | None:

@@ -22,6 +22,7 @@ from regrow.evaluation.tasks.base import Task, batches
 from regrow.method.base import Method
 from regrow.models import Loaded
 from regrow.records import digest
+from regrow.whole_file import write_whole
 
 
 class Told(Protocol):
@@ -176,12 +177,4 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".tmp")
-    with _disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-            unfinished.replace(path)
-        except OSError:
-            unfinished.unlink(missing_ok=True)
-            raise
+    write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

@@ -12,6 +12,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from regrow.adapter.decoder import Block, DecoderWeights, Norm
 from regrow.hosts.graphs import Graphs, Recorder
 from regrow.hosts.network import Network
+from regrow.kernels.decode_reference import unit
 
 if TYPE_CHECKING:
     from regrow.hosts.stepper import Stepper
@@ -75,7 +76,9 @@ class FusedNetwork(Network):
         place = (self._rows + torch.where(position < 0, self._size[1], position)).flatten()
         held = position.clamp(min=0)
         cos, sin = self._cos[held][:, :, None], self._sin[held][:, :, None]  # [B, w, 1, d]
-        mask = self._columns[:length] <= held[:, :, None]  # [B, w, length]
+        mask = (self._columns[:length] <= held[:, :, None])[:, None]  # [B, 1, w, length]
+        if ids.shape[1] <= FOLDED:
+            mask = mask.repeat_interleave(of.heads // of.kv_heads, dim=2)  # a line for each query head of a key-value head
         # What a shorter row has not written is multiplied by zero, which is no zero if it happens to be infinite.
         self._keys_values[:, :, self._clean : length].zero_()
         self._clean = length
@@ -86,9 +89,10 @@ class FusedNetwork(Network):
         return linear(_rms_norm(x[:, -1], of.norm), of.head, of.head_bias)
 
     def _attention(self, block: Block, cache: Tensor, x: Tensor, place: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """[B, w, D] of the normed x [B, w, D]; `cache` [B, capacity + 1, 2, H_kv, d], `place` [B w] of the new tokens in it."""
+        """[B, w, D] of the normed x [B, w, D]; `cache` [B, capacity + 1, 2, H_kv, d], `place` [B w] of the new tokens in it,
+        `mask` of the queries as they are laid out."""
         of = self._decoder
-        batch, width, length = mask.shape
+        (batch, width), length = x.shape[:2], mask.shape[-1]
         split = (of.heads, of.kv_heads, of.kv_heads)
         query, key, value = block.qkv(x).view(batch, width, -1, of.head_width).split_with_sizes(split, dim=2)
         query, key = (
@@ -98,17 +102,16 @@ class FusedNetwork(Network):
         cache.flatten(0, 1).index_copy_(0, place, torch.stack((key, value), dim=2).flatten(0, 1))
         keys, values = cache[:, :length].permute(2, 0, 3, 1, 4)  # [B, H_kv, length, d] each
         if width > FOLDED:
-            y = scaled_dot_product_attention(query.transpose(1, 2), keys, values, mask[:, None], enable_gqa=True)
+            y = scaled_dot_product_attention(query.transpose(1, 2), keys, values, mask, enable_gqa=True)
             return block.output(y.transpose(1, 2).flatten(2))
         groups = of.heads // of.kv_heads
         query = query.view(batch, width, of.kv_heads, groups, -1).transpose(1, 2).flatten(2, 3)  # [B, H_kv, w groups, d]
-        y = scaled_dot_product_attention(query, keys, values, mask.repeat_interleave(groups, dim=1)[:, None])
+        y = scaled_dot_product_attention(query, keys, values, mask)
         return block.output(y.view(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2))
 
 
 def _rms_norm(x: Tensor, norm: Norm) -> Tensor:
-    wide = x.float()
-    return norm.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.eps)).to(x.dtype)
+    return norm.weight * unit(x, norm.eps)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from torch import Tensor
 from regrow.core import FFNWeights
 from regrow.kernels import decode_reference
 from regrow.kernels.compact import CompactFFN
+from regrow.kernels.decode_reference import relative
 from regrow.kernels.plain import PlainMasked
 
-__all__ = ["MaskedLinear", "SparseFFN", "masked_linear", "observe", "sparse_ffn"]
+__all__ = ["MaskedLinear", "SparseFFN", "masked_linear", "observe", "relative", "sparse_ffn"]
 
 
 class SparseFFN(Protocol):

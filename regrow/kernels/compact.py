@@ -1,6 +1,6 @@
 """A preallocated compact copy of the retained neurons, refreshed by moving only those that changed.
 
-Gate and up are [k, D], down [D, k] as in the model: on a CPU a matrix product reads its weight fastest along what is summed. Moving a
+Gate and up are [k, D], down [D, k] as in the model, so that the products are those of a smaller dense FFN. Moving a
 column of down touches every row of the copy, but a refresh is one in twenty steps; it comes from a source that lies neuron by neuron. The
 order of the neurons in the copy is free: one that stays keeps its place, a new one takes the place of one that left. Costs F D elements for
 that source and 3 k D for the copy, beside the model's own weights.

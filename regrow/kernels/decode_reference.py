@@ -1,4 +1,4 @@
-"""The operations of a decode step in plain PyTorch: the definitions the kernels are tested against, and what a CPU runs.
+"""The operations of a decode step in plain PyTorch: the definitions the kernels are tested against. A CPU runs the scores and the norm.
 
 They take what the kernels take, and leave the workspaces, which come last and may be left out, as they are.
 """
@@ -15,10 +15,13 @@ def observe(z: Tensor, slot: Tensor, total: Tensor, *_: Tensor) -> None:
 
     A token whose slot is -1 does not count, one with ||z|| = 0 adds nothing. Or all layers at once: z [L, T, F], total [L, S, F].
     """
-    wide = z.to(total.dtype)
-    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    counted = (slot >= 0)[:, None] & (norm > 0)
-    total.index_add_(-2, slot.clamp(min=0), torch.where(counted, wide / norm, 0).square_())
+    total.index_add_(-2, slot.clamp(min=0), relative(z.to(total.dtype), slot >= 0).square_())
+
+
+def relative(z: Tensor, live: Tensor) -> Tensor:
+    """zbar [..., T, F] = z / ||z||_2 of the live tokens [T] bool, 0 of the others and where ||z|| = 0."""
+    norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+    return torch.where(live[:, None] & (norm > 0), z / norm, 0)
 
 
 def decode_attention(
@@ -51,7 +54,7 @@ def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float,
     """
     if x is not None:
         residual.add_(x)
-    torch.mul(_unit(residual, eps), weight, out=out)
+    torch.mul(unit(residual, eps), weight, out=out)
 
 
 def rope_cache(
@@ -67,9 +70,9 @@ def rope_cache(
     parts = qkv.reshape(*qkv.shape[:2], -1, out.shape[3])  # [B, w, H + 2 H_kv, d]
     query, (key, value) = parts[:, :, : out.shape[2]], parts[:, :, out.shape[2] :].chunk(2, dim=2)
     if q_weight is not None:
-        query = _unit(query, eps) * q_weight
+        query = unit(query, eps) * q_weight
     if k_weight is not None:
-        key = _unit(key, eps) * k_weight
+        key = unit(key, eps) * k_weight
     held = position.clamp(min=0)
     cosine, sine = cos[held][:, :, None], sin[held][:, :, None]  # [B, w, 1, d/2]
     _turn(query, cosine, sine, out)
@@ -80,7 +83,7 @@ def rope_cache(
     v_cache[row, :, place] = value[row, token].to(v_cache.dtype)
 
 
-def _unit(x: Tensor, eps: float) -> Tensor:
+def unit(x: Tensor, eps: float) -> Tensor:
     """x [..., D] over its root mean square, in the type of x."""
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)

@@ -148,13 +148,6 @@ class IndexSet:
         return [kept.nonzero().squeeze(1) for kept in s.kept] if self.by_threshold else list(s.index)
 
 
-def relative(z: Tensor, live: Tensor) -> Tensor:
-    """zbar [T, F] = z / ||z||_2 of the live tokens [T] bool, 0 of the others and where ||z|| = 0."""
-    z = z.detach()
-    norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-    return torch.where(live[:, None] & (norm > 0), z / norm, 0)
-
-
 def top(score: Tensor, keep: int) -> Tensor:
     """Indices [..., keep] of the largest entries of score [..., F], ties to the lower index, the largest first."""
     return torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :keep]

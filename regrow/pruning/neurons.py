@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from regrow.core import Blocks, Mode, Rows, Site, Spec, Step
-from regrow.kernels import SparseFFN, sparse_ffn
-from regrow.method.index_set import IndexSet, IndexState, relative
+from regrow.kernels import SparseFFN, relative, sparse_ffn
+from regrow.method.index_set import IndexSet, IndexState
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
 

@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from regrow.core import Blocks, FFNWeights, Mode, Site, Step
 from regrow.errors import UsageError
+from regrow.kernels import relative
 from regrow.method.budget import keep_count
-from regrow.method.index_set import relative, top
+from regrow.method.index_set import top
 from regrow.method.schedule import ALWAYS_SPARSE
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter

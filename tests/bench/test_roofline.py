@@ -31,10 +31,14 @@ def weights(of: Shape, element: int = 2) -> Weights:
     return Weights({site: element * size for site, size in sites.items()}, element * of.width * of.vocabulary, element * kv)
 
 
+def parts(of: Weights) -> tuple[int, int, int, int]:
+    return of.dense(1, 0), of.ffn, of.sites[Site.QKV] + of.sites[Site.O], of.head
+
+
 def test_the_parts_of_a_dense_step() -> None:
     qwen, llama = weights(SHAPES["qwen-7b"]), weights(SHAPES["llama-8b"])
-    assert [round(part / GB, 2) for part in (qwen.dense(1, 0), qwen.ffn, qwen.attention, qwen.head)] == [14.14, 11.41, 1.64, 1.09]
-    assert [round(part / GB, 2) for part in (llama.dense(1, 0), llama.ffn, llama.attention, llama.head)] == [15.01, 11.27, 2.68, 1.05]
+    assert [round(part / GB, 2) for part in parts(qwen)] == [14.14, 11.41, 1.64, 1.09]
+    assert [round(part / GB, 2) for part in parts(llama)] == [15.01, 11.27, 2.68, 1.05]
     assert (qwen.kv_token, llama.kv_token) == (57_344, 131_072)
     assert qwen.dense(4, 100) - qwen.dense(1, 0) == 400 * 57_344
 
@@ -78,7 +82,7 @@ def test_the_long_context_dilutes_it() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_model_has_the_bytes_of_its_shape(tied: bool) -> None:
-    shape = Shape("tiny", "-", "qwen2", 3, 32, 48, 4, 2, 8, 100, tied)
+    shape = Shape("tiny", "qwen2", 3, 32, 48, 4, 2, 8, 100, tied)
     model = shape.build(torch.bfloat16, torch.device("cpu"))
     assert weights_of(model) == weights(shape)
     assert weights_of(model).pruned(regrow.Griffin(sparsity=Decimal("0.25")), 1, 0) == weights(shape).dense(1, 0) - weights(shape).ffn // 4

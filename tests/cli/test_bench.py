@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from command import run
-from regrow.bench import bandwidth, shapes
+from regrow.bench import shapes
+from regrow.bench.bandwidth import bandwidth
 from regrow.bench.shapes import Shape
 
 OPTIONS = ("--cpu", "--shape", "tiny", "--batch-size", 1, "--batch-size", 3, "--prompt", 4, "--new", 24, "--repeats", 2, "--turnover", 0.25)
@@ -17,15 +19,14 @@ OPTIONS = ("--cpu", "--shape", "tiny", "--batch-size", 1, "--batch-size", 3, "--
 
 @pytest.fixture(autouse=True)
 def tiny_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(shapes.SHAPES, "tiny", Shape("tiny", "-", "qwen2", 2, 32, 48, 4, 2, 8, 100, True))  # type: ignore[misc]
-    measured = bandwidth.bandwidth
-    monkeypatch.setattr(bandwidth, "bandwidth", lambda device, **_: measured(device, megabytes=1, repeats=1))
+    monkeypatch.setitem(shapes.SHAPES, "tiny", Shape("tiny", "qwen2", 2, 32, 48, 4, 2, 8, 100, True))  # type: ignore[misc]
+    monkeypatch.setattr("regrow.cli.bench_run.bandwidth", partial(bandwidth, megabytes=1, repeats=1))
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(shapes.SHAPES, "tiny", Shape("tiny", "-", "qwen2", 2, 32, 48, 4, 2, 8, 100, True))  # type: ignore[misc]
+        patch.setitem(shapes.SHAPES, "tiny", Shape("tiny", "qwen2", 2, 32, 48, 4, 2, 8, 100, True))  # type: ignore[misc]
         path = tmp_path_factory.mktemp("bench") / "made.json"
         result = run("bench", *OPTIONS, "--out", path)
     assert result.exit_code == 0, result.output
@@ -63,7 +64,7 @@ def test_an_earlier_result_stands_beside_ours(written: Path) -> None:
     assert "made.json" in result.stdout
 
 
-def test_json_and_nothing_else(tmp_path: Path) -> None:
+def test_json_and_nothing_else() -> None:
     result = run("bench", *OPTIONS[:5], "--prompt", 4, "--new", 8, "--repeats", 1, "--method", "bap", "--turnover", 0, "--json")
     assert result.exit_code == 0, result.output
     assert {row["label"] for row in json.loads(result.stdout)["rows"]} >= {"dense", "bap"}
