@@ -63,7 +63,7 @@ def readable(model: PreTrainedModel) -> bool:
     config, inner = model.config, model.model
     rope: dict[str, Any] = config.rope_parameters or {}
     static = rope.get("rope_type", "default") not in ("dynamic", "longrope")  # those change their angles as the text grows
-    if not static or _slides(config) or odd_linear(model.lm_head) or type(inner.embed_tokens) is not nn.Embedding:
+    if not static or slides(config) or odd_linear(model.lm_head) or type(inner.embed_tokens) is not nn.Embedding:
         return False
     norms = [inner.norm, *chain.from_iterable(map(_norms, inner.layers))]
     if {type(norm) for norm in norms} != {type(inner.norm)} or type(inner.norm).__module__ != type(model).__module__:
@@ -88,7 +88,7 @@ def read(model: PreTrainedModel) -> DecoderWeights:
     )
 
 
-def _slides(config: Any) -> bool:
+def slides(config: Any) -> bool:
     """Whether some layer attends to a window only."""
     kinds = getattr(config, "layer_types", None)
     return any(kind != "full_attention" for kind in kinds) if kinds else getattr(config, "sliding_window", None) is not None

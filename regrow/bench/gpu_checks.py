@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from regrow.core import FFNWeights
 from regrow.hosts.engine import Engine
 from regrow.hosts.fused import FusedNetwork
+from regrow.hosts.networks import attends_alike
 from regrow.kernels import decode_reference, reference
 from regrow.method.base import Method
 from regrow.method.batchwise_adaptive import BatchwiseAdaptive
@@ -126,7 +127,8 @@ def _attention(device: torch.device) -> dict[str, Any]:
 
 def _tiny(kind: str, device: torch.device) -> PreTrainedModel:
     sizes = {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2}
-    config = AutoConfig.for_model(kind, vocab_size=512, head_dim=32, initializer_range=0.1, max_position_embeddings=1024, **sizes)
+    tokens = {"vocab_size": 512, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    config = AutoConfig.for_model(kind, head_dim=32, initializer_range=0.1, max_position_embeddings=1024, **sizes, **tokens)
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device)  # type: ignore[no-untyped-call]
     model.eval()  # type: ignore[no-untyped-call]
@@ -160,6 +162,13 @@ def _recorded_steps(device: torch.device) -> dict[str, Any]:
     return {"holds": True, "found": f"{tokens} tokens are the same"}
 
 
+def _own_forward(device: torch.device) -> dict[str, Any]:
+    """Of a family that is not run by its parts."""
+    with torch.inference_mode():
+        holds = attends_alike(_tiny("olmo2", device))
+    return {"holds": holds, "found": f"olmo2: {'the same' if holds else 'other'} logits after a ragged prompt"}
+
+
 def _plain_forward(network: FusedNetwork, ids: Tensor, position: Tensor, length: int, _: Hashable = None) -> Tensor:
     return network._plain(ids, position, length)
 
@@ -190,5 +199,6 @@ CHECKS: Final = (
     Check("scores", _observe),
     Check("decode attention", _attention),
     Check("recorded steps give the tokens of plain ones", _recorded_steps),
+    Check("decode attention inside a model's own forward", _own_forward),
     Check("no stop of the host in a period", _no_stop),
 )

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from regrow.hosts.flags import Flags
+from regrow.hosts.gemv import products_for
 from regrow.hosts.network import Network
 from regrow.session import Session
 
@@ -122,7 +123,8 @@ class Decoder:
         torch.where(self.ended, self.nowhere, self.rows, out=self.slot)
         self.position += 1
         self.mode = self.session.begin(self.slot, prompt=False, decode=True)
-        return self._forward(self.ids[:, length - 1 : length], self.position, length, self.session.key)
+        with products_for(len(self.rows), self.ids.device):
+            return self._forward(self.ids[:, length - 1 : length], self.position, length, self.session.key)
 
     def _forward(self, ids: Tensor, positions: Tensor, length: int, key: Hashable | None = None) -> Tensor:
         try:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, final
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from regrow.hosts.attention import DecodeAttention
 
 
 class Network(ABC):
@@ -24,12 +28,19 @@ class Network(ABC):
 class StockNetwork(Network):
     """The model's own forward, with the cache that transformers prepared."""
 
-    def __init__(self, model: nn.Module, mask: Tensor | None, inputs: dict[str, Any]) -> None:
-        """`mask` [B, capacity], zero where a column is padding; None without any."""
-        self._model, self._mask, self._inputs = model, mask, inputs
+    def __init__(
+        self, model: PreTrainedModel, mask: Tensor | None, inputs: dict[str, Any], attention: DecodeAttention | None = None
+    ) -> None:
+        """`mask` [B, capacity], zero where a column is padding; None without any. Steps go through `attention` if given."""
+        self._model, self._mask, self._inputs, self._attention = model, mask, inputs, attention
 
-    def forward(self, ids: Tensor, position: Tensor, length: int, key: Hashable | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, ids: Tensor, position: Tensor, length: int, key: Hashable | None = None) -> Tensor:
         mask = None if self._mask is None else self._mask[:, :length]
-        output = self._model(input_ids=ids, position_ids=position.clamp(min=0), attention_mask=mask, return_dict=True, **self._inputs)
+        attention = self._attention if key is not None else None
+        ours: AbstractContextManager[dict[str, Tensor]] = nullcontext({}) if attention is None else attention.step(length, ids.shape[1])
+        with ours as more:
+            output = self._model(
+                input_ids=ids, position_ids=position.clamp(min=0), attention_mask=mask, return_dict=True, **self._inputs, **more
+            )
         logits: Tensor = output.logits[:, -1]
         return logits

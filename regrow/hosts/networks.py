@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from regrow.adapter.decoder import read, readable
+from regrow.adapter.decoder import read, readable, slides
+from regrow.hosts.attention import DecodeAttention
 from regrow.hosts.fused import FusedNetwork
 from regrow.hosts.graphs import CudaRecorder
 from regrow.hosts.network import Network, StockNetwork
@@ -21,8 +22,10 @@ TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.0
 class Networks:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self._kernels = model.device.type == "cuda" and model.dtype != torch.float64
         self._fused: FusedNetwork | None = None
         self._of: list[tuple[int, int]] | None = None  # the weights it was made of: address and version of each
+        self._alike: bool | None = None  # None: not known yet
 
     def for_batch(self, mask: Tensor | None, positions: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
         """For a batch of prompts that grows to `capacity` columns. `mask` [B, P] is zero where a column is padding, `positions` [B, P] are
@@ -31,7 +34,9 @@ class Networks:
         fused = self._by_parts() if ordinary else None
         if fused is None:
             grown = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), capacity - mask.shape[1])], dim=1)
-            return StockNetwork(self._model, grown, inputs)
+            gaps = mask is not None and not torch.equal(mask, (mask.cumsum(1) > 0).to(mask))
+            ours = self._kernels and not gaps and self._attends_alike()
+            return StockNetwork(self._model, grown, inputs, DecodeAttention(self._model, mask, len(positions)) if ours else None)
         fused.start(len(positions), capacity)
         return fused
 
@@ -40,8 +45,13 @@ class Networks:
             return None
         weights = [(parameter.data_ptr(), parameter._version) for parameter in self._model.parameters()]
         if weights != self._of:
-            self._fused, self._of = _checked(self._model), weights
+            self._fused, self._of = _checked(self._model, kernels=self._kernels), weights
         return self._fused
+
+    def _attends_alike(self) -> bool:
+        if self._alike is None:
+            self._alike = attends_alike(self._model)
+        return self._alike
 
 
 def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
@@ -51,12 +61,33 @@ def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
     return torch.equal(torch.where(mask.bool(), positions, 0), (mask.cumsum(1) - 1) * mask)
 
 
-def _checked(model: PreTrainedModel) -> FusedNetwork | None:
+def _checked(model: PreTrainedModel, *, kernels: bool) -> FusedNetwork | None:
     """The model by its parts, if that gives its logits on a short text."""
-    cuda = model.device.type == "cuda" and model.dtype != torch.float64
-    network = FusedNetwork(read(model), kernels=cuda, record=CudaRecorder() if cuda else None)
+    network = FusedNetwork(read(model), kernels=kernels, record=CudaRecorder() if kernels else None)
     ids = torch.arange(8, device=model.device).view(2, 4) % model.config.vocab_size
     position = torch.arange(4, device=model.device).expand(2, 4)
     network.start(2, 4)
     ours, theirs = network.forward(ids, position, 4).double(), model(ids, use_cache=False).logits[:, -1].double()
-    return network if (ours - theirs).norm() <= TOLERANCE[model.dtype] * theirs.norm() else None
+    return network if _close(ours, theirs, model.dtype) else None
+
+
+def attends_alike(model: PreTrainedModel) -> bool:
+    """Whether a decode step gives the same logits through our attention, after a short ragged prompt."""
+    if slides(model.config) or model.config._attn_implementation != "sdpa":  # others were chosen, or are needed
+        return False
+    ids = torch.arange(10, device=model.device).view(2, 5) % model.config.vocab_size
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]], device=model.device)
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = []
+    for attention in (None, DecodeAttention(model, mask, 2)):
+        network = StockNetwork(model, mask, {"past_key_values": DynamicCache(config=model.config), "use_cache": True}, attention)
+        network.forward(ids[:, :4], position[:, :4], 4)
+        try:
+            logits.append(network.forward(ids[:, 4:], position[:, 4:], 5, "step").double())
+        except TypeError:  # attention with more to it, or a forward that does not pass on what ours needs
+            return False
+    return _close(logits[1], logits[0], model.dtype)
+
+
+def _close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
+    return bool((ours - theirs).norm() <= TOLERANCE[dtype] * theirs.norm())

@@ -135,9 +135,10 @@ class IndexSet:
         if self.by_threshold:
             chosen = score > s.threshold[:, None]
         else:
-            index = torch.sort(top(score, s.index.shape[1]), dim=1).values
+            keep = s.index.shape[1]
+            chosen = torch.zeros_like(s.kept).scatter_(1, top(score, keep), True)
+            index = torch.nonzero_static(chosen, size=chosen.shape[0] * keep)[:, 1].view_as(s.index)  # ascending, without a second sort
             s.index.copy_(torch.where(counted.any(), index, s.index))
-            chosen = torch.zeros_like(s.kept).scatter_(1, index, True)
         chosen = torch.where(counted.any(), chosen, s.kept)
         stayed = (chosen & s.kept).sum(dim=1).double() / chosen.sum(dim=1).clamp(min=1)
         s.turnover.add_(torch.where(s.kept.any(), 1 - stayed, 0))

@@ -1,0 +1,110 @@
+"""Our decode attention inside the forward of models that are not run by their parts."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, StaticCache
+
+from families import build
+from regrow.hosts import attention
+from regrow.hosts.attention import DecodeAttention
+from regrow.hosts.network import StockNetwork
+from regrow.hosts.networks import Networks, attends_alike
+
+LENGTHS, COLUMNS = [9, 5, 2], 16
+ALIKE = ["llama", "qwen2", "qwen3", "mistral", "phi3", "olmo2", "smollm3", "glm4"]
+OTHERS = ["gemma2", "gemma3", "cohere2"]  # some layers attend to a window
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, mask and positions [3, 16]: prompts of 9 columns, padded on the left, and what follows."""
+    ids = torch.randint(3, 90, (3, COLUMNS), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(COLUMNS) >= 9 - torch.tensor(LENGTHS)[:, None]).long()
+    return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def logits(model: PreTrainedModel, cache: Any, *, ours: bool) -> Tensor:
+    """[7, 3, V] after the prompt, a step of one token, one of four, one of one."""
+    ids, mask, position = batch()
+    attention = DecodeAttention(model, mask[:, :9], 3) if ours else None
+    network = StockNetwork(model, mask, {"past_key_values": cache, "use_cache": True}, attention)
+    edges = [0, 9, 10, 14, 15]
+    with torch.no_grad():
+        steps = [network.forward(ids[:, low:high], position[:, low:high], high, "step" if low else None) for low, high in pairwise(edges)]
+    return torch.stack(steps)
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["growing", "static"])
+@pytest.mark.parametrize("family", ALIKE)
+def test_steps_give_the_models_logits(family: str, static: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = build(family), []
+    real = attention.attend
+    monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, lambda *a, **k: calls.append(1) or real(*a, **k))
+
+    def cache() -> Any:
+        return StaticCache(config=model.config, max_cache_len=COLUMNS) if static else DynamicCache(config=model.config)
+
+    theirs = logits(model, cache(), ours=False)
+    assert not calls
+    ours = logits(model, cache(), ours=True)
+    assert len(calls) == 3 * model.config.num_hidden_layers
+    assert float((ours - theirs).norm() / theirs.norm()) < 2e-6  # sums in another order
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("family", ALIKE + OTHERS)
+def test_which_families_take_it(family: str) -> None:
+    with torch.no_grad():
+        assert attends_alike(build(family)) is (family in ALIKE)
+
+
+@pytest.mark.parametrize("odd", ["softcap", "s_aux", "sliding_window", "position_bias"])
+def test_attention_with_more_to_it_is_refused(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family that hands one of these to its attention keeps its own."""
+    real = attention.attend
+    monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, lambda *a, **k: real(*a, **{**k, odd: 3.0}))
+    model = build("phi3")
+    with torch.no_grad():
+        assert not attends_alike(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def without_start(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    kwargs["kv_start"] = torch.zeros_like(kwargs["kv_start"])
+    return attention.attend(*args, **kwargs)
+
+
+def unscaled(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    return attention.attend(*args, **{**kwargs, "scaling": 1.0})
+
+
+@pytest.mark.parametrize("wrong", [without_start, unscaled])
+def test_a_model_whose_logits_change_keeps_its_own(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, wrong)
+    with torch.no_grad():
+        assert not attends_alike(build("phi3"))
+
+
+def test_a_model_told_to_attend_otherwise_is_left_alone() -> None:
+    model = build("phi3")
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        assert not attends_alike(model)
+
+
+@pytest.mark.parametrize(
+    ("mask", "takes"), [(None, True), ([[1, 1, 1], [0, 1, 1]], True), ([[1, 1, 1], [1, 0, 1]], False)], ids=["full", "padded", "gap"]
+)
+def test_batches_whose_columns_have_gaps_keep_the_models_own(mask: Any, takes: bool) -> None:
+    networks = Networks(build("phi3"))
+    networks._kernels = True
+    given = None if mask is None else torch.tensor(mask)
+    with torch.no_grad():
+        network = networks.for_batch(given, torch.arange(3).expand(2, 3), 8, {"past_key_values": DynamicCache()}, returned=False)
+    assert isinstance(network, StockNetwork)
+    assert (network._attention is not None) is takes

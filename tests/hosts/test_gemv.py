@@ -1,0 +1,64 @@
+"""A decode step of one row on a CPU runs through torch's own product, and nothing else does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import regrow
+from batches import arguments, prompts
+from families import build
+from regrow.hosts.gemv import products_for
+from regrow.hosts.network import StockNetwork
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def _measured_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
+
+@pytest.mark.usefixtures("_measured_kind")
+@pytest.mark.parametrize(("rows", "device", "onednn"), [(1, "cpu", False), (2, "cpu", True), (1, "cuda", True)])
+def test_one_row_on_a_cpu_goes_around_onednn(rows: int, device: str, onednn: bool) -> None:
+    with products_for(rows, torch.device(device)):
+        assert torch.backends.mkldnn.enabled is onednn
+    assert torch.backends.mkldnn.enabled
+
+
+def test_a_kind_of_cpu_that_was_not_measured_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    with products_for(1, CPU):
+        assert torch.backends.mkldnn.enabled
+
+
+@pytest.mark.usefixtures("_measured_kind")
+def test_the_setting_comes_back_after_an_error_and_is_never_switched_on() -> None:
+    with pytest.raises(KeyError), products_for(1, CPU):
+        raise KeyError
+    assert torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        with products_for(4, CPU):
+            assert not torch.backends.mkldnn.enabled
+        assert not torch.backends.mkldnn.enabled
+    finally:
+        torch.backends.mkldnn.enabled = True
+
+
+@pytest.mark.usefixtures("_measured_kind")
+def test_the_loop_takes_it_for_decode_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The product of the prompt, which is long, stays oneDNN's."""
+    seen: list[tuple[int, bool]] = []
+    forward = StockNetwork.forward
+
+    def spied(self: StockNetwork, ids: Tensor, *rest: object, **more: object) -> Tensor:
+        seen.append((ids.shape[1], torch.backends.mkldnn.enabled))
+        return forward(self, ids, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StockNetwork, "forward", spied)
+    ids, mask = arguments(prompts(1))["input_ids"], None
+    regrow.generate(build("gemma2"), ids, mask, max_new_tokens=3, do_sample=False)
+    assert seen == [(ids.shape[1], True), (1, False), (1, False)]
