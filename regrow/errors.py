@@ -9,6 +9,10 @@ class RegrowError(Exception):
     exit_code = 1
 
 
+class NoMemoryError(RegrowError):
+    """There is not enough memory for it."""
+
+
 class UsageError(RegrowError, ValueError):
     """The request itself is wrong (exit code 2)."""
 

@@ -7,10 +7,12 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from regrow.core import FFN_SITES, Blocks, Mode, Rows, Site, Step, Surface
 from regrow.method.base import Method
 from regrow.method.schedule import ALWAYS_DENSE
+from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
 from regrow.report import Counters, Report, SiteCount
 
@@ -81,9 +83,10 @@ class Session:
 
     @property
     def key(self) -> Hashable:
-        """Of the decode step under way: steps of the same key and sizes do the same with what lies at the same addresses."""
+        """Of the decode step under way: steps of the same key and sizes do the same with what lies at the same addresses. None: do not
+        record it."""
         assert self._step is not None, "no step is under way"
-        return self._step.mode, None if self.pruner is None else self.pruner.sizes
+        return self._step.mode if self.pruner is None else self.pruner.key(self._step.mode)
 
     def run(self, place: int, x: Tensor) -> Tensor:
         """A patched module on x [..., in]; outside a step, as the model itself does."""
@@ -115,7 +118,7 @@ class Session:
         rows = Rows(ended=ended, occupied=self._occupied, finished=torch.zeros_like(ended) if finished is None else finished)
         self.pruner.fold(rows)
         if self._schedule.mode(self._clock + 1) is Mode.SPARSE:
-            self._chose(self.pruner.select(rows))
+            self._select(self.pruner, rows)
 
     # What it did
 
@@ -140,12 +143,12 @@ class Session:
             **vars(c),
         )
 
-    def _chose(self, index: Tensor | None) -> None:
-        if index is None:
+    def _select(self, pruner: Pruner, rows: Rows) -> None:
+        if not pruner.select(rows):
             return
         self.counters.updates += 1
         if self._record:
-            self.masks.append((self._clock, index.clone()))
+            self.masks.append((self._clock, pad_sequence(pruner.retained, batch_first=True, padding_value=-1)))
 
     def _sites(self) -> dict[str, SiteCount]:
         """Weight elements over all decode steps, of every layer: what modules that are not patched have comes from the model."""

@@ -17,12 +17,14 @@ from regrow.bench.clock import Clock
 from regrow.bench.replay import ReplayPruner
 from regrow.bench.roofline import Weights, per_step, weights_of
 from regrow.calibration.result import Calibration
+from regrow.errors import NoMemoryError
 from regrow.hosts.hf import prune
+from regrow.hosts.memory import out_of_memory
 from regrow.method.base import Method
 from regrow.method.schedule import ALWAYS_DENSE, Schedule
 from regrow.pruning.neurons import NeuronPruner
 
-WARM = 3  # new tokens of runs that do not count: one of each contender, and one that makes copies and caches before each that does
+WARM = 3  # new tokens of runs that do not count, on a CPU: enough to make copies and caches
 
 
 @final
@@ -75,21 +77,28 @@ class Runner:
     def measure(
         self, contenders: Sequence[Contender], setting: Setting, repeats: int, progress: Callable[[str], None]
     ) -> dict[str, Measured]:
-        """Every contender once a round, `repeats` rounds after a short one that warms up. Prompts are random tokens."""
+        """Every contender once a round, `repeats` rounds after a short one that warms up. Prompts are random tokens. A contender that there
+        is not enough memory for is left out."""
         generator = torch.Generator().manual_seed(0)
         vocabulary = self._model.config.vocab_size
         ids = torch.randint(vocabulary, (setting.rows, setting.prompt), generator=generator).to(self._model.device)
+        # On a GPU, what does not count is as long as what does: every kind of step is recorded, a cache has the size that it will have.
+        warm = setting.new if ids.is_cuda else WARM
         found = {contender.label: Measured() for contender in contenders}
         with Patch() as patch:
             patch.replace(self._model.generation_config, "eos_token_id", None)  # every row runs to the end
             for number in range(repeats + 1):
-                for contender in contenders:
+                for contender in [one for one in contenders if one.label in found]:
                     progress(f"batch {setting.rows}, {contender.label}, {f'run {number} of {repeats}' if number else 'warming up'}")
                     into = found[contender.label] if number else Measured()
-                    self._run(contender, ids, setting.new if number else WARM, into)
+                    try:
+                        with out_of_memory(contender.label):
+                            self._run(contender, ids, setting.new if number else warm, warm, into)
+                    except NoMemoryError:
+                        del found[contender.label]
         return found
 
-    def _run(self, contender: Contender, ids: Tensor, new: int, into: Measured) -> None:
+    def _run(self, contender: Contender, ids: Tensor, new: int, warm: int, into: Measured) -> None:
         how: dict[str, Any] = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
         if contender.method is None:
             self._stock(contender, ids, how, into)
@@ -97,9 +106,9 @@ class Runner:
         with prune(self._model, contender.method, calibration=contender.calibration) as session:
             if self._turnover is not None and session.pruner is not None and session.pruner.schedule.explore_steps:
                 # What is chosen more than once is a set of neurons.
-                session.pruner = ReplayPruner(cast("NeuronPruner", session.pruner), self._turnover, new)
-            # On a GPU at full length: recorded steps belong to a cache of one size.
-            self._model.generate(ids if ids.is_cuda else ids[:, :1], **{**how, "max_new_tokens": WARM})  # type: ignore[operator]
+                selections = new // session.pruner.schedule.period + 2
+                session.pruner = ReplayPruner(cast("NeuronPruner", session.pruner), self._turnover, selections)
+            self._model.generate(ids if ids.is_cuda else ids[:, :1], **{**how, "max_new_tokens": warm})  # type: ignore[operator]
             clock = Clock(ids.device)
             self._model.generate(ids, mark=clock.mark, **how)  # type: ignore[operator]
             into.add(clock.spans())

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from regrow.core import FFNWeights
 from regrow.hosts.engine import Engine
@@ -23,6 +23,7 @@ from regrow.method.dense import Dense
 from regrow.method.griffin import Griffin
 
 WIDTH, NEURONS, KEEP = 3584, 18944, 9472
+NEW: Final = 200  # tokens
 HALVES: Final = (torch.bfloat16, torch.float16)
 
 
@@ -136,30 +137,64 @@ def _tiny(kind: str, device: torch.device) -> PreTrainedModel:
     return model
 
 
-def _ragged(device: torch.device) -> dict[str, Any]:
-    ids = torch.randint(3, 500, (5, 40), device=device)
-    mask = (torch.arange(40, device=device) >= torch.tensor([[0], [7], [19], [30], [39]], device=device)).long()
-    return {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 200, "do_sample": False, "pad_token_id": 0}
+def _ragged(device: torch.device, rows: int = 5) -> dict[str, Any]:
+    ids = torch.randint(3, 500, (rows, 40), device=device)
+    mask = (torch.arange(40, device=device) >= torch.tensor([[0], [7], [19], [30], [39]], device=device)[:rows]).long()
+    return {"input_ids": ids, "attention_mask": mask, "max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+
+
+@final
+class _Dictated(LogitsProcessor):
+    """Chooses the same tokens whatever the logits [B, V], and keeps those."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.seen.append(scores.clone())
+        token = (7 * input_ids[:, -1:] + len(self.seen)) % scores.shape[1]
+        chosen: Tensor = torch.zeros_like(scores).scatter_(1, token, 1.0)
+        return chosen
+
+
+def _logits(engine: Engine, prompt: dict[str, Any]) -> Tensor:
+    """[N, B, V]"""
+    dictated = _Dictated()
+    engine.generate(**prompt, logits_processor=LogitsProcessorList([dictated]))
+    return torch.stack(dictated.seen)
 
 
 def _recorded_steps(device: torch.device) -> dict[str, Any]:
-    """Tokens of recorded kernels are those of plain torch, in float32, over ragged batches; the second replays what the first left."""
+    """Logits of recorded kernels are those of plain torch, in float32, along the same tokens of ragged batches. The second batch replays
+    what the first left; the third and the fourth are of another size."""
     methods: list[Method] = [Dense(), Griffin(), BatchwiseAdaptive(init_steps=5)]
-    tokens = 0
+    found = []
     for kind in ("llama", "qwen2", "qwen3"):
         model = _tiny(kind, device)
         for method in methods:
-            prompts = [_ragged(device) for _ in range(2)]
+            prompts = [_ragged(device, rows) for rows in (5, 5, 3, 5)]
             with patch.object(FusedNetwork, "forward", _plain_forward), Engine(model, method) as engine:
-                plain = [engine.generate(**prompt).sequences for prompt in prompts]
+                plain = [_logits(engine, prompt) for prompt in prompts]
             with Engine(model, method) as engine:
-                for prompt, theirs in zip(prompts, plain, strict=True):
-                    ours = engine.generate(**prompt).sequences
-                    if not torch.equal(ours, theirs):
-                        first = int((ours != theirs).any(dim=0).nonzero()[0]) - 40
-                        return {"holds": False, "found": f"{kind}, {method.name}: other tokens from new token {first} on"}
-                    tokens += ours.numel()
-    return {"holds": True, "found": f"{tokens} tokens are the same"}
+                errors = [_step_errors(_logits(engine, prompt), theirs) for prompt, theirs in zip(prompts, plain, strict=True)]
+            found.append((f"{kind}, {method.name}", torch.cat(errors)))
+    return _alike(found)
+
+
+def _step_errors(ours: Tensor, theirs: Tensor) -> Tensor:
+    """[N], relative."""
+    errors: Tensor = torch.linalg.vector_norm(ours - theirs, dim=(1, 2)) / torch.linalg.vector_norm(theirs, dim=(1, 2))
+    return errors
+
+
+def _alike(found: Sequence[tuple[str, Tensor]]) -> dict[str, Any]:
+    """Sums in another order change a logit by some roundings, and may swap two neurons at the border of a mask: seldom, and by little."""
+    shares = {name: float((errors > 1e-4).double().mean()) for name, errors in found}
+    worst = max(float(errors.max()) for _, errors in found)
+    wrong = [name for name, errors in found if shares[name] > 0.1 or not float(errors.max()) < 0.1]
+    steps = sum(len(errors) for _, errors in found)
+    text = f"{steps} steps, relative error at most {worst:.1e}, above 1e-4 in {max(shares.values()):.1%} of those of a method"
+    return {"holds": not wrong, "found": f"{'; '.join(wrong)}: {text}" if wrong else text}
 
 
 def _own_forward(device: torch.device) -> dict[str, Any]:
@@ -198,7 +233,7 @@ CHECKS: Final = (
     Check("masked linear", _masked_linear),
     Check("scores", _observe),
     Check("decode attention", _attention),
-    Check("recorded steps give the tokens of plain ones", _recorded_steps),
+    Check("recorded steps give the logits of plain ones", _recorded_steps),
     Check("decode attention inside a model's own forward", _own_forward),
     Check("no stop of the host in a period", _no_stop),
 )

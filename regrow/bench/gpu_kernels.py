@@ -23,30 +23,29 @@ from regrow.method.index_set import IndexSet
 from regrow.method.schedule import ALWAYS_SPARSE
 
 CALLS, REPEATS = 20, 7
+COLD = 150 * 2**20  # bytes, some times the cache of an H100
 _Call = Callable[[], object]
 
 
-def kernel_times(device: torch.device, bandwidth: float) -> list[dict[str, Any]]:
+def kernel_times(device: torch.device, bandwidth: float) -> Iterator[dict[str, Any]]:
     """For the two models of the paper, bfloat16."""
-    found = []
     for shape in (SHAPES["qwen-7b"], SHAPES["llama-8b"]):
         for rows in (1, 4, 8, 16, 64):
             for name, calls, size in _kernels(shape, rows, device):
                 seconds = _time(calls)
                 share = size / seconds / bandwidth
-                found.append({"shape": shape.name, "kernel": name, "rows": rows, "us": 1e6 * seconds, "bandwidth_share": share})
-    return found
+                yield {"shape": shape.name, "kernel": name, "rows": rows, "us": 1e6 * seconds, "bandwidth_share": share}
 
 
 def _kernels(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[str, list[_Call], int]]:
     """Name, calls on weights of their own, bytes a call has to move."""
     yield from _linears(shape, rows, device)
     for context in (256, 16000 if rows <= 16 else 2000):
-        call, size = _attention(shape, rows, context, device)
-        yield f"decode attention over {context}", [call], size
-    z, slot = _random(device, rows, shape.neurons), torch.arange(rows, device=device)
-    total = torch.zeros(rows, shape.neurons, device=device)
-    yield "scores", [partial(observe, z, slot, total)], 2 * z.numel() + 8 * total.numel()
+        size = 4 * rows * shape.kv_heads * context * shape.head_width
+        yield f"decode attention over {context}", [_attention(shape, rows, context, device) for _ in range(_copies(size))], size
+    slot, size = torch.arange(rows, device=device), 10 * rows * shape.neurons
+    totals = torch.zeros(_copies(size), rows, shape.neurons, device=device)
+    yield "scores", [partial(observe, _random(device, rows, shape.neurons), slot, total) for total in totals], size
     rule = IndexSet(Decimal("0.5"), ALWAYS_SPARSE)
     state = rule.init(Spec(shape.layers, shape.neurons, rows, device, torch.float32))
     state.memory.uniform_()
@@ -77,7 +76,12 @@ def _linears(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[st
     yield "masked linear", masked, size // 6
 
 
-def _attention(shape: Shape, rows: int, context: int, device: torch.device) -> tuple[_Call, int]:
+def _copies(size: int) -> int:
+    """How many operands of `size` bytes no cache holds together."""
+    return -(-COLD // size)
+
+
+def _attention(shape: Shape, rows: int, context: int, device: torch.device) -> _Call:
     from regrow.kernels.triton.attention import attention_workspace, decode_attention
 
     heads = (rows, 1, shape.heads, shape.head_width)
@@ -85,8 +89,7 @@ def _attention(shape: Shape, rows: int, context: int, device: torch.device) -> t
     keys, values = (_random(device, rows, shape.kv_heads, context, shape.head_width) for _ in range(2))
     workspaces = [torch.empty(s, device=device) for s in attention_workspace(*heads[:3], shape.kv_heads, heads[3], context)]
     start = torch.zeros(rows, dtype=torch.int64, device=device)
-    call = partial(decode_attention, query, keys, values, start, start + context - 1, shape.head_width**-0.5, out, *workspaces)
-    return call, 2 * (keys.numel() + values.numel())
+    return partial(decode_attention, query, keys, values, start, start + context - 1, shape.head_width**-0.5, out, *workspaces)
 
 
 def _random(device: torch.device, *sizes: int) -> Tensor:
@@ -99,14 +102,12 @@ def _dense(w: FFNWeights, x: Tensor) -> Tensor:
 
 def _time(calls: list[_Call]) -> float:
     """Seconds a call, the median."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
-        for call in calls:
-            call()
+    for call in calls:  # compiled before they are recorded
+        call()
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
+    graph, count = torch.cuda.CUDAGraph(), max(CALLS, len(calls))
     with torch.cuda.graph(graph):
-        for number in range(CALLS):
+        for number in range(count):
             calls[number % len(calls)]()
     times = []
     for _ in range(REPEATS):
@@ -115,5 +116,5 @@ def _time(calls: list[_Call]) -> float:
         graph.replay()
         after.record()
         torch.cuda.synchronize()
-        times.append(before.elapsed_time(after) / 1e3 / CALLS)
+        times.append(before.elapsed_time(after) / 1e3 / count)
     return float(statistics.median(times[1:]))

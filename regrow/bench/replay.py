@@ -8,7 +8,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from regrow.core import Rows, Step
+from regrow.core import Mode, Rows, Step
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
 from regrow.pruning.neurons import NeuronPruner
@@ -48,7 +48,7 @@ class ReplayPruner(Pruner):
     def fold(self, rows: Rows) -> None:
         self._inner.fold(rows)
 
-    def select(self, rows: Rows) -> Tensor | None:
+    def select(self, rows: Rows) -> bool:
         state = self._inner.state
         assert state is not None
         state.memory.copy_(self._scores[self._next][:, None].expand_as(state.memory))
@@ -56,8 +56,11 @@ class ReplayPruner(Pruner):
         return self._inner.select(rows)
 
     @property
-    def sizes(self) -> Hashable:
-        return self._inner.sizes
+    def retained(self) -> list[Tensor]:
+        return self._inner.retained
+
+    def key(self, mode: Mode) -> Hashable:
+        return self._inner.key(mode)
 
     @property
     def turnover(self) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -47,11 +47,24 @@ class Row:
 
 @final
 @dataclass(frozen=True)
+class Lost:
+    """A contender that was not measured: there was not enough memory for it, or for the baseline."""
+
+    model: str
+    label: str
+    rows: int
+    prompt: int
+    new: int
+
+
+@final
+@dataclass(frozen=True)
 class Result:
     made_with: dict[str, str]  # versions, device, commit
     bandwidth: dict[str, float]  # bytes a second
     settings: dict[str, Any]
-    rows: list[Row]
+    rows: list[Row] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -62,7 +75,7 @@ class Result:
         try:
             found = json.loads(path.read_text())
             rows = [_row(row) for row in found["rows"]]
-            return cls(found["made_with"], found["bandwidth"], found["settings"], rows)
+            return cls(found["made_with"], found["bandwidth"], found["settings"], rows, [Lost(**one) for one in found["lost"]])
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}; give a file that `regrow bench --out` wrote") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -77,16 +90,20 @@ def _row(found: Mapping[str, Any]) -> Row:
 @final
 @dataclass(frozen=True)
 class Reference:
-    """Ratios to dense that another result has, by (model, label, batch size)."""
+    """Ratios to dense that another result has, by (model, label, batch size, prompt); a prompt of None stands for every one."""
 
     name: str
-    ratios: Mapping[tuple[str, str, int], float]
+    ratios: Mapping[tuple[str, str, int, int | None], float]
 
     @classmethod
     def of(cls, path: Path) -> Self:
         """Raises UsageError or RegrowError for a file that is no result."""
         rows = Result.load(path).rows
-        return cls(path.name, {(row.model, row.label, row.rows): row.ratio.median for row in rows})
+        return cls(path.name, {(row.model, row.label, row.rows, row.prompt): row.ratio.median for row in rows})
+
+    def ratio(self, row: Row) -> float | None:
+        keys = ((row.model, row.label, row.rows, prompt) for prompt in (row.prompt, None))
+        return next((self.ratios[key] for key in keys if key in self.ratios), None)
 
 
 # Tokens per second on one H200 at batch 1, 4, 8, 16 (Batch-wise Adaptive Pruning, tables 5 and 6; lengths and precision are not stated).
@@ -107,7 +124,7 @@ _PAPER: Mapping[str, Mapping[str, Sequence[float]]] = {
 PAPER = Reference(
     "the paper",
     {
-        (model, label, rows): speed / dense
+        (model, label, rows, None): speed / dense
         for model, labels in _PAPER.items()
         for label, speeds in labels.items()
         for rows, speed, dense in zip((1, 4, 8, 16), speeds, labels["dense"], strict=True)

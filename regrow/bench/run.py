@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from regrow.bench.decode import Contender, Measured, Runner, Setting
-from regrow.bench.result import Row, Spread
+from regrow.bench.result import Lost, Row, Spread
 
 BASELINE = "dense"  # through Regrow's loop, that every ratio is to
 
@@ -50,9 +50,18 @@ class Benchmark:
         return found
 
     def measure(self, setting: Setting, repeats: int, progress: Callable[[str], None]) -> list[Row]:
+        """Of every contender that there is enough memory for; none at all where the baseline has too little."""
         measured = self.runner.measure(self._contenders, setting, repeats, progress)
+        if BASELINE not in measured:
+            return []
         dense = measured[BASELINE].decode
-        return [self._row(contender, measured[contender.label], dense, setting) for contender in self._contenders]
+        return [self._row(one, measured[one.label], dense, setting) for one in self._contenders if one.label in measured]
+
+    def lost(self, setting: Setting, rows: Sequence[Row]) -> list[Lost]:
+        """The contenders that `rows` of this setting do not hold."""
+        there = {row.label for row in rows}
+        size = (setting.rows, setting.prompt, setting.new)
+        return [Lost(self._name, one.label, *size) for one in self._contenders if one.label not in there]
 
     def _row(self, contender: Contender, measured: Measured, dense: Sequence[float], setting: Setting) -> Row:
         size = self.runner.bytes_per_step(contender, setting)

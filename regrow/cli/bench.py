@@ -35,7 +35,10 @@ def bench(
         list[int] | None, typer.Option(min=1, rich_help_panel=_WHAT, help="May be repeated; by default 1, 4, 8 and 16.")
     ] = None,
     prompt: Annotated[
-        list[int] | None, typer.Option("--prompt", min=1, rich_help_panel=_WHAT, help="Prompt tokens; may be repeated; by default 128.")
+        list[int] | None,
+        typer.Option(
+            "--prompt", min=1, rich_help_panel=_WHAT, help="Prompt tokens; may be repeated; by default 128, on a GPU also 4096 and 16384."
+        ),
     ] = None,
     new: Annotated[int | None, typer.Option("--new", min=3, rich_help_panel=_WHAT, help="New tokens; by default 128.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, rich_help_panel=_HOW, help="Rounds of all contenders; by default 5.")] = None,
@@ -82,7 +85,7 @@ def bench(
         model,
         [] if model else shape or _usual(where.type, quick),
         methods(method or METHODS, sparsity),
-        [Setting(rows, tokens, new or (42 if quick else 128)) for tokens in prompt or [32 if quick else 128] for rows in sizes],
+        [Setting(rows, tokens, new or (42 if quick else 128)) for tokens in prompt or _prompts(where.type, quick) for rows in sizes],
         repeats or (3 if quick else 5),
         sparsity,
         turnover,
@@ -109,6 +112,12 @@ def _reference(compare: str | None) -> Reference | None:
     from regrow.bench.result import PAPER, Reference
 
     return PAPER if compare == "paper" else Reference.of(Path(compare))
+
+
+def _prompts(device: str, quick: bool) -> list[int]:
+    if quick:
+        return [32]
+    return [128, 4096, 16384] if device == "cuda" else [128]
 
 
 def _usual(device: str, quick: bool) -> list[str]:

@@ -52,7 +52,6 @@ def run(plan: Plan, view: View, keep: Callable[[Result], None]) -> None:
         {**versions(), "device": device_name(plan.device)},
         bandwidth(plan.device),
         {"sparsity": float(plan.sparsity), "dtype": plan.dtype, "repeats": plan.repeats, "methods": list(plan.methods)},
-        [],
     )
     view.begin(result)
     with Bar() as bar:
@@ -63,10 +62,12 @@ def run(plan: Plan, view: View, keep: Callable[[Result], None]) -> None:
             for setting in plan.settings:
                 bar.begin(name, 1)
                 rows = benchmark.measure(setting, plan.repeats, lambda what: bar.show(0, what))
+                lost = benchmark.lost(setting, rows)
                 result.rows.extend(rows)
+                result.lost.extend(lost)
                 keep(result)
                 with bar.aside():
-                    view.rows(rows)
+                    view.rows(rows, lost)
     view.end(result)
 
 

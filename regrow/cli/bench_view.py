@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from regrow.bench.result import Reference, Result, Row, Spread
+from regrow.bench.result import Lost, Reference, Result, Row, Spread
 from regrow.bench.run import Bound
 from regrow.cli.format import NONE, rate, ratio
 
@@ -21,7 +21,7 @@ class View(Protocol):
 
     def begin(self, result: Result) -> None: ...
     def bounds(self, model: str, bounds: Sequence[Bound]) -> None: ...
-    def rows(self, rows: Sequence[Row]) -> None: ...
+    def rows(self, rows: Sequence[Row], lost: Sequence[Lost]) -> None: ...
     def end(self, result: Result) -> None: ...
 
 
@@ -31,7 +31,7 @@ class Silent:
 
     def begin(self, result: Result) -> None: ...
     def bounds(self, model: str, bounds: Sequence[Bound]) -> None: ...
-    def rows(self, rows: Sequence[Row]) -> None: ...
+    def rows(self, rows: Sequence[Row], lost: Sequence[Lost]) -> None: ...
 
     def end(self, result: Result) -> None:
         typer.echo(result.to_json())
@@ -57,17 +57,20 @@ class Screen:
             table.add_row(label, *(f"{of[size].bytes_per_step / 1e9:.3f}  {ratio(of[size].ratio)}" for size in sizes))
         self._console.print(table)
 
-    def rows(self, rows: Sequence[Row]) -> None:
-        first = rows[0]
-        title = f"{first.model}, batch {first.rows}, prompt {first.prompt} + {first.new} new tokens"
+    def rows(self, rows: Sequence[Row], lost: Sequence[Lost]) -> None:
+        first: Row | Lost = rows[0] if rows else lost[0]
+        size = f"{first.model}, batch {first.rows}, prompt {first.prompt} + {first.new} new tokens"
         names = ["tokens/s", "to dense", "low – high", "at most", *([self._reference.name] if self._reference else []), "bandwidth"]
-        speed, parts = _table(title, names), _table("milliseconds: a step, or the whole of a prompt or refresh", _PARTS)
+        speed, parts = _table(size, names), _table("milliseconds: a step, or the whole of a prompt or refresh", _PARTS)
         for row in rows:
             there = [self._there(row)] if self._reference else []
             measured = (rate(row.tokens_per_second.median), ratio(row.ratio.median), _range(row.ratio), ratio(row.bound))
             speed.add_row(row.label, *measured, *there, f"{row.bandwidth_share:.0%}")
             parts.add_row(row.label, *(f"{row.ms[part]:.1f}" if part in row.ms else NONE for part in _PARTS))
-        self._console.print(speed, parts)
+        if rows:
+            self._console.print(speed, parts)
+        if lost:
+            self._console.print(f"{size}: not measured, for lack of memory: {'; '.join(one.label for one in lost)}")
 
     def end(self, result: Result) -> None:
         made = ", ".join(f"{name} {value}" for name, value in result.made_with.items() if name != "device")
@@ -76,7 +79,7 @@ class Screen:
         self._console.print("; ".join([f"{result.settings['dtype']}, {made}", *notes]), style="dim")
 
     def _there(self, row: Row) -> str:
-        return ratio(self._reference.ratios.get((row.model, row.label, row.rows))) if self._reference else NONE
+        return ratio(self._reference.ratio(row)) if self._reference else NONE
 
 
 def _table(title: str, names: Sequence[str]) -> Table:

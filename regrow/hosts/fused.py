@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, ClassVar, Final, final
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Final, final
 
 import torch
 from torch import Tensor
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = 256  # a cache has a multiple of so many, so that batches of about the same length share one
 WIDEST: Final = 17  # tokens a row that the kernels take
+CHUNK_TOKENS: Final = 32768  # of a prompt that are fed at once, over all rows: what they compute on the way would be gigabytes
+SHORTEST_CHUNK, LONGEST_CHUNK = 64, 2048  # tokens a row
 FOLDED: Final = 32  # up to so many queries a row, the query heads of a key-value head are laid along the queries: no key is repeated
 
 
 @final
 class FusedNetwork(Network):
-    chunk: ClassVar[int | None] = 2048  # what a longer prompt attends to would be a mask of gigabytes
-
-    def __init__(self, decoder: DecoderWeights, *, kernels: bool, record: Recorder | None = None) -> None:
-        """`kernels`: decode steps run through them; they are recorded with `record` if given."""
-        self._decoder, self._kernels, self._record = decoder, kernels, record
+    def __init__(self, decoder: DecoderWeights, *, kernels: bool, recorder: Callable[[], Recorder] | None = None) -> None:
+        """`kernels`: decode steps run through them; they are recorded if a `recorder` can be made."""
+        self._decoder, self._kernels, self._recorder = decoder, kernels, recorder
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
         self._steppers: dict[int, Stepper] = {}  # by tokens per row
@@ -39,19 +39,21 @@ class FusedNetwork(Network):
         if rows != batch or columns < capacity:
             self._allocate(batch, -(-capacity // COLUMNS) * COLUMNS)
         self._clean = 0
+        self.chunk = max(SHORTEST_CHUNK, min(LONGEST_CHUNK, CHUNK_TOKENS // batch))
 
     def _allocate(self, batch: int, columns: int) -> None:
         of = self._decoder
-        # Recorded steps know the addresses of the cache: they go before it does.
-        self._graphs, self._steppers = None if self._record is None else Graphs(self._record), {}
+        # Recorded steps know the addresses of the cache: they go before it does. Without enough memory for another, there is none.
+        self._size, self._graphs, self._steppers = (0, 0), None, {}
         self._keys_values = of.embedding.new_empty(0)
         # A column more: padding is written there.
         self._keys_values = of.embedding.new_empty(len(of.blocks), batch, columns + 1, 2, of.kv_heads, of.head_width)
         self._rows = torch.arange(batch, device=of.embedding.device)[:, None] * (columns + 1)
         self._columns = torch.arange(columns, device=of.embedding.device)
-        self._size = (batch, columns)
         cos, sin = of.rotary(of.embedding, self._columns[None])
         self._cos, self._sin = cos[0], sin[0]
+        self._graphs = None if self._recorder is None else Graphs(self._recorder())
+        self._size = (batch, columns)
 
     def forward(self, ids: Tensor, position: Tensor, length: int, key: Hashable | None = None) -> Tensor:
         width = ids.shape[1]
@@ -101,10 +103,11 @@ class FusedNetwork(Network):
         )
         cache.flatten(0, 1).index_copy_(0, place, torch.stack((key, value), dim=2).flatten(0, 1))
         keys, values = cache[:, :length].permute(2, 0, 3, 1, 4)  # [B, H_kv, length, d] each
-        if width > FOLDED:
-            y = scaled_dot_product_attention(query.transpose(1, 2), keys, values, mask, enable_gqa=True)
-            return block.output(y.transpose(1, 2).flatten(2))
         groups = of.heads // of.kv_heads
+        if width > FOLDED:  # fused attention with a mask takes no shared heads: they are repeated
+            keys, values = (shared.repeat_interleave(groups, dim=1) for shared in (keys, values))
+            y = scaled_dot_product_attention(query.transpose(1, 2), keys, values, mask)
+            return block.output(y.transpose(1, 2).flatten(2))
         query = query.view(batch, width, of.kv_heads, groups, -1).transpose(1, 2).flatten(2, 3)  # [B, H_kv, w groups, d]
         y = scaled_dot_product_attention(query, keys, values, mask)
         return block.output(y.view(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2))

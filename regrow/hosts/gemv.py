@@ -15,8 +15,11 @@ def products_for(rows: int, device: torch.device) -> Iterator[None]:
     made for many rows (`docs/performance.md`). With other dtypes it changes nothing. The setting is the process's."""
     onednn: Any = torch.backends.mkldnn
     before = onednn.enabled
-    own = rows == 1 and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"  # measured there only
-    onednn.enabled = before and not own
+    measured = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if rows > 1 or not measured or not before:
+        yield
+        return
+    onednn.enabled = False
     try:
         yield
     finally:

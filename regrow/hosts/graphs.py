@@ -38,13 +38,18 @@ class Graphs:
 
 @final
 class CudaRecorder:
-    """CUDA graphs that share one pool of memory: they are replayed one after another, never at once."""
+    """CUDA graphs that share one pool of memory: they are replayed one after another, never at once.
+
+    A pool dies with the last of its graphs, so another recorder has another pool, and a stream of its own: what libraries keep for a stream
+    lives in the pool of the first graph recorded on it.
+    """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             result = step()
         return graph.replay, result

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.configuration_utils import GenerationMode
@@ -66,7 +67,9 @@ class _Generate:
             mask, positions = inputs.pop("attention_mask", None), inputs.pop("position_ids")
             positions = positions.expand_as(input_ids)
             returned = generation_config.return_dict_in_generate
-            with out_of_memory(f"{len(input_ids)} rows of {generation_config.max_length} tokens beside the model"):
+            room = f"{len(input_ids)} rows of {generation_config.max_length} tokens beside the model"
+            # Buffers outlive the batch: made in the caller's inference mode, they could not be written outside of it.
+            with out_of_memory(room), torch.inference_mode(mode=False), torch.no_grad():
                 self.session.start(len(input_ids))
                 network = self._networks.for_batch(mask, positions, generation_config.max_length, inputs, returned=returned)
                 how = (generation_config, logits_processor, stopping_criteria, streamer, watch, mark)

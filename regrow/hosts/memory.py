@@ -7,16 +7,16 @@ from contextlib import contextmanager
 
 import torch
 
-from regrow.errors import RegrowError
+from regrow.errors import NoMemoryError
 
 
 @contextmanager
 def out_of_memory(what: str) -> Iterator[None]:
-    """Raises RegrowError where there is not enough of it for `what`."""
+    """Raises NoMemoryError where there is not enough of it for `what`."""
     try:
         yield
     except RuntimeError as error:
         # A GPU raises a type of its own, a CPU a plain RuntimeError.
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        raise RegrowError(f"there is not enough memory for {what}; take smaller batches, or fewer new tokens") from error
+        raise NoMemoryError(f"there is not enough memory for {what}; take smaller batches, or fewer new tokens") from error

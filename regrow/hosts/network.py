@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,12 +16,12 @@ from regrow.hosts.attention import DecodeAttention
 class Network(ABC):
     """Keeps the keys and values of one batch. Columns of a batch are its tokens with the padding on the left."""
 
-    chunk: ClassVar[int | None] = None  # tokens of a prompt it takes at once, if not told otherwise
+    chunk: int | None = None  # tokens of a prompt it takes at once, if not told otherwise
 
     @abstractmethod
     def forward(self, ids: Tensor, position: Tensor, length: int, key: Hashable | None = None) -> Tensor:
         """Logits [B, V] of the last of w tokens a row, ids [B, w], which end at column `length`. `position` [B, w] counts a row's own
-        tokens from 0; -1 is padding. Steps of the same sizes and `key` may be recorded and replayed; None is no such step."""
+        tokens from 0; -1 is padding. Decode steps of the same sizes and `key` may be recorded and replayed; without one nothing is."""
 
 
 @final

@@ -43,7 +43,7 @@ class Networks:
     def _by_parts(self) -> FusedNetwork | None:
         if not readable(self._model):
             return None
-        weights = [(parameter.data_ptr(), parameter._version) for parameter in self._model.parameters()]
+        weights = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self._model.parameters()]
         if weights != self._of:
             self._fused, self._of = _checked(self._model, kernels=self._kernels), weights
         return self._fused
@@ -63,12 +63,15 @@ def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
 
 def _checked(model: PreTrainedModel, *, kernels: bool) -> FusedNetwork | None:
     """The model by its parts, if that gives its logits on a short text."""
-    network = FusedNetwork(read(model), kernels=kernels, record=CudaRecorder() if kernels else None)
+    network = FusedNetwork(read(model), kernels=kernels, recorder=CudaRecorder if kernels else None)
     ids = torch.arange(8, device=model.device).view(2, 4) % model.config.vocab_size
     position = torch.arange(4, device=model.device).expand(2, 4)
     network.start(2, 4)
-    ours, theirs = network.forward(ids, position, 4).double(), model(ids, use_cache=False).logits[:, -1].double()
-    return network if _close(ours, theirs, model.dtype) else None
+    theirs = model(ids, use_cache=False).logits[:, -1]
+    whole = network.forward(ids, position, 4)
+    network.forward(ids[:, :3], position[:, :3], 3)
+    step = network.forward(ids[:, 3:], position[:, 3:], 4, "step")
+    return network if all(_close(ours, theirs, model.dtype) for ours in (whole, step)) else None
 
 
 def attends_alike(model: PreTrainedModel) -> bool:
@@ -83,11 +86,11 @@ def attends_alike(model: PreTrainedModel) -> bool:
         network = StockNetwork(model, mask, {"past_key_values": DynamicCache(config=model.config), "use_cache": True}, attention)
         network.forward(ids[:, :4], position[:, :4], 4)
         try:
-            logits.append(network.forward(ids[:, 4:], position[:, 4:], 5, "step").double())
+            logits.append(network.forward(ids[:, 4:], position[:, 4:], 5, "step"))
         except TypeError:  # attention with more to it, or a forward that does not pass on what ours needs
             return False
     return _close(logits[1], logits[0], model.dtype)
 
 
 def _close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
-    return bool((ours - theirs).norm() <= TOLERANCE[dtype] * theirs.norm())
+    return bool((ours.double() - theirs.double()).norm() <= TOLERANCE[dtype] * theirs.double().norm())

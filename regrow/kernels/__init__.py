@@ -13,10 +13,10 @@ from torch import Tensor
 from regrow.core import FFNWeights
 from regrow.kernels import decode_reference
 from regrow.kernels.compact import CompactFFN
-from regrow.kernels.decode_reference import relative
+from regrow.kernels.decode_reference import magnitude, relative
 from regrow.kernels.plain import PlainMasked
 
-__all__ = ["MaskedLinear", "SparseFFN", "masked_linear", "observe", "relative", "sparse_ffn"]
+__all__ = ["MaskedLinear", "SparseFFN", "exceeding", "magnitude", "masked_linear", "observe", "relative", "sparse_ffn"]
 
 
 class SparseFFN(Protocol):
@@ -58,6 +58,19 @@ def masked_linear(weight: Tensor, bias: Tensor | None) -> MaskedLinear:
 
         return InputMajorLinear(weight, bias)
     return PlainMasked(weight, bias)
+
+
+def exceeding(x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, weights: int, measured: Tensor, *, abs_mean: bool) -> Tensor:
+    """[in] bool: the inputs of x [T, in] whose mean magnitude over the tokens with a `slot` [T], times `norms` [in] if given, exceeds
+    `threshold`; `weights` times their number is added to `measured` [] int64."""
+    keep = torch.empty(x.shape[1], dtype=torch.bool, device=x.device)
+    if not x.is_cuda or x.dtype == torch.float64:
+        decode_reference.exceeding(x, slot, norms, threshold, abs_mean, weights, measured, keep)
+        return keep
+    from regrow.kernels.triton import retain
+
+    retain.exceeding(x, slot, norms, threshold, abs_mean, weights, measured, keep)
+    return keep
 
 
 def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:

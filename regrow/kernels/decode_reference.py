@@ -18,6 +18,24 @@ def observe(z: Tensor, slot: Tensor, total: Tensor, *_: Tensor) -> None:
     total.index_add_(-2, slot.clamp(min=0), relative(z.to(total.dtype), slot >= 0).square_())
 
 
+def magnitude(x: Tensor, slot: Tensor, *, abs_mean: bool) -> Tensor:
+    """[in]: the mean of |x_i| of x [T, in] over the tokens whose `slot` [T] is not negative, or the magnitude of the mean of x_i."""
+    x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    live = slot >= 0
+    total = torch.where(live[:, None], x if abs_mean else x.abs(), 0).sum(dim=0)
+    return (total / live.sum().clamp(min=1)).abs()
+
+
+def exceeding(
+    x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, abs_mean: bool, weights: int, measured: Tensor, keep: Tensor
+) -> None:
+    """keep [in] bool: where `magnitude`, times `norms` [in] if given, exceeds `threshold`; `weights` times their number is added to
+    `measured` [] int64."""
+    score = magnitude(x, slot, abs_mean=abs_mean)
+    torch.gt(score if norms is None else score * norms.to(score.dtype), threshold, out=keep)
+    measured += keep.sum() * weights
+
+
 def relative(z: Tensor, live: Tensor) -> Tensor:
     """zbar [..., T, F] = z / ||z||_2 of the live tokens [T] bool, 0 of the others and where ||z|| = 0."""
     norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)

@@ -35,7 +35,9 @@ class GatherFFN:
     def __init__(self, weights: FFNWeights, act: str, keep: int) -> None:
         self._weights, self._act = weights, act
         self._down = weights.down.t().contiguous()
-        self._index = torch.zeros(keep, dtype=torch.int64, device=weights.gate.device)
+        # Filled up to a multiple of 16, so that loads are wide at every sparsity: what is beyond is neuron 0 with an activation of 0.
+        self._index = torch.zeros(-(-keep // 16) * 16, dtype=torch.int64, device=weights.gate.device)
+        self._retained = self._index[:keep]
 
     @property
     def state_bytes(self) -> int:
@@ -47,7 +49,7 @@ class GatherFFN:
 
     def load(self, index: Tensor) -> int:
         """Makes `index` [keep] the retained set; no neuron is moved."""
-        self._index.copy_(index)
+        self._retained.copy_(index)
         return 0
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -59,8 +61,8 @@ class GatherFFN:
         return out.view(x.shape)
 
     def _run(self, x: Tensor, out: Tensor) -> None:
-        w, keep = self._weights, len(self._index)
-        hidden = x.new_empty(len(x), keep)
-        workspace = x.new_empty(workspace_shape(len(x), keep, x.shape[1]), dtype=torch.float32)
-        gated_gather(x, w.gate, w.up, self._index, w.gate_bias, w.up_bias, self._act, hidden)
+        w, columns = self._weights, len(self._index)
+        hidden = x.new_empty(len(x), columns)
+        workspace = x.new_empty(workspace_shape(len(x), columns, x.shape[1]), dtype=torch.float32)
+        gated_gather(x, w.gate, w.up, self._retained, w.gate_bias, w.up_bias, self._act, hidden)
         down_gather(hidden, self._down, self._index, w.down_bias, workspace, out)

@@ -135,9 +135,8 @@ class IndexSet:
         if self.by_threshold:
             chosen = score > s.threshold[:, None]
         else:
-            keep = s.index.shape[1]
-            chosen = torch.zeros_like(s.kept).scatter_(1, top(score, keep), True)
-            index = torch.nonzero_static(chosen, size=chosen.shape[0] * keep)[:, 1].view_as(s.index)  # ascending, without a second sort
+            chosen = largest(score, s.index.shape[1])
+            index = torch.nonzero_static(chosen, size=s.index.numel())[:, 1].view_as(s.index)
             s.index.copy_(torch.where(counted.any(), index, s.index))
         chosen = torch.where(counted.any(), chosen, s.kept)
         stayed = (chosen & s.kept).sum(dim=1).double() / chosen.sum(dim=1).clamp(min=1)
@@ -149,6 +148,9 @@ class IndexSet:
         return [kept.nonzero().squeeze(1) for kept in s.kept] if self.by_threshold else list(s.index)
 
 
-def top(score: Tensor, keep: int) -> Tensor:
-    """Indices [..., keep] of the largest entries of score [..., F], ties to the lower index, the largest first."""
-    return torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :keep]
+def largest(score: Tensor, keep: int) -> Tensor:
+    """[..., F] bool: the `keep` largest entries of score [..., F], ties to the lower index. What is no number counts as infinite."""
+    score = score.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    least = torch.topk(score, keep).values[..., -1:]  # without the stable sort that would break ties: a GPU sorts row after row
+    above, tied = score > least, score == least
+    return above | tied & (tied.cumsum(-1) <= keep - above.sum(-1, keepdim=True))

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 from torch import Tensor
 
-from regrow.core import Rows, Step
+from regrow.core import Mode, Rows, Step
 from regrow.method.schedule import Schedule
 from regrow.pruning.meter import Meter
 
@@ -43,14 +43,18 @@ class Pruner(ABC):
     def fold(self, rows: Rows) -> None:  # noqa: B027
         """The phase of `rows.ended` ends."""
 
-    def select(self, rows: Rows) -> Tensor | None:  # noqa: ARG002
-        """Chooses anew; the retained neurons [L, k] if it did."""
-        return None
+    def select(self, rows: Rows) -> bool:  # noqa: ARG002
+        """Chooses anew; whether it did."""
+        return False
 
     @property
-    def sizes(self) -> Hashable:
-        """What the sizes of the tensors in a sparse step depend on: with other ones it cannot be replayed."""
-        return None
+    def retained(self) -> list[Tensor]:
+        """The retained neurons of each layer, in ascending order."""
+        return []
+
+    def key(self, mode: Mode) -> Hashable:
+        """Of decode steps of this mode: those of the same key do the same with what lies at the same addresses. None: do not record it."""
+        return mode
 
     @property
     def turnover(self) -> list[float]:

@@ -13,9 +13,9 @@ from torch.nn.functional import linear
 
 from regrow.core import Blocks, Mode, Step
 from regrow.errors import UsageError
-from regrow.kernels import MaskedLinear, masked_linear
+from regrow.kernels import MaskedLinear, exceeding, magnitude, masked_linear
 from regrow.method.budget import keep_count
-from regrow.method.index_set import top
+from regrow.method.index_set import largest
 from regrow.method.schedule import ALWAYS_SPARSE
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
@@ -73,9 +73,7 @@ class InputPruner(Pruner):
         if step is None:
             return linear(x, of.weight, of.bias)
         if step.mode is Mode.SPARSE:
-            keep = self._shared(place, x.flatten(0, -2), step.slot >= 0)  # [in]
-            self._meter.measure(of.site, of.layer, keep.sum() * of.weight.shape[0])
-            return self._sparse[place](x, keep)
+            return self._sparse[place](x, self._shared(place, x.flatten(0, -2), step.slot))
         if step.late is not None and self._rule.prompt == "second_half":
             rows = x.flatten(0, -2)
             keep = self._kept(place, self.scores(place, rows)) | ~step.late[:, None]
@@ -85,10 +83,14 @@ class InputPruner(Pruner):
     def scores(self, place: int, x: Tensor) -> Tensor:
         return self._score(place, x.to(torch.float64 if x.dtype == torch.float64 else torch.float32).abs())
 
-    def _shared(self, place: int, x: Tensor, live: Tensor) -> Tensor:
-        x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-        of_rows = torch.where(live[:, None], x.abs() if self._rule.share == "mean_abs" else x, 0)
-        return self._kept(place, self._score(place, (of_rows.sum(dim=0) / live.sum().clamp(min=1)).abs()))
+    def _shared(self, place: int, x: Tensor, slot: Tensor) -> Tensor:
+        """[in] bool: the inputs that all rows of x [T, in] keep; what that takes is measured."""
+        of, abs_mean = self._linears[place], self._rule.share == "abs_mean"
+        measured, weights = self._meter.measured(of.site, of.layer), of.weight.shape[0]
+        if self._threshold is not None:
+            return exceeding(x, slot, self._norms[place], self._threshold[place], weights, measured, abs_mean=abs_mean)
+        measured.add_(weights * self._keep[place])
+        return largest(self._score(place, magnitude(x, slot, abs_mean=abs_mean)), self._keep[place])
 
     def _score(self, place: int, magnitude: Tensor) -> Tensor:
         norms = self._norms[place]
@@ -98,7 +100,7 @@ class InputPruner(Pruner):
         """[..., in] bool of the scores."""
         if self._threshold is not None:
             return score > self._threshold[place]
-        return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, top(score, self._keep[place]), True)
+        return largest(score, self._keep[place])
 
     @property
     def state_bytes(self) -> int:

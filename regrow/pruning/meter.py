@@ -30,9 +30,9 @@ class Meter:
     def count(self, site: Site, layer: int, weights: int) -> None:
         self._counted[site][layer] += weights
 
-    def measure(self, site: Site, layer: int, weights: Tensor) -> None:
-        """The same for a number [] that is on the device; the host does not wait for it."""
-        self._measured[SITES.index(site), layer] += weights
+    def measured(self, site: Site, layer: int) -> Tensor:
+        """A number [] int64 on the device, to be added to in place: the same count, for which the host does not wait."""
+        return self._measured[SITES.index(site), layer]
 
     def kept(self) -> dict[Site, list[int]]:
         measured = self._measured.tolist()

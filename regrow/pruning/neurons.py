@@ -75,21 +75,27 @@ class NeuronPruner(Pruner):
     def fold(self, rows: Rows) -> None:
         self._rule.fold(self._begun(), rows)
 
-    def select(self, rows: Rows) -> Tensor | None:
+    def select(self, rows: Rows) -> bool:
         state = self._begun()
         # The host waits for the answer only where it can be no.
         if self._rule.may_lose_all and not bool(self._rule.counted(state, rows).any()):
-            return None
+            return False
         self._rule.select(state, rows)
-        retained = self._rule.retained(state)
+        retained = self.retained
         self._kept = [len(index) for index in retained]
         moved = sum(ffn.load(index) for ffn, index in zip(self._sparse, retained, strict=True))
         self._meter.refresh_bytes += 2 * moved * 3 * self._width * self._blocks.ffns[0].weights.gate.element_size()
-        return torch.nn.utils.rnn.pad_sequence(retained, batch_first=True, padding_value=-1)
+        return True
 
     @property
-    def sizes(self) -> Hashable:
-        return tuple(self._kept)
+    def retained(self) -> list[Tensor]:
+        return self._rule.retained(self._begun())
+
+    def key(self, mode: Mode) -> Hashable:
+        if mode is Mode.SPARSE and self._rule.by_threshold:
+            return None  # sizes change with every selection
+        observed = mode is Mode.OBSERVE and self._fixed is None
+        return mode, self._begun().total.data_ptr() if observed else None  # the state of batches of another size lies elsewhere
 
     @property
     def turnover(self) -> list[float]:

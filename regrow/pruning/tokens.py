@@ -15,7 +15,7 @@ from regrow.core import Blocks, FFNWeights, Mode, Site, Step
 from regrow.errors import UsageError
 from regrow.kernels import relative
 from regrow.method.budget import keep_count
-from regrow.method.index_set import top
+from regrow.method.index_set import largest
 from regrow.method.schedule import ALWAYS_SPARSE
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
@@ -77,8 +77,8 @@ class TokenPruner(Pruner):
         keep = self._chosen(place, self._score(gate if self._rule.gated else z), step.slot >= 0)  # [T, F] or [1, F]
         needed = keep.any(dim=0).sum() * self._width
         if self._rule.gated:
-            self._meter.measure(Site.GATE_UP, layer, needed)
-        self._meter.measure(Site.DOWN, layer, needed)
+            self._meter.measured(Site.GATE_UP, layer).add_(needed)
+        self._meter.measured(Site.DOWN, layer).add_(needed)
         return ffn.output(torch.where(keep.expand(x[..., 0].numel(), -1).view_as(z), z, 0))
 
     def scores(self, place: int, x: Tensor) -> Tensor:
@@ -98,8 +98,5 @@ class TokenPruner(Pruner):
             score = torch.where(live[:, None], score, 0).sum(dim=0, keepdim=True) / live.sum().clamp(min=1)
         elif self._rule.share == "max":
             score = torch.where(live[:, None], score, -1).amax(dim=0, keepdim=True)
-        if self._threshold is not None:
-            keep = score > self._threshold[place]
-        else:
-            keep = torch.zeros_like(score, dtype=torch.bool).scatter_(1, top(score, self._keep), True)
+        keep = largest(score, self._keep) if self._threshold is None else score > self._threshold[place]
         return keep & live[:, None] if self._rule.share == "none" else keep

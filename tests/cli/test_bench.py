@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from command import run
 from regrow.bench import shapes
 from regrow.bench.bandwidth import bandwidth
+from regrow.bench.decode import Contender, Runner
+from regrow.bench.result import PAPER, Reference, Result
 from regrow.bench.shapes import Shape
 
 OPTIONS = ("--cpu", "--shape", "tiny", "--batch-size", 1, "--batch-size", 3, "--prompt", 4, "--new", 24, "--repeats", 2, "--turnover", 0.25)
@@ -62,6 +67,39 @@ def test_an_earlier_result_stands_beside_ours(written: Path) -> None:
     result = run("bench", *OPTIONS[:5], "--prompt", 4, "--new", 8, "--repeats", 1, "--method", "dense", "--compare", written)
     assert result.exit_code == 0, result.output
     assert "made.json" in result.stdout
+
+
+def test_prompts_of_other_lengths_are_not_compared_and_the_papers_ratios_stand_for_all(written: Path) -> None:
+    row = Result.load(written).rows[1]
+    here = Reference.of(written)
+    assert here.ratio(row) == row.ratio.median
+    assert here.ratio(replace(row, prompt=5)) is None
+    of_paper = replace(row, model="qwen-7b", label="bap", rows=4)
+    assert PAPER.ratio(of_paper) == PAPER.ratio(replace(of_paper, prompt=4096)) == pytest.approx(925.3 / 813.0)
+
+
+def test_a_contender_without_enough_memory_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The static cache from its second round on; at batch 3 the baseline, without which there is nothing to compare."""
+    run_one, rounds = Runner._run, 0
+
+    def short(self: Runner, contender: Contender, ids: Tensor, *rest: Any) -> None:
+        nonlocal rounds
+        rounds += contender.label == "transformers, static cache"
+        if rounds == 2 or (len(ids) == 3 and contender.label == "dense"):
+            rounds += 1
+            raise torch.OutOfMemoryError
+        run_one(self, contender, ids, *rest)
+
+    monkeypatch.setattr(Runner, "_run", short)
+    out = tmp_path / "made.json"
+    result = run("bench", *OPTIONS, "--method", "dense", "--out", out)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stdout.split())
+    assert "batch 1, prompt 4 + 24 new tokens: not measured, for lack of memory: transformers, static cache tiny, batch 3" in said
+    found = Result.load(out)
+    assert [(row.rows, row.label) for row in found.rows] == [(1, "dense"), (1, "transformers")]
+    assert [(one.rows, one.label) for one in found.lost if one.rows == 1] == [(1, "transformers, static cache")]
+    assert [one.label for one in found.lost if one.rows == 3] == ["dense", "transformers", "transformers, static cache"]
 
 
 def test_json_and_nothing_else() -> None:

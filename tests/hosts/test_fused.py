@@ -40,7 +40,7 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 
 
 def ready(model: PreTrainedModel, rows: int = 3, columns: int = 20, *, kernels: bool = False, record: Any = None) -> FusedNetwork:
-    network = FusedNetwork(read(model), kernels=kernels, record=record)
+    network = FusedNetwork(read(model), kernels=kernels, recorder=record and (lambda: record))
     network.start(rows, columns)
     network._keys_values.fill_(torch.nan)  # what nobody wrote must not be read
     return network

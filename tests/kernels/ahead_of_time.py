@@ -1,14 +1,19 @@
 """Compiles every Triton kernel for GPUs that are not here: `python -m kernels.ahead_of_time` in tests/, without TRITON_INTERPRET.
 
-Prints one JSON line: the version of Triton, and for each variant and architecture the bytes of shared memory and of spilled registers.
+Prints one JSON line: the version of Triton, and for each variant and architecture the bytes of shared memory, the registers of a thread and
+the bytes of its stack, where registers that it lacks are spilled to.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import triton
@@ -17,6 +22,8 @@ from triton.compiler import ASTSource
 
 ARCHITECTURES = (80, 90)
 LARGEST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use
+SMALL_SHARED = 99 * 1024  # on cards of the same generations without HBM
+REGISTERS = 65536  # of a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,20 @@ class Variant:
         attributes = {(place,): [["tt.divisibility", 16]] for place in aligned}
         source = ASTSource(fn=self.kernel, signature=order, constexprs=dict(self.constants), attrs=attributes)
         done = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=dict(self.options))
-        assert done.asm["cubin"], "no machine code"
-        return {"variant": self.name, "architecture": architecture, "shared": done.metadata.shared}
+        registers, stack = resources(done.asm["cubin"])
+        names = {"variant": self.name, "architecture": architecture, "threads": 32 * done.metadata.num_warps}
+        return {**names, "shared": done.metadata.shared, "registers": registers, "stack": stack}
+
+
+def resources(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of stack of a thread, as NVIDIA's tool that comes with Triton reads them."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        said = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+    (found,) = re.findall(r"REG:(\d+) STACK:(\d+)", said)
+    return int(found[0]), int(found[1])
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from kernels.ahead_of_time import ARCHITECTURES, LARGEST_SHARED
+from kernels.ahead_of_time import ARCHITECTURES, LARGEST_SHARED, REGISTERS, SMALL_SHARED
 from kernels.variants import VARIANTS
 
 TESTS = Path(__file__).parents[1]
+FEW_SPILLED = 32  # bytes of stack: where a version of Triton lacks a few registers outside of a loop
 OLDEST = Path(sys.prefix) / "triton-3.6"  # put there by `make test`
 
 
@@ -35,4 +36,6 @@ def test_every_kernel_compiles_and_fits(older: Path | None) -> None:
     assert older is None or result["triton"].startswith("3.6.")
     assert len(result["compiled"]) == len(VARIANTS) * len(ARCHITECTURES)
     for done in result["compiled"]:
-        assert done["shared"] <= LARGEST_SHARED[done["architecture"]], done
+        assert done["shared"] <= (SMALL_SHARED if "small" in done["variant"] else LARGEST_SHARED[done["architecture"]]), done
+        assert done["registers"] * done["threads"] <= REGISTERS, done
+        assert done["stack"] <= FEW_SPILLED or "fp32" in done["variant"], done

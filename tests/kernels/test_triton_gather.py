@@ -14,7 +14,7 @@ from kernels.test_sparse_ffn import ACTS
 from regrow.core import FFNWeights
 from regrow.kernels import reference
 from regrow.kernels.triton.gather import ACTIVATIONS, down_gather, gated_gather, gated_tile, launch_gated
-from regrow.kernels.triton.split import LARGEST_ROWS, Tile, blocks, resident, sum_rows, workspace_shape
+from regrow.kernels.triton.split import H100_SHARED, LARGEST_ROWS, Tile, blocks, partial_tile, resident, sum_rows, workspace_shape
 
 ROWS = 1, 2, 3, 7, 16, 17, 33, 64
 # bfloat16 only for one row: the interpreter's matrix product of bfloat16 is wrong (compiled ahead of time, it is covered for all rows).
@@ -64,6 +64,17 @@ def test_gated_equals_the_reference(rows: int, dtype: torch.dtype) -> None:
     gate, up, x = (framed(t).inner for t in (w.gate, w.up, random(9, rows, 37, dtype=dtype)))
     gate[unselected], up[unselected] = float("nan"), float("nan")
     close(run_gated(x, FFNWeights(gate, up, w.down, w.act), index, sizes=(small(rows, 37, 23), 9)), x, w, index)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_columns_beyond_the_neurons_are_zeroed(rows: int) -> None:
+    """In the block of the last neuron, and in blocks of their own; with biases, which are not zero there."""
+    w, x, index = weights(torch.float32, 40, 37, biases=("gate", "up")), random(9, rows, 37), shuffled(0, 40, 23)
+    out = framed(poisoned(rows, 48))
+    launch_gated(x, w.gate, w.up, index, w.gate_bias, w.up_bias, "silu", out.inner, (small(rows, 37, 48), 9))
+    assert out.frame_is_untouched()
+    close(out.inner[:, :23], x, w, index)
+    assert (out.inner[:, 23:] == 0).all()
 
 
 @pytest.mark.parametrize("biases", [(), ("gate",), ("up",), ("gate", "up")], ids=" ".join)
@@ -237,6 +248,20 @@ def test_refuses_a_workspace_of_another_shape_or_dtype(shape: tuple[int, ...]) -
 
 
 # Block sizes
+
+
+@pytest.mark.parametrize("shared", [99 * 1024, 163 * 1024, H100_SHARED])
+@pytest.mark.parametrize("rows", [1, 2, 16, 32, 33, 64])
+def test_pipelines_fit_into_the_shared_memory_of_a_card(rows: int, shared: int) -> None:
+    """Triton keeps a buffer less than it has stages, but for 64 rows, where Hopper's matrix units read the buffers themselves."""
+    for size in (2, 4):
+        gated, partial = gated_tile(rows, 3584, 9472, size, shared)[0], partial_tile(rows, 9472, 3584, size, shared)
+        for tile, stage in (
+            (gated, size * gated.inputs * (gated.rows + 2 * gated.outputs)),
+            (partial, size * partial.inputs * (partial.rows + partial.outputs)),
+        ):
+            assert tile.stages >= 1
+            assert (tile.stages - (rows <= 32)) * stage <= shared
 
 
 @pytest.mark.parametrize("rows", range(1, LARGEST_ROWS + 1))

@@ -60,6 +60,7 @@ def run(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
         pytest.param([-1, -1], 40, id="nothing counts"),
         pytest.param([0, 1] * 9 + [3] + [-1] * 14 + [0, 3], 520, id="tokens of a slot lie far apart"),
         pytest.param([1, 0, 1], 9000, id="squares summed in three parts"),
+        pytest.param([2] + [0] * 1030 + [2, 1] + [-1] * 40 + [2], 40, id="more tokens than are looked through at once"),
     ],
 )
 def test_adds_the_squares_of_normed_activations(slot: list[int], neurons: int, dtype: torch.dtype) -> None:

@@ -19,7 +19,7 @@ MOST_SPLITS = 64  # of a row: the second kernel reads them all
 POSITIONS = 64  # keys and values that a program reads at once, where a head is no wider than WIDE
 WIDE = 128
 LARGEST = 1 << 14  # numbers of the output of a program, float32 in registers
-STAGES, MERGE_WARPS = 2, 4
+STAGES, MERGE_WARPS = 3, 4  # with two stages, loads would wait for the products of the tile before
 
 
 @final
@@ -42,7 +42,7 @@ def attention_tile(queries: int, head_width: int) -> Tile:
     queries = min(queries, LARGEST // channels, 128)
     wide = channels > WIDE
     return Tile(
-        queries, channels, POSITIONS // 2 if wide else POSITIONS, max(POSITIONS, 2 * queries), 8 if 2 * queries * channels >= LARGEST else 4
+        queries, channels, POSITIONS // 2 if wide else POSITIONS, max(POSITIONS, 2 * queries), 8 if queries * channels >= LARGEST else 4
     )
 
 
@@ -85,7 +85,7 @@ def decode_attention(
     )  # fmt: skip
     merge[(heads, width, rows)](
         partial, mass, start, length, out, *out.stride()[:3],
-        width, groups, head_width, splits, triton.next_power_of_2(splits), tile.channels, tile.least, num_warps=MERGE_WARPS,
+        splits, width, groups, head_width, triton.next_power_of_2(splits), tile.channels, tile.least, num_warps=MERGE_WARPS,
     )  # fmt: skip
 
 
@@ -153,11 +153,11 @@ def attend(
     tl.store(mass + place, best + tl.log2(weight), mask=known)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["splits"])  # type: ignore[untyped-decorator]
 def merge(
     partial: tl.tensor, mass: tl.tensor, start: tl.tensor, length: tl.tensor, out: tl.tensor, out_row: int, out_token: int, out_head: int,
-    WIDTH: tl.constexpr, GROUPS: tl.constexpr, HEAD: tl.constexpr,
-    splits: tl.constexpr, SPLITS: tl.constexpr, CHANNELS: tl.constexpr, LEAST: tl.constexpr,
+    splits: tl.tensor, WIDTH: tl.constexpr, GROUPS: tl.constexpr, HEAD: tl.constexpr,
+    SPLITS: tl.constexpr, CHANNELS: tl.constexpr, LEAST: tl.constexpr,
 ) -> None:  # fmt: skip
     head, token, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     first = tl.load(start + row).to(tl.int32)

@@ -13,7 +13,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from regrow.kernels.triton.split import LARGEST_ROWS, Tile, blocks, check, depth, fit, resident, sum_rows
+from regrow.kernels.triton.split import H100_SHARED, LARGEST_ROWS, Tile, blocks, check, depth, fit, most_shared, resident, sum_rows
 
 ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh", "relu")
 
@@ -40,10 +40,11 @@ def gated_dot(
     index: tl.tensor,  # [k]
     gate_bias: tl.tensor,  # [F] or None
     up_bias: tl.tensor,  # [F] or None
-    out: tl.tensor,  # [M, k]
+    out: tl.tensor,  # [M, columns]
     rows: tl.tensor,  # M
     width: tl.tensor,  # D
     keep: tl.tensor,  # k
+    columns: tl.tensor,
     x_stride: tl.tensor,
     gate_stride: tl.tensor,
     up_stride: tl.tensor,
@@ -58,7 +59,8 @@ def gated_dot(
     """SHARE retained neurons (padded to NEURONS) for all rows of x (padded to ROWS), on matrix units."""
     row = tl.arange(0, ROWS).to(tl.int64)[:, None]
     place = tl.program_id(0) * SHARE + tl.arange(0, NEURONS)
-    mine = (tl.arange(0, NEURONS) < SHARE) & (place < keep)
+    written = (tl.arange(0, NEURONS) < SHARE) & (place < columns)
+    mine = written & (place < keep)
     neuron = tl.load(index + place, mask=mine, other=0).to(tl.int64)
     gate_total = tl.zeros((ROWS, NEURONS), tl.float32)
     up_total = tl.zeros((ROWS, NEURONS), tl.float32)
@@ -75,8 +77,8 @@ def gated_dot(
         gate_total += tl.load(gate_bias + neuron).to(tl.float32)[None, :]
     if up_bias is not None:
         up_total += tl.load(up_bias + neuron).to(tl.float32)[None, :]
-    hidden = activated(gate_total, ACT) * up_total
-    tl.store(out + row * out_stride + place[None, :], hidden.to(out.dtype.element_ty), mask=(row < rows) & mine[None, :])
+    hidden = tl.where(mine[None, :], activated(gate_total, ACT) * up_total, 0.0)
+    tl.store(out + row * out_stride + place[None, :], hidden.to(out.dtype.element_ty), mask=(row < rows) & written[None, :])
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -87,9 +89,10 @@ def gated_vector(
     index: tl.tensor,
     gate_bias: tl.tensor,
     up_bias: tl.tensor,
-    out: tl.tensor,  # [k]
+    out: tl.tensor,  # [columns]
     width: tl.tensor,
     keep: tl.tensor,
+    columns: tl.tensor,
     gate_stride: tl.tensor,
     up_stride: tl.tensor,
     ACT: tl.constexpr,
@@ -100,7 +103,8 @@ def gated_vector(
 ) -> None:
     """`gated_dot` for a single row of x: products are added over WIDTH only at the end, so that a step has no exchange between threads."""
     place = tl.program_id(0) * SHARE + tl.arange(0, NEURONS)
-    mine = (tl.arange(0, NEURONS) < SHARE) & (place < keep)
+    written = (tl.arange(0, NEURONS) < SHARE) & (place < columns)
+    mine = written & (place < keep)
     neuron = tl.load(index + place, mask=mine, other=0).to(tl.int64)
     gate_total = tl.zeros((NEURONS, WIDTH), tl.float32)
     up_total = tl.zeros((NEURONS, WIDTH), tl.float32)
@@ -119,11 +123,12 @@ def gated_vector(
         gated += tl.load(gate_bias + neuron).to(tl.float32)
     if up_bias is not None:
         raised += tl.load(up_bias + neuron).to(tl.float32)
-    tl.store(out + place, (activated(gated, ACT) * raised).to(out.dtype.element_ty), mask=mine)
+    hidden = tl.where(mine, activated(gated, ACT) * raised, 0.0)
+    tl.store(out + place, hidden.to(out.dtype.element_ty), mask=written)
 
 
-def gated_tile(rows: int, width: int, keep: int, size: int = 2) -> tuple[Tile, int]:
-    """Block sizes for elements of `size` bytes, and the neurons of a program.
+def gated_tile(rows: int, width: int, keep: int, size: int = 2, shared: int = H100_SHARED) -> tuple[Tile, int]:
+    """Block sizes for elements of `size` bytes, and the neurons of a program; `shared`: bytes of shared memory that a block may use.
 
     k is shared out evenly, in numbers that need not be a power of two, since the padding of a block is not read: 9472 neurons are 36 for
     each of 264 programs, where blocks of 32 would give some multiprocessors three and others two. Every program reads all of x, which with
@@ -134,7 +139,7 @@ def gated_tile(rows: int, width: int, keep: int, size: int = 2) -> tuple[Tile, i
     share = min(largest, max(16, blocks(keep, resident(rows))))
     padded, neurons = 1 if rows == 1 else fit(LARGEST_ROWS, rows), fit(largest, share)
     step = fit((256 if rows <= 16 else 128) // size, width)
-    return Tile(padded, step, neurons, depth(size * step * (padded + 2 * neurons), rows), 4 if 1 < rows <= 32 else 8), share
+    return Tile(padded, step, neurons, depth(size * step * (padded + 2 * neurons), rows, shared), 4 if 1 < rows <= 32 else 8), share
 
 
 @torch.library.custom_op("regrow::gated_gather", mutates_args=("out",))
@@ -151,7 +156,7 @@ def gated_gather(
     """out [M, k] = act(gate[I] x + gate_bias[I]) * (up[I] x + up_bias[I]), for x [M, D], gate and up [F, D] and I = index [k].
 
     index is int64 or int32, in any order, and is not checked. Sums are float32, the result is rounded once. 1 <= M <= 64. Rows may have any
-    stride; 16-byte loads need row strides and D that are multiples of 16.
+    stride; 16-byte loads need row strides and D that are multiples of 16. `out` may have more columns than k: they are zeroed.
     """
     launch_gated(x, gate, up, index, gate_bias, up_bias, act, out)
 
@@ -173,18 +178,20 @@ def launch_gated(
     (rows, width), keep, neurons = x.shape, len(index), len(gate)
     assert gate.shape == up.shape == (neurons, width), f"{name}: gate and up are [F, {width}], not {list(gate.shape)}, {list(up.shape)}"
     check_index(name, index)
-    assert out.shape == (rows, keep), f"{name}: out is [{rows}, {keep}], not {list(out.shape)}"
+    columns = out.shape[1]
+    assert len(out) == rows, f"{name}: out is [{rows}, {keep}], not {list(out.shape)}"
+    assert columns >= keep, f"{name}: out is [{rows}, {keep}] or wider, not {list(out.shape)}"
     assert all(bias is None or bias.shape == (neurons,) for bias in (gate_bias, up_bias)), f"{name}: biases are [{neurons}]"
     assert act in ACTIVATIONS, f"{name}: act is one of {', '.join(ACTIVATIONS)}, not {act!r}"
-    tile, share = sizes or gated_tile(rows, width, keep, x.element_size())
+    tile, share = sizes or gated_tile(rows, width, columns, x.element_size(), most_shared(x.device))
     operands = x, gate, up, index, gate_bias, up_bias, out
     constants = {"ACT": act, "WIDTH": tile.inputs, "NEURONS": tile.outputs, "SHARE": share, "STAGES": tile.stages, "num_warps": tile.warps}
-    grid = (blocks(keep, share),)
+    grid = (blocks(columns, share),)
     if tile.rows == 1:
-        gated_vector[grid](*operands, width, keep, gate.stride(0), up.stride(0), **constants)
+        gated_vector[grid](*operands, width, keep, columns, gate.stride(0), up.stride(0), **constants)
     else:
         strides = x.stride(0), gate.stride(0), up.stride(0), out.stride(0)
-        gated_dot[grid](*operands, rows, width, keep, *strides, ROWS=tile.rows, **constants)
+        gated_dot[grid](*operands, rows, width, keep, columns, *strides, ROWS=tile.rows, **constants)
 
 
 def check_index(name: str, index: Tensor) -> None:

@@ -13,8 +13,15 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 PART = 4096  # neurons of a token whose squares one program sums: two loads of 16 bytes a thread
-TOKENS, NEURONS = 16, 512  # what a program of the second kernel reads at once
+MOST_TOKENS, MOST_NEURONS, NUMBERS = 16, 2048, 8192  # that a program of the second kernel reads at once, and their product
+MOST_SLOTS = 1024  # of tokens that it looks through at once
 SQUARE_WARPS, ADD_WARPS = 8, 4
+
+
+def block(tokens: int, slots: int) -> tuple[int, int, int]:
+    """Slots looked through, tokens and neurons read at once, where there are so many tokens: as few tokens as a slot has on average."""
+    apiece = min(MOST_TOKENS, triton.next_power_of_2(triton.cdiv(tokens, slots)))
+    return min(MOST_SLOTS, max(16, triton.next_power_of_2(tokens))), apiece, min(MOST_NEURONS, NUMBERS // apiece)
 
 
 def observe_workspace(layers: int, tokens: int, neurons: int) -> tuple[int, int, int]:
@@ -41,9 +48,10 @@ def observe(z: Tensor, slot: Tensor, total: Tensor, partial: Tensor) -> None:
     if not tokens:
         return
     square[(tokens, parts, layers)](z, partial, z.stride(0), z.stride(1), neurons, PART, num_warps=SQUARE_WARPS)
-    add_tokens[(triton.cdiv(neurons, NEURONS), total.shape[1], layers)](
+    sizes = block(tokens, total.shape[1])
+    add_tokens[(triton.cdiv(neurons, sizes[-1]), total.shape[1], layers)](
         z, slot, partial, total, tokens, z.stride(0), z.stride(1), total.stride(0), total.stride(1),
-        neurons, parts, triton.next_power_of_2(parts), TOKENS, NEURONS, num_warps=ADD_WARPS,
+        neurons, parts, triton.next_power_of_2(parts), *sizes, num_warps=ADD_WARPS,
     )  # fmt: skip
 
 
@@ -62,7 +70,7 @@ def square(
 def add_tokens(
     z: tl.tensor, slot: tl.tensor, partial: tl.tensor, total: tl.tensor, tokens: int,
     z_layer: int, z_token: int, total_layer: int, total_slot: int,
-    F: tl.constexpr, SUMS: tl.constexpr, PARTS: tl.constexpr, TOKENS: tl.constexpr, NEURONS: tl.constexpr,
+    F: tl.constexpr, SUMS: tl.constexpr, PARTS: tl.constexpr, SLOTS: tl.constexpr, TOKENS: tl.constexpr, NEURONS: tl.constexpr,
 ) -> None:  # fmt: skip
     neuron = tl.program_id(0) * NEURONS + tl.arange(0, NEURONS)
     inside = neuron < F
@@ -71,11 +79,13 @@ def add_tokens(
     score = tl.load(target, mask=inside, other=0.0)  # before it is known whether it changes: one wait less
     part = tl.arange(0, PARTS)
     found = 0
-    for first in range(0, tokens, TOKENS):
-        token = first + tl.arange(0, TOKENS)
-        mine = tl.load(slot + token, mask=token < tokens, other=-1) == row
-        count = tl.sum(mine.to(tl.int32), axis=0)
-        if count > 0:
+    for chunk in range(0, tokens, SLOTS):
+        seen = chunk + tl.arange(0, SLOTS)
+        here = tl.load(slot + seen, mask=seen < tokens, other=-1) == row
+        last = tl.max(tl.where(here, seen, -1), axis=0)
+        for first in range(tl.min(tl.where(here, seen, tokens), axis=0), last + 1, TOKENS):
+            token = first + tl.arange(0, TOKENS)
+            mine = tl.load(slot + token, mask=token <= last, other=-1) == row
             place = layer * tokens + token
             squares = tl.load(partial + place[:, None] * SUMS + part[None, :], mask=mine[:, None] & (part < SUMS)[None, :], other=0.0)
             norm = tl.sqrt(tl.sum(squares, axis=1))
@@ -88,6 +98,6 @@ def add_tokens(
             ).to(tl.float32)
             value = tl.where(counted[:, None], value * inverse[:, None], 0.0)
             score += tl.sum(value * value, axis=0)
-            found += count
+        found = tl.maximum(found, last + 1)
     if found > 0:
         tl.store(target, score, mask=inside)

@@ -10,15 +10,17 @@ would spend half of its pipeline's depth on that load, and fewer bytes of the we
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
+import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
-from torch import Tensor, float32
+from torch import Tensor
 
 LARGEST_ROWS: Final = 64  # of x: up to there a step is bound by the bytes of the weight
 DTYPES: Final = ("torch.float16", "torch.bfloat16", "torch.float32")
 PROCESSORS: Final = 132  # of an H100 or H200
+H100_SHARED: Final = 227 * 1024  # bytes
 LARGEST_SPLITS: Final = 32  # the adding kernel is unrolled over them
 
 
@@ -165,20 +167,30 @@ def resident(rows: int) -> int:
     return 2 * PROCESSORS if rows <= 32 else PROCESSORS
 
 
-def depth(stage: int, rows: int) -> int:
+def most_shared(device: torch.device) -> int:
+    """Bytes of shared memory that a block may use: 227 KB on an H100, 163 on an A100, 99 on cards without HBM."""
+    if device.type != "cuda":
+        return H100_SHARED
+    properties: Any = torch.cuda.get_device_properties(device)
+    return int(properties.shared_memory_per_block_optin)
+
+
+def depth(stage: int, rows: int, shared: int) -> int:
     """Pipeline stages of `stage` bytes: as many as leave room for the programs that share a multiprocessor.
 
     Two of 108 KB fit into the 227 KB of an H100, one of 160 into the 163 KB of an A100. Triton keeps a buffer less than it has stages,
     except where Hopper's matrix units read the buffers themselves, which takes 64 rows. More than 6 stages are more than latency asks for:
     bandwidth times latency of an H200 is about 30 KB a multiprocessor.
     """
-    return min(6, 108 * 1024 // stage + 1 if rows <= 32 else 160 * 1024 // stage)
+    if rows <= 32:
+        return min(6, min(108 * 1024, shared) // stage + 1)
+    return min(6, max(1, min(160 * 1024, shared) // stage))
 
 
-def partial_tile(rows: int, inputs: int, outputs: int, size: int = 2) -> Tile:
+def partial_tile(rows: int, inputs: int, outputs: int, size: int = 2, shared: int = H100_SHARED) -> Tile:
     """For elements of `size` bytes: steps of 16 KB of weight, 64 rows of 256 bytes (two rows per warp and load instruction)."""
     padded, terms, columns = 1 if rows == 1 else fit(LARGEST_ROWS, rows), fit(128 // size, inputs), fit(128, outputs)
-    return Tile(padded, terms, columns, depth(size * terms * (padded + columns), rows))
+    return Tile(padded, terms, columns, depth(size * terms * (padded + columns), rows, shared))
 
 
 def workspace_shape(rows: int, inputs: int, outputs: int) -> tuple[int, int, int]:
@@ -226,10 +238,10 @@ def sum_rows(
     assert choice.is_contiguous(), f"{name}: what chooses rows is contiguous"
     assert bias is None or bias.shape == (outputs,), f"{name}: bias is [{outputs}]"
     assert out.shape == (rows, outputs), f"{name}: out is [{rows}, {outputs}], not {list(out.shape)}"
-    assert workspace.dtype == float32, f"{name}: the workspace is float32, not {workspace.dtype}"
+    assert workspace.dtype == torch.float32, f"{name}: the workspace is float32, not {workspace.dtype}"
     assert workspace.is_contiguous(), f"{name}: the workspace is contiguous"
     assert workspace.shape[1:] == out.shape, f"{name}: the workspace is [splits, {rows}, {outputs}], not {list(workspace.shape)}"
-    tile, splits = tile or partial_tile(rows, inputs, outputs, x.element_size()), workspace.shape[0]
+    tile, splits = tile or partial_tile(rows, inputs, outputs, x.element_size(), most_shared(x.device)), workspace.shape[0]
     share = blocks(blocks(inputs, splits), tile.inputs) * tile.inputs
     grid = blocks(outputs, tile.outputs), splits
     constants = {"INDEXED": indexed, "INPUTS": tile.inputs, "OUTPUTS": tile.outputs, "STAGES": tile.stages, "num_warps": tile.warps}

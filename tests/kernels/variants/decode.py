@@ -5,6 +5,7 @@ from typing import Any
 
 from kernels.ahead_of_time import Variant
 from regrow.kernels.triton import attention, norm, score
+from regrow.kernels.triton import retain as retaining
 
 SHAPES = {"qwen2-7b": (3584, 18944, 28, 4), "llama-8b": (4096, 14336, 32, 8)}  # D, F, query heads, key-value heads
 HEAD, CAPACITY, BATCH = 128, 4096, 16
@@ -14,7 +15,7 @@ DTYPES = "bf16", "fp16"
 
 def variant(name: str, kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], warps: int, stages: int = 2) -> Variant:
     """Addresses and strides are multiples of 16, as those of a model are."""
-    aligned = {key: value if key in ("tokens", "eps", "scale") else f"{value}:16" for key, value in types.items()}
+    aligned = {key: value if key in ("tokens", "splits", "eps", "scale") else f"{value}:16" for key, value in types.items()}
     return Variant(name, kernel, aligned, constants, {"num_warps": warps, "num_stages": stages})
 
 
@@ -28,11 +29,24 @@ def observe(shape: str, dtype: str) -> list[Variant]:
     parts = score.observe_workspace(1, 1, neurons)[-1]
     square_types = {"z": f"*{dtype}", "partial": "*fp32", **strides(score.square, "z")}
     types = {**square_types, "slot": "*i64", "total": "*fp32", "tokens": "i32", **strides(score.add_tokens, "total")}
-    constants = {"F": neurons, "SUMS": parts, "PARTS": 1 << (parts - 1).bit_length(), "TOKENS": score.TOKENS, "NEURONS": score.NEURONS}
-    return [
-        variant(f"square {shape} {dtype}", score.square, square_types, {"F": neurons, "PART": score.PART}, score.SQUARE_WARPS),
-        variant(f"add tokens {shape} {dtype}", score.add_tokens, types, constants, score.ADD_WARPS),
-    ]
+    constants = {"F": neurons, "SUMS": parts, "PARTS": 1 << (parts - 1).bit_length()}
+    found = [variant(f"square {shape} {dtype}", score.square, square_types, {"F": neurons, "PART": score.PART}, score.SQUARE_WARPS)]
+    for tokens in (BATCH, 5 * BATCH, 2048 * BATCH):
+        sizes = dict(zip(("SLOTS", "TOKENS", "NEURONS"), score.block(tokens, BATCH), strict=True))
+        found.append(variant(f"add {tokens} tokens {shape} {dtype}", score.add_tokens, types, constants | sizes, score.ADD_WARPS))
+    return found
+
+
+def retain(dtype: str, norms: bool, abs_mean: bool) -> Variant:
+    types = {"x": f"*{dtype}", "slot": "*i64", "norms": "*fp32", "keep": "*i1", "inputs": "i32", "x_token": "i32"}
+    odd = {"measured": "*i64", "tokens": "i32", "weights": "i32", "threshold": "fp32"}
+    constants: dict[str, Any] = {"ABS_MEAN": abs_mean, "ROWS": retaining.ROWS, "INPUTS": retaining.INPUTS}
+    if not norms:
+        del types["norms"]
+        constants["norms"] = None
+    kinds = {**{key: f"{kind}:16" for key, kind in types.items()}, **odd}
+    name = f"retain {dtype}{' norms' * norms}{' of the mean' * abs_mean}"
+    return Variant(name, retaining.retain, kinds, constants, {"num_warps": retaining.WARPS})
 
 
 def attend(name: str, groups: int, head: int, width: int, dtype: str) -> Variant:
@@ -48,9 +62,9 @@ def merge(name: str, groups: int, kv_heads: int, head: int, dtype: str) -> Varia
     tile, splits = attention.attention_tile(groups, head), attention.split_count(BATCH, kv_heads, CAPACITY)
     types = dict.fromkeys(("partial", "mass"), "*fp32") | dict.fromkeys(("start", "length"), "*i64") | {"out": f"*{dtype}"}
     sizes = {"WIDTH": 1, "GROUPS": groups, "HEAD": head, "CHANNELS": tile.channels, "LEAST": tile.least}
-    counts = {"splits": splits, "SPLITS": 1 << (splits - 1).bit_length()}
-    types |= strides(attention.merge, "out")
-    return variant(f"merge {name} {dtype}", attention.merge, types, sizes | counts, attention.MERGE_WARPS)
+    types |= {"splits": "i32", **strides(attention.merge, "out")}
+    sizes["SPLITS"] = 1 << (splits - 1).bit_length()
+    return variant(f"merge {name} {dtype}", attention.merge, types, sizes, attention.MERGE_WARPS)
 
 
 def add_rms_norm(shape: str, dtype: str, add: bool) -> Variant:
@@ -76,6 +90,7 @@ MODELS = (QWEN, "bf16"), (QWEN, "fp16"), (LLAMA, "bf16")
 
 VARIANTS: list[Variant] = [
     *[made for model in MODELS for made in observe(*model)],
+    *[retain(dtype, norms, norms) for dtype in DTYPES for norms in (False, True)],
     *[attend(shape, GROUPS[shape], HEAD, width, dtype) for shape, dtype in MODELS for width in WIDTHS],
     # Heads that are padded; wide ones, with one query, and with more than one program holds.
     *[attend(f"head of {head}", groups, head, width, "bf16") for head, groups, width in ((80, 1, 1), (256, 2, 1), (256, 8, 17))],

@@ -1,11 +1,11 @@
 """The sparse FFN and the masked linear, at the width, the intermediate size and half of the neurons of Qwen2.5-7B."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kernels.ahead_of_time import Variant
+from kernels.ahead_of_time import SMALL_SHARED, Variant
 from regrow.kernels.triton.gather import gated_dot, gated_tile, gated_vector
-from regrow.kernels.triton.split import ADD, add_partials, partial_dot, partial_tile, partial_vector, workspace_shape
+from regrow.kernels.triton.split import ADD, H100_SHARED, add_partials, partial_dot, partial_tile, partial_vector, workspace_shape
 
 WIDTH, NEURONS, KEEP = 3584, 18944, 9472
 ROWS = 1, 16, 64  # 2 to 16 rows are one kernel
@@ -13,9 +13,9 @@ DTYPES = "bf16", "fp16"
 SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
-def variant(name: str, kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], warps: int) -> Variant:
+def variant(name: str, kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], warps: int, odd: Sequence[str] = ()) -> Variant:
     """What the kernel is launched with: buffers and sizes are multiples of 16, but for the number of rows, which is not looked at."""
-    aligned = {key: value if key == "rows" else f"{value}:16" for key, value in types.items()}
+    aligned = {key: value if key in ("rows", *odd) else f"{value}:16" for key, value in types.items()}
     absent = {key: None for key in kernel.arg_names if key not in types and key not in constants}
     return Variant(name, kernel, aligned, {**constants, **absent}, {"num_warps": warps})
 
@@ -24,29 +24,32 @@ def integers(*names: str) -> dict[str, str]:
     return dict.fromkeys(names, "i32")
 
 
-def gated(rows: int, dtype: str, act: str = "silu", biased: bool = False, index: str = "i64") -> Variant:
-    (tile, share), kernel = gated_tile(rows, WIDTH, KEEP, SIZES[dtype]), gated_vector if rows == 1 else gated_dot
+def gated(
+    rows: int, dtype: str, act: str = "silu", biased: bool = False, index: str = "i64", odd: Sequence[str] = (), shared: int = H100_SHARED
+) -> Variant:
+    (tile, share), kernel = gated_tile(rows, WIDTH, KEEP, SIZES[dtype], shared), gated_vector if rows == 1 else gated_dot
     types = dict.fromkeys(("x", "gate", "up", "out"), f"*{dtype}") | {"index": f"*{index}"}
     types |= dict.fromkeys(("gate_bias", "up_bias"), f"*{dtype}") if biased else {}
-    types |= integers("width", "keep", "gate_stride", "up_stride")
+    types |= integers("width", "keep", "columns", "gate_stride", "up_stride")
     constants = {"ACT": act, "WIDTH": tile.inputs, "NEURONS": tile.outputs, "SHARE": share, "STAGES": tile.stages}
     if rows > 1:
         types |= integers("rows", "x_stride", "out_stride")
         constants |= {"ROWS": tile.rows}
-    name = f"gated {rows} {dtype} {act} {index}{' biased' * biased}"
-    return variant(name, kernel, types, constants, tile.warps)
+    name = f"gated {rows} {dtype} {act} {index}{' biased' * biased}{' odd' * bool(odd)}{' small' * (shared < H100_SHARED)}"
+    return variant(name, kernel, types, constants, tile.warps, odd)
 
 
-def partial(rows: int, dtype: str, choice: str = "i64") -> Variant:
+def partial(rows: int, dtype: str, choice: str = "i64", shared: int = H100_SHARED) -> Variant:
     """`choice` i1: the masked linear."""
-    tile = partial_tile(rows, NEURONS if choice == "i1" else KEEP, WIDTH, SIZES[dtype])
+    tile = partial_tile(rows, NEURONS if choice == "i1" else KEEP, WIDTH, SIZES[dtype], shared)
     types = dict.fromkeys(("x", "weight"), f"*{dtype}") | {"choice": f"*{choice}", "partial": "*fp32"}
     types |= integers("inputs", "outputs", "share", "weight_stride")
     constants = {"INDEXED": choice != "i1", "INPUTS": tile.inputs, "OUTPUTS": tile.outputs, "STAGES": tile.stages}
     if rows > 1:
         types |= integers("rows", "x_stride")
         constants |= {"ROWS": tile.rows}
-    return variant(f"partial {rows} {dtype} {choice}", partial_vector if rows == 1 else partial_dot, types, constants, tile.warps)
+    name = f"partial {rows} {dtype} {choice}{' small' * (shared < H100_SHARED)}"
+    return variant(name, partial_vector if rows == 1 else partial_dot, types, constants, tile.warps)
 
 
 def add(rows: int, dtype: str, biased: bool) -> Variant:
@@ -61,6 +64,9 @@ VARIANTS: list[Variant] = [
     *[gated(rows, dtype, biased=True) for rows, dtype in ((1, "bf16"), (16, "fp16"), (64, "bf16"))],
     *[gated(rows, "bf16", act) for rows, act in ((1, "gelu"), (16, "gelu_tanh"), (16, "relu"))],
     gated(16, "bf16", index="i32"),
+    *[gated(rows, "bf16", odd=("keep",)) for rows in ROWS],  # a number of neurons that is no multiple of 16
+    *[gated(rows, "bf16", shared=SMALL_SHARED) for rows in ROWS],
+    *[partial(rows, "bf16", choice, SMALL_SHARED) for rows in ROWS for choice in ("i64", "i1")],
     *[gated(rows, "fp32") for rows in (1, 16)],
     *[partial(rows, dtype, choice) for rows in ROWS for dtype in DTYPES for choice in ("i64", "i1")],
     partial(16, "bf16", "i32"),

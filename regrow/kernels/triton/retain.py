@@ -1,0 +1,56 @@
+"""Which inputs of a linear exceed a threshold over the live rows of a batch (TEAL, arXiv 2408.14690; WINA, arXiv 2505.19427): one kernel in
+the place of a dozen."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+ROWS, INPUTS = 8, 256  # that a program reads at once: 16 bytes a thread and row, where numbers have 2
+WARPS: Final = 4
+
+
+@torch.library.custom_op("regrow::exceeding", mutates_args=("measured", "keep"))
+def exceeding(
+    x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, abs_mean: bool, weights: int, measured: Tensor, keep: Tensor
+) -> None:
+    """keep [in] bool: where the mean of |x_i| of x [T, in], times `norms` [in] float32 if given, exceeds `threshold`.
+
+    The mean is over the tokens whose `slot` [T] int64 is not negative; with `abs_mean` it is the magnitude of the mean of x_i. `weights`
+    times the number of inputs kept is added to `measured` [] int64. Sums are float32. Any stride between tokens.
+    """
+    if x.stride(-1) != 1 or not all(tensor.is_contiguous() for tensor in (slot, keep)) or (norms is not None and not norms.is_contiguous()):
+        raise ValueError("the inputs of a token, slot, norms and keep have to be adjacent in memory")
+    tokens, inputs = x.shape
+    retain[(triton.cdiv(inputs, INPUTS),)](
+        x, slot, norms, measured, keep, tokens, inputs, x.stride(0), threshold, weights, abs_mean, ROWS, INPUTS, num_warps=WARPS,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["tokens", "weights"], do_not_specialize_on_alignment=["measured"])  # type: ignore[untyped-decorator]
+def retain(
+    x: tl.tensor, slot: tl.tensor, norms: tl.tensor, measured: tl.tensor, keep: tl.tensor,
+    tokens: tl.tensor, inputs: tl.tensor, x_token: tl.tensor, threshold: tl.tensor, weights: tl.tensor,
+    ABS_MEAN: tl.constexpr, ROWS: tl.constexpr, INPUTS: tl.constexpr,
+) -> None:  # fmt: skip
+    column = tl.program_id(0) * INPUTS + tl.arange(0, INPUTS)
+    inside = column < inputs
+    total = tl.zeros((ROWS, INPUTS), tl.float32)
+    live = tl.zeros((ROWS,), tl.int32)
+    for first in range(0, tokens, ROWS):
+        token = first + tl.arange(0, ROWS)
+        counted = tl.load(slot + token, mask=token < tokens, other=-1) >= 0
+        place = x + token.to(tl.int64)[:, None] * x_token + column[None, :]
+        value = tl.load(place, mask=counted[:, None] & inside[None, :], other=0.0).to(tl.float32)
+        total += value if ABS_MEAN else tl.abs(value)
+        live += counted.to(tl.int32)
+    score = tl.abs(tl.sum(total, axis=0) / tl.maximum(tl.sum(live, axis=0), 1).to(tl.float32))
+    if norms is not None:
+        score *= tl.load(norms + column, mask=inside, other=0.0)
+    kept = (score > threshold) & inside
+    tl.store(keep + column, kept, mask=inside)
+    tl.atomic_add(measured, tl.sum(kept.to(tl.int64), axis=0) * weights)  # of integers: any order gives the same
