@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from regrow.adapter.find import find_ffns
@@ -33,7 +34,8 @@ def attach(
     with Patch() as patch:
         if method.surface is Surface.WEIGHTS and calibration:
             blocks = _with_weights(model, blocks, patch, calibration)
-        session = Session(method, blocks, calibration, record_masks=record_masks)
+        with torch.inference_mode(mode=False), torch.no_grad():  # its buffers may be written outside of the caller's inference mode
+            session = Session(method, blocks, calibration, record_masks=record_masks)
         if session.pruner is not None:
             for place, module in enumerate(modules):
                 patch.replace(module, "forward", partial(session.run, place))

@@ -102,3 +102,14 @@ def test_other_failures_stay_themselves(model: PreTrainedModel, monkeypatch: pyt
 def test_prompts_on_another_device_are_refused(model: PreTrainedModel) -> None:
     with pytest.raises(UsageError, match=r"the prompts are on meta and the model on cpu; move"):
         regrow.generate(model, torch.zeros(1, 4, dtype=torch.int64, device="meta"))
+
+
+def test_batches_inside_and_outside_of_inference_mode_share_an_engine() -> None:
+    """Also on a model made inside of it, whose weights keep no count of their changes."""
+    with torch.inference_mode():
+        model = build("qwen2")
+        want = regrow.generate(model, **arguments(BATCH), method=METHOD).tokens
+    with regrow.Engine(model, METHOD) as engine:
+        with torch.inference_mode():
+            assert engine.generate(**arguments(BATCH)).tokens == want
+        assert engine.generate(**arguments(BATCH)).tokens == want

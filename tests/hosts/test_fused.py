@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,9 +15,13 @@ import regrow
 from batches import arguments, prompts
 from families import FAMILIES, LAYERS, build
 from regrow.adapter.decoder import read, readable
+from regrow.core import Mode
 from regrow.hosts.fused import FusedNetwork
 from regrow.hosts.graphs import Graphs
 from regrow.hosts.networks import Networks
+from regrow.method.index_set import IndexSet
+from regrow.method.schedule import Schedule
+from regrow.pruning.neurons import NeuronPruner
 
 KNOWN = ["llama", "mistral", "qwen2", "qwen3", "biases"]
 LENGTHS = [9, 5, 2]  # of three rows
@@ -223,3 +228,43 @@ def test_recorded_steps_read_the_tokens_of_the_day() -> None:
     assert network._steppers == {}
     assert network._graphs is not None
     assert network._graphs._recorded == {}
+
+
+def test_without_memory_for_a_larger_cache_the_next_batch_gets_one_of_its_own() -> None:
+    ids, position = batch(LENGTHS, 9)
+    network = ready(build("llama"))
+    with torch.no_grad():
+        want = network.forward(ids, position, 9)
+        with pytest.raises(RuntimeError, match="memory"):
+            network.start(3, 10**13)
+        network.start(3, 20)
+        assert torch.equal(network.forward(ids, position, 9), want)
+
+
+@pytest.mark.parametrize(("rows", "chunk"), [(1, 2048), (16, 2048), (64, 512), (4096, 64)])
+def test_chunks_of_a_prompt_are_shorter_where_there_are_many_rows(rows: int, chunk: int) -> None:
+    network = FusedNetwork(read(build("llama")), kernels=False)
+    network.start(rows, 1)
+    assert network.chunk == chunk
+
+
+def test_a_step_that_observes_is_recorded_for_one_state_and_one_with_thresholds_not_at_all() -> None:
+    """A batch of another size has a state elsewhere; a selection by thresholds gives another size."""
+    model = build("qwen2")
+    with regrow.prune(model, regrow.BatchwiseAdaptive(sparsity=0.5)) as session:
+        pruner = session.pruner
+        assert isinstance(pruner, NeuronPruner)
+        session.start(2)
+        state, keys = pruner.state, [pruner.key(mode) for mode in Mode]
+        session.start(2)
+        assert [pruner.key(mode) for mode in Mode] == keys
+        session.start(3)
+        changed = [mode for mode, key in zip(Mode, keys, strict=True) if pruner.key(mode) != key]
+        assert (changed, len(set(keys))) == ([Mode.OBSERVE], len(Mode))
+    del state
+    by_threshold = NeuronPruner(
+        IndexSet(Decimal("0.5"), Schedule(2, 1, 4), selection="threshold"), session._blocks, threshold=torch.zeros(2)
+    )
+    by_threshold.start(2, session._meter)
+    assert by_threshold.key(Mode.SPARSE) is None
+    assert by_threshold.key(Mode.OBSERVE) is not None
