@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,19 +29,23 @@ from regrow.versions import versions
 PARTS = ("checks", "kernels", "decode")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/gpu"))
-    parser.add_argument("--shape", action="append", choices=list(SHAPES), help="default: qwen-7b")
+    parser.add_argument("--shape", action="append", choices=SHAPES, help="default: qwen-7b")
     parser.add_argument("--batch-size", action="append", type=int, help="default: 1, 4, 8, 16, 64")
     parser.add_argument("--prompt", action="append", type=int, help="tokens; default: 128")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--part", action="append", choices=PARTS, help="default: all of them, each only if what comes before it holds")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("regrow: error: no GPU is visible to torch here; run this on a machine with an NVIDIA GPU", file=sys.stderr)
         return 1
-    device = torch.device("cuda")
+    return measure(args, torch.device("cuda"))
+
+
+def measure(args: argparse.Namespace, device: torch.device) -> int:
+    """The exit code: 1 if a check does not hold."""
     args.out.mkdir(parents=True, exist_ok=True)
     path, parts = args.out / "gpu.json", args.part or PARTS
     result = Result({**versions(), "device": device_name(device)}, bandwidth(device), {"dtype": "bfloat16", "sparsity": 0.5})

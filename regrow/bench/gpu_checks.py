@@ -23,6 +23,7 @@ from regrow.method.dense import Dense
 from regrow.method.griffin import Griffin
 
 WIDTH, NEURONS, KEEP = 3584, 18944, 9472
+ATTENTION: Final = (1, 1, 28, 4, 4096), (4, 5, 28, 4, 1024), (16, 1, 32, 8, 2048), (3, 17, 32, 8, 512)  # rows, width, heads, capacity
 NEW: Final = 200  # tokens
 HALVES: Final = (torch.bfloat16, torch.float16)
 
@@ -89,21 +90,38 @@ def _masked_linear(device: torch.device) -> dict[str, Any]:
 
 
 def _observe(device: torch.device) -> dict[str, Any]:
-    from regrow.kernels import observe
+    from regrow.kernels.triton.score import observe, observe_workspace
 
     found = []
     for dtype in HALVES:
         for tokens in (1, 4, 64, 1000):
             z, slot = _random(device, dtype, tokens, NEURONS), torch.randint(-1, 4, (tokens,), device=device)
-            ours, theirs = torch.zeros(2, 4, NEURONS, device=device)
-            observe(z, slot, ours)
+            ours, again, theirs = torch.zeros(3, 4, NEURONS, device=device)
             decode_reference.observe(z, slot, theirs)
-            again = torch.zeros_like(ours)
-            observe(z, slot, again)
+            for total in (ours, again):
+                observe(z, slot, total, torch.full(observe_workspace(1, tokens, NEURONS), torch.nan, device=device))
             if not torch.equal(ours, again):
                 return {"holds": False, "found": f"two runs with {tokens} tokens differ"}
             found.append((torch.float32, _error(ours, theirs) if bool(theirs.any()) else 0.0))
     return _within(found, 64)  # sums of up to a thousand terms, in another order
+
+
+def _exceeding(device: torch.device) -> dict[str, Any]:
+    """The same inputs are kept, but for those at the threshold itself."""
+    from regrow.kernels.triton.retain import exceeding
+
+    odd, threshold = 0, 0.8
+    for dtype in HALVES:
+        for tokens in (1, 4, 64, 200):
+            x, slot = _random(device, dtype, tokens, NEURONS), torch.randint(-1, 4, (tokens,), device=device)
+            norms = torch.rand(NEURONS, device=device) + 0.5
+            score = decode_reference.magnitude(x, slot, abs_mean=False) * norms
+            keep, measured = torch.zeros(NEURONS, dtype=torch.bool, device=device), torch.zeros(2, dtype=torch.int64, device=device)
+            exceeding(x, slot, norms, threshold, False, 7, measured[1], keep)
+            odd += int(((keep != (score > threshold)) & ((score - threshold).abs() > 1e-5)).sum())
+            if measured.tolist() != [0, 7 * int(keep.sum())]:
+                return {"holds": False, "found": f"{measured.tolist()} weights counted for {int(keep.sum())} inputs"}
+    return {"holds": not odd, "found": f"{odd} inputs differ"}
 
 
 def _attention(device: torch.device) -> dict[str, Any]:
@@ -111,7 +129,7 @@ def _attention(device: torch.device) -> dict[str, Any]:
 
     found = []
     for dtype in HALVES:
-        for rows, width, heads, kv_heads, capacity in ((1, 1, 28, 4, 4096), (4, 5, 28, 4, 1024), (16, 1, 32, 8, 2048), (3, 17, 32, 8, 512)):
+        for rows, width, heads, kv_heads, capacity in ATTENTION:
             q = _random(device, dtype, rows, width, heads, 128)
             keys, values = (_random(device, dtype, rows, kv_heads, capacity, 128) for _ in range(2))
             length = torch.randint(0, capacity - width, (rows,), device=device)
@@ -232,6 +250,7 @@ CHECKS: Final = (
     Check("sparse FFN through an index", _sparse_ffn),
     Check("masked linear", _masked_linear),
     Check("scores", _observe),
+    Check("inputs above a threshold", _exceeding),
     Check("decode attention", _attention),
     Check("recorded steps give the logits of plain ones", _recorded_steps),
     Check("decode attention inside a model's own forward", _own_forward),

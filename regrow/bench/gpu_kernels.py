@@ -22,6 +22,7 @@ from regrow.kernels import observe
 from regrow.method.index_set import IndexSet
 from regrow.method.schedule import ALWAYS_SPARSE
 
+SHORT, LONG = 256, 16000  # tokens of context
 CALLS, REPEATS = 20, 7
 COLD = 150 * 2**20  # bytes, some times the cache of an H100
 _Call = Callable[[], object]
@@ -40,7 +41,7 @@ def kernel_times(device: torch.device, bandwidth: float) -> Iterator[dict[str, A
 def _kernels(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[str, list[_Call], int]]:
     """Name, calls on weights of their own, bytes a call has to move."""
     yield from _linears(shape, rows, device)
-    for context in (256, 16000 if rows <= 16 else 2000):
+    for context in (SHORT, LONG if rows <= 16 else LONG // 8):
         size = 4 * rows * shape.kv_heads * context * shape.head_width
         yield f"decode attention over {context}", [_attention(shape, rows, context, device) for _ in range(_copies(size))], size
     slot, size = torch.arange(rows, device=device), 10 * rows * shape.neurons
