@@ -173,7 +173,8 @@ class Session:
     def _kept(self, slot: Tensor) -> Tensor:
         """The same at a fixed address, so that a recorded step sees it."""
         if len(slot) not in self._slots:
-            self._slots[len(slot)] = torch.empty_like(slot)
+            with torch.inference_mode(mode=False):  # it outlives the caller's inference mode
+                self._slots[len(slot)] = torch.empty_like(slot)
         return self._slots[len(slot)].copy_(slot)
 
     def _mask(self, slots: Sequence[int]) -> Tensor:

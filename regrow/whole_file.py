@@ -14,7 +14,7 @@ def write_whole(path: Path, content: bytes) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("xb") as file:
+        with unfinished.open("wb") as file:
             try:
                 file.write(content)
                 file.flush()

@@ -77,8 +77,8 @@ class Runner:
     def measure(
         self, contenders: Sequence[Contender], setting: Setting, repeats: int, progress: Callable[[str], None]
     ) -> dict[str, Measured]:
-        """Every contender once a round, `repeats` rounds after a short one that warms up. Prompts are random tokens. A contender that there
-        is not enough memory for is left out."""
+        """Every contender once a round, `repeats` rounds after one that warms up. Prompts are random tokens. A contender that there is not
+        enough memory for is left out; without the first, which the others are compared with, nothing is measured."""
         generator = torch.Generator().manual_seed(0)
         vocabulary = self._model.config.vocab_size
         ids = torch.randint(vocabulary, (setting.rows, setting.prompt), generator=generator).to(self._model.device)
@@ -95,6 +95,8 @@ class Runner:
                         with out_of_memory(contender.label):
                             self._run(contender, ids, setting.new if number else warm, warm, into)
                     except NoMemoryError:
+                        if contender is contenders[0]:
+                            return {}
                         del found[contender.label]
         return found
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from regrow.core import FFNWeights
+from regrow.hosts.gemv import products_for
 from regrow.kernels import SparseFFN, sparse_ffn
 
 WIDTH, NEURONS = 1536, 8960  # Qwen2.5-1.5B
@@ -38,11 +39,12 @@ def measure(dtype: torch.dtype, rows: int, *, sparsity: float, layers: int, repe
     x = torch.randn(rows, WIDTH, generator=generator).to(dtype)
 
     times: dict[str, list[float]] = {"dense": [], "sparse": [], "refresh": []}
-    for _ in range(repeats + 2):  # the first two warm up
-        index = _turned(index, generator)
-        times["dense"].append(_clock(lambda: [_dense(w, x) for w in weights]) / layers)
-        times["refresh"].append(_clock(partial(_refresh, sparse, index)) / layers)
-        times["sparse"].append(_clock(lambda: [ffn(x) for ffn in sparse]) / layers)
+    with products_for(rows, x.device, dtype):
+        for _ in range(repeats + 2):  # the first two warm up
+            index = _turned(index, generator)
+            times["dense"].append(_clock(lambda: [_dense(w, x) for w in weights]) / layers)
+            times["refresh"].append(_clock(partial(_refresh, sparse, index)) / layers)
+            times["sparse"].append(_clock(lambda: [ffn(x) for ffn in sparse]) / layers)
     ms = {name: statistics.median(values[2:]) for name, values in times.items()}
     quartiles = {name: statistics.quantiles(values[2:], n=4)[::2] for name, values in times.items()}
     ratio = ms["dense"] / (ms["sparse"] + ms["refresh"] / STEPS)

@@ -25,6 +25,7 @@ from regrow.bench.run import Benchmark, device_name
 from regrow.bench.shapes import SHAPES
 from regrow.bench.turnover import bundled_turnover
 from regrow.versions import versions
+from regrow.whole_file import write_whole
 
 PARTS = ("checks", "kernels", "decode")
 
@@ -53,7 +54,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> int:
     kernels: list[dict[str, object]] = []
 
     def write() -> None:
-        path.write_text(json.dumps({**asdict(result), "checks": checks, "kernels": kernels}, indent=2) + "\n")
+        write_whole(path, (json.dumps({**asdict(result), "checks": checks, "kernels": kernels}, indent=2) + "\n").encode())
 
     for check in CHECKS if "checks" in parts else ():
         checks.append(_run(check, device))
@@ -64,7 +65,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> int:
     for kernel in kernel_times(device, result.bandwidth["copy"]) if "kernels" in parts else ():
         kernels.append(kernel)
         print(json.dumps(kernel), flush=True)
-    write()
+        write()
     if "decode" not in parts:
         print(path)
         return 0
@@ -105,7 +106,7 @@ def _speed(row: Row) -> str:
 def _run(check: Check, device: torch.device) -> dict[str, object]:
     try:
         found = check.run(device)
-    except Exception as error:  # noqa: BLE001 (of a kernel that does not compile, or that reads what is not its own: the others are still checked)
+    except Exception as error:  # noqa: BLE001 (of a kernel that does not compile: the others are still checked)
         traceback.print_exc()
         found = {"holds": False, "found": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
     print(f"{'holds' if found['holds'] else 'FAILS'}: {check.name}: {found['found']}", flush=True)

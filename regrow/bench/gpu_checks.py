@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 from unittest.mock import patch
@@ -23,7 +23,16 @@ from regrow.method.dense import Dense
 from regrow.method.griffin import Griffin
 
 WIDTH, NEURONS, KEEP = 3584, 18944, 9472
-ATTENTION: Final = (1, 1, 28, 4, 4096), (4, 5, 28, 4, 1024), (16, 1, 32, 8, 2048), (3, 17, 32, 8, 512)  # rows, width, heads, capacity
+ATTENTION: Final = (
+    (1, 1, 28, 4, 4096),
+    (4, 5, 28, 4, 1024),
+    (16, 1, 32, 8, 2048),
+    (3, 17, 32, 8, 512),
+)  # rows, width, heads, kv heads, capacity
+SIZES: Final = {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2}
+METHODS: Final[Sequence[Method]] = Dense(), Griffin(), BatchwiseAdaptive(init_steps=5)
+BATCHES: Final = 5, 5, 3, 5  # rows
+KINDS: Final = "llama", "qwen2", "qwen3"
 NEW: Final = 200  # tokens
 HALVES: Final = (torch.bfloat16, torch.float16)
 
@@ -145,9 +154,8 @@ def _attention(device: torch.device) -> dict[str, Any]:
 
 
 def _tiny(kind: str, device: torch.device) -> PreTrainedModel:
-    sizes = {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2}
     tokens = {"vocab_size": 512, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    config = AutoConfig.for_model(kind, head_dim=32, initializer_range=0.1, max_position_embeddings=1024, **sizes, **tokens)
+    config = AutoConfig.for_model(kind, head_dim=32, initializer_range=0.1, max_position_embeddings=1024, **SIZES, **tokens)
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device)  # type: ignore[no-untyped-call]
     model.eval()  # type: ignore[no-untyped-call]
@@ -185,12 +193,11 @@ def _logits(engine: Engine, prompt: dict[str, Any]) -> Tensor:
 def _recorded_steps(device: torch.device) -> dict[str, Any]:
     """Logits of recorded kernels are those of plain torch, in float32, along the same tokens of ragged batches. The second batch replays
     what the first left; the third and the fourth are of another size."""
-    methods: list[Method] = [Dense(), Griffin(), BatchwiseAdaptive(init_steps=5)]
     found = []
-    for kind in ("llama", "qwen2", "qwen3"):
+    for kind in KINDS:
         model = _tiny(kind, device)
-        for method in methods:
-            prompts = [_ragged(device, rows) for rows in (5, 5, 3, 5)]
+        for method in METHODS:
+            prompts = [_ragged(device, rows) for rows in BATCHES]
             with patch.object(FusedNetwork, "forward", _plain_forward), Engine(model, method) as engine:
                 plain = [_logits(engine, prompt) for prompt in prompts]
             with Engine(model, method) as engine:
@@ -207,11 +214,10 @@ def _step_errors(ours: Tensor, theirs: Tensor) -> Tensor:
 
 def _alike(found: Sequence[tuple[str, Tensor]]) -> dict[str, Any]:
     """Sums in another order change a logit by some roundings, and may swap two neurons at the border of a mask: seldom, and by little."""
-    shares = {name: float((errors > 1e-4).double().mean()) for name, errors in found}
-    worst = max(float(errors.max()) for _, errors in found)
-    wrong = [name for name, errors in found if shares[name] > 0.1 or not float(errors.max()) < 0.1]
+    usual, worst = max(float(errors.median()) for _, errors in found), max(float(errors.max()) for _, errors in found)
+    wrong = [name for name, errors in found if not (float(errors.median()) < 1e-4 and float(errors.max()) < 0.1)]
     steps = sum(len(errors) for _, errors in found)
-    text = f"{steps} steps, relative error at most {worst:.1e}, above 1e-4 in {max(shares.values()):.1%} of those of a method"
+    text = f"{steps} steps, relative error {usual:.1e} in the median, at most {worst:.1e}"
     return {"holds": not wrong, "found": f"{'; '.join(wrong)}: {text}" if wrong else text}
 
 
@@ -222,7 +228,7 @@ def _own_forward(device: torch.device) -> dict[str, Any]:
     return {"holds": holds, "found": f"olmo2: {'the same' if holds else 'other'} logits after a ragged prompt"}
 
 
-def _plain_forward(network: FusedNetwork, ids: Tensor, position: Tensor, length: int, _: Hashable = None) -> Tensor:
+def _plain_forward(network: FusedNetwork, ids: Tensor, position: Tensor, length: int, **_: Any) -> Tensor:
     return network._plain(ids, position, length)
 
 

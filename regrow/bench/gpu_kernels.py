@@ -1,7 +1,7 @@
 """Kernels one by one on a GPU: microseconds, and the share of the copy bandwidth that their bytes come to.
 
-Every call works on weights that are larger than the cache and were not used by the call before. Calls are recorded, so that the host plays
-no part.
+Every call works on operands that no cache holds since it last used them, but for the selection, whose scores the step before has just
+written. Calls are recorded, so that the host plays no part.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ class DecodeAttention:
         self._config, device = model.config, model.device
         self._start = torch.zeros(rows, dtype=torch.int64, device=device) if mask is None else (mask == 0).sum(dim=1)
         self._length = torch.zeros_like(self._start)
+        AttentionInterface.register(NAME, attend)
 
     @contextmanager
     def step(self, length: int, width: int) -> Iterator[dict[str, Tensor]]:
@@ -56,6 +57,8 @@ def attend(
     if odd or attention_mask is not None:
         raise TypeError(f"attention with {', '.join(odd) or 'a mask'}")
     rows, heads, width, head_width = query.shape
+    if value.shape[-1] != head_width:
+        raise TypeError("values of another width than keys")
     asked = query.transpose(1, 2)
     out = torch.empty_like(asked, memory_format=torch.contiguous_format)
     shapes = attention_workspace(rows, width, heads, key.shape[1], head_width, key.shape[2])
@@ -63,6 +66,3 @@ def attend(
     scale = head_width**-0.5 if scaling is None else scaling
     decode_attention(asked, key, value, kv_start, kv_length, scale, out, partial, mass)
     return out, None
-
-
-AttentionInterface.register(NAME, attend)

@@ -29,16 +29,18 @@ class FusedNetwork(Network):
     def __init__(self, decoder: DecoderWeights, *, kernels: bool, recorder: Callable[[], Recorder] | None = None) -> None:
         """`kernels`: decode steps run through them; they are recorded if a `recorder` can be made."""
         self._decoder, self._kernels, self._recorder = decoder, kernels, recorder
+        self.dtype = decoder.embedding.dtype
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
         self._steppers: dict[int, Stepper] = {}  # by tokens per row
 
     def start(self, batch: int, capacity: int) -> None:
-        """Room for `batch` rows of `capacity` tokens each. What is there stays where it is, as long as it is large enough."""
+        """Room for `batch` rows of `capacity` tokens each, empty. What is there stays where it is, as long as it is large enough."""
         rows, columns = self._size
         if rows != batch or columns < capacity:
             self._allocate(batch, -(-capacity // COLUMNS) * COLUMNS)
-        self._clean = 0
+        # What a shorter row has not written is multiplied by zero, which is no zero if it happens to be infinite.
+        self._keys_values[:, :, :capacity].zero_()
         self.chunk = max(SHORTEST_CHUNK, min(LONGEST_CHUNK, CHUNK_TOKENS // batch))
 
     def _allocate(self, batch: int, columns: int) -> None:
@@ -55,22 +57,23 @@ class FusedNetwork(Network):
         self._graphs = None if self._recorder is None else Graphs(self._recorder())
         self._size = (batch, columns)
 
-    def forward(self, ids: Tensor, position: Tensor, length: int, key: Hashable | None = None) -> Tensor:
+    def forward(self, ids: Tensor, position: Tensor, length: int, *, decode: bool = False, key: Hashable | None = None) -> Tensor:
         width = ids.shape[1]
-        if not self._kernels or key is None or width > WIDEST:
+        if not self._kernels or not decode or width > WIDEST:
             return self._plain(ids, position, length)
         stepper = self._stepper(width)
         stepper.ids.copy_(ids)
         stepper.position.copy_(position)
-        return stepper() if self._graphs is None else self._graphs.run((width, key), stepper)
+        return stepper() if self._graphs is None or key is None else self._graphs.run((width, key), stepper)
 
     def _stepper(self, width: int) -> Stepper:
         if width not in self._steppers:
             from regrow.hosts.stepper import Stepper
 
-            halves = self._decoder.rotary(self._cos.new_empty(0, dtype=torch.float32), self._columns[None])
-            cos, sin = (table[0, :, : self._decoder.head_width // 2].contiguous() for table in halves)
-            self._steppers[width] = Stepper(self._decoder, self._keys_values, cos, sin, self._size[0], width)
+            with torch.inference_mode(mode=False), torch.no_grad():  # its buffers outlive the caller's inference mode
+                halves = self._decoder.rotary(self._cos.new_empty(0, dtype=torch.float32), self._columns[None])
+                cos, sin = (table[0, :, : self._decoder.head_width // 2].contiguous() for table in halves)
+                self._steppers[width] = Stepper(self._decoder, self._keys_values, cos, sin, self._size[0], width)
         return self._steppers[width]
 
     def _plain(self, ids: Tensor, position: Tensor, length: int) -> Tensor:
@@ -81,9 +84,6 @@ class FusedNetwork(Network):
         mask = (self._columns[:length] <= held[:, :, None])[:, None]  # [B, 1, w, length]
         if ids.shape[1] <= FOLDED:
             mask = mask.repeat_interleave(of.heads // of.kv_heads, dim=2)  # a line for each query head of a key-value head
-        # What a shorter row has not written is multiplied by zero, which is no zero if it happens to be infinite.
-        self._keys_values[:, :, self._clean : length].zero_()
-        self._clean = length
         x = of.embedding[ids]
         for block, cache in zip(of.blocks, self._keys_values, strict=True):
             x = x + self._attention(block, cache, _rms_norm(x, block.attention_norm), place, cos, sin, mask)

@@ -123,12 +123,12 @@ class Decoder:
         torch.where(self.ended, self.nowhere, self.rows, out=self.slot)
         self.position += 1
         self.mode = self.session.begin(self.slot, prompt=False, decode=True)
-        with products_for(len(self.rows), self.ids.device):
-            return self._forward(self.ids[:, length - 1 : length], self.position, length, self.session.key)
+        with products_for(len(self.rows), self.ids.device, self.network.dtype):
+            return self._forward(self.ids[:, length - 1 : length], self.position, length, decode=True, key=self.session.key)
 
-    def _forward(self, ids: Tensor, positions: Tensor, length: int, key: Hashable | None = None) -> Tensor:
+    def _forward(self, ids: Tensor, positions: Tensor, length: int, *, decode: bool = False, key: Hashable | None = None) -> Tensor:
         try:
-            logits = self.network.forward(ids, positions, length, key)
+            logits = self.network.forward(ids, positions, length, decode=decode, key=key)
         finally:
             self.session.ran()
         return logits.to(copy=True, dtype=torch.float32)

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, final
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -16,12 +17,14 @@ from regrow.hosts.attention import DecodeAttention
 class Network(ABC):
     """Keeps the keys and values of one batch. Columns of a batch are its tokens with the padding on the left."""
 
+    dtype: torch.dtype  # of the weights
     chunk: int | None = None  # tokens of a prompt it takes at once, if not told otherwise
 
     @abstractmethod
-    def forward(self, ids: Tensor, position: Tensor, length: int, key: Hashable | None = None) -> Tensor:
+    def forward(self, ids: Tensor, position: Tensor, length: int, *, decode: bool = False, key: Hashable | None = None) -> Tensor:
         """Logits [B, V] of the last of w tokens a row, ids [B, w], which end at column `length`. `position` [B, w] counts a row's own
-        tokens from 0; -1 is padding. Decode steps of the same sizes and `key` may be recorded and replayed; without one nothing is."""
+        tokens from 0; -1 is padding, of which decode steps have none. Those of the same sizes and `key` may be recorded and replayed;
+        without a key they are not."""
 
 
 @final
@@ -33,10 +36,19 @@ class StockNetwork(Network):
     ) -> None:
         """`mask` [B, capacity], zero where a column is padding; None without any. Steps go through `attention` if given."""
         self._model, self._mask, self._inputs, self._attention = model, mask, inputs, attention
+        self.dtype = model.dtype
 
-    def forward(self, ids: Tensor, position: Tensor, length: int, key: Hashable | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        position: Tensor,
+        length: int,
+        *,
+        decode: bool = False,
+        key: Hashable | None = None,  # noqa: ARG002
+    ) -> Tensor:
         mask = None if self._mask is None else self._mask[:, :length]
-        attention = self._attention if key is not None else None
+        attention = self._attention if decode else None
         ours: AbstractContextManager[dict[str, Tensor]] = nullcontext({}) if attention is None else attention.step(length, ids.shape[1])
         with ours as more:
             output = self._model(

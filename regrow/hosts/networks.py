@@ -34,8 +34,7 @@ class Networks:
         fused = self._by_parts() if ordinary else None
         if fused is None:
             grown = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), capacity - mask.shape[1])], dim=1)
-            gaps = mask is not None and not torch.equal(mask, (mask.cumsum(1) > 0).to(mask))
-            ours = self._kernels and not gaps and self._attends_alike()
+            ours = self._kernels and _without_gaps(mask) and self._attends_alike()
             return StockNetwork(self._model, grown, inputs, DecodeAttention(self._model, mask, len(positions)) if ours else None)
         fused.start(len(positions), capacity)
         return fused
@@ -49,6 +48,8 @@ class Networks:
         return self._fused
 
     def _attends_alike(self) -> bool:
+        if self._model.config._attn_implementation != "sdpa":  # another was chosen, or is needed
+            return False
         if self._alike is None:
             self._alike = attends_alike(self._model)
         return self._alike
@@ -61,6 +62,11 @@ def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
     return torch.equal(torch.where(mask.bool(), positions, 0), (mask.cumsum(1) - 1) * mask)
 
 
+def _without_gaps(mask: Tensor | None) -> bool:
+    """Whether a row's padding all comes before its tokens."""
+    return mask is None or torch.equal(mask, (mask.cumsum(1) > 0).to(mask))
+
+
 def _checked(model: PreTrainedModel, *, kernels: bool) -> FusedNetwork | None:
     """The model by its parts, if that gives its logits on a short text."""
     network = FusedNetwork(read(model), kernels=kernels, recorder=CudaRecorder if kernels else None)
@@ -70,13 +76,13 @@ def _checked(model: PreTrainedModel, *, kernels: bool) -> FusedNetwork | None:
     theirs = model(ids, use_cache=False).logits[:, -1]
     whole = network.forward(ids, position, 4)
     network.forward(ids[:, :3], position[:, :3], 3)
-    step = network.forward(ids[:, 3:], position[:, 3:], 4, "step")
+    step = network.forward(ids[:, 3:], position[:, 3:], 4, decode=True)
     return network if all(_close(ours, theirs, model.dtype) for ours in (whole, step)) else None
 
 
 def attends_alike(model: PreTrainedModel) -> bool:
     """Whether a decode step gives the same logits through our attention, after a short ragged prompt."""
-    if slides(model.config) or model.config._attn_implementation != "sdpa":  # others were chosen, or are needed
+    if slides(model.config):
         return False
     ids = torch.arange(10, device=model.device).view(2, 5) % model.config.vocab_size
     mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]], device=model.device)
@@ -86,8 +92,8 @@ def attends_alike(model: PreTrainedModel) -> bool:
         network = StockNetwork(model, mask, {"past_key_values": DynamicCache(config=model.config), "use_cache": True}, attention)
         network.forward(ids[:, :4], position[:, :4], 4)
         try:
-            logits.append(network.forward(ids[:, 4:], position[:, 4:], 5, "step"))
-        except TypeError:  # attention with more to it, or a forward that does not pass on what ours needs
+            logits.append(network.forward(ids[:, 4:], position[:, 4:], 5, decode=True))
+        except Exception:  # noqa: BLE001 (attention with more to it, a forward that does not pass on what ours needs, or that objects to it)
             return False
     return _close(logits[1], logits[0], model.dtype)
 

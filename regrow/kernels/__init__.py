@@ -60,8 +60,8 @@ def masked_linear(weight: Tensor, bias: Tensor | None) -> MaskedLinear:
     return PlainMasked(weight, bias)
 
 
-def exceeding(x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, weights: int, measured: Tensor, *, abs_mean: bool) -> Tensor:
-    """[in] bool: the inputs of x [T, in] whose mean magnitude over the tokens with a `slot` [T], times `norms` [in] if given, exceeds
+def exceeding(x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, abs_mean: bool, weights: int, measured: Tensor) -> Tensor:
+    """[in] bool: the inputs of x [T, in] whose `magnitude` over the tokens with a `slot` [T], times `norms` [in] if given, exceeds
     `threshold`; `weights` times their number is added to `measured` [] int64."""
     keep = torch.empty(x.shape[1], dtype=torch.bool, device=x.device)
     if not x.is_cuda or x.dtype == torch.float64:

@@ -1,6 +1,6 @@
-"""The operations of a decode step in plain PyTorch: the definitions the kernels are tested against. A CPU runs the scores and the norm.
+"""The operations of a decode step in plain PyTorch: the definitions the kernels are tested against. A CPU runs scores, norms and masks.
 
-They take what the kernels take, and leave the workspaces, which come last and may be left out, as they are.
+Those that have a kernel of their name take what it takes, and leave the workspaces, which come last and may be left out, as they are.
 """
 
 from __future__ import annotations

@@ -151,6 +151,6 @@ class IndexSet:
 def largest(score: Tensor, keep: int) -> Tensor:
     """[..., F] bool: the `keep` largest entries of score [..., F], ties to the lower index. What is no number counts as infinite."""
     score = score.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    least = torch.topk(score, keep).values[..., -1:]  # without the stable sort that would break ties: a GPU sorts row after row
+    least = torch.topk(score, keep, sorted=False).values.amin(-1, keepdim=True)  # a GPU sorts row after row
     above, tied = score > least, score == least
     return above | tied & (tied.cumsum(-1) <= keep - above.sum(-1, keepdim=True))

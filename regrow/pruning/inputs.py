@@ -64,9 +64,13 @@ class InputPruner(Pruner):
             self._sparse = [masked_linear(of.weight, of.bias) for of in self._linears]
 
     def begin(self, step: Step) -> None:
-        if step.decode and step.mode is not Mode.SPARSE:
-            for of in self._linears:
+        if not step.decode:
+            return
+        for of, keep in zip(self._linears, self._keep, strict=True):
+            if step.mode is not Mode.SPARSE:
                 self._meter.count(of.site, of.layer, of.weight.numel())
+            elif self._threshold is None:  # otherwise the device alone knows
+                self._meter.count(of.site, of.layer, keep * of.weight.shape[0])
 
     def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
         of = self._linears[place]
@@ -84,13 +88,12 @@ class InputPruner(Pruner):
         return self._score(place, x.to(torch.float64 if x.dtype == torch.float64 else torch.float32).abs())
 
     def _shared(self, place: int, x: Tensor, slot: Tensor) -> Tensor:
-        """[in] bool: the inputs that all rows of x [T, in] keep; what that takes is measured."""
+        """[in] bool: the inputs that all rows of x [T, in] keep."""
         of, abs_mean = self._linears[place], self._rule.share == "abs_mean"
-        measured, weights = self._meter.measured(of.site, of.layer), of.weight.shape[0]
-        if self._threshold is not None:
-            return exceeding(x, slot, self._norms[place], self._threshold[place], weights, measured, abs_mean=abs_mean)
-        measured.add_(weights * self._keep[place])
-        return largest(self._score(place, magnitude(x, slot, abs_mean=abs_mean)), self._keep[place])
+        if self._threshold is None:
+            return largest(self._score(place, magnitude(x, slot, abs_mean=abs_mean)), self._keep[place])
+        measured = self._meter.measured(of.site, of.layer)
+        return exceeding(x, slot, self._norms[place], self._threshold[place], abs_mean, of.weight.shape[0], measured)
 
     def _score(self, place: int, magnitude: Tensor) -> Tensor:
         norms = self._norms[place]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,33 @@ from regrow.bench import gpu, gpu_checks, gpu_kernels, shapes
 from regrow.bench.bandwidth import bandwidth
 from regrow.bench.gpu_checks import Check
 from regrow.bench.shapes import Shape
+from regrow.hosts import attention, networks
+from regrow.hosts.networks import Networks
 from regrow.kernels import decode_reference, reference
+from regrow.method.dense import Dense
 
 CPU = torch.device("cpu")
 TINY = Shape("tiny", "qwen2", 2, 32, 48, 4, 2, 8, 100, True)
 BY_NAME = {check.name: check for check in gpu_checks.CHECKS}
+
+
+class Again:
+    """In the place of a CUDA graph: what it recorded is run anew."""
+
+    def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        result = torch.empty(0)
+
+        def replay() -> None:
+            result.set_(step().clone())  # type: ignore[call-overload]
+
+        return replay, result
+
+
+class Stale:
+    """A recording that does nothing when it is replayed."""
+
+    def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        return lambda: None, step()
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +52,14 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         "WIDTH": 48,
         "NEURONS": 80,
         "KEEP": 40,
-        "NEW": 12,
+        "NEW": 4,
+        "KINDS": ["qwen3"],
+        "METHODS": [Dense()],
+        "BATCHES": [2, 1],
         "ATTENTION": [(2, 1, 6, 2, 90), (1, 5, 4, 4, 70)],
         "HALVES": [torch.float16],
     }
+    sizes["SIZES"] = {**gpu_checks.SIZES, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
     for name, value in sizes.items():
         monkeypatch.setattr(gpu_checks, name, value)
     for name, value in {"COLD": 1, "SHORT": 30, "LONG": 200}.items():
@@ -45,6 +72,20 @@ def test_without_a_gpu_it_says_so_and_leaves_nothing(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps through the kernels, and recorded."""
+    made = Networks.__init__
+
+    def make(self: Networks, model: Any) -> None:
+        made(self, model)
+        self._kernels = True
+
+    monkeypatch.setattr(Networks, "__init__", make)
+    monkeypatch.setattr(networks, "CudaRecorder", Again)
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
 @pytest.mark.parametrize("name", sorted(set(BY_NAME) - {"no stop of the host in a period"}))
 def test_checks_hold(name: str) -> None:
     """All but the one that asks CUDA itself."""
@@ -65,6 +106,7 @@ def twice_the_output(*args: Any, **more: Any) -> None:
     args[6].mul_(2)
 
 
+real_attend = attention.attend
 real_attention = decode_reference.decode_attention
 WRONG = {
     "sparse FFN through an index": (reference, "sparse_ffn", doubled(reference.sparse_ffn)),
@@ -72,15 +114,12 @@ WRONG = {
     "scores": (decode_reference, "observe", lambda z, slot, total: total.fill_(1)),
     "inputs above a threshold": (decode_reference, "magnitude", doubled(decode_reference.magnitude)),
     "decode attention": (decode_reference, "decode_attention", twice_the_output),
-    "recorded steps give the logits of plain ones": (gpu_checks, "_plain_forward", lambda network, ids, position, *_: noise(ids)),
-    "decode attention inside a model's own forward": (gpu_checks, "attends_alike", lambda _: False),
+    "recorded steps give the logits of plain ones": (networks, "CudaRecorder", Stale),
+    "decode attention inside a model's own forward": (attention, "attend", lambda *args, **more: (2 * real_attend(*args, **more)[0], None)),
 }
 
 
-def noise(ids: Tensor) -> Tensor:
-    return torch.randn(len(ids), 512)
-
-
+@pytest.mark.usefixtures("_as_on_a_gpu")
 @pytest.mark.parametrize("name", sorted(WRONG))
 def test_checks_fail_where_the_two_differ(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*WRONG[name])
@@ -98,9 +137,20 @@ def test_a_swapped_neuron_is_no_failure_and_other_logits_are(errors: list[float]
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_kernel_can_be_called_and_has_bytes(rows: int) -> None:
+    found = {}
     for name, calls, size in gpu_kernels._kernels(TINY, rows, CPU):
         calls[0]()
-        assert size > 0, name
+        found[name] = size
+    ffn, token = 2 * 3 * 48 * 32, 2 * 2 * 2 * 8
+    assert found == {
+        "dense FFN (cuBLAS)": ffn,
+        "sparse FFN": ffn // 2,
+        "masked linear": ffn // 6,
+        "decode attention over 30": rows * 30 * token,
+        "decode attention over 200": rows * 200 * token,
+        "scores": rows * 48 * (2 + 2 * 4),  # activations read, totals read and written
+        "selection, all layers": 2 * rows * 48 * 4,
+    }
 
 
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: list[Check], *options: str) -> tuple[int, dict[str, Any]]:

@@ -16,6 +16,7 @@ from regrow.hosts.attention import DecodeAttention
 from regrow.hosts.network import StockNetwork
 from regrow.hosts.networks import Networks, attends_alike
 
+ATTEND = attention.attend
 LENGTHS, COLUMNS = [9, 5, 2], 16
 ALIKE = ["llama", "qwen2", "qwen3", "mistral", "phi3", "olmo2", "smollm3", "glm4"]
 OTHERS = ["gemma2", "gemma3", "cohere2"]  # some layers attend to a window
@@ -35,7 +36,7 @@ def logits(model: PreTrainedModel, cache: Any, *, ours: bool) -> Tensor:
     network = StockNetwork(model, mask, {"past_key_values": cache, "use_cache": True}, attention)
     edges = [0, 9, 10, 14, 15]
     with torch.no_grad():
-        steps = [network.forward(ids[:, low:high], position[:, low:high], high, "step" if low else None) for low, high in pairwise(edges)]
+        steps = [network.forward(ids[:, low:high], position[:, low:high], high, decode=low > 0) for low, high in pairwise(edges)]
     return torch.stack(steps)
 
 
@@ -43,8 +44,7 @@ def logits(model: PreTrainedModel, cache: Any, *, ours: bool) -> Tensor:
 @pytest.mark.parametrize("family", ALIKE)
 def test_steps_give_the_models_logits(family: str, static: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = build(family), []
-    real = attention.attend
-    monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, lambda *a, **k: calls.append(1) or real(*a, **k))
+    monkeypatch.setattr(attention, "attend", lambda *a, **k: calls.append(1) or ATTEND(*a, **k))
 
     def cache() -> Any:
         return StaticCache(config=model.config, max_cache_len=COLUMNS) if static else DynamicCache(config=model.config)
@@ -66,45 +66,56 @@ def test_which_families_take_it(family: str) -> None:
 @pytest.mark.parametrize("odd", ["softcap", "s_aux", "sliding_window", "position_bias"])
 def test_attention_with_more_to_it_is_refused(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A family that hands one of these to its attention keeps its own."""
-    real = attention.attend
-    monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, lambda *a, **k: real(*a, **{**k, odd: 3.0}))
+    monkeypatch.setattr(attention, "attend", lambda *a, **k: ATTEND(*a, **{**k, odd: 3.0}))
     model = build("phi3")
     with torch.no_grad():
         assert not attends_alike(model)
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_values_of_another_width_are_refused() -> None:
+    """As in attention with latent keys and values, whose heads differ."""
+    query, key, lengths = torch.randn(1, 2, 1, 16), torch.randn(1, 2, 4, 16), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(TypeError, match="another width"):
+        attention.attend(torch.nn.Identity(), query, key, key[..., :8], None, kv_start=lengths, kv_length=lengths + 3)
+
+
 def without_start(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
     kwargs["kv_start"] = torch.zeros_like(kwargs["kv_start"])
-    return attention.attend(*args, **kwargs)
+    return ATTEND(*args, **kwargs)
 
 
 def unscaled(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-    return attention.attend(*args, **{**kwargs, "scaling": 1.0})
+    return ATTEND(*args, **{**kwargs, "scaling": 1.0})
 
 
 @pytest.mark.parametrize("wrong", [without_start, unscaled])
 def test_a_model_whose_logits_change_keeps_its_own(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, wrong)
+    monkeypatch.setattr(attention, "attend", wrong)
     with torch.no_grad():
         assert not attends_alike(build("phi3"))
 
 
+def given_attention(model: PreTrainedModel, mask: Any = None) -> bool:
+    """Whether a batch of two goes through our attention, on what is taken for a GPU."""
+    networks = Networks(model)
+    networks._kernels = True
+    padding = None if mask is None else torch.tensor(mask)
+    with torch.no_grad():
+        network = networks.for_batch(padding, torch.arange(3).expand(2, 3), 8, {"past_key_values": DynamicCache()}, returned=False)
+    assert isinstance(network, StockNetwork)
+    return network._attention is not None
+
+
 def test_a_model_told_to_attend_otherwise_is_left_alone() -> None:
     model = build("phi3")
+    assert given_attention(model)
     model.set_attn_implementation("eager")
-    with torch.no_grad():
-        assert not attends_alike(model)
+    assert not given_attention(model)
 
 
 @pytest.mark.parametrize(
     ("mask", "takes"), [(None, True), ([[1, 1, 1], [0, 1, 1]], True), ([[1, 1, 1], [1, 0, 1]], False)], ids=["full", "padded", "gap"]
 )
 def test_batches_whose_columns_have_gaps_keep_the_models_own(mask: Any, takes: bool) -> None:
-    networks = Networks(build("phi3"))
-    networks._kernels = True
-    given = None if mask is None else torch.tensor(mask)
-    with torch.no_grad():
-        network = networks.for_batch(given, torch.arange(3).expand(2, 3), 8, {"past_key_values": DynamicCache()}, returned=False)
-    assert isinstance(network, StockNetwork)
-    assert (network._attention is not None) is takes
+    assert given_attention(build("phi3"), mask) is takes

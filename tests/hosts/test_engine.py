@@ -113,3 +113,16 @@ def test_batches_inside_and_outside_of_inference_mode_share_an_engine() -> None:
         with torch.inference_mode():
             assert engine.generate(**arguments(BATCH)).tokens == want
         assert engine.generate(**arguments(BATCH)).tokens == want
+
+
+def test_a_static_cache_of_transformers_in_inference_mode() -> None:
+    """It is made in the caller's mode, and written in it."""
+    with regrow.Engine(build("phi3"), METHOD) as engine:
+        want = engine.generate(**arguments(BATCH)).tokens
+        with torch.inference_mode():
+            assert engine.generate(**arguments(BATCH, cache_implementation="static")).tokens == want
+
+
+def test_an_empty_batch_is_refused(model: PreTrainedModel) -> None:
+    with regrow.Engine(model) as engine, pytest.raises(UsageError, match="the batch is empty; give at least one prompt"):
+        engine.generate(torch.empty(0, 3, dtype=torch.int64), max_new_tokens=2)

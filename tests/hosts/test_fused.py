@@ -47,7 +47,8 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 def ready(model: PreTrainedModel, rows: int = 3, columns: int = 20, *, kernels: bool = False, record: Any = None) -> FusedNetwork:
     network = FusedNetwork(read(model), kernels=kernels, recorder=record and (lambda: record))
     network.start(rows, columns)
-    network._keys_values.fill_(torch.nan)  # what nobody wrote must not be read
+    network._keys_values.fill_(torch.nan)  # what a batch before left: cleared as far as this one needs it, and beyond that not to be read
+    network.start(rows, columns)
     return network
 
 
@@ -82,8 +83,8 @@ def test_rows_of_their_own_lengths_take_several_tokens_and_take_them_back(family
     with torch.no_grad():
         network = ready(model, columns=256, kernels=kernels)
         network.forward(ids, position, 9)
-        first = network.forward(drafted, own + torch.arange(4), 13, key="step")
-        fed = network.forward(drafted[:, :2].flip(1), own + 2 + torch.arange(2), 13, key="step")
+        first = network.forward(drafted, own + torch.arange(4), 13, decode=True, key="step")
+        fed = network.forward(drafted[:, :2].flip(1), own + 2 + torch.arange(2), 13, decode=True, key="step")
     for row, length in enumerate(LENGTHS):
         text = [*ids[row, 9 - length :].tolist()]
         alone = torch.tensor([text + drafted[row].tolist()])
@@ -220,7 +221,7 @@ def test_recorded_steps_read_the_tokens_of_the_day() -> None:
     with torch.no_grad():
         network.forward(ids[:, :5], position[:, :5], 5)
         for column in range(5, 9):
-            ours = network.forward(ids[:, column, None], position[:, column, None], column + 1, key="dense")
+            ours = network.forward(ids[:, column, None], position[:, column, None], column + 1, decode=True, key="dense")
             live = position[:, column] >= 0
             assert relative(ours[live], theirs[live, column]) < 2e-6
     assert (recorder.recorded, recorder.replayed) == (1, 3)
@@ -268,3 +269,31 @@ def test_a_step_that_observes_is_recorded_for_one_state_and_one_with_thresholds_
     by_threshold.start(2, session._meter)
     assert by_threshold.key(Mode.SPARSE) is None
     assert by_threshold.key(Mode.OBSERVE) is not None
+
+
+@pytest.mark.parametrize("width", [1, 18], ids=["without kernels", "more than the kernels take"])
+def test_plain_steps_read_what_steps_through_the_kernels_wrote(width: int) -> None:
+    model = build("qwen2")
+    ids, position = batch([20, 16], 20)
+    network = ready(model, rows=2, columns=40, kernels=True)
+    more = torch.randint(3, 90, (2, 2 + width), generator=torch.Generator().manual_seed(2))
+    own = torch.tensor([[20], [16]]) + torch.arange(2 + width)
+    with torch.no_grad():
+        network.forward(ids, position, 20)
+        for step in range(2):
+            network.forward(more[:, step, None], own[:, step, None], 21 + step, decode=True)
+        last = network.forward(more[:, 2:], own[:, 2:], 22 + width, decode=width > 1)
+    theirs = stock(model, torch.cat([ids, more], dim=1), torch.cat([position, own], dim=1))
+    assert relative(last, theirs[:, -1]) < 2e-6
+
+
+def test_steps_without_a_key_run_through_the_kernels_and_are_not_recorded() -> None:
+    model, recorder = build("llama"), Recorder()
+    ids, position = batch(LENGTHS, 9)
+    network = ready(model, kernels=True, record=recorder)
+    with torch.no_grad():
+        network.forward(ids[:, :7], position[:, :7], 7)
+        for column in (7, 8):
+            ours = network.forward(ids[:, column, None], position[:, column, None], column + 1, decode=True)
+    assert (recorder.recorded, list(network._steppers)) == (0, [1])
+    assert relative(ours, stock(model, ids, position)[:, -1]) < 2e-6

@@ -21,27 +21,35 @@ def _measured_kind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_measured_kind")
-@pytest.mark.parametrize(("rows", "device", "onednn"), [(1, "cpu", False), (2, "cpu", True), (1, "cuda", True)])
-def test_one_row_on_a_cpu_goes_around_onednn(rows: int, device: str, onednn: bool) -> None:
-    with products_for(rows, torch.device(device)):
+@pytest.mark.parametrize(
+    ("rows", "device", "dtype", "onednn"),
+    [
+        (1, "cpu", torch.bfloat16, False),
+        (2, "cpu", torch.bfloat16, True),
+        (1, "cuda", torch.bfloat16, True),
+        (1, "cpu", torch.float32, True),
+    ],
+)
+def test_one_row_on_a_cpu_goes_around_onednn(rows: int, device: str, dtype: torch.dtype, onednn: bool) -> None:
+    with products_for(rows, torch.device(device), dtype):
         assert torch.backends.mkldnn.enabled is onednn
     assert torch.backends.mkldnn.enabled
 
 
 def test_a_kind_of_cpu_that_was_not_measured_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    with products_for(1, CPU):
+    with products_for(1, CPU, torch.bfloat16):
         assert torch.backends.mkldnn.enabled
 
 
 @pytest.mark.usefixtures("_measured_kind")
 def test_the_setting_comes_back_after_an_error_and_is_never_switched_on() -> None:
-    with pytest.raises(KeyError), products_for(1, CPU):
+    with pytest.raises(KeyError), products_for(1, CPU, torch.bfloat16):
         raise KeyError
     assert torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = False
     try:
-        with products_for(4, CPU):
+        with products_for(4, CPU, torch.bfloat16):
             assert not torch.backends.mkldnn.enabled
         assert not torch.backends.mkldnn.enabled
     finally:
@@ -60,5 +68,5 @@ def test_the_loop_takes_it_for_decode_steps_only(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(StockNetwork, "forward", spied)
     ids, mask = arguments(prompts(1))["input_ids"], None
-    regrow.generate(build("gemma2"), ids, mask, max_new_tokens=3, do_sample=False)
+    regrow.generate(build("gemma2", torch.bfloat16), ids, mask, max_new_tokens=3, do_sample=False)
     assert seen == [(ids.shape[1], True), (1, False), (1, False)]

@@ -35,6 +35,7 @@ class Variant:
     types: Mapping[str, str]
     constants: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=lambda: {"num_warps": 4})
+    programs: int = 1  # that a multiprocessor has to hold at once
 
     def compile(self, architecture: int) -> dict[str, Any]:
         signature = {**self.types, **dict.fromkeys(self.constants, "constexpr")}
@@ -44,7 +45,7 @@ class Variant:
         source = ASTSource(fn=self.kernel, signature=order, constexprs=dict(self.constants), attrs=attributes)
         done = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=dict(self.options))
         registers, stack = resources(done.asm["cubin"])
-        names = {"variant": self.name, "architecture": architecture, "threads": 32 * done.metadata.num_warps}
+        names = {"variant": self.name, "architecture": architecture, "threads": 32 * done.metadata.num_warps, "programs": self.programs}
         return {**names, "shared": done.metadata.shared, "registers": registers, "stack": stack}
 
 

@@ -37,5 +37,5 @@ def test_every_kernel_compiles_and_fits(older: Path | None) -> None:
     assert len(result["compiled"]) == len(VARIANTS) * len(ARCHITECTURES)
     for done in result["compiled"]:
         assert done["shared"] <= (SMALL_SHARED if "small" in done["variant"] else LARGEST_SHARED[done["architecture"]]), done
-        assert done["registers"] * done["threads"] <= REGISTERS, done
+        assert done["programs"] * done["registers"] * done["threads"] <= REGISTERS, done
         assert done["stack"] <= FEW_SPILLED or "fp32" in done["variant"], done

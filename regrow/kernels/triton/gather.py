@@ -127,16 +127,16 @@ def gated_vector(
     tl.store(out + place, hidden.to(out.dtype.element_ty), mask=written)
 
 
-def gated_tile(rows: int, width: int, keep: int, size: int = 2, shared: int = H100_SHARED) -> tuple[Tile, int]:
+def gated_tile(rows: int, width: int, columns: int, size: int = 2, shared: int = H100_SHARED) -> tuple[Tile, int]:
     """Block sizes for elements of `size` bytes, and the neurons of a program; `shared`: bytes of shared memory that a block may use.
 
-    k is shared out evenly, in numbers that need not be a power of two, since the padding of a block is not read: 9472 neurons are 36 for
-    each of 264 programs, where blocks of 32 would give some multiprocessors three and others two. Every program reads all of x, which with
-    64 rows would be as many bytes as the weights; hence one larger program a multiprocessor there. Steps are of 256 bytes a row where there
-    is room, else of 128.
+    Columns of the output are shared out evenly, in numbers that need not be a power of two, since the padding of a block is not read:
+    9472 neurons are 36 for each of 264 programs, where blocks of 32 would give some multiprocessors three and others two. Every program
+    reads all of x, which with 64 rows would be as many bytes as the weights; hence one larger program a multiprocessor there. Steps are
+    of 256 bytes a row where there is room, else of 128.
     """
     largest = 64 if rows <= 32 else 128
-    share = min(largest, max(16, blocks(keep, resident(rows))))
+    share = min(largest, max(16, blocks(columns, resident(rows))))
     padded, neurons = 1 if rows == 1 else fit(LARGEST_ROWS, rows), fit(largest, share)
     step = fit((256 if rows <= 16 else 128) // size, width)
     return Tile(padded, step, neurons, depth(size * step * (padded + 2 * neurons), rows, shared), 4 if 1 < rows <= 32 else 8), share
@@ -179,7 +179,7 @@ def launch_gated(
     assert gate.shape == up.shape == (neurons, width), f"{name}: gate and up are [F, {width}], not {list(gate.shape)}, {list(up.shape)}"
     check_index(name, index)
     columns = out.shape[1]
-    assert len(out) == rows, f"{name}: out is [{rows}, {keep}], not {list(out.shape)}"
+    assert len(out) == rows, f"{name}: out is [{rows}, k], not {list(out.shape)}"
     assert columns >= keep, f"{name}: out is [{rows}, {keep}] or wider, not {list(out.shape)}"
     assert all(bias is None or bias.shape == (neurons,) for bias in (gate_bias, up_bias)), f"{name}: biases are [{neurons}]"
     assert act in ACTIVATIONS, f"{name}: act is one of {', '.join(ACTIVATIONS)}, not {act!r}"

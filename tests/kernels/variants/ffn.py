@@ -5,7 +5,17 @@ from typing import Any
 
 from kernels.ahead_of_time import SMALL_SHARED, Variant
 from regrow.kernels.triton.gather import gated_dot, gated_tile, gated_vector
-from regrow.kernels.triton.split import ADD, H100_SHARED, add_partials, partial_dot, partial_tile, partial_vector, workspace_shape
+from regrow.kernels.triton.split import (
+    ADD,
+    H100_SHARED,
+    PROCESSORS,
+    add_partials,
+    partial_dot,
+    partial_tile,
+    partial_vector,
+    resident,
+    workspace_shape,
+)
 
 WIDTH, NEURONS, KEEP = 3584, 18944, 9472
 ROWS = 1, 16, 64  # 2 to 16 rows are one kernel
@@ -13,11 +23,13 @@ DTYPES = "bf16", "fp16"
 SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
-def variant(name: str, kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], warps: int, odd: Sequence[str] = ()) -> Variant:
+def variant(
+    name: str, kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], warps: int, odd: Sequence[str] = (), programs: int = 1
+) -> Variant:
     """What the kernel is launched with: buffers and sizes are multiples of 16, but for the number of rows, which is not looked at."""
     aligned = {key: value if key in ("rows", *odd) else f"{value}:16" for key, value in types.items()}
     absent = {key: None for key in kernel.arg_names if key not in types and key not in constants}
-    return Variant(name, kernel, aligned, {**constants, **absent}, {"num_warps": warps})
+    return Variant(name, kernel, aligned, {**constants, **absent}, {"num_warps": warps}, programs)
 
 
 def integers(*names: str) -> dict[str, str]:
@@ -36,7 +48,7 @@ def gated(
         types |= integers("rows", "x_stride", "out_stride")
         constants |= {"ROWS": tile.rows}
     name = f"gated {rows} {dtype} {act} {index}{' biased' * biased}{' odd' * bool(odd)}{' small' * (shared < H100_SHARED)}"
-    return variant(name, kernel, types, constants, tile.warps, odd)
+    return variant(name, kernel, types, constants, tile.warps, odd, resident(rows) // PROCESSORS)
 
 
 def partial(rows: int, dtype: str, choice: str = "i64", shared: int = H100_SHARED) -> Variant:
@@ -49,7 +61,7 @@ def partial(rows: int, dtype: str, choice: str = "i64", shared: int = H100_SHARE
         types |= integers("rows", "x_stride")
         constants |= {"ROWS": tile.rows}
     name = f"partial {rows} {dtype} {choice}{' small' * (shared < H100_SHARED)}"
-    return variant(name, partial_vector if rows == 1 else partial_dot, types, constants, tile.warps)
+    return variant(name, partial_vector if rows == 1 else partial_dot, types, constants, tile.warps, programs=resident(rows) // PROCESSORS)
 
 
 def add(rows: int, dtype: str, biased: bool) -> Variant:
