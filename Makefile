@@ -30,6 +30,7 @@ bench-ffn: $(INSTALLED) ## time one pruned FFN against the dense one
 	$(BIN)/python -m regrow.bench.ffn
 
 gpu: ## on a machine with a GPU: check every kernel and recorded step, then measure, with $(PYTHON) and the packages it has
+	@$(PYTHON) -c 'import torch, transformers, triton' 2>/dev/null || { echo "regrow: error: $(PYTHON) lacks torch, transformers or triton; name one that has them with 'make gpu PYTHON=...'" >&2; exit 1; }
 	PYTHONPATH=. $(PYTHON) -m regrow.bench.gpu
 
 clean: ## remove build output and caches (the environment stays; to remove it too: rm -rf .venv)

@@ -85,11 +85,13 @@ def test_prompts_of_other_lengths_are_not_compared_and_the_papers_ratios_stand_f
 
 def test_a_contender_without_enough_memory_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The static cache from its second round on; at batch 3 the baseline, without which there is nothing to compare."""
-    run_one, rounds = Runner._run, 0
+    run_one, rounds, tried = Runner._run, 0, []
 
     def short(self: Runner, contender: Contender, ids: Tensor, *rest: Any) -> None:
         nonlocal rounds
         rounds += contender.label == "transformers, static cache"
+        if len(ids) == 3:
+            tried.append(contender.label)
         if rounds == 2 or (len(ids) == 3 and contender.label == "dense"):
             rounds += 1
             raise torch.OutOfMemoryError
@@ -99,6 +101,7 @@ def test_a_contender_without_enough_memory_is_left_out(monkeypatch: pytest.Monke
     out = tmp_path / "made.json"
     result = run("bench", *OPTIONS, "--method", "dense", "--out", out)
     assert result.exit_code == 0, result.output
+    assert tried == ["dense"]
     said = " ".join(result.stdout.split())
     assert "batch 1, prompt 4 + 24 new tokens: not measured, for lack of memory: transformers, static cache tiny, batch 3" in said
     found = Result.load(out)

@@ -63,6 +63,14 @@ def test_which_families_take_it(family: str) -> None:
         assert attends_alike(build(family)) is (family in ALIKE)
 
 
+def test_a_layer_that_sees_a_part_of_the_text_rules_it_out() -> None:
+    """Whether or not it tells its attention: chunks are a matter of the mask, which ours is not given."""
+    model = build("phi3")
+    model.config.layer_types = ["full_attention", "chunked_attention"]
+    with torch.no_grad():
+        assert not attends_alike(model)
+
+
 @pytest.mark.parametrize("odd", ["softcap", "s_aux", "sliding_window", "position_bias"])
 def test_attention_with_more_to_it_is_refused(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A family that hands one of these to its attention keeps its own."""
