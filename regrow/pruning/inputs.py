@@ -95,9 +95,10 @@ class InputPruner(Pruner):
         measured = self._meter.measured(of.site, of.layer)
         return exceeding(x, slot, self._norms[place], self._threshold[place], abs_mean, of.weight.shape[0], measured)
 
-    def _score(self, place: int, magnitude: Tensor) -> Tensor:
+    def _score(self, place: int, size: Tensor) -> Tensor:
+        """Of the magnitudes [..., in]."""
         norms = self._norms[place]
-        return magnitude if norms is None else magnitude * norms.to(magnitude.dtype)
+        return size if norms is None else size * norms.to(size.dtype)
 
     def _kept(self, place: int, score: Tensor) -> Tensor:
         """[..., in] bool of the scores."""
