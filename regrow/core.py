@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 
+def score_dtype(of: Tensor) -> torch.dtype:
+    """What scores of such weights or activations are computed in."""
+    return torch.float64 if of.dtype == torch.float64 else torch.float32
+
+
 @final
 class Mode(Enum):
     """What the FFNs do in one forward pass."""

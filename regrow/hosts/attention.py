@@ -3,7 +3,7 @@ query heads that share it, and none is read twice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, final
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 NAME: Final = "regrow_decode"
-Attention = Callable[..., None]  # as kernels.triton.attention.decode_attention
 
 
 @final

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from regrow.core import score_dtype
+
 
 def observe(z: Tensor, slot: Tensor, total: Tensor, *_: Tensor) -> None:
     """Adds zbar^2 of z [T, F] to the rows `slot` [T] int64 of total [S, F] float32 (paper, eq. 2): zbar = z / ||z||_2 over all F neurons.
@@ -20,7 +22,7 @@ def observe(z: Tensor, slot: Tensor, total: Tensor, *_: Tensor) -> None:
 
 def magnitude(x: Tensor, slot: Tensor, *, abs_mean: bool) -> Tensor:
     """[in]: the mean of |x_i| of x [T, in] over the tokens whose `slot` [T] is not negative, or the magnitude of the mean of x_i."""
-    x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    x = x.to(score_dtype(x))
     live = slot >= 0
     total = torch.where(live[:, None], x if abs_mean else x.abs(), 0).sum(dim=0)
     return (total / live.sum().clamp(min=1)).abs()

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from regrow.core import Blocks, FFNWeights
+from regrow.core import Blocks, FFNWeights, score_dtype
 from regrow.method.base import NeuronMethod
 from regrow.method.budget import Sparsity, parse_sparsity
 from regrow.method.index_set import IndexSet
@@ -34,7 +34,8 @@ class Magnitude(NeuronMethod):
 
 def _norms(weights: FFNWeights) -> Tensor:
     """[F]"""
-    kind = torch.float64 if weights.gate.dtype == torch.float64 else torch.float32
-    parts = [torch.linalg.vector_norm(rows, dim=1, dtype=kind) for rows in (weights.gate, weights.up, weights.down.t())]
+    parts = [
+        torch.linalg.vector_norm(rows, dim=1, dtype=score_dtype(weights.gate)) for rows in (weights.gate, weights.up, weights.down.t())
+    ]
     norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return norms

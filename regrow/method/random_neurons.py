@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from regrow.core import Blocks
+from regrow.core import Blocks, score_dtype
 from regrow.errors import UsageError
 from regrow.method.base import NeuronMethod
 from regrow.method.budget import Sparsity, parse_sparsity
@@ -35,4 +35,4 @@ class RandomNeurons(NeuronMethod):
     def scores(self, blocks: Blocks) -> Tensor:
         gate = blocks.ffns[0].weights.gate
         drawn = torch.rand(len(blocks.ffns), gate.shape[0], generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
-        return drawn.to(gate.device, torch.float64 if gate.dtype == torch.float64 else torch.float32)
+        return drawn.to(gate.device, score_dtype(gate))

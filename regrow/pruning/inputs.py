@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from regrow.core import Blocks, Mode, Step
+from regrow.core import Blocks, Mode, Step, score_dtype
 from regrow.errors import UsageError
 from regrow.kernels import MaskedLinear, exceeding, magnitude, masked_linear
 from regrow.method.budget import keep_count
@@ -85,7 +85,7 @@ class InputPruner(Pruner):
         return linear(x, of.weight, of.bias)
 
     def scores(self, place: int, x: Tensor) -> Tensor:
-        return self._score(place, x.to(torch.float64 if x.dtype == torch.float64 else torch.float32).abs())
+        return self._score(place, x.to(score_dtype(x)).abs())
 
     def _shared(self, place: int, x: Tensor, slot: Tensor) -> Tensor:
         """[in] bool: the inputs that all rows of x [T, in] keep."""
@@ -113,5 +113,5 @@ class InputPruner(Pruner):
 
 def _norms(weight: Tensor) -> Tensor:
     """||W[:, i]||_2, [in]."""
-    norms: Tensor = torch.linalg.vector_norm(weight, dim=0, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=0, dtype=score_dtype(weight))
     return norms

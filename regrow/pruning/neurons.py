@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from regrow.core import Blocks, Mode, Rows, Site, Spec, Step
+from regrow.core import Blocks, Mode, Rows, Site, Spec, Step, score_dtype
 from regrow.kernels import SparseFFN, relative, sparse_ffn
 from regrow.method.index_set import IndexSet, IndexState
 from regrow.pruning.base import Pruner
@@ -23,7 +23,7 @@ class NeuronPruner(Pruner):
         self.schedule, self._rule, self._blocks, self._threshold, self._fixed = rule.schedule, rule, blocks, threshold, fixed
         self._neurons, self._width = weights.gate.shape
         self._device = weights.gate.device
-        self._dtype = torch.float64 if weights.gate.dtype == torch.float64 else torch.float32
+        self._dtype = score_dtype(weights.gate)
         self._keep = rule.keep(self._neurons)
         self._sparse: list[SparseFFN] = []  # from the first batch on
         self.state: IndexState | None = None  # of batches of one size

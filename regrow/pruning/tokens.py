@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from regrow.core import Blocks, FFNWeights, Mode, Site, Step
+from regrow.core import Blocks, FFNWeights, Mode, Site, Step, score_dtype
 from regrow.errors import UsageError
 from regrow.kernels import relative
 from regrow.method.budget import keep_count
@@ -89,7 +89,7 @@ class TokenPruner(Pruner):
     def _score(self, activation: Tensor) -> Tensor:
         """[T, F] of the activations [..., F]."""
         rows = activation.flatten(0, -2)
-        rows = rows.to(torch.float64 if rows.dtype == torch.float64 else torch.float32)
+        rows = rows.to(score_dtype(rows))
         return rows.abs() if self._rule.gated else relative(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device)).abs()
 
     def _chosen(self, place: int, score: Tensor, live: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recorder import Recorder
 from regrow.bench import gpu, gpu_checks, gpu_kernels, shapes
 from regrow.bench.bandwidth import bandwidth
 from regrow.bench.gpu_checks import Check
@@ -24,18 +25,6 @@ from regrow.method.dense import Dense
 CPU = torch.device("cpu")
 TINY = Shape("tiny", "qwen2", 2, 32, 48, 4, 2, 8, 100, True)
 BY_NAME = {check.name: check for check in gpu_checks.CHECKS}
-
-
-class Again:
-    """In the place of a CUDA graph: what it recorded is run anew."""
-
-    def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        result = torch.empty(0)
-
-        def replay() -> None:
-            result.set_(step().clone())  # type: ignore[call-overload]
-
-        return replay, result
 
 
 class Stale:
@@ -82,7 +71,7 @@ def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         self._kernels = True
 
     monkeypatch.setattr(Networks, "__init__", make)
-    monkeypatch.setattr(networks, "CudaRecorder", Again)
+    monkeypatch.setattr(networks, "CudaRecorder", Recorder)
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 import regrow
 from batches import arguments, prompts
 from families import FAMILIES, LAYERS, build
+from recorder import Recorder
 from regrow.adapter.decoder import read, readable
 from regrow.core import Mode
 from regrow.hosts.fused import FusedNetwork
@@ -184,24 +185,6 @@ def test_a_cache_is_reused_where_it_is_large_enough_and_left_behind_otherwise() 
 
 
 # Recorded steps
-
-
-class Recorder:
-    """Stands in for CUDA graphs: what is recorded is run anew by every replay, into the same tensor."""
-
-    def __init__(self) -> None:
-        self.recorded = 0
-        self.replayed = 0
-
-    def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        self.recorded += 1
-        result = torch.empty(())
-
-        def replay() -> None:
-            self.replayed += 1
-            result.set_(step().clone())  # type: ignore[call-overload]
-
-        return replay, result
 
 
 def test_the_first_step_of_a_key_runs_the_second_is_recorded_the_others_are_replayed() -> None:

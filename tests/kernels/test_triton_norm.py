@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import Module
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
@@ -27,8 +28,8 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def llama(weight: Tensor) -> LlamaRMSNorm:
-    module = LlamaRMSNorm(len(weight), EPS).to(weight.dtype)
+def norm_of(weight: Tensor, kind: type[Module] = LlamaRMSNorm) -> Module:
+    module = kind(len(weight), EPS).to(weight.dtype)
     module.weight.data.copy_(weight)
     return module
 
@@ -43,7 +44,7 @@ def test_residual_and_norm_are_llamas(of: Any, tokens: int, width: int, dtype: t
     total, out = x + residual, torch.full_like(x, NAN)
     of.add_rms_norm(x, residual, weight, EPS, out)
     assert torch.equal(residual, total)
-    torch.testing.assert_close(out, llama(weight)(total).detach(), rtol=3 * UNIT[dtype], atol=0)
+    torch.testing.assert_close(out, norm_of(weight)(total).detach(), rtol=3 * UNIT[dtype], atol=0)
 
 
 @EITHER
@@ -52,7 +53,7 @@ def test_rounds_before_the_product_with_the_weight(of: Any) -> None:
     residual, weight = torch.tensor([[1.0, 0.0] * 32]).half(), normal(64, dtype=torch.float16)
     out = torch.empty_like(residual)
     of.add_rms_norm(None, residual, weight, EPS, out)
-    assert torch.equal(out, llama(weight)(residual).detach())
+    assert torch.equal(out, norm_of(weight)(residual).detach())
     assert not torch.equal(out, (residual * weight.double() / (0.5 + EPS) ** 0.5).half())
 
 
@@ -62,8 +63,8 @@ def test_the_norm_is_that_of_the_rounded_sum(of: Any) -> None:
     total, unrounded, out = x + residual, x.float() + residual.float(), torch.empty_like(x)
     of.add_rms_norm(x, residual, weight[0], EPS, out)
     # So few squares are added up that none of the quotients comes near enough to the middle between two numbers.
-    assert torch.equal(out, llama(weight[0])(total).detach())
-    assert not torch.equal(out, llama(weight[0].float())(unrounded).detach().half())
+    assert torch.equal(out, norm_of(weight[0])(total).detach())
+    assert not torch.equal(out, norm_of(weight[0].float())(unrounded).detach().half())
 
 
 @EITHER
@@ -72,7 +73,7 @@ def test_the_first_layer_has_nothing_to_add(of: Any) -> None:
     before, out = residual.clone(), torch.full((2, 50), NAN)
     of.add_rms_norm(None, residual, weight, EPS, out)
     assert torch.equal(residual, before)
-    torch.testing.assert_close(out, llama(weight)(before).detach(), rtol=3 * UNIT[torch.float32], atol=0)
+    torch.testing.assert_close(out, norm_of(weight)(before).detach(), rtol=3 * UNIT[torch.float32], atol=0)
 
 
 @EITHER
@@ -83,7 +84,7 @@ def test_tokens_may_be_parts_of_wider_rows(of: Any) -> None:
     total = x + residual
     of.add_rms_norm(x, residual, weight, EPS, out)
     assert torch.equal(residual, total)
-    torch.testing.assert_close(out, llama(weight)(total).detach(), rtol=3 * UNIT[torch.float32], atol=0)
+    torch.testing.assert_close(out, norm_of(weight)(total).detach(), rtol=3 * UNIT[torch.float32], atol=0)
     assert wide.isnan().sum() == wide.numel() - 2 * 3 * 40
 
 
@@ -109,19 +110,13 @@ class Step:
         """Queries and caches, turned in float32."""
         query, key, value = (part.transpose(1, 2) for part in self.qkv.unflatten(-1, (sum(self.split), -1)).split(self.split, dim=2))
         if self.weights[0] is not None:
-            query, key = (qwen3(weight)(part).detach() for weight, part in zip(self.weights, (query, key), strict=True))
+            query, key = (norm_of(weight, Qwen3RMSNorm)(part).detach() for weight, part in zip(self.weights, (query, key), strict=True))
         angles = (table[self.position.clamp(min=0)].repeat(1, 1, 2) for table in (self.cos, self.sin))
         query, key = apply_rotary_pos_emb(query.float(), key.float(), *angles)
         caches = torch.full(self.caches.shape, NAN)
         for row, token in (self.at >= 0).nonzero().tolist():
             caches[:, row, :, self.at[row, token]] = torch.stack((key[row, :, token], value[row, :, token].float()))
         return query.transpose(1, 2), caches
-
-
-def qwen3(weight: Tensor) -> Qwen3RMSNorm:
-    module = Qwen3RMSNorm(len(weight), EPS).to(weight.dtype)
-    module.weight.data.copy_(weight)
-    return module
 
 
 @EITHER

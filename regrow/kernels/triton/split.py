@@ -10,6 +10,7 @@ would spend half of its pipeline's depth on that load, and fewer bytes of the we
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final, NamedTuple, final
 
 import torch
@@ -167,6 +168,7 @@ def resident(rows: int) -> int:
     return 2 * PROCESSORS if rows <= 32 else PROCESSORS
 
 
+@functools.cache
 def most_shared(device: torch.device) -> int:
     """Bytes of shared memory that a block may use: 227 KB on an H100, 163 on an A100, 99 on cards without HBM."""
     if device.type != "cuda":
