@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regrow.calibration.result import Calibration
+    from regrow.decoding.loop import Progress
     from regrow.errors import RegrowError, UsageError
     from regrow.hosts.engine import Engine
-    from regrow.hosts.hf import Generation, generate, prune
-    from regrow.hosts.loop import Progress
+    from regrow.hosts.hugging_face import Generation, generate, prune
     from regrow.method.batchwise_adaptive import BatchwiseAdaptive
     from regrow.method.cats import CATS
     from regrow.method.dense import Dense
@@ -64,19 +64,19 @@ _HOMES = {
     "Dense": "method.dense",
     "Engine": "hosts.engine",
     "EveryToken": "method.every_token",
-    "Generation": "hosts.hf",
+    "Generation": "hosts.hugging_face",
     "Griffin": "method.griffin",
     "Magnitude": "method.magnitude",
     "RandomNeurons": "method.random_neurons",
     "SparseGPT": "method.sparsegpt",
     "Wanda": "method.wanda",
-    "Progress": "hosts.loop",
+    "Progress": "decoding.loop",
     "RegrowError": "errors",
     "Report": "report",
     "Session": "session",
     "UsageError": "errors",
-    "generate": "hosts.hf",
-    "prune": "hosts.hf",
+    "generate": "hosts.hugging_face",
+    "prune": "hosts.hugging_face",
 }
 
 

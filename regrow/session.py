@@ -11,10 +11,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from regrow.core import FFN_SITES, Blocks, Mode, Rows, Site, Step, Surface
 from regrow.method.base import Method
-from regrow.method.schedule import ALWAYS_DENSE
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
 from regrow.report import Counters, Report, SiteCount
+from regrow.selection.schedule import ALWAYS_DENSE
 
 
 @final

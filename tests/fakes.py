@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regrow.core import Blocks, FFNWeights, Site
 from regrow.method.base import NeuronMethod
-from regrow.method.index_set import IndexSet
+from regrow.selection.index_set import IndexSet
 
 
 def same(x: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fakes import Parts, given_blocks
 from regrow.core import Mode
-from regrow.method.index_set import IndexSet
-from regrow.method.schedule import Schedule
 from regrow.pruning.neurons import NeuronPruner
 from regrow.report import SiteCount
+from regrow.selection.index_set import IndexSet
+from regrow.selection.schedule import Schedule
 from regrow.session import Session
 
 F = 6

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from regrow.adapter.attach import survey
 from regrow.adapter.patch import Patch
+from regrow.adapter.survey import survey
 from regrow.bench.clock import Clock
 from regrow.bench.replay import ReplayPruner
 from regrow.bench.roofline import Weights, per_step, weights_of
 from regrow.calibration.result import Calibration
+from regrow.decoding.memory import out_of_memory
 from regrow.errors import NoMemoryError
-from regrow.hosts.hf import prune
-from regrow.hosts.memory import out_of_memory
+from regrow.hosts.hugging_face import prune
 from regrow.method.base import Method
-from regrow.method.schedule import ALWAYS_DENSE, Schedule
 from regrow.pruning.neurons import NeuronPruner
+from regrow.selection.schedule import ALWAYS_DENSE, Schedule
 
 WARM = 3  # new tokens of runs that do not count, on a CPU: enough to make copies and caches
 
@@ -135,7 +135,7 @@ class Runner:
         return per_step(dense, self.weights.pruned(method, setting.rows, setting.context), schedule, moved)
 
     def _schedule(self, method: Method, calibration: Calibration | None) -> Schedule:
-        blocks, _ = survey(self._model, method)
+        blocks, _ = survey(self._model, method.surface, method.sites)
         pruner = method.pruner(blocks, calibration.tensors if calibration else {})
         return ALWAYS_DENSE if pruner is None else pruner.schedule
 

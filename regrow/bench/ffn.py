@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from regrow.core import FFNWeights
-from regrow.hosts.gemv import products_for
+from regrow.decoding.cpu_matmul import products_for
 from regrow.kernels import SparseFFN, sparse_ffn
 
 WIDTH, NEURONS = 1536, 8960  # Qwen2.5-1.5B

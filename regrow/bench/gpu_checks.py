@@ -13,9 +13,9 @@ from torch.nn.functional import silu
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from regrow.core import FFNWeights
+from regrow.decoding.choose_network import attends_alike
+from regrow.decoding.fused import FusedNetwork
 from regrow.hosts.engine import Engine
-from regrow.hosts.fused import FusedNetwork
-from regrow.hosts.networks import attends_alike
 from regrow.kernels import decode_reference, reference
 from regrow.method.base import Method
 from regrow.method.batchwise_adaptive import BatchwiseAdaptive

@@ -19,8 +19,8 @@ from torch.nn.functional import linear, silu
 from regrow.bench.shapes import SHAPES, Shape
 from regrow.core import FFNWeights, Rows, Spec
 from regrow.kernels import observe
-from regrow.method.index_set import IndexSet
-from regrow.method.schedule import ALWAYS_SPARSE
+from regrow.selection.index_set import IndexSet
+from regrow.selection.schedule import ALWAYS_SPARSE
 
 SHORT, LONG = 256, 16000  # tokens of context
 CALLS, REPEATS = 20, 7

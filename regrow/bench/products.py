@@ -1,6 +1,7 @@
 """How fast a CPU reads the weights of a linear: `python -m regrow.bench.products`. The last line printed is JSON.
 
-Few rows of x through oneDNN's product and through torch's own, on weights that no cache holds, in turn: why `regrow.hosts.gemv` is there.
+Few rows of x through oneDNN's product and through torch's own, on weights that no cache holds, in turn: why
+`regrow.decoding.cpu_matmul` is there.
 """
 
 from __future__ import annotations

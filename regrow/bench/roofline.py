@@ -11,7 +11,7 @@ from regrow.adapter.find import find_ffns
 from regrow.adapter.linears import sizes
 from regrow.core import FFN_SITES, Site, Sizes
 from regrow.method.base import Method
-from regrow.method.schedule import Schedule
+from regrow.selection.schedule import Schedule
 
 
 @final

@@ -11,8 +11,9 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
-from regrow.adapter.attach import survey
 from regrow.adapter.patch import Patch
+from regrow.adapter.survey import survey
+from regrow.core import Site
 from regrow.errors import RegrowError
 from regrow.method.base import Method
 from regrow.pruning.base import Pruner
@@ -29,7 +30,7 @@ def thresholds(
     """For every place of the method a threshold [] float64, by the name of its module: the share `method.target` of the scores seen over
     the `sequences` ([T] ids each, run densely) does not exceed it. `progress` is told (sequences done, of how many). Raises RegrowError
     where the model overflows."""
-    blocks, modules = survey(model, method, every_site=True)
+    blocks, modules = survey(model, method.surface, tuple(Site))  # also those that this method could prune and does not
     pruner = method.pruner(blocks, {})
     assert pruner is not None, "a method that needs thresholds prunes"
     names = [place.name for place in blocks.linears] or [ffn.name for ffn in blocks.ffns]

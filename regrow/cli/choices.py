@@ -21,13 +21,13 @@ def _methods() -> Iterable[str]:
 
 
 def _aggregates() -> Iterable[str]:
-    from regrow.method.index_set import AGGREGATES
+    from regrow.selection.index_set import AGGREGATES
 
     return AGGREGATES
 
 
 def _memories() -> Iterable[str]:
-    from regrow.method.index_set import MEMORIES
+    from regrow.selection.index_set import MEMORIES
 
     return MEMORIES
 

@@ -13,9 +13,9 @@ from regrow.calibration.result import Calibration
 from regrow.cli.bar import Bar
 from regrow.cli.sampling import Sampling
 from regrow.cli.totals import Totals
+from regrow.decoding.loop import Progress
 from regrow.errors import UsageError
-from regrow.hosts.hf import Generation, generate, prune
-from regrow.hosts.loop import Progress
+from regrow.hosts.hugging_face import Generation, generate, prune
 from regrow.method.base import Method
 from regrow.models import Loaded, encode
 from regrow.report import Report

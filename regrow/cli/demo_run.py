@@ -11,8 +11,8 @@ import torch
 from regrow.bundled.problems import Exercise
 from regrow.cli.bar import Bar
 from regrow.cli.totals import Totals
-from regrow.hosts.hf import generate
-from regrow.hosts.loop import Progress
+from regrow.decoding.loop import Progress
+from regrow.hosts.hugging_face import generate
 from regrow.method.dense import Dense
 from regrow.method.presets import make
 from regrow.models import Loaded, encode

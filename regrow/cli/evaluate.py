@@ -15,7 +15,7 @@ from regrow.cli.loading import load
 from regrow.cli.table import show
 
 if TYPE_CHECKING:
-    from regrow.hosts.loop import Progress
+    from regrow.decoding.loop import Progress
     from regrow.records import Record
 
 _TASK = "Task"

@@ -16,7 +16,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from regrow.calibration.result import Calibration
 from regrow.errors import RegrowError
-from regrow.hosts.hf import generate, prune
+from regrow.hosts.hugging_face import generate, prune
 from regrow.method.base import Method
 from regrow.method.dense import Dense
 from regrow.models import Loaded, encode

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from regrow.calibration.result import Calibration
+from regrow.decoding.loop import Progress
 from regrow.errors import UsageError
 from regrow.evaluation.tasks.base import Item, Task, batches, fingerprint
-from regrow.hosts.hf import Generation, generate, prune
-from regrow.hosts.loop import Progress
+from regrow.hosts.hugging_face import Generation, generate, prune
 from regrow.method.base import Method
 from regrow.models import Loaded, encode
 from regrow.record_file import RecordFile

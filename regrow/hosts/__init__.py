@@ -1,1 +1,1 @@
-"""What drives a session: our decode loop, and the ways into it."""
+"""The ways into the decode loop."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from regrow.calibration.result import Calibration
+from regrow.decoding.loop import Progress
 from regrow.errors import UsageError
-from regrow.hosts.hf import Generation, active_session, generate, prune
-from regrow.hosts.loop import Progress
+from regrow.hosts.hugging_face import Generation, active_session, generate, prune
 from regrow.method.base import Method
 from regrow.method.dense import Dense
 from regrow.session import Session

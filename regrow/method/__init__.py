@@ -1,1 +1,1 @@
-"""What to keep and when: frozen methods, pure schedules, the state they work on."""
+"""The methods: frozen values that a user configures."""

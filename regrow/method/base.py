@@ -14,11 +14,11 @@ from torch import Tensor
 
 from regrow.core import FFN, FFN_SITES, Blocks, Linear, Site, Surface
 from regrow.errors import UsageError
-from regrow.method.budget import parse_sparsity
-from regrow.method.index_set import IndexSet
 from regrow.pruning.base import Pruner
 from regrow.pruning.inputs import InputPruner, InputRule
 from regrow.pruning.neurons import NeuronPruner
+from regrow.selection.budget import parse_sparsity
+from regrow.selection.index_set import IndexSet
 from regrow.weights import WeightPruner
 
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from regrow.method.base import NeuronMethod
-from regrow.method.budget import Sparsity, parse_sparsity
-from regrow.method.index_set import IndexSet
-from regrow.method.schedule import Schedule, unless_zero
+from regrow.selection.budget import Sparsity, parse_sparsity
+from regrow.selection.index_set import IndexSet
+from regrow.selection.schedule import Schedule, unless_zero
 
 
 @final

@@ -9,8 +9,8 @@ from torch import Tensor
 from regrow.core import Blocks
 from regrow.errors import UsageError
 from regrow.method.base import Method, Needs, thresholds
-from regrow.method.budget import Sparsity
 from regrow.pruning.tokens import TokenPruner, TokenRule
+from regrow.selection.budget import Sparsity
 
 
 @final

@@ -5,9 +5,9 @@ from typing import ClassVar, Final, final
 
 from regrow.errors import UsageError
 from regrow.method.base import NeuronMethod
-from regrow.method.budget import Sparsity, parse_sparsity
-from regrow.method.index_set import IndexSet
-from regrow.method.schedule import ALWAYS_SPARSE, unless_zero
+from regrow.selection.budget import Sparsity, parse_sparsity
+from regrow.selection.index_set import IndexSet
+from regrow.selection.schedule import ALWAYS_SPARSE, unless_zero
 
 _AGGREGATES: Final = {"max": "max", "sum": "mean"}  # a mean has the order of the sum
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from regrow.core import Blocks, FFNWeights, score_dtype
 from regrow.method.base import NeuronMethod
-from regrow.method.budget import Sparsity, parse_sparsity
-from regrow.method.index_set import IndexSet
-from regrow.method.schedule import ALWAYS_SPARSE, unless_zero
+from regrow.selection.budget import Sparsity, parse_sparsity
+from regrow.selection.index_set import IndexSet
+from regrow.selection.schedule import ALWAYS_SPARSE, unless_zero
 
 
 @final

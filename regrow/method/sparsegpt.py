@@ -6,7 +6,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from regrow.method.base import WeightMethod
-from regrow.method.budget import Sparsity
+from regrow.selection.budget import Sparsity
 from regrow.weights import WeightPruner, sparsegpt
 from regrow.weights.pattern import Pattern
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from regrow.method.base import InputMethod
-from regrow.method.budget import Sparsity
 from regrow.pruning.inputs import InputRule
+from regrow.selection.budget import Sparsity
 
 
 @final

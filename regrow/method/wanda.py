@@ -6,7 +6,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from regrow.method.base import WeightMethod
-from regrow.method.budget import Sparsity
+from regrow.selection.budget import Sparsity
 from regrow.weights import WeightPruner
 from regrow.weights import wanda as rule
 from regrow.weights.pattern import HALF, Pattern

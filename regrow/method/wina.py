@@ -5,9 +5,9 @@ from typing import ClassVar, final
 
 from regrow.errors import UsageError
 from regrow.method.base import InputMethod
-from regrow.method.budget import Sparsity
-from regrow.method.index_set import SELECTIONS
 from regrow.pruning.inputs import InputRule
+from regrow.selection.budget import Sparsity
+from regrow.selection.index_set import SELECTIONS
 
 
 @final

@@ -8,8 +8,8 @@ from collections.abc import Hashable
 from torch import Tensor
 
 from regrow.core import Mode, Rows, Step
-from regrow.method.schedule import Schedule
 from regrow.pruning.meter import Meter
+from regrow.selection.schedule import Schedule
 
 
 class Pruner(ABC):

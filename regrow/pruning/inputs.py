@@ -14,11 +14,11 @@ from torch.nn.functional import linear
 from regrow.core import Blocks, Mode, Step, score_dtype
 from regrow.errors import UsageError
 from regrow.kernels import MaskedLinear, exceeding, magnitude, masked_linear
-from regrow.method.budget import keep_count
-from regrow.method.index_set import largest
-from regrow.method.schedule import ALWAYS_SPARSE
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
+from regrow.selection.budget import keep_count
+from regrow.selection.index_set import largest
+from regrow.selection.schedule import ALWAYS_SPARSE
 
 SHARES = ("mean_abs", "abs_mean")
 PROMPTS = ("dense", "second_half")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from regrow.core import Blocks, Mode, Rows, Site, Spec, Step, score_dtype
 from regrow.kernels import SparseFFN, relative, sparse_ffn
-from regrow.method.index_set import IndexSet, IndexState
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
+from regrow.selection.index_set import IndexSet, IndexState
 
 
 @final

@@ -14,11 +14,11 @@ from torch.nn import functional
 from regrow.core import Blocks, FFNWeights, Mode, Site, Step, score_dtype
 from regrow.errors import UsageError
 from regrow.kernels import relative
-from regrow.method.budget import keep_count
-from regrow.method.index_set import largest
-from regrow.method.schedule import ALWAYS_SPARSE
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
+from regrow.selection.budget import keep_count
+from regrow.selection.index_set import largest
+from regrow.selection.schedule import ALWAYS_SPARSE
 
 SHARES = ("mean", "max", "none")
 

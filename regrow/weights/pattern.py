@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regrow.errors import RegrowError, UsageError
-from regrow.method.budget import keep_count
+from regrow.selection.budget import keep_count
 
 PATTERNS: Final = ("2:4", "unstructured")
 HALF: Final = Decimal("0.5")

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 import regrow
 from batches import arguments, prompts
 from families import FAMILIES, LAYERS, WIDTH, build
-from regrow.adapter.attach import survey
 from regrow.adapter.find import find_ffns
 from regrow.adapter.linears import find_linears, sizes
+from regrow.adapter.survey import survey
 from regrow.core import Linear, Site, Surface
 from regrow.errors import UsageError
 from regrow.method.presets import METHODS, make
@@ -124,10 +124,10 @@ def test_an_unknown_linear_is_refused_by_methods_for_all_linears_alone(name: str
     model, method = widened(), make(name)
     if method.surface in (Surface.INPUTS, Surface.WEIGHTS):
         with pytest.raises(UsageError) as caught:
-            survey(model, method)
+            survey(model, method.surface, method.sites)
         assert str(caught.value) == SENTENCE
     else:
-        blocks, modules = survey(model, method)
+        blocks, modules = survey(model, method.surface, method.sites)
         assert [ffn.module for ffn in find_ffns(model)] == modules
         assert blocks.linears == []
         assert blocks.sizes == sizes(build("qwen2"), find_ffns(build("qwen2")))  # those whose names are known

@@ -17,8 +17,8 @@ from regrow.bench import gpu, gpu_checks, gpu_kernels, shapes
 from regrow.bench.bandwidth import bandwidth
 from regrow.bench.gpu_checks import Check
 from regrow.bench.shapes import Shape
+from regrow.decoding.choose_network import Networks
 from regrow.hosts import attention, networks
-from regrow.hosts.networks import Networks
 from regrow.kernels import decode_reference, reference
 from regrow.method.dense import Dense
 

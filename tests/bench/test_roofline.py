@@ -12,7 +12,7 @@ from regrow.bench.roofline import Weights, per_step, weights_of
 from regrow.bench.shapes import SHAPES, Shape
 from regrow.core import Site
 from regrow.method.base import Method
-from regrow.method.schedule import ALWAYS_DENSE, ALWAYS_SPARSE, Schedule
+from regrow.selection.schedule import ALWAYS_DENSE, ALWAYS_SPARSE, Schedule
 
 GB = 1e9
 OURS = Schedule(init_steps=0, explore_steps=2, period=20)

@@ -12,9 +12,9 @@ import pytest
 from command import run
 from regrow.cli import app
 from regrow.evaluation.tasks import TASKS
-from regrow.method.index_set import AGGREGATES, MEMORIES
 from regrow.method.presets import METHODS
 from regrow.models import DTYPES
+from regrow.selection.index_set import AGGREGATES, MEMORIES
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
 

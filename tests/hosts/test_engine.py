@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 import regrow
 from batches import arguments, prompts
 from families import build
+from regrow.decoding.fused import FusedNetwork
 from regrow.errors import RegrowError, UsageError
-from regrow.hosts.fused import FusedNetwork
 
 BATCH = prompts(4)
 METHOD = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 import regrow
 from batches import arguments, prompts
 from families import FAMILIES, STRUCTURES, build
-from regrow.hosts.hf import active_session
+from regrow.hosts.hugging_face import active_session
 
 BATCH = prompts(4)
 METHOD = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)

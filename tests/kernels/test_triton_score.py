@@ -12,9 +12,9 @@ from kernels.custom_ops import check_custom_op
 from regrow.core import Spec
 from regrow.kernels import decode_reference
 from regrow.kernels.triton.score import observe, observe_workspace
-from regrow.method.budget import parse_sparsity
-from regrow.method.index_set import IndexSet
-from regrow.method.schedule import Schedule
+from regrow.selection.budget import parse_sparsity
+from regrow.selection.index_set import IndexSet
+from regrow.selection.schedule import Schedule
 
 # Products are taken in float32 whatever the type of z, and all terms are positive: what remains is the rounding of some thousand squares,
 # added pairwise, and of a few tokens.

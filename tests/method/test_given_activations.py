@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from fakes import Activation, Parts, activation, given_blocks
 from regrow.core import Mode
-from regrow.method.index_set import IndexSet
-from regrow.method.schedule import Schedule
+from regrow.selection.index_set import IndexSet
+from regrow.selection.schedule import Schedule
 from regrow.session import Session
 
 BATCHES = (1, 4, 7)

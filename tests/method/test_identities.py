@@ -20,8 +20,8 @@ from families import FAMILIES, NEURONS, VOCABULARY, WIDTH, build
 from regrow.adapter.find import find_ffns
 from regrow.core import Mode
 from regrow.method.base import Method
-from regrow.method.index_set import AGGREGATES, MEMORIES, IndexSet
-from regrow.method.schedule import Schedule
+from regrow.selection.index_set import AGGREGATES, MEMORIES, IndexSet
+from regrow.selection.schedule import Schedule
 from regrow.session import Session
 
 BATCHES = (1, 4, 7)

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from regrow.hosts.flags import Flags
-from regrow.hosts.gemv import products_for
-from regrow.hosts.network import Network
+from regrow.decoding.cpu_matmul import products_for
+from regrow.decoding.flags import Flags
+from regrow.decoding.network import Network
 from regrow.session import Session
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face models: `prune` intercepts `model.generate`, `generate` is the direct way in. Both run the loop of `engine`."""
+"""Hugging Face models: `prune` intercepts `model.generate`, `generate` is the direct way in."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from regrow.adapter.attach import attach
 from regrow.calibration.result import Calibration, fitting
+from regrow.decoding.choose_network import Networks
+from regrow.decoding.loop import Decoder, Progress, Streamer
+from regrow.decoding.memory import out_of_memory
 from regrow.errors import UsageError
-from regrow.hosts.loop import Decoder, Progress, Streamer
-from regrow.hosts.memory import out_of_memory
-from regrow.hosts.networks import Networks
+from regrow.hosts.attach import attach
 from regrow.method.base import Method
 from regrow.method.dense import Dense
 from regrow.report import Report

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regrow.method.index_set import largest
+from regrow.selection.index_set import largest
 
 
 @given(

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from families import build
+from regrow.decoding.attention import DecodeAttention
+from regrow.decoding.choose_network import Networks, attends_alike
+from regrow.decoding.network import StockNetwork
 from regrow.hosts import attention
-from regrow.hosts.attention import DecodeAttention
-from regrow.hosts.network import StockNetwork
-from regrow.hosts.networks import Networks, attends_alike
 
 ATTEND = attention.attend
 LENGTHS, COLUMNS = [9, 5, 2], 16

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from regrow.core import Rows, Spec
 from regrow.errors import UsageError
-from regrow.method.index_set import AGGREGATES, MEMORIES, IndexSet, IndexState
-from regrow.method.schedule import Schedule
+from regrow.selection.index_set import AGGREGATES, MEMORIES, IndexSet, IndexState
+from regrow.selection.schedule import Schedule
 
 LAYERS, SLOTS, NEURONS = 2, 3, 11
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from regrow.adapter.decoder import DecoderWeights
+from regrow.adapter.llama_like import DecoderWeights
 from regrow.kernels.triton.attention import attention_workspace, decode_attention
 from regrow.kernels.triton.norm import add_rms_norm, rope_cache
 

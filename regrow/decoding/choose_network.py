@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from regrow.adapter.decoder import read, readable, slides
-from regrow.hosts.attention import DecodeAttention
-from regrow.hosts.fused import FusedNetwork
-from regrow.hosts.graphs import CudaRecorder
-from regrow.hosts.network import Network, StockNetwork
+from regrow.adapter.llama_like import read, readable, slides
+from regrow.decoding.attention import DecodeAttention
+from regrow.decoding.fused import FusedNetwork
+from regrow.decoding.graphs import CudaRecorder
+from regrow.decoding.network import Network, StockNetwork
 
 # Relative error of the logits of one short text: two orders of summation differ by some roundings a layer, other maths by far more.
 TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}

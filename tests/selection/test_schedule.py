@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from regrow.core import Mode
 from regrow.errors import UsageError
-from regrow.method.schedule import ALWAYS_DENSE, Schedule
+from regrow.selection.schedule import ALWAYS_DENSE, Schedule
 
 STEPS = 60
 

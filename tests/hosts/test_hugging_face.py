@@ -15,8 +15,8 @@ from batches import arguments, ends, new_tokens, prompts
 from fakes import Parts
 from families import FAMILIES, LAYERS, NEURONS, REFUSED, STRUCTURES, build
 from regrow.errors import UsageError
-from regrow.method.index_set import AGGREGATES, MEMORIES, IndexSet
-from regrow.method.schedule import Schedule
+from regrow.selection.index_set import AGGREGATES, MEMORIES, IndexSet
+from regrow.selection.schedule import Schedule
 
 BATCH = prompts(4)
 METHOD = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)

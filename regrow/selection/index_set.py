@@ -12,8 +12,8 @@ from torch import Tensor
 from regrow.core import Rows, Spec
 from regrow.errors import UsageError
 from regrow.kernels import observe
-from regrow.method.budget import keep_count
-from regrow.method.schedule import Schedule
+from regrow.selection.budget import keep_count
+from regrow.selection.schedule import Schedule
 
 AGGREGATES = ("max", "mean")
 MEMORIES = ("max", "none", "ema")

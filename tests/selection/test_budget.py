@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from regrow.errors import UsageError
-from regrow.method.budget import keep_count, parse_sparsity
+from regrow.selection.budget import keep_count, parse_sparsity
 
 
 def exact(text: str, neurons: int) -> int:

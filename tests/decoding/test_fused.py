@@ -15,14 +15,14 @@ import regrow
 from batches import arguments, prompts
 from families import FAMILIES, LAYERS, build
 from recorder import Recorder
-from regrow.adapter.decoder import read, readable
+from regrow.adapter.llama_like import read, readable
 from regrow.core import Mode
-from regrow.hosts.fused import FusedNetwork
-from regrow.hosts.graphs import Graphs
-from regrow.hosts.networks import Networks
-from regrow.method.index_set import IndexSet
-from regrow.method.schedule import Schedule
+from regrow.decoding.choose_network import Networks
+from regrow.decoding.fused import FusedNetwork
+from regrow.decoding.graphs import Graphs
 from regrow.pruning.neurons import NeuronPruner
+from regrow.selection.index_set import IndexSet
+from regrow.selection.schedule import Schedule
 
 KNOWN = ["llama", "mistral", "qwen2", "qwen3", "biases"]
 LENGTHS = [9, 5, 2]  # of three rows

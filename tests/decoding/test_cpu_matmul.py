@@ -9,8 +9,8 @@ from torch import Tensor
 import regrow
 from batches import arguments, prompts
 from families import build
-from regrow.hosts.gemv import products_for
-from regrow.hosts.network import StockNetwork
+from regrow.decoding.cpu_matmul import products_for
+from regrow.decoding.network import StockNetwork
 
 CPU = torch.device("cpu")
 

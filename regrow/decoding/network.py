@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from regrow.hosts.attention import DecodeAttention
+from regrow.decoding.attention import DecodeAttention
 
 
 class Network(ABC):

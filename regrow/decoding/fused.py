@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from regrow.adapter.decoder import Block, DecoderWeights, Norm
-from regrow.hosts.graphs import Graphs, Recorder
-from regrow.hosts.network import Network
+from regrow.adapter.llama_like import Block, DecoderWeights, Norm
+from regrow.decoding.graphs import Graphs, Recorder
+from regrow.decoding.network import Network
 from regrow.kernels.decode_reference import unit
 
 if TYPE_CHECKING:
-    from regrow.hosts.stepper import Stepper
+    from regrow.decoding.stepper import Stepper
 
 COLUMNS: Final = 256  # a cache has a multiple of so many, so that batches of about the same length share one
 WIDEST: Final = 17  # tokens a row that the kernels take
@@ -68,7 +68,7 @@ class FusedNetwork(Network):
 
     def _stepper(self, width: int) -> Stepper:
         if width not in self._steppers:
-            from regrow.hosts.stepper import Stepper
+            from regrow.decoding.stepper import Stepper
 
             with torch.inference_mode(mode=False), torch.no_grad():  # its buffers outlive the caller's inference mode
                 halves = self._decoder.rotary(self._cos.new_empty(0, dtype=torch.float32), self._columns[None])
