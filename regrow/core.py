@@ -113,14 +113,35 @@ class Spec:
 
 
 @final
+class Role(Enum):
+    """What a forward pass is for."""
+
+    SCHEDULED = auto()  # the schedule says whether it is dense, and what it observes
+    DRAFT = auto()  # it guesses tokens with retained neurons only; it is taken back if nobody commits it
+    VERIFY = auto()  # it checks guessed tokens densely; what is kept of it ends a phase
+
+
+@final
 @dataclass(frozen=True)
-class Step:
-    """One forward pass of T tokens."""
+class Pass:
+    """One planned forward pass of B rows of w tokens each, T = B w. It changes nothing until it is committed."""
 
     mode: Mode
-    decode: bool  # it holds decode rows, so it is counted
-    slot: Tensor  # [T] int64 memory row of each token, -1 where it is not live (padding, ended rows)
-    late: Tensor | None = None  # [T] bool: tokens of the second half of a prompt
+    slot: Tensor  # [T] int64 memory row of each token, -1 where it never counts (padding, ended rows)
+    position: Tensor  # [B, w] int64 place of each token in its row's own text, from 0; -1 is padding
+    prompt: bool  # it holds prompt tokens, so that it is exact for every row
+    decode: bool  # it holds decode rows, so that the clock moves
+    role: Role = Role.SCHEDULED
+
+    @property
+    def width(self) -> int:
+        """Tokens a row, w."""
+        return self.position.shape[1]
+
+    @property
+    def provisional(self) -> bool:
+        """Whether only some of its tokens may come to stand, or none."""
+        return self.role is not Role.SCHEDULED
 
 
 @final

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from regrow.core import FFN_SITES, Blocks, Mode, Rows, Site, Step, Surface
+from regrow.core import FFN_SITES, Blocks, Mode, Pass, Role, Rows, Site, Surface
 from regrow.method.base import Method
-from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
 from regrow.report import Counters, Report, SiteCount
-from regrow.selection.schedule import ALWAYS_DENSE
 
 
 @final
 class Session:
-    """One method on one model. A host calls `start` for a batch, `join` for each sample, then for every forward pass `begin`, the model,
-    `ran`, `end`; the patched modules call `run`."""
+    """One method on one model.
+
+    A host calls `start` for a batch and `join` for each sample. It then plans every forward pass (`plan`), runs the model within
+    `running`, where the patched modules call `run`, and commits the tokens that stand (`commit`). A pass that is never committed leaves
+    no trace.
+    """
 
     def __init__(
         self, method: Method, blocks: Blocks, calibration: Mapping[str, Tensor] | None = None, *, record_masks: bool = False
     ) -> None:
         """With `record_masks`, `masks` lists every selection."""
-        weight = blocks.ffns[0].weights.gate
         self.method, self.counters = method, Counters()
         self.masks: list[tuple[int, Tensor]] = []  # (decode step, index [L, k]; with thresholds filled up with -1)
-        self._blocks, self._record = blocks, record_masks
-        self._device, self._element = weight.device, weight.element_size()
-        self.pruner = method.pruner(blocks, calibration or {})
-        self._schedule = ALWAYS_DENSE if self.pruner is None else self.pruner.schedule
-        self._clock, self._decoding = 0, False
-        self._step: Step | None = None  # None: no step is under way
+        self._record = record_masks
+        self._under_way = threading.local()  # `now`: the pass that this thread runs; other threads see the plain model
+        self.bind(blocks, calibration)
+
+    def bind(self, blocks: Blocks, calibration: Mapping[str, Tensor] | None = None) -> None:
+        """Takes up these weights: everything derived from others is forgotten."""
+        weight = blocks.ffns[0].weights.gate
+        self._blocks, self._device, self._element = blocks, weight.device, weight.element_size()
+        self.pruner = self.method.pruner(blocks, calibration or {})
+        self.schedule = self.pruner.schedule
+        self._clock = 0
+        self._last: Pass | None = None  # the pass that ran last
         self._meter = Meter(len(blocks.sizes[Site.DOWN]), self._device)
-        self._slots: dict[int, Tensor] = {}  # of decode steps of so many tokens, at addresses that never change
+        self._slots: dict[int, Tensor] = {}  # of decode passes of so many tokens, at addresses that never change
 
     # The batch
 
@@ -44,19 +54,17 @@ class Session:
         """Forgets the batch before; `slots` is the number of samples that can run at once."""
         self.counters, self.masks = Counters(), []
         self._meter.reset()
-        self._step, self._clock, self._decoding = None, 0, False
+        self._last, self._clock = None, 0
         self._occupied = torch.zeros(slots, dtype=torch.bool, device=self._device)
         self._filling = torch.zeros_like(self._occupied)  # still in their prompt
-        if self.pruner is not None:
-            self.pruner.start(slots, self._meter)
+        self.pruner.start(slots, self._meter)
 
     def join(self, slots: Sequence[int]) -> None:
-        """New samples take these slots; they are in their prompt until `end` is told otherwise. The clock goes on."""
+        """New samples take these slots; they are in their prompt until `commit` is told otherwise. The clock goes on."""
         joining = self._mask(slots)
         self._occupied |= joining
         self._filling |= joining
-        if self.pruner is not None:
-            self.pruner.join(joining)
+        self.pruner.memory.join(joining)
 
     def leave(self, slots: Sequence[int]) -> None:
         """These samples no longer count from the next selection on."""
@@ -64,67 +72,78 @@ class Session:
         self._occupied &= ~leaving
         self._filling &= ~leaving
 
-    # One forward pass
+    # One forward pass: plan, run, commit
 
-    def begin(self, slot: Tensor, *, prompt: bool, decode: bool, late: Tensor | None = None) -> Mode:
-        """Announces a forward pass. `slot` [T] int64 is the memory row of each token, -1 where a token never counts (padding, ended rows).
-        `prompt`: it holds prompt tokens, so it is exact for every row; `decode`: it holds decode rows, so the clock advances.
-        `late` [T] bool: tokens of the second half of a prompt, which some methods prune all the same."""
-        self._clock += decode
-        self._decoding = decode
-        mode = Mode.OBSERVE if prompt and self._schedule.prunes else self._schedule.mode(self._clock)
-        self._step = Step(mode, decode, slot if prompt else self._kept(slot), late)
-        if self.pruner is not None:
-            self.pruner.begin(self._step)
-        if decode:
-            self.counters.decode_steps += 1
-            self.counters.sparse_steps += mode is Mode.SPARSE
-        return mode
+    def plan(self, slot: Tensor, position: Tensor, *, prompt: bool = False, decode: bool = True, role: Role = Role.SCHEDULED) -> Pass:
+        """What the next forward pass is; it counts nothing yet.
 
-    @property
-    def key(self) -> Hashable:
-        """Of the decode step under way: steps of the same key and sizes do the same with what lies at the same addresses. None: do not
-        record it."""
-        assert self._step is not None, "no step is under way"
-        return self._step.mode if self.pruner is None else self.pruner.key(self._step.mode)
+        `slot` [T] int64 is the memory row of each token, -1 where a token never counts (padding, ended rows); `position` [B, w] its place
+        in its row's own text, T = B w. `prompt`: the pass holds prompt tokens, so that it is exact for every row; `decode`: it holds
+        decode rows, so that the clock moves when it is committed. `role`: a draft runs with retained neurons as soon as there are any, a
+        verification densely, whatever the schedule says.
+        """
+        return Pass(self._mode(position.shape[1], prompt, decode, role), slot, position, prompt, decode, role)
+
+    @contextmanager
+    def running(self, planned: Pass) -> Iterator[Hashable]:
+        """Within it, the patched modules run the pass, in this thread alone. Gives its graph key: decode passes of equal keys and shapes
+        run the same kernels on the same buffers, so that one CUDA graph serves them all; None means: do not capture."""
+        now = planned if planned.prompt else replace(planned, slot=self._fixed(planned.slot))
+        self.pruner.prepare(now)
+        self._last, self._under_way.now = planned, now
+        try:
+            yield self.pruner.key(now) if planned.decode and not planned.prompt else None
+        finally:
+            self._under_way.now = None
 
     def run(self, place: int, x: Tensor) -> Tensor:
-        """A patched module on x [..., in]; outside a step, as the model itself does."""
-        assert self.pruner is not None, "nothing is patched for a method that does nothing"
-        return self.pruner.run(place, x, self._step)
+        """A patched module on x [..., in]; outside a pass, and in another thread, as the model itself does."""
+        return self.pruner.run(place, x, getattr(self._under_way, "now", None))
 
-    def ran(self) -> None:
-        """The model has run, or failed: calls of patched modules from here on are not part of the pass."""
-        self._step = None
+    def commit(
+        self,
+        done: Pass,
+        kept: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        completed: Sequence[int] = (),
+        finished: Tensor | None = None,
+        last: bool = False,
+        counted: Callable[[], None] | None = None,
+    ) -> bool:
+        """The pass stands, for the first `kept` [S] tokens of each slot (None: all): clock, scores and counters move; then what ended is
+        folded, and neurons are selected anew where the schedule says so, or after a verification. Whether a selection was made.
 
-    def end(self, completed: Sequence[int] = (), finished: Tensor | None = None) -> None:
-        """Ends the pass, after its tokens were chosen: folds what ended, selects anew where the schedule says so.
-
-        `completed`: slots whose prompt was completed by it; `finished` [S] bool: slots that have generated their EOS by now.
+        `steps`: by how many decode steps the clock moves; without it the most that a slot keeps, for which the host waits. `completed`:
+        slots whose prompt the pass completed; `finished` [S] bool: slots that have generated their EOS by now; `last`: no pass follows, so
+        that nothing is folded; `counted` is called when the pass is counted, before anything is folded. Raises ValueError for a pass that
+        did not run, or after which another one ran.
         """
-        self.ran()
+        if done is not self._last:
+            raise ValueError("only the pass that ran last can be committed, and only once")
+        self._last = None
+        self.pruner.commit(done, done.slot if kept is None else _standing(done, kept))
+        before = self._clock
+        if done.decode:
+            self._clock += steps if steps is not None else done.width if kept is None else int(kept.max())
+            self.counters.decode_steps += 1
+            self.counters.sparse_steps += done.mode is Mode.SPARSE
         if completed:
-            done = self._mask(completed)
-            self._filling &= ~done
-        if self.pruner is None:
-            return
-        ended = None
-        if self._decoding and self._schedule.closes(self._clock):
-            ended = self._occupied & ~self._filling
-        elif completed:
-            ended = done
+            self._filling &= ~self._mask(completed)
+        if counted is not None:
+            counted()
+        ended = None if last else self._ended(done, range(before + 1, self._clock + 1), completed)
         if ended is None:
-            return
+            return False
         rows = Rows(ended=ended, occupied=self._occupied, finished=torch.zeros_like(ended) if finished is None else finished)
-        self.pruner.fold(rows)
-        if self._schedule.mode(self._clock + 1) is Mode.SPARSE:
-            self._select(self.pruner, rows)
+        self.pruner.memory.fold(rows)
+        follows = done.role is Role.VERIFY or self.schedule.mode(self._clock + 1) is Mode.SPARSE
+        return follows and self._select(rows)
 
     # What it did
 
     def report(self) -> Report:
         c, updates = self.counters, self.counters.updates
-        turnover = [] if self.pruner is None else self.pruner.turnover
         sites = self._sites()
         kept, dense = (sum(sum(getattr(sites[site.value], name)) for site in self._own()) for name in ("kept", "dense"))
         return Report(
@@ -138,22 +157,38 @@ class Session:
             bytes_read=self._bytes(sites, tuple(Site)),
             ffn_bytes_read=self._bytes(sites, FFN_SITES),
             refresh_bytes=self._meter.refresh_bytes,
-            turnover=[value / max(1, updates - 1) for value in turnover],
-            state_bytes=0 if self.pruner is None else self.pruner.state_bytes,
+            turnover=[value / max(1, updates - 1) for value in self.pruner.memory.turnover],
+            state_bytes=self.pruner.state_bytes,
             **vars(c),
         )
 
-    def _select(self, pruner: Pruner, rows: Rows) -> None:
-        if not pruner.select(rows):
-            return
+    def _mode(self, width: int, prompt: bool, decode: bool, role: Role) -> Mode:
+        if role is Role.DRAFT:
+            return Mode.SPARSE if self.pruner.ready else Mode.DENSE
+        if prompt or role is Role.VERIFY:
+            return Mode.OBSERVE if self.schedule.prunes else Mode.DENSE
+        modes = {self.schedule.mode(self._clock + step) for step in range(1, width + 1)} if decode else {Mode.DENSE}
+        return Mode.OBSERVE if Mode.OBSERVE in modes else modes.pop()
+
+    def _ended(self, done: Pass, steps: range, completed: Sequence[int]) -> Tensor | None:
+        """[S] bool: the slots whose phase ends with this pass; None where that is none."""
+        if (self.schedule.prunes and done.role is Role.VERIFY) or (done.decode and any(map(self.schedule.closes, steps))):
+            return self._occupied & ~self._filling
+        return self._mask(completed) if completed else None
+
+    def _select(self, rows: Rows) -> bool:
+        retained = self.pruner.memory.select(rows)
+        if retained is None:
+            return False
         self.counters.updates += 1
         if self._record:
-            self.masks.append((self._clock, pad_sequence(pruner.retained, batch_first=True, padding_value=-1)))
+            self.masks.append((self._clock, pad_sequence(list(retained), batch_first=True, padding_value=-1)))
+        return True
 
     def _sites(self) -> dict[str, SiteCount]:
         """Weight elements over all decode steps, of every layer: what modules that are not patched have comes from the model."""
         steps, metered, blocks = self.counters.decode_steps, self._meter.kept(), self._blocks
-        patched = self._own() if self.pruner is not None else ()
+        patched = self._own() if self.pruner.places else ()
         found = {}
         for site, sizes in blocks.sizes.items():
             own = set(blocks.layers) if site in patched else set()
@@ -170,8 +205,8 @@ class Session:
         counts = [sites[site.value] for site in of if site.value in sites]
         return self._element * sum(sum(count.dense if self.method.surface is Surface.WEIGHTS else count.kept) for count in counts)
 
-    def _kept(self, slot: Tensor) -> Tensor:
-        """The same at a fixed address, so that a recorded step sees it."""
+    def _fixed(self, slot: Tensor) -> Tensor:
+        """The same at an address that never changes, so that a captured step sees it."""
         if len(slot) not in self._slots:
             with torch.inference_mode(mode=False):  # it outlives the caller's inference mode
                 self._slots[len(slot)] = torch.empty_like(slot)
@@ -181,3 +216,9 @@ class Session:
         mask = torch.zeros_like(self._occupied)
         mask[list(slots)] = True
         return mask
+
+
+def _standing(done: Pass, kept: Tensor) -> Tensor:
+    """The pass's slots [T], -1 where a token is not among the first `kept` [S] of its row."""
+    number = torch.arange(done.width, device=kept.device).repeat(len(done.position))
+    return torch.where((done.slot >= 0) & (number < kept[done.slot.clamp(min=0)]), done.slot, -1)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from regrow.core import Blocks, FFNWeights, Site
+from regrow.core import Blocks, FFNWeights, Mode, Site
 from regrow.method.base import NeuronMethod
 from regrow.selection.index_set import IndexSet
+from regrow.session import Session
 
 
 def same(x: Tensor) -> Tensor:
@@ -58,6 +59,24 @@ class Parts(NeuronMethod):
     def index_set(self) -> IndexSet:
         """Return the parts."""
         return self.rule
+
+
+def forward(
+    session: Session,
+    slot: Tensor,
+    run: Callable[[Mode], Any],
+    *,
+    prompt: bool = False,
+    decode: bool = True,
+    completed: Sequence[int] = (),
+    finished: Tensor | None = None,
+) -> Mode:
+    """Plan a forward pass of tokens of these slots [T], `run` it, and commit all of it."""
+    planned = session.plan(slot, torch.zeros(len(slot), 1, dtype=torch.int64), prompt=prompt, decode=decode)
+    with session.running(planned):
+        run(planned.mode)
+    session.commit(planned, completed=completed, finished=finished)
+    return planned.mode
 
 
 PATTERNS = [(1,), (1, 1, 1, 1), (3, 2, 1, 1, 1), (1,) * 16, (0,)]  # each with a norm of 1, 2, 4, 4, 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fakes import Parts, given_blocks
+from fakes import Parts, forward, given_blocks
 from regrow.core import Mode
 from regrow.pruning.neurons import NeuronPruner
 from regrow.report import SiteCount
@@ -42,12 +42,10 @@ def decode(session: Session, given: dict[int, Tensor], finished: Sequence[int] =
 
 
 def step(session: Session, given: dict[int, Tensor], finished: Sequence[int], completed: Sequence[int] = (), **kind: bool) -> Mode:
-    mode = session.begin(torch.tensor(list(given)), **kind)
     z = torch.stack(list(given.values()))
-    session.run(0, z[:, :1] if mode is Mode.SPARSE else z)
-    slots = len(session._occupied)
-    session.end(completed, torch.tensor([slot in finished for slot in range(slots)]))
-    return mode
+    ended = torch.tensor([slot in finished for slot in range(len(session._occupied))])
+    run = lambda mode: session.run(0, z[:, :1] if mode is Mode.SPARSE else z)  # noqa: E731
+    return forward(session, torch.tensor(list(given)), run, completed=completed, finished=ended, **kind)
 
 
 def chosen(session: Session) -> list[tuple[int, list[int]]]:
@@ -94,10 +92,11 @@ def test_prompt_tokens_make_a_step_exact_for_every_row() -> None:
     prompt(session, {0: loves(0)})
     session.join([1])
     z = torch.stack([loves(3), loves(4)])
-    assert session.begin(torch.tensor([0, 1]), prompt=True, decode=True) is Mode.OBSERVE
-    assert torch.equal(session.run(0, z), z)
-    session.end(completed=[1])
-    assert session.begin(torch.tensor([0, 1]), prompt=False, decode=True) is Mode.SPARSE
+    outputs = []
+    run = lambda mode: outputs.append(session.run(0, z[:, :1] if mode is Mode.SPARSE else z))  # noqa: E731
+    assert forward(session, torch.tensor([0, 1]), run, prompt=True, completed=[1]) is Mode.OBSERVE
+    assert torch.equal(outputs[0], z)
+    assert forward(session, torch.tensor([0, 1]), run) is Mode.SPARSE
     assert (session.counters.decode_steps, session.counters.sparse_steps) == (2, 1)
 
 
@@ -177,18 +176,15 @@ def test_counters_of_a_batch_by_hand() -> None:
     session.start(1)
     session.join([0])
 
-    def forward(**kind: bool) -> None:
-        mode = session.begin(torch.tensor([0]), **kind)
+    def run(mode: Mode) -> None:
         for layer in range(2):
             session.run(layer, loves(session.counters.decode_steps % F)[None, :1] if mode is Mode.SPARSE else loves(0, 1)[None])
 
-    forward(prompt=True, decode=False)
-    session.end(completed=[0])
+    forward(session, torch.tensor([0]), run, prompt=True, decode=False, completed=[0])
     before = session.report()
     assert before.weights_kept == before.weights_dense == before.ffn_bytes_read == 0
     for _ in range(8):
-        forward(prompt=False, decode=True)
-        session.end()
+        forward(session, torch.tensor([0]), run)
     report = session.report()
     assert (report.decode_steps, report.sparse_steps, report.sparse_share) == (8, 5, 5 / 8)
     assert report.weights_dense == 8 * 2 * F * 3  # gate, up and down of width one
@@ -222,13 +218,15 @@ def test_outside_a_step_the_ffns_are_the_models_own_and_nothing_is_counted() -> 
     total = session.pruner.state.total.clone()
     z = torch.stack([loves(3), loves(4)])
     assert torch.equal(session.run(0, z), z)
-    assert session.begin(torch.tensor([0]), prompt=False, decode=True) is Mode.SPARSE
-    kept = session.report().weights_kept
-    assert kept == 2 * 3 * 3 * 1  # two sparse steps: they are counted when they begin
-    session.ran()
+    planned = session.plan(torch.tensor([0]), torch.tensor([[1]]))
+    assert planned.mode is Mode.SPARSE
+    with session.running(planned):
+        session.run(0, z[:1, :1])
+    assert session.report().weights_kept == 1 * 3 * 3 * 1  # one sparse step: the second is not committed yet
     assert torch.equal(session.run(0, z), z)
+    session.commit(planned)
+    assert session.report().weights_kept == 2 * 3 * 3 * 1
     assert torch.equal(session.pruner.state.total, total)
-    assert session.report().weights_kept == kept
 
 
 def test_masks_are_recorded_only_if_asked_and_are_copies() -> None:

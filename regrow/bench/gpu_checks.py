@@ -229,7 +229,7 @@ def _own_forward(device: torch.device) -> dict[str, Any]:
 
 
 def _plain_forward(network: FusedNetwork, ids: Tensor, position: Tensor, length: int, **_: Any) -> Tensor:
-    return network._plain(ids, position, length)
+    return network._plain(ids, position, length, False)
 
 
 def _no_stop(device: torch.device) -> dict[str, Any]:

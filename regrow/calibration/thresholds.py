@@ -32,7 +32,6 @@ def thresholds(
     where the model overflows."""
     blocks, modules = survey(model, method.surface, tuple(Site))  # also those that this method could prune and does not
     pruner = method.pruner(blocks, {})
-    assert pruner is not None, "a method that needs thresholds prunes"
     names = [place.name for place in blocks.linears] or [ffn.name for ffn in blocks.ffns]
     seen = [torch.zeros(_BINS, dtype=torch.int32, device=sequences[0].device) for _ in modules]
     with Patch() as patch, torch.no_grad():

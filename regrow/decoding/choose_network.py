@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from regrow.adapter.llama_like import read, readable, slides
+from regrow.core import Mode, Pass
 from regrow.decoding.attention import DecodeAttention
 from regrow.decoding.fused import FusedNetwork
 from regrow.decoding.graphs import CudaRecorder
@@ -27,16 +28,17 @@ class Networks:
         self._of: list[tuple[int, int]] | None = None  # the weights it was made of: address and version of each
         self._alike: bool | None = None  # None: not known yet
 
-    def for_batch(self, mask: Tensor | None, positions: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
-        """For a batch of prompts that grows to `capacity` columns. `mask` [B, P] is zero where a column is padding, `positions` [B, P] are
-        in a row's own text, `inputs` are what else transformers prepared, `returned`: the caller gets the cache in there."""
+    def for_batch(self, ids: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
+        """For a batch of prompts ids [B, P] that grows to `capacity` columns. `inputs` are what else transformers prepared, `returned`: the
+        caller gets the cache in there."""
+        mask, positions = inputs.get("attention_mask"), inputs["position_ids"].expand_as(ids)
         ordinary = type(inputs["past_key_values"]) is DynamicCache and not returned and _in_order(mask, positions)
         fused = self._by_parts() if ordinary else None
         if fused is None:
-            grown = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), capacity - mask.shape[1])], dim=1)
             ours = self._kernels and _without_gaps(mask) and self._attends_alike()
-            return StockNetwork(self._model, grown, inputs, DecodeAttention(self._model, mask, len(positions)) if ours else None)
-        fused.start(len(positions), capacity)
+            attention = DecodeAttention(self._model, mask, len(ids)) if ours else None
+            return StockNetwork(self._model, ids.shape[1], inputs, attention)
+        fused.start(len(ids), capacity)
         return fused
 
     def _by_parts(self) -> FusedNetwork | None:
@@ -74,9 +76,9 @@ def _checked(model: PreTrainedModel, *, kernels: bool) -> FusedNetwork | None:
     position = torch.arange(4, device=model.device).expand(2, 4)
     network.start(2, 4)
     theirs = model(ids, use_cache=False).logits[:, -1]
-    whole = network.forward(ids, position, 4)
-    network.forward(ids[:, :3], position[:, :3], 3)
-    step = network.forward(ids[:, 3:], position[:, 3:], 4, decode=True)
+    whole = network.forward(_pass(position, prompt=True), ids)
+    network.forward(_pass(position[:, :3], prompt=True), ids[:, :3])
+    step = network.forward(_pass(position[:, 3:], prompt=False), ids)
     return network if all(_close(ours, theirs, model.dtype) for ours in (whole, step)) else None
 
 
@@ -89,13 +91,20 @@ def attends_alike(model: PreTrainedModel) -> bool:
     position = (mask.cumsum(1) - 1).clamp(min=0)
     logits = []
     for attention in (None, DecodeAttention(model, mask, 2)):
-        network = StockNetwork(model, mask, {"past_key_values": DynamicCache(config=model.config), "use_cache": True}, attention)
-        network.forward(ids[:, :4], position[:, :4], 4)
+        cache = {"past_key_values": DynamicCache(config=model.config), "use_cache": True}
+        inputs = {"attention_mask": mask[:, :4], "position_ids": position[:, :4], **cache}
+        network = StockNetwork(model, 4, inputs, attention)
+        network.forward(_pass(position[:, :4], prompt=True), ids[:, :4])
         try:
-            logits.append(network.forward(ids[:, 4:], position[:, 4:], 5, decode=True))
+            logits.append(network.forward(_pass(position[:, 4:], prompt=False), ids))
         except Exception:  # noqa: BLE001 (attention with more to it, a forward that does not pass on what ours needs, or that objects to it)
             return False
     return _close(logits[1], logits[0], model.dtype)
+
+
+def _pass(position: Tensor, *, prompt: bool) -> Pass:
+    """A pass that nobody counts, of tokens at `position` [B, w]."""
+    return Pass(Mode.DENSE, torch.full_like(position, -1).flatten(), position, prompt=prompt, decode=not prompt)
 
 
 def _close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from regrow.adapter.llama_like import Block, DecoderWeights, Norm
+from regrow.core import Pass
 from regrow.decoding.graphs import Graphs, Recorder
 from regrow.decoding.network import Network
 from regrow.kernels.decode_reference import unit
@@ -32,7 +33,7 @@ class FusedNetwork(Network):
         self.dtype = decoder.embedding.dtype
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
-        self._steppers: dict[int, Stepper] = {}  # by tokens per row
+        self._steppers: dict[tuple[int, bool], Stepper] = {}  # by tokens a row, and whether every one gets logits
 
     def start(self, batch: int, capacity: int) -> None:
         """Room for `batch` rows of `capacity` tokens each, empty. What is there stays where it is, as long as it is large enough."""
@@ -57,26 +58,26 @@ class FusedNetwork(Network):
         self._graphs = None if self._recorder is None else Graphs(self._recorder())
         self._size = (batch, columns)
 
-    def forward(self, ids: Tensor, position: Tensor, length: int, *, decode: bool = False, key: Hashable | None = None) -> Tensor:
-        width = ids.shape[1]
-        if not self._kernels or not decode or width > WIDEST:
-            return self._plain(ids, position, length)
-        stepper = self._stepper(width)
-        stepper.ids.copy_(ids)
+    def forward(self, planned: Pass, ids: Tensor, *, length: int | None = None, key: Hashable | None = None, every: bool = False) -> Tensor:
+        position, width, longest = planned.position, planned.width, length or ids.shape[1]
+        if not self._kernels or planned.prompt or width > WIDEST:
+            return self._plain(ids[:, -width:], position, longest, every)
+        stepper = self._stepper(width, every)
+        stepper.ids.copy_(ids[:, -width:])
         stepper.position.copy_(position)
-        return stepper() if self._graphs is None or key is None else self._graphs.run((width, key), stepper)
+        return stepper() if self._graphs is None or key is None else self._graphs.run((width, every, key), stepper)
 
-    def _stepper(self, width: int) -> Stepper:
-        if width not in self._steppers:
+    def _stepper(self, width: int, every: bool) -> Stepper:
+        if (width, every) not in self._steppers:
             from regrow.decoding.stepper import Stepper
 
             with torch.inference_mode(mode=False), torch.no_grad():  # its buffers outlive the caller's inference mode
                 halves = self._decoder.rotary(self._cos.new_empty(0, dtype=torch.float32), self._columns[None])
                 cos, sin = (table[0, :, : self._decoder.head_width // 2].contiguous() for table in halves)
-                self._steppers[width] = Stepper(self._decoder, self._keys_values, cos, sin, self._size[0], width)
-        return self._steppers[width]
+                self._steppers[width, every] = Stepper(self._decoder, self._keys_values, cos, sin, self._size[0], width, every=every)
+        return self._steppers[width, every]
 
-    def _plain(self, ids: Tensor, position: Tensor, length: int) -> Tensor:
+    def _plain(self, ids: Tensor, position: Tensor, length: int, every: bool) -> Tensor:
         of = self._decoder
         place = (self._rows + torch.where(position < 0, self._size[1], position)).flatten()
         held = position.clamp(min=0)
@@ -88,7 +89,7 @@ class FusedNetwork(Network):
         for block, cache in zip(of.blocks, self._keys_values, strict=True):
             x = x + self._attention(block, cache, _rms_norm(x, block.attention_norm), place, cos, sin, mask)
             x = x + block.ffn(_rms_norm(x, block.ffn_norm))
-        return linear(_rms_norm(x[:, -1], of.norm), of.head, of.head_bias)
+        return linear(_rms_norm(x if every else x[:, -1], of.norm), of.head, of.head_bias)
 
     def _attention(self, block: Block, cache: Tensor, x: Tensor, place: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         """[B, w, D] of the normed x [B, w, D]; `cache` [B, capacity + 1, 2, H_kv, d], `place` [B w] of the new tokens in it,
@@ -110,7 +111,7 @@ class FusedNetwork(Network):
             return block.output(y.transpose(1, 2).flatten(2))
         query = query.view(batch, width, of.kv_heads, groups, -1).transpose(1, 2).flatten(2, 3)  # [B, H_kv, w groups, d]
         y = scaled_dot_product_attention(query, keys, values, mask)
-        return block.output(y.view(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2))
+        return block.output(y.reshape(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2))
 
 
 def _rms_norm(x: Tensor, norm: Norm) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from regrow.core import Pass
 from regrow.decoding.attention import DecodeAttention
 
 
@@ -18,41 +19,84 @@ class Network(ABC):
     """Keeps the keys and values of one batch. Columns of a batch are its tokens with the padding on the left."""
 
     dtype: torch.dtype  # of the weights
-    chunk: int | None = None  # tokens of a prompt it takes at once, if not told otherwise
+    chunk: int | None = None  # tokens of a prompt that it takes at once, if not told otherwise
 
     @abstractmethod
-    def forward(self, ids: Tensor, position: Tensor, length: int, *, decode: bool = False, key: Hashable | None = None) -> Tensor:
-        """Logits [B, V] of the last of w tokens a row, ids [B, w], which end at column `length`. `position` [B, w] counts a row's own
-        tokens from 0; -1 is padding, of which decode steps have none. Those of the same sizes and `key` may be recorded and replayed;
-        without a key they are not."""
+    def forward(self, planned: Pass, ids: Tensor, *, length: int | None = None, key: Hashable | None = None, every: bool = False) -> Tensor:
+        """Runs the pass on the last w columns of ids [B, n]: logits [B, V] after the last of them, or with `every` [B, w, V] after each.
+
+        `length`: an upper bound on the tokens of a row, where rows have places of their own; otherwise n. Decode passes of equal sizes
+        and `key` may be captured and replayed; without a key they are not.
+        """
 
 
 @final
 class StockNetwork(Network):
-    """The model's own forward, with the cache that transformers prepared."""
+    """The model's own forward, called as transformers' own loop calls it, with the cache that transformers prepared."""
 
     def __init__(
-        self, model: PreTrainedModel, mask: Tensor | None, inputs: dict[str, Any], attention: DecodeAttention | None = None
+        self,
+        model: PreTrainedModel,
+        prompt_length: int,
+        inputs: dict[str, Any],
+        attention: DecodeAttention | None = None,
     ) -> None:
-        """`mask` [B, capacity], zero where a column is padding; None without any. Steps go through `attention` if given."""
-        self._model, self._mask, self._inputs, self._attention = model, mask, inputs, attention
-        self.dtype = model.dtype
+        """`inputs`: what transformers prepared beside the ids [B, P]. Decode passes go through `attention` if given."""
+        self._model: Any = model
+        self._attention, self._prompt_length, self.dtype = attention, prompt_length, model.dtype
+        self._state = dict(inputs)  # what transformers carries from one forward to the next
 
     def forward(
         self,
+        planned: Pass,
         ids: Tensor,
-        position: Tensor,
-        length: int,
         *,
-        decode: bool = False,
+        length: int | None = None,  # noqa: ARG002 (all rows stand at the same column)
         key: Hashable | None = None,  # noqa: ARG002
+        every: bool = False,
     ) -> Tensor:
-        mask = None if self._mask is None else self._mask[:, :length]
-        attention = self._attention if decode else None
-        ours: AbstractContextManager[dict[str, Tensor]] = nullcontext({}) if attention is None else attention.step(length, ids.shape[1])
+        attention = None if planned.prompt else self._attention
+        ours: AbstractContextManager[dict[str, Tensor]] = nullcontext({})
+        if attention is not None:
+            ours = attention.step(ids.shape[1], planned.width)
         with ours as more:
-            output = self._model(
-                input_ids=ids, position_ids=position.clamp(min=0), attention_mask=mask, return_dict=True, **self._inputs, **more
-            )
-        logits: Tensor = output.logits[:, -1]
+            inputs = self._prompt(planned, ids, every) if planned.prompt else self._step(planned, ids, every)
+            output = self._model(**inputs, return_dict=True, **more)
+        if planned.prompt and ids.shape[1] < self._prompt_length:
+            self._state["past_key_values"] = output.past_key_values  # more of the prompt follows
+        else:
+            self._state = self._model._update_model_kwargs_for_generation(output, self._state, is_encoder_decoder=False)
+        logits: Tensor = output.logits[:, -planned.width :] if every else output.logits[:, -1]
         return logits
+
+    def _prompt(self, planned: Pass, ids: Tensor, every: bool) -> dict[str, Any]:
+        """The arguments of a forward of the whole prompt, or of a part of it."""
+        state, stop = self._kept(planned, every), ids.shape[1]
+        if planned.width == self._prompt_length:
+            # Of a text whose beginning is in the cache the rest is fed, unless the ids are the rest already.
+            whole = state["position_ids"].shape[-1] == stop
+            rest = stop - state["past_key_values"].get_seq_length() if whole else None
+            return self._inputs(ids, next_sequence_length=rest, is_first_iteration=True, **state)
+        if state.get("attention_mask") is not None:
+            state["attention_mask"] = state["attention_mask"][:, :stop]
+        state["position_ids"] = state["position_ids"][..., stop - planned.width : stop]
+        return self._inputs(ids[:, -planned.width :], **state)
+
+    def _step(self, planned: Pass, ids: Tensor, every: bool) -> dict[str, Any]:
+        """The arguments of a forward of the last w tokens."""
+        missing = planned.width - 1  # columns that transformers has not counted yet
+        if missing:
+            mask, positions = self._state.get("attention_mask"), self._state["position_ids"]
+            if mask is not None:
+                self._state["attention_mask"] = torch.cat([mask, mask.new_ones(len(mask), missing)], dim=1)
+            self._state["position_ids"] = torch.cat([positions, planned.position[:, 1:]], dim=-1)
+        return self._inputs(ids, next_sequence_length=planned.width, **self._kept(planned, every))
+
+    def _kept(self, planned: Pass, every: bool) -> dict[str, Any]:
+        """The state, with the logits of as many positions as are asked for."""
+        wider = {"logits_to_keep": planned.width} if every and "logits_to_keep" in self._state else {}
+        return {**self._state, **wider}
+
+    def _inputs(self, ids: Tensor, **state: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self._model.prepare_inputs_for_generation(ids, **state)
+        return found

@@ -17,10 +17,13 @@ from regrow.kernels.triton.norm import add_rms_norm, rope_cache
 class Stepper:
     """For steps of `rows` times `width` tokens. Everything it reads and writes keeps its address."""
 
-    def __init__(self, decoder: DecoderWeights, cache: Tensor, cos: Tensor, sin: Tensor, rows: int, width: int) -> None:
-        """`cache` [L, B, S, 2, H_kv, d], `cos` and `sin` [positions, d / 2] float32."""
+    def __init__(
+        self, decoder: DecoderWeights, cache: Tensor, cos: Tensor, sin: Tensor, rows: int, width: int, *, every: bool = False
+    ) -> None:
+        """`cache` [L, B, S, 2, H_kv, d], `cos` and `sin` [positions, d / 2] float32. `every`: logits after every token of a
+        row, not only after its last."""
         of, like = decoder, decoder.embedding
-        self._of, self._cache, self._cos, self._sin = decoder, cache, cos, sin
+        self._of, self._cache, self._cos, self._sin, self._every = decoder, cache, cos, sin, every
         capacity, tokens, channels = cache.shape[2], rows * width, like.shape[1]
         heads = (rows, width, of.heads, of.head_width)
         self.ids = torch.zeros(rows, width, dtype=torch.int64, device=like.device)
@@ -33,7 +36,10 @@ class Stepper:
         self._length = torch.zeros_like(self._start)
 
     def __call__(self) -> Tensor:
-        """Logits [B, V] of the last token of each row, of `ids` at `position` [B, w], consecutive in a row."""
+        """Logits [B, V] after the last token of each row, or [B, w, V] after every one.
+
+        The tokens are `ids` at `position` [B, w], consecutive in a row.
+        """
         of, tokens = self._of, len(self._residual)
         self._length.copy_(self.position[:, 0])
         torch.index_select(of.embedding, 0, self.ids.view(-1), out=self._residual)
@@ -53,4 +59,5 @@ class Stepper:
             add_rms_norm(x, self._residual, block.ffn_norm.weight, block.ffn_norm.eps, self._normed)
             x = block.ffn(self._normed)
         add_rms_norm(x, self._residual, of.norm.weight, of.norm.eps, self._normed)
-        return linear(self._normed.view(*self.ids.shape, -1)[:, -1], of.head, of.head_bias)
+        asked = self._normed.view(*self.ids.shape, -1)
+        return linear(asked if self._every else asked[:, -1], of.head, of.head_bias)

@@ -34,9 +34,8 @@ def attach(
             blocks = _with_weights(model, blocks, patch, calibration)
         with torch.inference_mode(mode=False), torch.no_grad():  # its buffers may be written outside of the caller's inference mode
             session = Session(method, blocks, calibration, record_masks=record_masks)
-        if session.pruner is not None:
-            for place, module in enumerate(modules):
-                patch.replace(module, "forward", partial(session.run, place))
+        for place, module in enumerate(modules[: session.pruner.places]):
+            patch.replace(module, "forward", partial(session.run, place))
         yield session, patch
 
 

@@ -14,9 +14,11 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from regrow.calibration.result import Calibration, fitting
+from regrow.decoding.batch import Batch
 from regrow.decoding.choose_network import Networks
-from regrow.decoding.loop import Decoder, Progress, Streamer
+from regrow.decoding.loop import Loop, Progress
 from regrow.decoding.memory import out_of_memory
+from regrow.decoding.sampler import Sampler, Streamer
 from regrow.errors import UsageError
 from regrow.hosts.attach import attach
 from regrow.method.base import Method
@@ -66,20 +68,21 @@ class _Generate:
             _refuse(generation_config, inputs)
             if not len(input_ids):
                 raise UsageError("the batch is empty; give at least one prompt")
-            mask, positions = inputs.pop("attention_mask", None), inputs.pop("position_ids")
-            positions = positions.expand_as(input_ids)
-            returned = generation_config.return_dict_in_generate
-            with out_of_memory(f"{len(input_ids)} rows of {generation_config.max_length} tokens beside the model"):
+            returned = generation_config.return_dict_in_generate or kwargs.get("past_key_values") is not None
+            sampler = Sampler(generation_config, logits_processor, stopping_criteria, streamer, input_ids.device)
+            room = max(sampler.limit - input_ids.shape[1], 1)
+            with out_of_memory(f"{len(input_ids)} rows of {sampler.limit} tokens beside the model"):
                 # Buffers outlive the batch: made in the caller's inference mode, they could not be written outside of it.
                 with torch.inference_mode(mode=False), torch.no_grad():
                     self.session.start(len(input_ids))
-                    network = self._networks.for_batch(mask, positions, generation_config.max_length, inputs, returned=returned)
-                how = (generation_config, logits_processor, stopping_criteria, streamer, watch, mark)
-                decoder = Decoder(self.session, network, input_ids, mask, positions, *how)
-                sequences = decoder.run()
+                    network = self._networks.for_batch(input_ids, input_ids.shape[1] + room, inputs, returned=returned)
+                positions = inputs["position_ids"].expand(len(input_ids), -1)
+                batch = Batch.of(input_ids, inputs.get("attention_mask"), positions, room, sampler.pad)
+                chunk = generation_config.prefill_chunk_size
+                sequences = Loop(self.session, network, batch, sampler, chunk=chunk, watch=watch, mark=mark).run()
             if not generation_config.return_dict_in_generate:
                 return sequences
-            output: dict[str, Any] = {"sequences": sequences, "scores": decoder.scores or None, "logits": decoder.logits or None}
+            output: dict[str, Any] = {"sequences": sequences, "scores": sampler.scores, "logits": sampler.logits}
             return GenerateDecoderOnlyOutput(**output, past_key_values=inputs["past_key_values"])
 
         generate: Callable[..., Tensor | GenerateDecoderOnlyOutput] = type(self.model).generate  # type: ignore[attr-defined]

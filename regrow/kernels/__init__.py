@@ -74,10 +74,14 @@ def exceeding(x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, a
 
 
 def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
-    """total [S, F] += the squares of z [T, F] over their norm, at the rows `slot` [T]; -1 does not count (eq. 2)."""
+    """total [S, F] += the squares of z [T, F] over their norm, at the rows `slot` [T]; -1 does not count (eq. 2). Or all layers at once:
+    z [L, T, F], total [L, S, F]."""
     if not z.is_cuda or total.dtype != torch.float32:
-        decode_reference.observe(z, slot, total)
+        # Layer by layer, so that what is computed on the way stays in the cache.
+        for layer in range(len(z)) if z.dim() == 3 else (...,):
+            decode_reference.observe(z[layer], slot, total[layer])
         return
     from regrow.kernels.triton import score
 
-    score.observe(z, slot, total, z.new_empty(score.observe_workspace(1, *z.shape), dtype=torch.float32))
+    layers = z if z.dim() == 3 else z[None]
+    score.observe(z, slot, total, z.new_empty(score.observe_workspace(*layers.shape), dtype=torch.float32))

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from regrow.core import FFN, FFN_SITES, Blocks, Linear, Site, Surface
 from regrow.errors import UsageError
-from regrow.pruning.base import Pruner
+from regrow.pruning.base import DensePruner, Pruner
 from regrow.pruning.inputs import InputPruner, InputRule
 from regrow.pruning.neurons import NeuronPruner
 from regrow.selection.budget import parse_sparsity
 from regrow.selection.index_set import IndexSet
+from regrow.selection.schedule import ALWAYS_DENSE
 from regrow.weights import WeightPruner
 
 
@@ -37,6 +38,7 @@ class Method(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
     surface: ClassVar[Surface] = Surface.NEURONS
+    retired: ClassVar[Mapping[str, Any]] = {}  # parameters that older records hold, with the value that is now the only one
     calibrated_by: ClassVar[tuple[str, ...]] = ("sparsity",)  # parameters that a calibration is made for: others need another
 
     @abstractmethod
@@ -44,8 +46,8 @@ class Method(ABC):
         """Raises UsageError on bad parameters."""
 
     @abstractmethod
-    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner | None:
-        """The method at work; None where it does nothing while decoding. `calibration` may be empty for a pruner that only scores."""
+    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner:
+        """The method at work. `calibration` may be empty for a pruner that only scores."""
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
@@ -98,14 +100,15 @@ class WeightMethod(Method):
     def needs(self) -> Needs | None:
         return Needs.WEIGHTS if self.target else None
 
-    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner | None:  # noqa: ARG002
-        return None
+    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner:  # noqa: ARG002
+        return DensePruner(ALWAYS_DENSE)
 
 
 class InputMethod(Method):
     """A method that chooses inputs of the block linears, or of the FFN's alone, in every decode step."""
 
     surface: ClassVar[Surface] = Surface.INPUTS
+    retired: ClassVar[Mapping[str, Any]] = {"prompt": "dense"}
     ffn_only: bool
 
     @abstractmethod
@@ -123,8 +126,10 @@ class InputMethod(Method):
     def needs(self) -> Needs | None:
         return Needs.THRESHOLDS if self.target and self.rule().by_threshold else None
 
-    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner | None:
-        return InputPruner(self.rule(), blocks, thresholds(calibration, blocks.linears)) if self.target else None
+    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner:
+        if not self.target:
+            return DensePruner(ALWAYS_DENSE)
+        return InputPruner(self.rule(), blocks, thresholds(calibration, blocks.linears))
 
 
 class NeuronMethod(Method):
@@ -150,10 +155,10 @@ class NeuronMethod(Method):
         """[L, F] that stand from the start; None for a method that observes."""
         return None
 
-    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner | None:
+    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner:
         rule = self.index_set()
         if not rule.schedule.prunes:
-            return None
+            return DensePruner(rule.schedule)
         return NeuronPruner(rule, blocks, threshold=thresholds(calibration, blocks.ffns), fixed=self.scores(blocks))
 
 

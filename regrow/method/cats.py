@@ -9,8 +9,10 @@ from torch import Tensor
 from regrow.core import Blocks
 from regrow.errors import UsageError
 from regrow.method.base import Method, Needs, thresholds
+from regrow.pruning.base import DensePruner, Pruner
 from regrow.pruning.tokens import TokenPruner, TokenRule
 from regrow.selection.budget import Sparsity
+from regrow.selection.schedule import ALWAYS_DENSE
 
 
 @final
@@ -38,8 +40,8 @@ class CATS(Method):
     def needs(self) -> Needs | None:
         return Needs.THRESHOLDS if self.target else None
 
-    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> TokenPruner | None:
-        return TokenPruner(self._rule(), blocks, thresholds(calibration, blocks.ffns)) if self.target else None
+    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner:
+        return TokenPruner(self._rule(), blocks, thresholds(calibration, blocks.ffns)) if self.target else DensePruner(ALWAYS_DENSE)
 
     def _rule(self) -> TokenRule:
         return TokenRule(self.target, gated=True, share=self.share, by_threshold=True)

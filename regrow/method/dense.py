@@ -8,6 +8,8 @@ from torch import Tensor
 
 from regrow.core import Blocks, Surface
 from regrow.method.base import Method
+from regrow.pruning.base import DensePruner, Pruner
+from regrow.selection.schedule import ALWAYS_DENSE
 
 
 @final
@@ -23,5 +25,5 @@ class Dense(Method):
     def check(self) -> None:
         pass
 
-    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> None:  # noqa: ARG002
-        return None
+    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner:  # noqa: ARG002
+        return DensePruner(ALWAYS_DENSE)

@@ -9,8 +9,10 @@ from torch import Tensor
 from regrow.core import Blocks
 from regrow.errors import UsageError
 from regrow.method.base import Method
+from regrow.pruning.base import DensePruner, Pruner
 from regrow.pruning.tokens import TokenPruner, TokenRule
 from regrow.selection.budget import Sparsity
+from regrow.selection.schedule import ALWAYS_DENSE
 
 
 @final
@@ -30,8 +32,8 @@ class EveryToken(Method):
             raise UsageError(f"unknown aggregate {self.aggregate!r}; choose one of max, mean")
         self._rule()
 
-    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> TokenPruner | None:  # noqa: ARG002
-        return TokenPruner(self._rule(), blocks) if self.target else None
+    def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner:  # noqa: ARG002
+        return TokenPruner(self._rule(), blocks) if self.target else DensePruner(ALWAYS_DENSE)
 
     def _rule(self) -> TokenRule:
         return TokenRule(self.target, gated=False, share=self.aggregate, by_threshold=False)

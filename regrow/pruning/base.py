@@ -3,65 +3,133 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from typing import final
 
 from torch import Tensor
 
-from regrow.core import Mode, Rows, Step
+from regrow.core import Mode, Pass, Rows
 from regrow.pruning.meter import Meter
 from regrow.selection.schedule import Schedule
+
+
+class SampleMemory(ABC):
+    """What a pruner remembers of the samples of a batch, and the neurons that it retains by it."""
+
+    @abstractmethod
+    def join(self, joining: Tensor) -> None:
+        """New samples take these slots [S] bool."""
+
+    @abstractmethod
+    def fold(self, rows: Rows) -> None:
+        """The phase of `rows.ended` ends: scores enter the memory."""
+
+    @abstractmethod
+    def select(self, rows: Rows) -> Sequence[Tensor] | None:
+        """Chooses anew; the retained neurons of each layer in ascending order, or None where no row counts."""
+
+    @property
+    @abstractmethod
+    def turnover(self) -> list[float]:
+        """1 - |I_n and I_(n-1)| / |I_n| of each layer, summed over the selections."""
+
+
+@final
+class NoMemory(SampleMemory):
+    """The memory of pruners that decide by the current pass alone."""
+
+    turnover: list[float] = []  # noqa: RUF012 - never written to
+
+    def join(self, joining: Tensor) -> None:
+        pass
+
+    def fold(self, rows: Rows) -> None:
+        pass
+
+    def select(self, rows: Rows) -> None:
+        return None
+
+
+NO_MEMORY = NoMemory()
 
 
 class Pruner(ABC):
     """A method at work on one model, owned by a session: its state, and what the patched modules do.
 
-    The patched modules (FFNs or linears, by the method's surface) are numbered in the order of `Blocks`.
+    The patched modules (FFNs or linear layers, by the method's surface) are numbered in the order of `Blocks`.
     """
 
     schedule: Schedule
+    memory: SampleMemory = NO_MEMORY
+    places: int  # how many modules it stands in for
 
     @abstractmethod
     def start(self, slots: int, meter: Meter) -> None:
         """Forgets the batch before; `slots` memory rows, what decode steps keep goes to `meter`."""
 
     @abstractmethod
-    def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
-        """The patched module on x [..., in]; outside a step (None), as the model itself does."""
+    def prepare(self, planned: Pass) -> None:
+        """A pass is about to run: what an earlier pass left uncommitted is dropped."""
+
+    @abstractmethod
+    def run(self, place: int, x: Tensor, now: Pass | None) -> Tensor:
+        """The patched module on x [..., in] in the pass under way; outside a pass (None), as the model itself does."""
+
+    @abstractmethod
+    def commit(self, done: Pass, slot: Tensor) -> None:
+        """The pass has run and stands, for the tokens whose `slot` [T] is not -1. What the host knows of its cost is counted here:
+        `run` may be captured once and replayed."""
 
     @abstractmethod
     def scores(self, place: int, x: Tensor) -> Tensor:
         """[R, n] what its thresholds are compared with, at a patched module that is given the tokens x [T, in] of one sequence."""
 
-    # What follows is nothing to a pruner that keeps no memory of samples.
-
-    def join(self, joining: Tensor) -> None:  # noqa: B027
-        """New samples take these slots [S] bool."""
-
-    def begin(self, step: Step) -> None:  # noqa: B027
-        """A forward pass begins. What the host knows of its cost is counted here: `run` may be recorded once and replayed."""
-
-    def fold(self, rows: Rows) -> None:  # noqa: B027
-        """The phase of `rows.ended` ends."""
-
-    def select(self, rows: Rows) -> bool:  # noqa: ARG002
-        """Chooses anew; whether it did."""
-        return False
+    @abstractmethod
+    def key(self, planned: Pass) -> Hashable:
+        """Graph key of a decode pass: passes of equal keys and shapes run the same kernels on the same buffers. None: do not capture."""
 
     @property
-    def retained(self) -> list[Tensor]:
-        """The retained neurons of each layer, in ascending order."""
-        return []
-
-    def key(self, mode: Mode) -> Hashable:
-        """Of decode steps of this mode: those of the same key do the same with what lies at the same addresses. None: do not record it."""
-        return mode
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether it can prune now: a mask needs a selection first."""
 
     @property
-    def turnover(self) -> list[float]:
-        """1 - |I_n and I_(n-1)| / |I_n| of each layer, summed over the selections."""
-        return []
+    @abstractmethod
+    def sources(self) -> Sequence[Tensor]:
+        """The weights that it keeps copies or norms of: a change of their values makes it stale."""
 
     @property
+    @abstractmethod
     def state_bytes(self) -> int:
         """Memory taken beside the model's own weights."""
-        return 0
+
+
+@final
+class DensePruner(Pruner):
+    """The pruner of a method that does nothing while decoding: no module is patched."""
+
+    places = 0
+    ready = False
+    sources: Sequence[Tensor] = ()
+    state_bytes = 0
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def start(self, slots: int, meter: Meter) -> None:
+        pass
+
+    def prepare(self, planned: Pass) -> None:
+        pass
+
+    def run(self, place: int, x: Tensor, now: Pass | None) -> Tensor:
+        raise AssertionError("nothing is patched for a method that does nothing")
+
+    def commit(self, done: Pass, slot: Tensor) -> None:
+        pass
+
+    def scores(self, place: int, x: Tensor) -> Tensor:
+        raise AssertionError("a method that does nothing has no thresholds")
+
+    def key(self, planned: Pass) -> Hashable:
+        return Mode.DENSE

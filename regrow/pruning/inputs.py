@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import final
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from regrow.core import Blocks, Mode, Step, score_dtype
+from regrow.core import Blocks, Mode, Pass, score_dtype
 from regrow.errors import UsageError
 from regrow.kernels import MaskedLinear, exceeding, magnitude, masked_linear
 from regrow.pruning.base import Pruner
@@ -21,7 +21,6 @@ from regrow.selection.index_set import largest
 from regrow.selection.schedule import ALWAYS_SPARSE
 
 SHARES = ("mean_abs", "abs_mean")
-PROMPTS = ("dense", "second_half")
 
 
 @final
@@ -30,28 +29,27 @@ class InputRule:
     """An input component's score is |x_i|, or |x_i| ||W[:, i]||_2 if `weighed`.
 
     `share`: over the live rows of a batch the mean of |x_i|, or the magnitude of the mean of x_i. Kept is what exceeds the linear's
-    threshold or, without one, the k largest. `prompt`: dense, or each token of its second half for itself.
+    threshold or, without one, the k largest.
     """
 
     sparsity: Decimal
     weighed: bool
     share: str
-    prompt: str
     by_threshold: bool
 
     def __post_init__(self) -> None:
-        for name, value, choices in (("share", self.share, SHARES), ("prompt", self.prompt, PROMPTS)):
-            if value not in choices:
-                raise UsageError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+        if self.share not in SHARES:
+            raise UsageError(f"unknown share {self.share!r}; choose one of {', '.join(SHARES)}")
 
 
 @final
 class InputPruner(Pruner):
     schedule = ALWAYS_SPARSE
+    ready = True
 
     def __init__(self, rule: InputRule, blocks: Blocks, threshold: Tensor | None = None) -> None:
         """`threshold` [linears] for a rule that goes by one; without it such a rule only scores."""
-        self._rule, self._linears = rule, blocks.linears
+        self._rule, self._linears, self.places = rule, blocks.linears, len(blocks.linears)
         self._threshold: Sequence[float] | None = None if threshold is None else threshold.tolist()
         self._keep = [0 if rule.by_threshold else keep_count(rule.sparsity, place.weight.shape[1], "inputs") for place in self._linears]
         self._sparse: list[MaskedLinear] = []  # from the first batch on
@@ -63,26 +61,27 @@ class InputPruner(Pruner):
         if not self._sparse:
             self._sparse = [masked_linear(of.weight, of.bias) for of in self._linears]
 
-    def begin(self, step: Step) -> None:
-        if not step.decode:
+    def prepare(self, planned: Pass) -> None:  # noqa: ARG002
+        self._meter.drop()
+
+    def run(self, place: int, x: Tensor, now: Pass | None) -> Tensor:
+        of = self._linears[place]
+        if now is not None and now.mode is Mode.SPARSE:
+            return self._sparse[place](x, self._shared(place, x.flatten(0, -2), now.slot))
+        return linear(x, of.weight, of.bias)
+
+    def commit(self, done: Pass, slot: Tensor) -> None:  # noqa: ARG002
+        if not done.decode:
             return
+        self._meter.commit()
         for of, keep in zip(self._linears, self._keep, strict=True):
-            if step.mode is not Mode.SPARSE:
+            if done.mode is not Mode.SPARSE:
                 self._meter.count(of.site, of.layer, of.weight.numel())
             elif self._threshold is None:  # otherwise the device alone knows
                 self._meter.count(of.site, of.layer, keep * of.weight.shape[0])
 
-    def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
-        of = self._linears[place]
-        if step is None:
-            return linear(x, of.weight, of.bias)
-        if step.mode is Mode.SPARSE:
-            return self._sparse[place](x, self._shared(place, x.flatten(0, -2), step.slot))
-        if step.late is not None and self._rule.prompt == "second_half":
-            rows = x.flatten(0, -2)
-            keep = self._kept(place, self.scores(place, rows)) | ~step.late[:, None]
-            x = torch.where(keep, rows, 0).view_as(x)
-        return linear(x, of.weight, of.bias)
+    def key(self, planned: Pass) -> Hashable:
+        return planned.mode
 
     def scores(self, place: int, x: Tensor) -> Tensor:
         return self._score(place, x.to(score_dtype(x)).abs())
@@ -100,11 +99,10 @@ class InputPruner(Pruner):
         norms = self._norms[place]
         return size if norms is None else size * norms.to(size.dtype)
 
-    def _kept(self, place: int, score: Tensor) -> Tensor:
-        """[..., in] bool of the scores."""
-        if self._threshold is not None:
-            return score > self._threshold[place]
-        return largest(score, self._keep[place])
+    @property
+    def sources(self) -> Sequence[Tensor]:
+        copied = self._rule.weighed or self._linears[0].weight.is_cuda
+        return [place.weight for place in self._linears] if copied else ()
 
     @property
     def state_bytes(self) -> int:

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from itertools import chain
 from typing import final
 
 import torch
 from torch import Tensor
 
-from regrow.core import Blocks, Mode, Rows, Site, Spec, Step, score_dtype
+from regrow.core import Blocks, Mode, Pass, Rows, Site, Spec, score_dtype
 from regrow.kernels import SparseFFN, relative, sparse_ffn
-from regrow.pruning.base import Pruner
+from regrow.pruning.base import Pruner, SampleMemory
 from regrow.pruning.meter import Meter
 from regrow.selection.index_set import IndexSet, IndexState
 
 
 @final
-class NeuronPruner(Pruner):
+class NeuronPruner(Pruner, SampleMemory):
     def __init__(self, rule: IndexSet, blocks: Blocks, *, threshold: Tensor | None = None, fixed: Tensor | None = None) -> None:
         """`threshold` [L] for a rule that goes by one. `fixed` [L, F]: scores that stand from the start, so that nothing is observed."""
         weights = blocks.ffns[0].weights
         self.schedule, self._rule, self._blocks, self._threshold, self._fixed = rule.schedule, rule, blocks, threshold, fixed
+        self.memory, self.places = self, len(blocks.ffns)
         self._neurons, self._width = weights.gate.shape
-        self._device = weights.gate.device
-        self._dtype = score_dtype(weights.gate)
+        self._device, self._dtype = weights.gate.device, score_dtype(weights.gate)
         self._keep = rule.keep(self._neurons)
         self._sparse: list[SparseFFN] = []  # from the first batch on
+        self._seen: dict[int, Tensor] = {}  # [L, T, F] z of an observed decode pass, by T; addresses never change
+        self._dictated: Sequence[Tensor] | None = None
         self.state: IndexState | None = None  # of batches of one size
 
+    def dictate(self, scores: Sequence[Tensor]) -> None:
+        """From the next batch on, selection number n goes by scores[n] [L, F] in the place of what was observed."""
+        self._dictated = scores
+
+    # The batch
+
     def start(self, slots: int, meter: Meter) -> None:
-        self._meter, self._kept = meter, [0] * len(self._blocks.ffns)
+        self._meter, self._kept, self._selections = meter, [0] * self.places, 0
         if not self._sparse:
             kind = self._blocks.ffns[0].weights.gate
             scratch = kind.new_empty(self._keep, self._width)
@@ -37,8 +46,9 @@ class NeuronPruner(Pruner):
         for sparse in self._sparse:
             sparse.forget()
         if self.state is None or len(self.state.tokens) != slots:
-            self.state = self._rule.init(Spec(len(self._kept), self._neurons, slots, self._device, self._dtype), self._threshold)
-        else:  # the same buffers: a recorded step knows their addresses
+            self._seen = {}
+            self.state = self._rule.init(Spec(self.places, self._neurons, slots, self._device, self._dtype), self._threshold)
+        else:  # the same buffers: a captured step knows their addresses
             self._rule.clear(self.state)
 
     def join(self, joining: Tensor) -> None:
@@ -48,23 +58,36 @@ class NeuronPruner(Pruner):
             state.memory.copy_(torch.where(joining[:, None], self._fixed[:, None], state.memory))
             state.known.logical_or_(joining)
 
-    def begin(self, step: Step) -> None:
-        if step.mode is Mode.OBSERVE and self._fixed is None:
-            self._rule.count(self._begun(), step.slot)
-        if step.decode:
-            for kept, layer in zip(self._kept, self._blocks.layers, strict=True):
-                computed = kept if step.mode is Mode.SPARSE else self._neurons
-                self._meter.count(Site.GATE_UP, layer, 2 * computed * self._width)
-                self._meter.count(Site.DOWN, layer, computed * self._width)
+    # A pass
 
-    def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
+    def prepare(self, planned: Pass) -> None:
+        if not self._observes(planned.mode):
+            return
+        if planned.prompt:
+            self._rule.open(self._begun())
+        else:
+            self._buffer(len(planned.slot))
+
+    def run(self, place: int, x: Tensor, now: Pass | None) -> Tensor:
         ffn = self._blocks.ffns[place]
-        if step is not None and step.mode is Mode.SPARSE:
+        if now is not None and now.mode is Mode.SPARSE:
             return self._sparse[place](x)
         z = ffn.hidden(x)
-        if step is not None and step.mode is Mode.OBSERVE and self._fixed is None:
-            self._rule.observe(self._begun(), place, z.flatten(0, -2), step.slot)
+        if now is not None and self._observes(now.mode):
+            if now.prompt:
+                self._rule.observe(self._begun(), place, z.flatten(0, -2), now.slot)
+            else:
+                self._seen[len(now.slot)][place].copy_(z.detach().flatten(0, -2))
         return ffn.output(z)
+
+    def commit(self, done: Pass, slot: Tensor) -> None:
+        if self._observes(done.mode):
+            self._rule.commit(self._begun(), slot, None if done.prompt else self._seen[len(slot)])
+        if done.decode:
+            for kept, layer in zip(self._kept, self._blocks.layers, strict=True):
+                computed = kept if done.mode is Mode.SPARSE else self._neurons
+                self._meter.count(Site.GATE_UP, layer, 2 * computed * self._width)
+                self._meter.count(Site.DOWN, layer, computed * self._width)
 
     def scores(self, place: int, x: Tensor) -> Tensor:
         """s [1, F] (eq. 2) of the sequence."""
@@ -72,39 +95,63 @@ class NeuronPruner(Pruner):
         live = torch.ones(len(z), dtype=torch.bool, device=z.device)
         return relative(z, live).square_().mean(dim=0, keepdim=True).sqrt_()
 
+    def key(self, planned: Pass) -> Hashable:
+        if planned.mode is Mode.SPARSE and self._rule.by_threshold:
+            return None  # sizes change with every selection
+        observed = self._observes(planned.mode)
+        return planned.mode, self._seen[len(planned.slot)].data_ptr() if observed else None
+
+    # The memory
+
     def fold(self, rows: Rows) -> None:
         self._rule.fold(self._begun(), rows)
 
-    def select(self, rows: Rows) -> bool:
+    def select(self, rows: Rows) -> list[Tensor] | None:
         state = self._begun()
         # The host waits for the answer only where it can be no.
         if self._rule.may_lose_all and not bool(self._rule.counted(state, rows).any()):
-            return False
+            return None
+        if self._dictated is not None:
+            state.memory.copy_(self._dictated[self._selections][:, None].expand_as(state.memory))
+        self._selections += 1
         self._rule.select(state, rows)
-        retained = self.retained
+        retained = self._rule.retained(state)
         self._kept = [len(index) for index in retained]
         moved = sum(ffn.load(index) for ffn, index in zip(self._sparse, retained, strict=True))
         self._meter.refresh_bytes += 2 * moved * 3 * self._width * self._blocks.ffns[0].weights.gate.element_size()
-        return True
+        return retained
 
     @property
-    def retained(self) -> list[Tensor]:
-        return self._rule.retained(self._begun())
-
-    def key(self, mode: Mode) -> Hashable:
-        if mode is Mode.SPARSE and self._rule.by_threshold:
-            return None  # sizes change with every selection
-        observed = mode is Mode.OBSERVE and self._fixed is None
-        return mode, self._begun().total.data_ptr() if observed else None  # the state of batches of another size lies elsewhere
+    def ready(self) -> bool:
+        return any(self._kept)
 
     @property
     def turnover(self) -> list[float]:
         return [] if self.state is None else [float(value) for value in self.state.turnover.tolist()]
 
+    # What it costs
+
+    @property
+    def sources(self) -> Sequence[Tensor]:
+        weights = [ffn.weights for ffn in self._blocks.ffns]
+        if self._fixed is None:
+            return [w.down for w in weights]
+        return list(chain.from_iterable((w.gate, w.up, w.down) for w in weights))
+
     @property
     def state_bytes(self) -> int:
         s = self.state
-        return (0 if s is None else sum(t.nbytes for t in (s.total, s.memory, s.index, s.kept))) + sum(f.state_bytes for f in self._sparse)
+        held = () if s is None else (s.total, s.pending, s.memory, s.index, s.kept, *self._seen.values())
+        return sum(tensor.nbytes for tensor in held) + sum(ffn.state_bytes for ffn in self._sparse)
+
+    def _observes(self, mode: Mode) -> bool:
+        return mode is Mode.OBSERVE and self._fixed is None
+
+    def _buffer(self, tokens: int) -> None:
+        if tokens not in self._seen:
+            kind = self._blocks.ffns[0].weights.gate
+            with torch.inference_mode(mode=False):  # it outlives the caller's inference mode
+                self._seen[tokens] = kind.new_empty(self.places, tokens, self._neurons)
 
     def _begun(self) -> IndexState:
         assert self.state is not None, "no batch was started"

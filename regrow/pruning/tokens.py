@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import final
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from regrow.core import Blocks, FFNWeights, Mode, Site, Step, score_dtype
+from regrow.core import Blocks, FFNWeights, Mode, Pass, Site, score_dtype
 from regrow.errors import UsageError
 from regrow.kernels import relative
 from regrow.pruning.base import Pruner
@@ -45,11 +45,15 @@ class TokenRule:
 @final
 class TokenPruner(Pruner):
     schedule = ALWAYS_SPARSE
+    ready = True
+    sources: Sequence[Tensor] = ()
+    state_bytes = 0
 
     def __init__(self, rule: TokenRule, blocks: Blocks, threshold: Tensor | None = None) -> None:
         """`threshold` [L] for a rule that goes by one; without it such a rule only scores."""
         self._rule, self._blocks = rule, blocks
         self._threshold: Sequence[float] | None = None if threshold is None else threshold.tolist()
+        self.places = len(blocks.ffns)
         neurons, self._width = blocks.ffns[0].weights.gate.shape
         self._keep = 0 if rule.by_threshold else keep_count(rule.sparsity, neurons)
 
@@ -57,24 +61,28 @@ class TokenPruner(Pruner):
         assert (self._threshold is not None) == self._rule.by_threshold, "a rule by thresholds needs them"
         self._meter = meter
 
-    def begin(self, step: Step) -> None:
-        if not step.decode:
+    def prepare(self, planned: Pass) -> None:  # noqa: ARG002
+        self._meter.drop()
+
+    def commit(self, done: Pass, slot: Tensor) -> None:  # noqa: ARG002
+        if not done.decode:
             return
+        self._meter.commit()
         for ffn, layer in zip(self._blocks.ffns, self._blocks.layers, strict=True):
             size = ffn.weights.gate.numel()
-            if step.mode is not Mode.SPARSE:
+            if done.mode is not Mode.SPARSE:
                 self._meter.count(Site.GATE_UP, layer, 2 * size)
                 self._meter.count(Site.DOWN, layer, size)
             else:  # what is always read; the rest is known to the device
                 self._meter.count(Site.GATE_UP, layer, size if self._rule.gated else 2 * size)
 
-    def run(self, place: int, x: Tensor, step: Step | None) -> Tensor:
+    def run(self, place: int, x: Tensor, now: Pass | None) -> Tensor:
         ffn, layer, weights = self._blocks.ffns[place], self._blocks.layers[place], self._blocks.ffns[place].weights
-        if step is None or step.mode is not Mode.SPARSE:
+        if now is None or now.mode is not Mode.SPARSE:
             return ffn.output(ffn.hidden(x))
         gate = weights.act(functional.linear(x, weights.gate, weights.gate_bias))
         z = gate * functional.linear(x, weights.up, weights.up_bias)
-        keep = self._chosen(place, self._score(gate if self._rule.gated else z), step.slot >= 0)  # [T, F] or [1, F]
+        keep = self._chosen(place, self._score(gate if self._rule.gated else z), now.slot >= 0)  # [T, F] or [1, F]
         needed = keep.any(dim=0).sum() * self._width
         if self._rule.gated:
             self._meter.measured(Site.GATE_UP, layer).add_(needed)
@@ -85,6 +93,9 @@ class TokenPruner(Pruner):
         weights: FFNWeights = self._blocks.ffns[place].weights
         gate = weights.act(functional.linear(x, weights.gate, weights.gate_bias))
         return self._score(gate if self._rule.gated else gate * functional.linear(x, weights.up, weights.up_bias))
+
+    def key(self, planned: Pass) -> Hashable:
+        return planned.mode
 
     def _score(self, activation: Tensor) -> Tensor:
         """[T, F] of the activations [..., F]."""

@@ -25,7 +25,8 @@ SELECTIONS = ("topk", "threshold")
 class IndexState:
     """All of it preallocated; every buffer keeps its address."""
 
-    total: Tensor  # [L, S, F] sum of zbar^2 over the counted tokens of the open phase
+    total: Tensor  # [L, S, F] sum of zbar^2 over the committed tokens of the open phase
+    pending: Tensor  # [L, S, F] the same with the tokens of a prompt pass that is not committed yet
     tokens: Tensor  # [S] how many those are (T_b)
     memory: Tensor  # [L, S, F]
     known: Tensor  # [S] bool: the memory row holds something that counts
@@ -75,6 +76,7 @@ class IndexSet:
         shape, keep = (spec.layers, spec.slots, spec.neurons), 0 if self.by_threshold else self.keep(spec.neurons)
         return IndexState(
             total=torch.zeros(shape, dtype=spec.dtype, device=spec.device),
+            pending=torch.zeros(shape, dtype=spec.dtype, device=spec.device),
             tokens=torch.zeros(spec.slots, dtype=spec.dtype, device=spec.device),
             memory=torch.zeros(shape, dtype=spec.dtype, device=spec.device),
             known=torch.zeros(spec.slots, dtype=torch.bool, device=spec.device),
@@ -86,7 +88,7 @@ class IndexSet:
 
     def clear(self, s: IndexState) -> None:
         """As from `init`, in the same buffers."""
-        for buffer in (s.total, s.tokens, s.memory, s.known, s.index, s.kept, s.turnover):
+        for buffer in (s.total, s.pending, s.tokens, s.memory, s.known, s.index, s.kept, s.turnover):
             buffer.zero_()
 
     def forget(self, s: IndexState, slots: Tensor) -> None:
@@ -96,13 +98,24 @@ class IndexSet:
         s.tokens.masked_fill_(slots, 0)
         s.known.masked_fill_(slots, False)
 
-    def count(self, s: IndexState, slot: Tensor) -> None:
-        """Counts the tokens of one forward pass; `slot` [T] is each token's memory row, -1 where it does not count."""
-        s.tokens.index_add_(0, slot.clamp(min=0), (slot >= 0).to(s.tokens.dtype))
+    def open(self, s: IndexState) -> None:
+        """Begins a pass whose squares are added up while it runs; what was not committed before is dropped."""
+        s.pending.copy_(s.total)
 
     def observe(self, s: IndexState, layer: int, z: Tensor, slot: Tensor) -> None:
-        """Adds zbar^2 of the activations z [T, F] (eq. 2); rows with ||z|| = 0 add nothing."""
-        observe(z.detach(), slot, s.total[layer])
+        """Adds zbar^2 of the activations z [T, F] of an open pass (eq. 2); rows with ||z|| = 0 add nothing. `slot` [T] is each token's
+        memory row, -1 where it does not count."""
+        observe(z.detach(), slot, s.pending[layer])
+
+    def commit(self, s: IndexState, slot: Tensor, z: Tensor | None = None) -> None:
+        """Counts the tokens that stand: their `slot` [T], -1 for the others. Their squares are those of `z` [L, T, F], or without it
+        those of the open pass, of which a slot's tokens stand together."""
+        counted = torch.zeros_like(s.tokens).index_add_(0, slot.clamp(min=0), (slot >= 0).to(s.tokens.dtype))
+        s.tokens.add_(counted)
+        if z is not None:
+            observe(z, slot, s.total)
+        else:
+            s.total.copy_(torch.where(counted[:, None] > 0, s.pending, s.total))
 
     def counted(self, s: IndexState, rows: Rows) -> Tensor:
         """[S] bool: the slots that a selection goes by."""

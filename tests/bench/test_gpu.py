@@ -17,8 +17,8 @@ from regrow.bench import gpu, gpu_checks, gpu_kernels, shapes
 from regrow.bench.bandwidth import bandwidth
 from regrow.bench.gpu_checks import Check
 from regrow.bench.shapes import Shape
+from regrow.decoding import attention, choose_network
 from regrow.decoding.choose_network import Networks
-from regrow.hosts import attention, networks
 from regrow.kernels import decode_reference, reference
 from regrow.method.dense import Dense
 
@@ -71,7 +71,7 @@ def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         self._kernels = True
 
     monkeypatch.setattr(Networks, "__init__", make)
-    monkeypatch.setattr(networks, "CudaRecorder", Recorder)
+    monkeypatch.setattr(choose_network, "CudaRecorder", Recorder)
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
@@ -103,7 +103,7 @@ WRONG = {
     "scores": (decode_reference, "observe", lambda z, slot, total: total.fill_(1)),
     "inputs above a threshold": (decode_reference, "magnitude", doubled(decode_reference.magnitude)),
     "decode attention": (decode_reference, "decode_attention", twice_the_output),
-    "recorded steps give the logits of plain ones": (networks, "CudaRecorder", Stale),
+    "recorded steps give the logits of plain ones": (choose_network, "CudaRecorder", Stale),
     "decode attention inside a model's own forward": (attention, "attend", lambda *args, **more: (2 * real_attend(*args, **more)[0], None)),
 }
 

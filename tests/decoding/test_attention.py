@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from families import build
+from passes import planned
+from regrow.decoding import attention
 from regrow.decoding.attention import DecodeAttention
 from regrow.decoding.choose_network import Networks, attends_alike
 from regrow.decoding.network import StockNetwork
-from regrow.hosts import attention
 
 ATTEND = attention.attend
 LENGTHS, COLUMNS = [9, 5, 2], 16
@@ -33,10 +34,11 @@ def logits(model: PreTrainedModel, cache: Any, *, ours: bool) -> Tensor:
     """[7, 3, V] after the prompt, a step of one token, one of four, one of one."""
     ids, mask, position = batch()
     attention = DecodeAttention(model, mask[:, :9], 3) if ours else None
-    network = StockNetwork(model, mask, {"past_key_values": cache, "use_cache": True}, attention)
+    inputs = {"attention_mask": mask[:, :9], "position_ids": position[:, :9], "past_key_values": cache, "use_cache": True}
+    network = StockNetwork(model, 9, inputs, attention)
     edges = [0, 9, 10, 14, 15]
     with torch.no_grad():
-        steps = [network.forward(ids[:, low:high], position[:, low:high], high, decode=low > 0) for low, high in pairwise(edges)]
+        steps = [network.forward(planned(position[:, low:high], decode=low > 0), ids[:, :high]) for low, high in pairwise(edges)]
     return torch.stack(steps)
 
 
@@ -108,9 +110,10 @@ def given_attention(model: PreTrainedModel, mask: Any = None) -> bool:
     """Whether a batch of two goes through our attention, on what is taken for a GPU."""
     networks = Networks(model)
     networks._kernels = True
-    padding = None if mask is None else torch.tensor(mask)
+    positions = torch.arange(3).expand(2, 3)
+    inputs = {"attention_mask": None if mask is None else torch.tensor(mask), "position_ids": positions, "past_key_values": DynamicCache()}
     with torch.no_grad():
-        network = networks.for_batch(padding, torch.arange(3).expand(2, 3), 8, {"past_key_values": DynamicCache()}, returned=False)
+        network = networks.for_batch(positions, 8, inputs, returned=False)
     assert isinstance(network, StockNetwork)
     return network._attention is not None
 

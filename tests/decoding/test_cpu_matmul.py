@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 import regrow
 from batches import arguments, prompts
 from families import build
+from regrow.core import Pass
 from regrow.decoding.cpu_matmul import products_for
 from regrow.decoding.network import StockNetwork
 
@@ -62,9 +65,9 @@ def test_the_loop_takes_it_for_decode_steps_only(monkeypatch: pytest.MonkeyPatch
     seen: list[tuple[int, bool]] = []
     forward = StockNetwork.forward
 
-    def spied(self: StockNetwork, ids: Tensor, *rest: object, **more: object) -> Tensor:
-        seen.append((ids.shape[1], torch.backends.mkldnn.enabled))
-        return forward(self, ids, *rest, **more)  # type: ignore[arg-type]
+    def spied(self: StockNetwork, planned: Pass, ids: Tensor, **more: Any) -> Tensor:
+        seen.append((planned.width, torch.backends.mkldnn.enabled))
+        return forward(self, planned, ids, **more)
 
     monkeypatch.setattr(StockNetwork, "forward", spied)
     ids, mask = arguments(prompts(1))["input_ids"], None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 import regrow
 from batches import arguments, prompts
 from families import FAMILIES, LAYERS, build
+from passes import planned, run
 from recorder import Recorder
 from regrow.adapter.llama_like import read, readable
 from regrow.core import Mode
@@ -63,12 +64,12 @@ def test_logits_of_a_prompt_and_of_steps_are_the_models(family: str, dtype: torc
     # Sums in another order: some roundings a layer. In bfloat16 both round to it after the same operations.
     limit = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 0.02}[dtype]
     with torch.no_grad():
-        assert relative(ready(model).forward(ids, position, 9), theirs[:, -1]) < limit
+        assert relative(run(ready(model), ids, position, 9), theirs[:, -1]) < limit
         network = ready(model)
-        network.forward(ids[:, :3], position[:, :3], 3)
-        network.forward(ids[:, 3:6], position[:, 3:6], 6)
+        run(network, ids[:, :3], position[:, :3], 3)
+        run(network, ids[:, 3:6], position[:, 3:6], 6)
         for column in range(6, 9):
-            ours = network.forward(ids[:, column, None], position[:, column, None], column + 1)
+            ours = run(network, ids[:, column, None], position[:, column, None], column + 1)
             live = position[:, column] >= 0
             assert relative(ours[live], theirs[live, column]) < limit
 
@@ -83,9 +84,9 @@ def test_rows_of_their_own_lengths_take_several_tokens_and_take_them_back(family
     own = torch.tensor(LENGTHS)[:, None]
     with torch.no_grad():
         network = ready(model, columns=256, kernels=kernels)
-        network.forward(ids, position, 9)
-        first = network.forward(drafted, own + torch.arange(4), 13, decode=True, key="step")
-        fed = network.forward(drafted[:, :2].flip(1), own + 2 + torch.arange(2), 13, decode=True, key="step")
+        run(network, ids, position, 9)
+        first = run(network, drafted, own + torch.arange(4), 13, decode=True, key="step")
+        fed = run(network, drafted[:, :2].flip(1), own + 2 + torch.arange(2), 13, decode=True, key="step")
     for row, length in enumerate(LENGTHS):
         text = [*ids[row, 9 - length :].tolist()]
         alone = torch.tensor([text + drafted[row].tolist()])
@@ -148,7 +149,7 @@ def test_hooks_on_linears_and_ffns_are_called() -> None:
         module.register_forward_hook(lambda module, *_: called.append(type(module).__name__))
     network = ready(model)
     with torch.no_grad():
-        network.forward(*batch(LENGTHS, 9), 9)
+        run(network, *batch(LENGTHS, 9), 9)
     assert sorted(called) == ["Linear", "Qwen2MLP"]
 
 
@@ -202,9 +203,9 @@ def test_recorded_steps_read_the_tokens_of_the_day() -> None:
     network = ready(model, kernels=True, record=recorder)
     theirs = stock(model, ids, position)
     with torch.no_grad():
-        network.forward(ids[:, :5], position[:, :5], 5)
+        run(network, ids[:, :5], position[:, :5], 5)
         for column in range(5, 9):
-            ours = network.forward(ids[:, column, None], position[:, column, None], column + 1, decode=True, key="dense")
+            ours = run(network, ids[:, column, None], position[:, column, None], column + 1, decode=True, key="dense")
             live = position[:, column] >= 0
             assert relative(ours[live], theirs[live, column]) < 2e-6
     assert (recorder.recorded, recorder.replayed) == (1, 3)
@@ -218,11 +219,11 @@ def test_without_memory_for_a_larger_cache_the_next_batch_gets_one_of_its_own() 
     ids, position = batch(LENGTHS, 9)
     network = ready(build("llama"))
     with torch.no_grad():
-        want = network.forward(ids, position, 9)
+        want = run(network, ids, position, 9)
         with pytest.raises(RuntimeError, match="memory"):
             network.start(3, 10**13)
         network.start(3, 20)
-        assert torch.equal(network.forward(ids, position, 9), want)
+        assert torch.equal(run(network, ids, position, 9), want)
 
 
 @pytest.mark.parametrize(("rows", "chunk"), [(1, 2048), (16, 2048), (64, 512), (4096, 64)])
@@ -238,20 +239,28 @@ def test_a_step_that_observes_is_recorded_for_one_state_and_one_with_thresholds_
     with regrow.prune(model, regrow.BatchwiseAdaptive(sparsity=0.5)) as session:
         pruner = session.pruner
         assert isinstance(pruner, NeuronPruner)
+
+        def key(mode: Mode) -> Hashable:
+            step = planned(torch.zeros(2, 1, dtype=torch.int64), decode=True, mode=mode)
+            pruner.prepare(step)
+            return pruner.key(step)
+
         session.start(2)
-        state, keys = pruner.state, [pruner.key(mode) for mode in Mode]
+        state, keys = dict(pruner._seen), [key(mode) for mode in Mode]
         session.start(2)
-        assert [pruner.key(mode) for mode in Mode] == keys
+        assert [key(mode) for mode in Mode] == keys
         session.start(3)
-        changed = [mode for mode, key in zip(Mode, keys, strict=True) if pruner.key(mode) != key]
+        changed = [mode for mode, earlier in zip(Mode, keys, strict=True) if key(mode) != earlier]
         assert (changed, len(set(keys))) == ([Mode.OBSERVE], len(Mode))
     del state
     by_threshold = NeuronPruner(
         IndexSet(Decimal("0.5"), Schedule(2, 1, 4), selection="threshold"), session._blocks, threshold=torch.zeros(2)
     )
     by_threshold.start(2, session._meter)
-    assert by_threshold.key(Mode.SPARSE) is None
-    assert by_threshold.key(Mode.OBSERVE) is not None
+    steps = {mode: planned(torch.zeros(2, 1, dtype=torch.int64), decode=True, mode=mode) for mode in (Mode.SPARSE, Mode.OBSERVE)}
+    by_threshold.prepare(steps[Mode.OBSERVE])
+    assert by_threshold.key(steps[Mode.SPARSE]) is None
+    assert by_threshold.key(steps[Mode.OBSERVE]) is not None
 
 
 @pytest.mark.parametrize("width", [1, 18], ids=["without kernels", "more than the kernels take"])
@@ -262,10 +271,10 @@ def test_plain_steps_read_what_steps_through_the_kernels_wrote(width: int) -> No
     more = torch.randint(3, 90, (2, 2 + width), generator=torch.Generator().manual_seed(2))
     own = torch.tensor([[20], [16]]) + torch.arange(2 + width)
     with torch.no_grad():
-        network.forward(ids, position, 20)
+        run(network, ids, position, 20)
         for step in range(2):
-            network.forward(more[:, step, None], own[:, step, None], 21 + step, decode=True)
-        last = network.forward(more[:, 2:], own[:, 2:], 22 + width, decode=width > 1)
+            run(network, more[:, step, None], own[:, step, None], 21 + step, decode=True)
+        last = run(network, more[:, 2:], own[:, 2:], 22 + width, decode=width > 1)
     theirs = stock(model, torch.cat([ids, more], dim=1), torch.cat([position, own], dim=1))
     assert relative(last, theirs[:, -1]) < 2e-6
 
@@ -275,8 +284,8 @@ def test_steps_without_a_key_run_through_the_kernels_and_are_not_recorded() -> N
     ids, position = batch(LENGTHS, 9)
     network = ready(model, kernels=True, record=recorder)
     with torch.no_grad():
-        network.forward(ids[:, :7], position[:, :7], 7)
+        run(network, ids[:, :7], position[:, :7], 7)
         for column in (7, 8):
-            ours = network.forward(ids[:, column, None], position[:, column, None], column + 1, decode=True)
-    assert (recorder.recorded, list(network._steppers)) == (0, [1])
+            ours = run(network, ids[:, column, None], position[:, column, None], column + 1, decode=True)
+    assert (recorder.recorded, list(network._steppers)) == (0, [(1, False)])
     assert relative(ours, stock(model, ids, position)[:, -1]) < 2e-6

@@ -139,23 +139,26 @@ def test_masks_on_given_activations_are_exact(
         decode = bool(decoded)
         clock += decode
         sparse = decode and not filling and is_sparse(schedule, clock)
-        mode = session.begin(torch.tensor([slot for slot, _ in fed]), prompt=bool(filling), decode=decode)
-        assert mode is (Mode.SPARSE if sparse else Mode.OBSERVE)
+        slots = torch.tensor([slot for slot, _ in fed])
+        planned = session.plan(slots, torch.zeros(len(fed), 1, dtype=torch.int64), prompt=bool(filling), decode=decode)
+        assert planned.mode is (Mode.SPARSE if sparse else Mode.OBSERVE)
         if sparse and not expected:
             return  # no sample was left to select for: decoding ends
         if sparse:
             assert session.masks[-1][1].tolist() == expected
+            with session.running(planned):
+                pass
         else:
             z = torch.tensor([token for _, token in fed], dtype=dtype) * 2.0 ** rng.randint(-3, 3)  # [T, L, F]
-            for layer in range(layers):
-                assert torch.equal(session.run(layer, z[:, layer]), z[:, layer])
+            with session.running(planned):
+                assert all(torch.equal(session.run(layer, z[:, layer]), z[:, layer]) for layer in range(layers))
             for slot, token in fed:
                 if slot >= 0:
                     rows[slot].tokens.append(token)
         completed = [slot for slot in filling if not chunks[slot]]
         decoded |= dict.fromkeys(completed, 0)
         finished = [slot in decoded and decoded[slot] >= batch[slot].lives for slot in range(len(batch))]
-        session.end(completed, torch.tensor(finished))
+        session.commit(planned, completed=completed, finished=torch.tensor(finished))
         closes = decode and not is_sparse(schedule, clock) and is_sparse(schedule, clock + 1)
         for slot in decoded if closes else completed:
             rows[slot].fold()

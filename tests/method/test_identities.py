@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 import naive
 import regrow
-from fakes import Parts, activation, blocks_of, given_blocks
+from fakes import Parts, activation, blocks_of, forward, given_blocks
 from families import FAMILIES, NEURONS, VOCABULARY, WIDTH, build
 from regrow.adapter.find import find_ffns
 from regrow.core import Mode
@@ -77,16 +78,16 @@ def test_2_a_sparse_step_is_the_dense_ffn_with_z_zeroed_outside_the_set(family: 
     session.start(2)
     session.join([0, 1])
     x = torch.randn(2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    session.begin(torch.arange(2).repeat_interleave(5), prompt=True, decode=False)
-    for layer in range(len(ffns)):
-        session.run(layer, x)
-    session.end(completed=[0, 1])
-    assert session.begin(torch.arange(2), prompt=False, decode=True) is Mode.SPARSE
+    everywhere = lambda _: [session.run(layer, x) for layer in range(len(ffns))]  # noqa: E731
+    forward(session, torch.arange(2).repeat_interleave(5), everywhere, prompt=True, decode=False, completed=[0, 1])
+    outputs: list[Tensor] = []
+    sparse = lambda _: outputs.extend(session.run(layer, x[:, :1]) for layer in range(len(ffns)))  # noqa: E731
+    assert forward(session, torch.arange(2), sparse) is Mode.SPARSE
     for ffn, layer, kept in zip(ffns, range(len(ffns)), session.masks[0][1], strict=True):
         outside = torch.ones(NEURONS, dtype=torch.bool).index_fill_(0, kept, False)
         z = ffn.hidden(x[:, :1])
         want = ffn.output(z.masked_fill(outside, 0))
-        actual = session.run(layer, x[:, :1])
+        actual = outputs[layer]
         torch.testing.assert_close(actual, want, rtol=0, atol=1e-14 * float(functional.linear(z.abs(), ffn.weights.down.abs()).max()))
         assert not torch.allclose(actual, ffn.output(z), rtol=1e-3)
 
@@ -116,9 +117,9 @@ def scored(batch: Sequence[Tensor], widths: Sequence[int], extra: int = 0) -> Te
     start = 0
     while start < total:
         stop = min(total, start + widths[start % len(widths)])
-        session.begin(slot[:, start:stop].flatten(), prompt=True, decode=False)
-        session.run(0, z[:, start:stop])
-        session.end(completed=range(len(batch)) if stop == total else ())
+        done = range(len(batch)) if stop == total else ()
+        run = partial(session.run, 0, z[:, start:stop])
+        forward(session, slot[:, start:stop].flatten(), lambda _, run=run: run(), prompt=True, decode=False, completed=done)
         start = stop
     state = session.pruner.state
     assert state is not None
@@ -146,16 +147,13 @@ def test_3_a_stage_of_other_rows_may_end_between_two_chunks(closing: bool, memor
     session = Session(Parts(rule), given_blocks(1, 9))
     session.start(2)
     session.join([0])
-    session.begin(torch.zeros(2, dtype=torch.int64), prompt=True, decode=False)
-    session.run(0, z[:2])
-    session.end(completed=[0])
+    forward(session, torch.zeros(2, dtype=torch.int64), lambda _: session.run(0, z[:2]), prompt=True, decode=False, completed=[0])
     session.join([1])
     late: list[Tensor] = []
     for chunk, first in enumerate((2, 5, 8)):  # one token of row 0 and two of row 1 a step; the stage ends with the first
-        session.begin(torch.tensor([0, 1, 1]), prompt=True, decode=True)
-        session.run(0, z[first : first + 3])
+        run = partial(session.run, 0, z[first : first + 3])
+        forward(session, torch.tensor([0, 1, 1]), lambda _, run=run: run(), prompt=True, completed=[1] if chunk == 2 else ())
         late += [z[first + 1], z[first + 2]]
-        session.end(completed=[1] if chunk == 2 else ())
     state = session.pruner.state
     assert state is not None
     assert session.counters.updates == (2 if closing else 0)
@@ -220,9 +218,7 @@ def test_5_the_largest_entry_of_any_sample_is_kept(rows: int, keep: int, seed: i
     session.start(rows)
     session.join(range(rows))
     z = torch.tensor([activation(rng, 1, 16)[0] for _ in range(3 * rows)], dtype=torch.float64)
-    session.begin(torch.arange(rows).repeat(3), prompt=True, decode=False)
-    session.run(0, z)
-    session.end(completed=range(rows))
+    forward(session, torch.arange(rows).repeat(3), lambda _: session.run(0, z), prompt=True, decode=False, completed=range(rows))
     kept = set(session.masks[0][1][0].tolist())
     relative = (z / z.norm(dim=1, keepdim=True)).nan_to_num(0).reshape(3, rows, 16)
     score = relative.square().mean(0).sqrt()  # [B, F]

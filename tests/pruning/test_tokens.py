@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear, relu
 
 from fakes import GivenFFN
-from regrow.core import Blocks, FFNWeights, Mode, Site, Step
+from regrow.core import Blocks, FFNWeights, Mode, Pass, Site
 from regrow.pruning.meter import Meter
 from regrow.pruning.tokens import TokenPruner, TokenRule
 
@@ -49,9 +49,10 @@ def run(ffn: FFN, x: Tensor, share: str, threshold: float | None, live: list[boo
     pruner, meter = TokenPruner(rule, Blocks([0], [module], [], {}, {}), limit), Meter(1, x.device)
     pruner.start(len(x), meter)
     slot = torch.arange(len(x)).where(torch.tensor(live or [True] * len(x)), -1)
-    step = Step(Mode.SPARSE, True, slot)
-    pruner.begin(step)
+    step = Pass(Mode.SPARSE, slot, slot[:, None], prompt=False, decode=True)
+    pruner.prepare(step)
     y = pruner.run(0, x[:, None], step)[:, 0]
+    pruner.commit(step, slot)
     return y, meter.kept()[Site.GATE_UP][0], meter.kept()[Site.DOWN][0]
 
 

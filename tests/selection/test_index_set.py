@@ -39,9 +39,10 @@ def flags(slots: Sequence[int]) -> Tensor:
 def feed(parts: IndexSet, state: IndexState, tokens: Tokens) -> None:
     """Counts and observes the tokens of one forward in every layer."""
     slot = torch.tensor([slot for slot, _ in tokens])
-    parts.count(state, slot)
+    parts.open(state)
     for layer in range(LAYERS):
         parts.observe(state, layer, torch.stack([z[layer] for _, z in tokens]), slot)
+    parts.commit(state, slot)
 
 
 def fold(parts: IndexSet, state: IndexState, ended: Sequence[int] = EVERY) -> None:

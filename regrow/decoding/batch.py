@@ -1,0 +1,54 @@
+"""One batch of samples as plain buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Batch:
+    """B rows: padding, prompt and answer of each. Every buffer has its full size from the start and keeps its address."""
+
+    ids: Tensor  # [B, P + N]; columns that hold no token yet hold the pad
+    prompt_length: int  # P, padding included
+    mask: Tensor  # [B, P], zero where a column is padding
+    positions: Tensor  # [B, P] place in a row's own text, -1 where a column is padding
+    rows: Tensor  # [B] 0, 1, 2, ...
+    ended: Tensor  # [B] bool: generated its EOS, or was stopped
+    by_eos: Tensor  # [B] bool: generated its EOS
+    lengths: Tensor  # [B] new tokens so far, the EOS included
+
+    @classmethod
+    def of(cls, ids: Tensor, mask: Tensor | None, positions: Tensor, room: int, pad: Tensor) -> Self:
+        """Prompts `ids` [B, P], padded on the left where `mask` [B, P] is zero (None: nowhere), with room for N new tokens."""
+        rows, width = ids.shape
+        seen = torch.ones_like(ids) if mask is None else mask[:, -width:]
+        ended = torch.zeros(rows, dtype=torch.bool, device=ids.device)
+        return cls(
+            ids=torch.cat([ids, pad.expand(rows, room)], dim=1),
+            prompt_length=width,
+            mask=seen,
+            positions=torch.where(seen.bool(), positions[:, -width:], -1),
+            rows=torch.arange(rows, device=ids.device),
+            ended=ended,
+            by_eos=ended.clone(),
+            lengths=torch.zeros(rows, dtype=torch.int64, device=ids.device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def capacity(self) -> int:
+        """Columns in all, P + N."""
+        return self.ids.shape[1]
+
+    def finish_reasons(self) -> list[str]:
+        """Why each row ended: "eos", "stop" (a stopping criterion), or "length"."""
+        flags = zip(self.ended.tolist(), self.by_eos.tolist(), strict=True)
+        return ["eos" if eos else "stop" if ended else "length" for ended, eos in flags]

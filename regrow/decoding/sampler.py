@@ -1,0 +1,80 @@
+"""Chooses the next token of every row, and says which rows have ended: as transformers' own loop does."""
+
+from __future__ import annotations
+
+from typing import Protocol, final
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+
+from regrow.decoding.batch import Batch
+from regrow.errors import UsageError
+
+
+class Streamer(Protocol):
+    """transformers' BaseStreamer."""
+
+    def put(self, value: Tensor) -> None: ...
+    def end(self) -> None: ...
+
+
+@final
+class Sampler:
+    """Limits and EOS ids are those of the stopping criteria: a caller's criterion of transformers' own class takes the place of the one
+    that transformers made."""
+
+    def __init__(
+        self,
+        config: GenerationConfig,
+        processors: LogitsProcessorList,
+        stopping: StoppingCriteriaList,
+        streamer: Streamer | None,
+        device: torch.device,
+    ) -> None:
+        """Raises UsageError where rows are to be padded and there is no pad token."""
+        self._config, self._processors, self._streamer = config, processors, streamer
+        # The two that every call has are looked at on the device, or not at all.
+        limits = [one.max_length for one in stopping if type(one) is MaxLengthCriteria]
+        self.limit: int = min(limits, default=config.max_length)
+        eos = [one.eos_token_id.to(device) for one in stopping if type(one) is EosTokenCriteria]
+        self._eos = torch.cat(eos) if eos else torch.empty(0, dtype=torch.int64, device=device)
+        self._others = StoppingCriteriaList(one for one in stopping if type(one) not in (MaxLengthCriteria, EosTokenCriteria))
+        # Without an EOS, rows that a criterion has stopped go on as long as the others do.
+        self._pads = any(hasattr(one, "eos_token_id") for one in stopping)
+        pad = config._pad_token_tensor
+        if pad is None and self._pads:
+            raise UsageError("there is an EOS and no pad token for rows that have ended; pass pad_token_id")
+        self.pad = torch.zeros((), dtype=torch.int64, device=device) if pad is None else pad.to(device)
+        keeps = config.return_dict_in_generate
+        self.scores: tuple[Tensor, ...] | None = () if keeps and config.output_scores else None
+        self.logits: tuple[Tensor, ...] | None = () if keeps and config.output_logits else None
+
+    def choose(self, batch: Batch, logits: Tensor, length: int) -> None:
+        """Puts the next token of every row into column `length` of the batch, by the logits [B, V] after the columns before it."""
+        # Processors and criteria may take the ids for contiguous, as transformers' are.
+        scores: Tensor = self._processors(batch.ids[:, :length].contiguous(), logits) if self._processors else logits  # type: ignore[arg-type]
+        if self.scores is not None:
+            self.scores += (scores,)
+        if self.logits is not None:
+            self.logits += (logits,)
+        if self._config.do_sample:
+            token = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
+        else:
+            token = scores.argmax(dim=-1)
+        if self._pads:
+            token = torch.where(batch.ended, self.pad, token)
+        batch.ids[:, length] = token
+        batch.lengths.add_(~batch.ended)
+        batch.by_eos.logical_or_(torch.isin(token, self._eos) & ~batch.ended)
+        batch.ended.logical_or_(batch.by_eos)
+        if self._others:
+            batch.ended.logical_or_(self._others(batch.ids[:, : length + 1].contiguous(), self.scores))
+        if self._streamer is not None:
+            self._streamer.put(token.cpu())
+
+    def end(self) -> None:
+        """No token follows."""
+        if self._streamer is not None:
+            self._streamer.end()
