@@ -12,7 +12,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from regrow.adapter.llama_like import Block, DecoderWeights, Norm
 from regrow.decoding.graphs import Graphs, Recorder
 from regrow.decoding.network import Network
-from regrow.kernels.decode_reference import unit
+from regrow.kernels import unit
 
 if TYPE_CHECKING:
     from regrow.decoding.stepper import Stepper

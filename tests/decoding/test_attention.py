@@ -11,11 +11,12 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from families import build
+from regrow.decoding import attention
 from regrow.decoding.attention import DecodeAttention
 from regrow.decoding.choose_network import Networks, attends_alike
 from regrow.decoding.network import StockNetwork
-from regrow.hosts import attention
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 ATTEND = attention.attend
 LENGTHS, COLUMNS = [9, 5, 2], 16
 ALIKE = ["llama", "qwen2", "qwen3", "mistral", "phi3", "olmo2", "smollm3", "glm4"]
