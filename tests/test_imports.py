@@ -9,6 +9,7 @@ anything, and nothing may import it.
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -137,6 +138,26 @@ def test_imports_only_what_the_table_allows(module: str) -> None:
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = {module: {_own(dotted) for _, dotted in _imports(module) if dotted.startswith("regrow.")} for module in MODULES}
     list(TopologicalSorter({module: targets - {module} for module, targets in graph.items()}).static_order())
+
+
+def _inside_kernels(module: str) -> Iterator[str]:
+    for line, dotted in _imports(module):
+        if dotted.startswith("regrow.") and _own(dotted).startswith("kernels."):
+            yield f"{FILES[module].relative_to(PACKAGE.parent)}:{line}: take it from regrow.kernels instead of {dotted}"
+
+
+# `bench.gpu_checks` compares kernels with their references, as tests do.
+@pytest.mark.parametrize("module", [name for name in MODULES if _group(name) != "kernels" and name != "bench.gpu_checks"])
+def test_kernels_are_reached_through_their_dispatcher_alone(module: str) -> None:
+    found = list(_inside_kernels(module))
+    assert not found, "\n".join(found)
+
+
+def test_importing_the_dispatcher_does_not_import_triton() -> None:
+    """Which only a GPU needs, and which not every machine has."""
+    command = "import sys, regrow.kernels; print([name for name in sys.modules if name.split('.')[0] == 'triton'])"
+    done = subprocess.run([sys.executable, "-c", command], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("group", WITHOUT_TORCH)

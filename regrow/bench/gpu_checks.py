@@ -16,7 +16,11 @@ from regrow.core import FFNWeights
 from regrow.decoding.choose_network import attends_alike
 from regrow.decoding.fused import FusedNetwork
 from regrow.hosts.engine import Engine
-from regrow.kernels import decode_reference, reference
+from regrow.kernels.attention import reference as attention_reference
+from regrow.kernels.pruned_ffn import reference as ffn_reference
+from regrow.kernels.pruned_linear import reference as linear_reference
+from regrow.kernels.scores import reference as scores_reference
+from regrow.kernels.threshold import reference as threshold_reference
 from regrow.method.base import Method
 from regrow.method.batchwise_adaptive import BatchwiseAdaptive
 from regrow.method.dense import Dense
@@ -64,7 +68,7 @@ def _random(device: torch.device, dtype: torch.dtype, *shape: int, scale: float 
 
 def _sparse_ffn(device: torch.device) -> dict[str, Any]:
     """Inputs of M = 1 to 64 rows. The hidden values are rounded once on the way, as they are in the reference."""
-    from regrow.kernels.gather import GatherFFN
+    from regrow.kernels.pruned_ffn.gather import GatherFFN
 
     found = []
     for dtype in HALVES:
@@ -77,14 +81,14 @@ def _sparse_ffn(device: torch.device) -> dict[str, Any]:
         for rows in (1, 2, 7, 16, 33, 64, 100):
             x = _random(device, dtype, rows, WIDTH)
             ours = ffn(x)
-            found.append((dtype, _error(ours, reference.sparse_ffn(wide, index, x.float()))))
+            found.append((dtype, _error(ours, ffn_reference.sparse_ffn(wide, index, x.float()))))
             if not torch.equal(ours, ffn(x)):
                 return {"holds": False, "found": f"two runs with {rows} rows differ"}
     return _within(found, 4)
 
 
 def _masked_linear(device: torch.device) -> dict[str, Any]:
-    from regrow.kernels.masked import InputMajorLinear
+    from regrow.kernels.pruned_linear.input_major import InputMajorLinear
 
     found = []
     for dtype in HALVES:
@@ -93,20 +97,20 @@ def _masked_linear(device: torch.device) -> dict[str, Any]:
         ours = InputMajorLinear(weight, bias)
         for rows in (1, 3, 16, 64):
             x = _random(device, dtype, rows, WIDTH)
-            theirs = reference.masked_linear(x.float(), weight.t().float(), keep, bias.float())
+            theirs = linear_reference.masked_linear(x.float(), weight.t().float(), keep, bias.float())
             found.append((dtype, _error(ours(x, keep), theirs)))
     return _within(found, 2)
 
 
 def _observe(device: torch.device) -> dict[str, Any]:
-    from regrow.kernels.triton.score import observe, observe_workspace
+    from regrow.kernels.scores.triton import observe, observe_workspace
 
     found = []
     for dtype in HALVES:
         for tokens in (1, 4, 64, 1000):
             z, slot = _random(device, dtype, tokens, NEURONS), torch.randint(-1, 4, (tokens,), device=device)
             ours, again, theirs = torch.zeros(3, 4, NEURONS, device=device)
-            decode_reference.observe(z, slot, theirs)
+            scores_reference.observe(z, slot, theirs)
             for total in (ours, again):
                 observe(z, slot, total, torch.full(observe_workspace(1, tokens, NEURONS), torch.nan, device=device))
             if not torch.equal(ours, again):
@@ -117,14 +121,14 @@ def _observe(device: torch.device) -> dict[str, Any]:
 
 def _exceeding(device: torch.device) -> dict[str, Any]:
     """The same inputs are kept, but for those at the threshold itself."""
-    from regrow.kernels.triton.retain import exceeding
+    from regrow.kernels.threshold.triton import exceeding
 
     odd, threshold = 0, 0.8
     for dtype in HALVES:
         for tokens in (1, 4, 64, 200):
             x, slot = _random(device, dtype, tokens, NEURONS), torch.randint(-1, 4, (tokens,), device=device)
             norms = torch.rand(NEURONS, device=device) + 0.5
-            score = decode_reference.magnitude(x, slot, abs_mean=False) * norms
+            score = threshold_reference.magnitude(x, slot, abs_mean=False) * norms
             keep, measured = torch.zeros(NEURONS, dtype=torch.bool, device=device), torch.zeros(2, dtype=torch.int64, device=device)
             exceeding(x, slot, norms, threshold, False, 7, measured[1], keep)
             odd += int(((keep != (score > threshold)) & ((score - threshold).abs() > 1e-5)).sum())
@@ -134,7 +138,7 @@ def _exceeding(device: torch.device) -> dict[str, Any]:
 
 
 def _attention(device: torch.device) -> dict[str, Any]:
-    from regrow.kernels.triton.attention import attention_workspace, decode_attention
+    from regrow.kernels.attention.triton import attention_workspace, decode_attention
 
     found = []
     for dtype in HALVES:
@@ -148,7 +152,7 @@ def _attention(device: torch.device) -> dict[str, Any]:
             workspaces = [torch.full(shape, torch.nan, device=device) for shape in shapes]
             decode_attention(q, keys, values, start, length, 128**-0.5, out, *workspaces)
             theirs = torch.empty_like(q, dtype=torch.float32)
-            decode_reference.decode_attention(q.float(), keys.float(), values.float(), start, length, 128**-0.5, theirs)
+            attention_reference.decode_attention(q.float(), keys.float(), values.float(), start, length, 128**-0.5, theirs)
             found.append((dtype, _error(out, theirs)))
     return _within(found, 4)
 

@@ -18,7 +18,7 @@ from torch.nn.functional import linear, silu
 
 from regrow.bench.shapes import SHAPES, Shape
 from regrow.core import FFNWeights, Rows, Spec
-from regrow.kernels import observe
+from regrow.kernels import attention_workspace, decode_attention, masked_linear, observe, sparse_ffn
 from regrow.selection.index_set import IndexSet
 from regrow.selection.schedule import ALWAYS_SPARSE
 
@@ -56,9 +56,6 @@ def _kernels(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[st
 
 
 def _linears(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[str, list[_Call], int]]:
-    from regrow.kernels.gather import GatherFFN
-    from regrow.kernels.masked import InputMajorLinear
-
     keep, size, x = shape.neurons // 2, 6 * shape.neurons * shape.width, _random(device, rows, shape.width)
     kept = torch.rand(shape.width, device=device) > 0.5
     dense: list[_Call] = []
@@ -67,11 +64,11 @@ def _linears(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[st
     for _ in range(2):
         gate, up = (_random(device, shape.neurons, shape.width) for _ in range(2))
         weights = FFNWeights(gate, up, _random(device, shape.width, shape.neurons), silu)
-        ffn = GatherFFN(weights, "silu", keep)
+        ffn = sparse_ffn(weights, keep, x.new_empty(keep, shape.width))
         ffn.load(torch.randperm(shape.neurons, device=device)[:keep].sort().values)
         dense.append(partial(_dense, weights, x))
         sparse.append(partial(ffn, x))
-        masked.append(partial(InputMajorLinear(weights.gate, None), x, kept))
+        masked.append(partial(masked_linear(weights.gate, None), x, kept))
     yield "dense FFN (cuBLAS)", dense, size
     yield "sparse FFN", sparse, size // 2
     yield "masked linear", masked, size // 6
@@ -83,14 +80,12 @@ def _copies(size: int) -> int:
 
 
 def _attention(shape: Shape, rows: int, context: int, device: torch.device) -> _Call:
-    from regrow.kernels.triton.attention import attention_workspace, decode_attention
-
     heads = (rows, 1, shape.heads, shape.head_width)
     query, out = _random(device, *heads), _random(device, *heads)
     keys, values = (_random(device, rows, shape.kv_heads, context, shape.head_width) for _ in range(2))
-    workspaces = [torch.empty(s, device=device) for s in attention_workspace(*heads[:3], shape.kv_heads, heads[3], context)]
+    workspace = attention_workspace(query, shape.kv_heads, context)
     start = torch.zeros(rows, dtype=torch.int64, device=device)
-    return partial(decode_attention, query, keys, values, start, start + context - 1, shape.head_width**-0.5, out, *workspaces)
+    return partial(decode_attention, query, keys, values, start, start + context - 1, shape.head_width**-0.5, out, workspace)
 
 
 def _random(device: torch.device, *sizes: int) -> Tensor:

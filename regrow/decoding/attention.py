@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from regrow.kernels import attention_workspace, decode_attention
+
 NAME: Final = "regrow_decode"
 
 
@@ -50,18 +52,15 @@ def attend(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """y [B, w, H, d] of query [B, H, w, d], key and value [B, H_kv, S, d]. Raises TypeError for attention of another kind."""
-    from regrow.kernels.triton.attention import attention_workspace, decode_attention
-
     odd = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if others.get(name) is not None]
     if odd or attention_mask is not None:
         raise TypeError(f"attention with {', '.join(odd) or 'a mask'}")
-    rows, heads, width, head_width = query.shape
+    head_width = query.shape[-1]
     if value.shape[-1] != head_width:
         raise TypeError("values of another width than keys")
     asked = query.transpose(1, 2)
     out = torch.empty_like(asked, memory_format=torch.contiguous_format)
-    shapes = attention_workspace(rows, width, heads, key.shape[1], head_width, key.shape[2])
-    partial, mass = (query.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    workspace = attention_workspace(asked, key.shape[1], key.shape[2])
     scale = head_width**-0.5 if scaling is None else scaling
-    decode_attention(asked, key, value, kv_start, kv_length, scale, out, partial, mass)
+    decode_attention(asked, key, value, kv_start, kv_length, scale, out, workspace)
     return out, None

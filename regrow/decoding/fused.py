@@ -13,7 +13,7 @@ from regrow.adapter.llama_like import Block, DecoderWeights, Norm
 from regrow.core import Pass
 from regrow.decoding.graphs import Graphs, Recorder
 from regrow.decoding.network import Network
-from regrow.kernels.decode_reference import unit
+from regrow.kernels import unit
 
 if TYPE_CHECKING:
     from regrow.decoding.stepper import Stepper

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from regrow.adapter.llama_like import DecoderWeights
-from regrow.kernels.triton.attention import attention_workspace, decode_attention
-from regrow.kernels.triton.norm import add_rms_norm, rope_cache
+from regrow.kernels import add_rms_norm, attention_workspace, decode_attention, rope_cache
 
 
 @final
@@ -30,8 +29,7 @@ class Stepper:
         self.position = torch.zeros_like(self.ids)
         self._residual, self._normed = like.new_empty(tokens, channels), like.new_empty(tokens, channels)
         self._query, self._attended = like.new_empty(heads), like.new_empty(heads)
-        shapes = attention_workspace(*heads[:3], of.kv_heads, of.head_width, capacity)
-        self._partial, self._mass = (like.new_empty(shape, dtype=torch.float32) for shape in shapes)
+        self._workspace = attention_workspace(self._query, of.kv_heads, capacity)
         self._start = torch.zeros(rows, dtype=torch.int64, device=like.device)
         self._length = torch.zeros_like(self._start)
 
@@ -49,12 +47,11 @@ class Stepper:
             add_rms_norm(x, self._residual, block.attention_norm.weight, block.attention_norm.eps, self._normed)
             qkv = block.qkv(self._normed).view(*self.ids.shape, -1)
             norms = block.query_norm, block.key_norm
-            weights = (None if norm is None else norm.weight for norm in norms)
+            q_weight, k_weight = (None if norm is None else norm.weight for norm in norms)
             eps = 0.0 if norms[0] is None else norms[0].eps
-            rope_cache(qkv, *weights, eps, self._cos, self._sin, self.position, self.position, keys, values, self._query)
-            decode_attention(
-                self._query, keys, values, self._start, self._length, of.head_width**-0.5, self._attended, self._partial, self._mass
-            )
+            rope_cache(qkv, q_weight, k_weight, eps, self._cos, self._sin, self.position, self.position, keys, values, self._query)
+            scale = of.head_width**-0.5
+            decode_attention(self._query, keys, values, self._start, self._length, scale, self._attended, self._workspace)
             x = block.output(self._attended.view(tokens, -1))
             add_rms_norm(x, self._residual, block.ffn_norm.weight, block.ffn_norm.eps, self._normed)
             x = block.ffn(self._normed)

@@ -1,22 +1,49 @@
-"""What runs on a device, with the implementation that suits it. A new kernel is one file and one line here.
+"""The one dispatcher: every other package imports the operations from here, and gets what suits the device of its tensors.
 
-Triton is imported only where there is a GPU.
+An operation is a folder: `reference.py` defines it in plain PyTorch, `triton.py` holds its kernels for a GPU. Triton is imported only
+where there is a GPU; a CPU and float64 run the reference, or a form of its own where there is one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from regrow.core import FFNWeights
-from regrow.kernels import decode_reference
-from regrow.kernels.compact import CompactFFN
-from regrow.kernels.decode_reference import magnitude, relative
-from regrow.kernels.plain import PlainMasked
+from regrow.kernels.attention import reference as attention_reference
+from regrow.kernels.norm import reference as norm_reference
+from regrow.kernels.norm.reference import unit
+from regrow.kernels.pruned_ffn.compact import CompactFFN
+from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear
+from regrow.kernels.rotary import reference as rotary_reference
+from regrow.kernels.scores import reference as scores_reference
+from regrow.kernels.scores.reference import relative
+from regrow.kernels.threshold import reference as threshold_reference
+from regrow.kernels.threshold.reference import magnitude
 
-__all__ = ["MaskedLinear", "SparseFFN", "exceeding", "magnitude", "masked_linear", "observe", "relative", "sparse_ffn"]
+__all__ = [
+    "MaskedLinear",
+    "SparseFFN",
+    "add_rms_norm",
+    "attention_workspace",
+    "decode_attention",
+    "exceeding",
+    "magnitude",
+    "masked_linear",
+    "observe",
+    "relative",
+    "rope_cache",
+    "sparse_ffn",
+    "unit",
+]
+
+
+def _on_gpu(x: Tensor) -> bool:
+    """Whether an operation on x runs through its kernels, which take no float64."""
+    return x.is_cuda and x.dtype != torch.float64
 
 
 class SparseFFN(Protocol):
@@ -43,8 +70,8 @@ class MaskedLinear(Protocol):
 def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool = False) -> SparseFFN:
     """The sparse form of one FFN with `keep` retained neurons, or at most so many if that `varies`; `scratch` [keep, D] may be shared by
     all layers."""
-    if weights.gate.is_cuda and not varies and weights.gate.dtype != torch.float64:
-        from regrow.kernels.gather import GatherFFN, activation
+    if _on_gpu(weights.gate) and not varies:
+        from regrow.kernels.pruned_ffn.gather import GatherFFN, activation
 
         if act := activation(weights.act):
             return GatherFFN(weights, act, keep)
@@ -53,35 +80,99 @@ def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool 
 
 def masked_linear(weight: Tensor, bias: Tensor | None) -> MaskedLinear:
     """A linear [out, in] of which a step uses some inputs only."""
-    if weight.is_cuda and weight.dtype != torch.float64:
-        from regrow.kernels.masked import InputMajorLinear
+    if _on_gpu(weight):
+        from regrow.kernels.pruned_linear.input_major import InputMajorLinear
 
         return InputMajorLinear(weight, bias)
-    return PlainMasked(weight, bias)
+    return AllWeightsLinear(weight, bias)
 
 
 def exceeding(x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, abs_mean: bool, weights: int, measured: Tensor) -> Tensor:
     """[in] bool: the inputs of x [T, in] whose `magnitude` over the tokens with a `slot` [T], times `norms` [in] if given, exceeds
     `threshold`; `weights` times their number is added to `measured` [] int64."""
     keep = torch.empty(x.shape[1], dtype=torch.bool, device=x.device)
-    if not x.is_cuda or x.dtype == torch.float64:
-        decode_reference.exceeding(x, slot, norms, threshold, abs_mean, weights, measured, keep)
+    if not _on_gpu(x):
+        threshold_reference.exceeding(x, slot, norms, threshold, abs_mean, weights, measured, keep)
         return keep
-    from regrow.kernels.triton import retain
+    from regrow.kernels.threshold import triton
 
-    retain.exceeding(x, slot, norms, threshold, abs_mean, weights, measured, keep)
+    triton.exceeding(x, slot, norms, threshold, abs_mean, weights, measured, keep)
     return keep
 
 
 def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
     """total [S, F] += the squares of z [T, F] over their norm, at the rows `slot` [T]; -1 does not count (eq. 2). Or all layers at once:
     z [L, T, F], total [L, S, F]."""
-    if not z.is_cuda or total.dtype != torch.float32:
+    if not _on_gpu(z) or total.dtype != torch.float32:
         # Layer by layer, so that what is computed on the way stays in the cache.
         for layer in range(len(z)) if z.dim() == 3 else (...,):
-            decode_reference.observe(z[layer], slot, total[layer])
+            scores_reference.observe(z[layer], slot, total[layer])
         return
-    from regrow.kernels.triton import score
+    from regrow.kernels.scores import triton
 
     layers = z if z.dim() == 3 else z[None]
-    score.observe(z, slot, total, z.new_empty(score.observe_workspace(*layers.shape), dtype=torch.float32))
+    triton.observe(z, slot, total, z.new_empty(triton.observe_workspace(*layers.shape), dtype=torch.float32))
+
+
+def attention_workspace(q: Tensor, kv_heads: int, capacity: int) -> Sequence[Tensor]:
+    """What `decode_attention` works in, for queries like q [B, w, H, d] and a cache of `capacity` positions; it may be shared by layers."""
+    if not _on_gpu(q):
+        return ()
+    from regrow.kernels.attention import triton
+
+    rows, width, heads, head_width = q.shape
+    shapes = triton.attention_workspace(rows, width, heads, kv_heads, head_width, capacity)
+    return [q.new_empty(shape, dtype=torch.float32) for shape in shapes]
+
+
+def decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    start: Tensor,
+    length: Tensor,
+    scale: float,
+    out: Tensor,
+    workspace: Sequence[Tensor],
+) -> None:
+    """out [B, w, H, d] of q [B, w, H, d]: query i of row b attends to the positions start_b <= p <= length_b + i of `k_cache` and `v_cache`
+    [B, H_kv, S, d]. What other positions hold does not matter on a GPU, and has to be finite elsewhere."""
+    if not _on_gpu(q):
+        attention_reference.decode_attention(q, k_cache, v_cache, start, length, scale, out)
+        return
+    from regrow.kernels.attention import triton
+
+    triton.decode_attention(q, k_cache, v_cache, start, length, scale, out, *workspace)
+
+
+def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """residual [T, D] += x [T, D], unless x is None; then out [T, D] = weight [D] * residual / sqrt(mean(residual^2) + eps)."""
+    if not _on_gpu(residual):
+        norm_reference.add_rms_norm(x, residual, weight, eps, out)
+        return
+    from regrow.kernels.norm import triton
+
+    triton.add_rms_norm(x, residual, weight, eps, out)
+
+
+def rope_cache(
+    qkv: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    position: Tensor,
+    at: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    out: Tensor,
+) -> None:
+    """Queries of qkv [B, w, (H + 2 H_kv) d] to out [B, w, H, d], keys and values to `k_cache` and `v_cache` [B, H_kv, S, d] at the
+    positions `at` [B, w]; normed by `q_weight` and `k_weight` [d] where given, and turned by the angles of `position` [B, w]."""
+    if not _on_gpu(qkv):
+        rotary_reference.rope_cache(qkv, q_weight, k_weight, eps, cos, sin, position, at, k_cache, v_cache, out)
+        return
+    from regrow.kernels.rotary import triton
+
+    triton.rope_cache(qkv, q_weight, k_weight, eps, cos, sin, position, at, k_cache, v_cache, out)

@@ -13,13 +13,19 @@ import torch
 from torch import Tensor
 
 from recorder import Recorder
+from regrow import kernels
 from regrow.bench import gpu, gpu_checks, gpu_kernels, shapes
 from regrow.bench.bandwidth import bandwidth
 from regrow.bench.gpu_checks import Check
 from regrow.bench.shapes import Shape
-from regrow.decoding import attention, choose_network
+from regrow.decoding import attention
+from regrow.decoding import choose_network as networks
 from regrow.decoding.choose_network import Networks
-from regrow.kernels import decode_reference, reference
+from regrow.kernels.attention import reference as attention_reference
+from regrow.kernels.pruned_ffn import reference as ffn_reference
+from regrow.kernels.pruned_linear import reference as linear_reference
+from regrow.kernels.scores import reference as scores_reference
+from regrow.kernels.threshold import reference as threshold_reference
 from regrow.method.dense import Dense
 
 CPU = torch.device("cpu")
@@ -71,7 +77,8 @@ def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         self._kernels = True
 
     monkeypatch.setattr(Networks, "__init__", make)
-    monkeypatch.setattr(choose_network, "CudaRecorder", Recorder)
+    monkeypatch.setattr(networks, "CudaRecorder", Recorder)
+    monkeypatch.setattr(kernels, "_on_gpu", lambda _: True)
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
@@ -96,14 +103,14 @@ def twice_the_output(*args: Any, **more: Any) -> None:
 
 
 real_attend = attention.attend
-real_attention = decode_reference.decode_attention
+real_attention = attention_reference.decode_attention
 WRONG = {
-    "sparse FFN through an index": (reference, "sparse_ffn", doubled(reference.sparse_ffn)),
-    "masked linear": (reference, "masked_linear", doubled(reference.masked_linear)),
-    "scores": (decode_reference, "observe", lambda z, slot, total: total.fill_(1)),
-    "inputs above a threshold": (decode_reference, "magnitude", doubled(decode_reference.magnitude)),
-    "decode attention": (decode_reference, "decode_attention", twice_the_output),
-    "recorded steps give the logits of plain ones": (choose_network, "CudaRecorder", Stale),
+    "sparse FFN through an index": (ffn_reference, "sparse_ffn", doubled(ffn_reference.sparse_ffn)),
+    "masked linear": (linear_reference, "masked_linear", doubled(linear_reference.masked_linear)),
+    "scores": (scores_reference, "observe", lambda z, slot, total: total.fill_(1)),
+    "inputs above a threshold": (threshold_reference, "magnitude", doubled(threshold_reference.magnitude)),
+    "decode attention": (attention_reference, "decode_attention", twice_the_output),
+    "recorded steps give the logits of plain ones": (networks, "CudaRecorder", Stale),
     "decode attention inside a model's own forward": (attention, "attend", lambda *args, **more: (2 * real_attend(*args, **more)[0], None)),
 }
 

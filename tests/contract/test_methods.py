@@ -16,7 +16,8 @@ from calibrations import calibration_for
 from families import LAYERS, NEURONS, WIDTH, build
 from regrow.core import FFNWeights, Surface
 from regrow.errors import UsageError
-from regrow.kernels import reference, sparse_ffn
+from regrow.kernels import sparse_ffn
+from regrow.kernels.pruned_ffn import reference
 from regrow.method.base import Method, Needs
 from regrow.method.presets import METHODS, make, parameters
 

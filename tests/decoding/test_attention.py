@@ -17,6 +17,7 @@ from regrow.decoding.attention import DecodeAttention
 from regrow.decoding.choose_network import Networks, attends_alike
 from regrow.decoding.network import StockNetwork
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 ATTEND = attention.attend
 LENGTHS, COLUMNS = [9, 5, 2], 16
 ALIKE = ["llama", "qwen2", "qwen3", "mistral", "phi3", "olmo2", "smollm3", "glm4"]

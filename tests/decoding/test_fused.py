@@ -25,6 +25,7 @@ from regrow.pruning.neurons import NeuronPruner
 from regrow.selection.index_set import IndexSet
 from regrow.selection.schedule import Schedule
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 KNOWN = ["llama", "mistral", "qwen2", "qwen3", "biases"]
 LENGTHS = [9, 5, 2]  # of three rows
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]

@@ -14,7 +14,7 @@ from batches import arguments, prompts
 from families import LAYERS, NEURONS, VOCABULARY, WIDTH, build
 from regrow.core import FFNWeights
 from regrow.kernels import sparse_ffn
-from regrow.kernels.compact import CompactFFN
+from regrow.kernels.pruned_ffn.compact import CompactFFN
 
 
 @dataclass

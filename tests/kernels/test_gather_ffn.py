@@ -8,9 +8,10 @@ from torch.nn.functional import gelu, relu, silu
 from transformers.activations import ACT2FN
 
 from regrow.core import FFNWeights
-from regrow.kernels import reference
-from regrow.kernels.gather import GatherFFN, activation
-from regrow.kernels.masked import InputMajorLinear
+from regrow.kernels.pruned_ffn import reference as ffn_reference
+from regrow.kernels.pruned_ffn.gather import GatherFFN, activation
+from regrow.kernels.pruned_linear import reference as linear_reference
+from regrow.kernels.pruned_linear.input_major import InputMajorLinear
 
 NEURONS, WIDTH, KEEP = 40, 24, 17
 
@@ -44,7 +45,7 @@ def test_a_sparse_ffn_of_any_number_of_rows(name: str, act: object, biased: bool
         assert ffn.load(some) == 0
         for shape in ((1, 1), (3, 1), (70, 1), (2, 3)):
             x = random(8, *shape, WIDTH)
-            want = reference.sparse_ffn(weights, some, x.view(-1, WIDTH)).view(x.shape)
+            want = ffn_reference.sparse_ffn(weights, some, x.view(-1, WIDTH)).view(x.shape)
             torch.testing.assert_close(ffn(x), want, rtol=1e-4, atol=1e-4)  # sums of up to 24 terms of about one, in another order
     assert ffn.state_bytes == 4 * NEURONS * WIDTH + 8 * 32  # an index filled up to a multiple of 16
 
@@ -54,5 +55,5 @@ def test_a_masked_linear_of_any_number_of_rows() -> None:
     linear = InputMajorLinear(weight, bias)
     for shape in ((1, 1), (70, 1), (2, 3)):
         x = random(4, *shape, WIDTH)
-        want = reference.masked_linear(x.view(-1, WIDTH), weight.t(), keep, bias).view(*shape, NEURONS)
+        want = linear_reference.masked_linear(x.view(-1, WIDTH), weight.t(), keep, bias).view(*shape, NEURONS)
         torch.testing.assert_close(linear(x, keep), want, rtol=1e-4, atol=1e-4)

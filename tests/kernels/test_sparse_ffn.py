@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from regrow.core import FFNWeights
-from regrow.kernels import reference, sparse_ffn
-from regrow.kernels.compact import CompactFFN
+from regrow.kernels import sparse_ffn
+from regrow.kernels.pruned_ffn import reference
+from regrow.kernels.pruned_ffn.compact import CompactFFN
 
 ACTS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,

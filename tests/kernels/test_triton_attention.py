@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kernels.custom_ops import check_custom_op
-from regrow.kernels import decode_reference
-from regrow.kernels.triton.attention import attention_workspace, decode_attention, split_count
+from regrow.kernels.attention import reference
+from regrow.kernels.attention.triton import attention_workspace, decode_attention, split_count
 
 NAN = float("nan")
 SCALE = 0.3
@@ -156,7 +156,7 @@ def test_the_reference_reads_up_to_the_longest(name: str, dtype: torch.dtype) ->
     longest = max(case.length) + case.width
     wanted, out = expected(q, k, v, start, length), torch.full_like(q, NAN)
     k[:, :, :longest], v[:, :, :longest] = k[:, :, :longest].nan_to_num(0), v[:, :, :longest].nan_to_num(0)
-    decode_reference.decode_attention(q, k, v, start, length, SCALE, out, *case.workspaces(), longest=longest)
+    reference.decode_attention(q, k, v, start, length, SCALE, out, *case.workspaces(), longest=longest)
     close(out, wanted, v)
 
 

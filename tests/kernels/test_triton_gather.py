@@ -12,9 +12,9 @@ from torch.nn.functional import linear
 from kernels.operands import framed, poisoned, random, shuffled, summed, within
 from kernels.test_sparse_ffn import ACTS
 from regrow.core import FFNWeights
-from regrow.kernels import reference
-from regrow.kernels.triton.gather import ACTIVATIONS, down_gather, gated_gather, gated_tile, launch_gated
-from regrow.kernels.triton.split import H100_SHARED, LARGEST_ROWS, Tile, blocks, partial_tile, resident, sum_rows, workspace_shape
+from regrow.kernels.pruned_ffn import reference
+from regrow.kernels.pruned_ffn.triton import ACTIVATIONS, down_gather, gated_gather, gated_tile, launch_gated
+from regrow.kernels.split_sums import H100_SHARED, LARGEST_ROWS, Tile, blocks, partial_tile, resident, sum_rows, workspace_shape
 
 ROWS = 1, 2, 3, 7, 16, 17, 33, 64
 # bfloat16 only for one row: the interpreter's matrix product of bfloat16 is wrong (compiled ahead of time, it is covered for all rows).

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from kernels.operands import framed, poisoned, random, summed, within
 from kernels.test_triton_gather import case
-from regrow.kernels import reference
-from regrow.kernels.triton.masked import masked_linear
-from regrow.kernels.triton.split import Tile, sum_rows, workspace_shape
+from regrow.kernels.pruned_linear import reference
+from regrow.kernels.pruned_linear.triton import masked_linear
+from regrow.kernels.split_sums import Tile, sum_rows, workspace_shape
 
 KEPT = {
     "all": lambda i: i >= 0,

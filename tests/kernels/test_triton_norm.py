@@ -13,12 +13,15 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from kernels.custom_ops import check_custom_op
-from regrow.kernels import decode_reference
-from regrow.kernels.triton import norm
+from regrow.kernels.norm import reference as norm_reference
+from regrow.kernels.norm import triton as norm
+from regrow.kernels.rotary import reference as rotary_reference
+from regrow.kernels.rotary import triton as rotary
 
 EPS = 1e-6
 NAN = float("nan")
-EITHER = pytest.mark.parametrize("of", [norm, decode_reference], ids=["kernel", "reference"])
+EITHER = pytest.mark.parametrize("of", [norm, norm_reference], ids=["kernel", "reference"])
+EITHER_TURN = pytest.mark.parametrize("of", [rotary, rotary_reference], ids=["kernel", "reference"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 # The mean of the squares is added up in another order, so that a quotient may round to the next number: one unit, and one of the product.
 UNIT = {torch.float32: 2**-23, torch.float16: 2**-10}
@@ -119,7 +122,7 @@ class Step:
         return query.transpose(1, 2), caches
 
 
-@EITHER
+@EITHER_TURN
 @DTYPES
 @pytest.mark.parametrize("normed", [False, True], ids=["llama", "qwen3"])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_width"), [(2, 2, 16), (7, 1, 80), (12, 4, 32)])
@@ -136,7 +139,7 @@ def test_queries_and_keys_are_turned_and_written(
     torch.testing.assert_close(step.caches[1].float(), caches[1], rtol=0, atol=0, equal_nan=True)
 
 
-@EITHER
+@EITHER_TURN
 def test_heads_are_rounded_as_qwens_are(of: Any) -> None:
     """At position 0 nothing turns."""
     step = Step(2, 1, 16, torch.float16, True)
@@ -147,7 +150,7 @@ def test_heads_are_rounded_as_qwens_are(of: Any) -> None:
     torch.testing.assert_close(step.caches.float(), caches, rtol=0, atol=0, equal_nan=True)
 
 
-@EITHER
+@EITHER_TURN
 def test_heads_may_be_parts_of_wider_tensors(of: Any) -> None:
     """Caches with keys and values side by side and positions before heads; queries and out with gaps."""
     step = Step(4, 2, 16, torch.float32, True)
@@ -167,11 +170,11 @@ def test_refuses_what_it_would_read_wrongly() -> None:
     step = Step(2, 1, 16, torch.float32, True)
     step.weights = (step.weights[0], None)
     with pytest.raises(ValueError, match="both or neither"):
-        step.run(norm.rope_cache)
+        step.run(rotary.rope_cache)
     step = Step(2, 1, 16, torch.float32, False)
     step.at = step.at[:, :1].expand(2, 3)
     with pytest.raises(ValueError, match="contiguous"):
-        step.run(norm.rope_cache)
+        step.run(rotary.rope_cache)
     with pytest.raises(ValueError, match="adjacent"):
         norm.add_rms_norm(None, normal(4, 3).t(), normal(4), EPS, torch.empty(3, 4))
 
@@ -186,4 +189,4 @@ def test_the_rotary_embedding_is_a_custom_operator(normed: bool) -> None:
     step = Step(2, 1, 16, torch.float32, normed)
     tables = step.cos, step.sin, step.position, step.at
     arguments = (step.qkv, *step.weights, EPS, *tables, *step.caches.nan_to_num(0).unbind(), step.out.nan_to_num(0))
-    check_custom_op(norm.rope_cache, arguments)
+    check_custom_op(rotary.rope_cache, arguments)

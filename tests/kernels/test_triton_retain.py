@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from kernels.custom_ops import check_custom_op
-from regrow.kernels import decode_reference
-from regrow.kernels.triton.retain import exceeding
+from regrow.kernels.threshold import reference
+from regrow.kernels.threshold.triton import exceeding
 
 NAN = float("nan")
 
@@ -23,7 +23,7 @@ def scores(x: Tensor, slot: Tensor, norms: Tensor | None, abs_mean: bool) -> Ten
     return mean if norms is None else mean * norms.double()
 
 
-@pytest.mark.parametrize("implementation", [exceeding, decode_reference.exceeding], ids=["kernel", "reference"])
+@pytest.mark.parametrize("implementation", [exceeding, reference.exceeding], ids=["kernel", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("weighed", [False, True])
 @pytest.mark.parametrize("abs_mean", [False, True])

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from kernels.custom_ops import check_custom_op
 from regrow.core import Spec
-from regrow.kernels import decode_reference
-from regrow.kernels.triton.score import observe, observe_workspace
+from regrow.kernels.scores import reference
+from regrow.kernels.scores.triton import observe, observe_workspace
 from regrow.selection.budget import parse_sparsity
 from regrow.selection.index_set import IndexSet
 from regrow.selection.schedule import Schedule
@@ -45,7 +45,7 @@ def run(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
     wanted, given = expected(z, slot, total), total.clone()
     observe(z, torch.tensor(slot), total, poisoned(1, *z.shape))
     torch.testing.assert_close(total.double(), wanted, rtol=RTOL, atol=0)
-    decode_reference.observe(z, torch.tensor(slot), given)
+    reference.observe(z, torch.tensor(slot), given)
     torch.testing.assert_close(given.double(), wanted, rtol=RTOL, atol=0)
     return total
 
@@ -109,7 +109,7 @@ def test_all_layers_at_once_give_the_bits_of_one_after_the_other() -> None:
         observe(z[layer], slot, one_by_one[layer], poisoned(1, 5, 600))
     observe(z, slot, together, poisoned(3, 5, 600))
     assert torch.equal(one_by_one, together)
-    decode_reference.observe(z, slot, total)
+    reference.observe(z, slot, total)
     torch.testing.assert_close(total, together, rtol=RTOL, atol=0)
 
 
@@ -127,7 +127,7 @@ def test_the_reference_is_the_accumulation_of_index_sets() -> None:
     z[4] = 0
     total = state.total[1].clone()
     method.observe(state, 1, z, slot)
-    decode_reference.observe(z, slot, total)
+    reference.observe(z, slot, total)
     assert torch.equal(state.total[1], total)
 
 

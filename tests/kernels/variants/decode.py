@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernels.ahead_of_time import Variant
-from regrow.kernels.triton import attention, norm, score
-from regrow.kernels.triton import retain as retaining
+from regrow.kernels.attention import triton as attention
+from regrow.kernels.norm import triton as norm
+from regrow.kernels.rotary import triton as rotary
+from regrow.kernels.scores import triton as score
+from regrow.kernels.threshold import triton as retaining
 
 SHAPES = {"qwen2-7b": (3584, 18944, 28, 4), "llama-8b": (4096, 14336, 32, 8)}  # D, F, query heads, key-value heads
 HEAD, CAPACITY, BATCH = 128, 4096, 16
@@ -76,12 +79,12 @@ def add_rms_norm(shape: str, dtype: str, add: bool) -> Variant:
 
 def rope_cache(shape: str, dtype: str, normed: bool) -> Variant:
     _, _, heads, kv_heads = SHAPES[shape]
-    kernel, pointer = norm.turn_heads, f"*{dtype}"
+    kernel, pointer = rotary.turn_heads, f"*{dtype}"
     weights = dict.fromkeys(("q_weight", "k_weight"), pointer if normed else "*fp32")
     types = dict.fromkeys(("qkv", "k_cache", "v_cache", "out"), pointer) | dict.fromkeys(("cos", "sin"), "*fp32") | weights
     types |= dict.fromkeys(("position", "at"), "*i64") | {"eps": "fp32"} | strides(kernel, "qkv", "k", "v", "out")
-    sizes = {"NORM": normed, "QUERIES": heads, "KEYS": kv_heads, "HALF": HEAD // 2, "PADDED": HEAD // 2, "HEADS": norm.HEADS}
-    return variant(f"{'norm ' * normed}turn {shape} {dtype}", kernel, types, sizes, norm.TURN_WARPS)
+    sizes = {"NORM": normed, "QUERIES": heads, "KEYS": kv_heads, "HALF": HEAD // 2, "PADDED": HEAD // 2, "HEADS": rotary.HEADS}
+    return variant(f"{'norm ' * normed}turn {shape} {dtype}", kernel, types, sizes, rotary.TURN_WARPS)
 
 
 QWEN, LLAMA = SHAPES

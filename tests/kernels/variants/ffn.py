@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kernels.ahead_of_time import SMALL_SHARED, Variant
-from regrow.kernels.triton.gather import gated_dot, gated_tile, gated_vector
-from regrow.kernels.triton.split import (
+from regrow.kernels.pruned_ffn.triton import gated_dot, gated_tile, gated_vector
+from regrow.kernels.split_sums import (
     ADD,
     H100_SHARED,
     PROCESSORS,

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 
 @final
-class PlainMasked:
+class AllWeightsLinear:
     state_bytes = 0
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:

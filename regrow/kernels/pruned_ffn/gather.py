@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from regrow.core import FFNWeights
-from regrow.kernels.triton.gather import down_gather, gated_gather
-from regrow.kernels.triton.split import LARGEST_ROWS, workspace_shape
+from regrow.kernels.pruned_ffn.triton import down_gather, gated_gather
+from regrow.kernels.split_sums import LARGEST_ROWS, workspace_shape
 
 _ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "silu": functional.silu,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regrow.kernels.triton.split import sum_rows
+from regrow.kernels.split_sums import sum_rows
 
 
 @torch.library.custom_op("regrow::masked_linear", mutates_args=("workspace", "out"))

@@ -13,7 +13,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from regrow.kernels.triton.split import H100_SHARED, LARGEST_ROWS, Tile, blocks, check, depth, fit, most_shared, resident, sum_rows
+from regrow.kernels.split_sums import H100_SHARED, LARGEST_ROWS, Tile, blocks, check, depth, fit, most_shared, resident, sum_rows
 
 ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh", "relu")
 

@@ -7,8 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from regrow.kernels.triton.masked import masked_linear
-from regrow.kernels.triton.split import LARGEST_ROWS, workspace_shape
+from regrow.kernels.pruned_linear.triton import masked_linear
+from regrow.kernels.split_sums import LARGEST_ROWS, workspace_shape
 
 
 @final

@@ -1,4 +1,4 @@
-"""What stands between the linears of a block, in one kernel each: residual and RMSNorm; rotary embedding and the write to the cache."""
+"""Rotary embedding and the write to the cache, in one kernel."""
 
 from __future__ import annotations
 
@@ -9,29 +9,6 @@ from torch import Tensor
 
 HEADS = 8  # that a program of rope_cache turns
 TURN_WARPS = 2  # one load of 16 bytes a thread
-
-
-def norm_warps(width: int) -> int:
-    """One load of 16 bytes a thread, where numbers have 2."""
-    return min(16, max(1, (1 << (width - 1).bit_length()) // 256))
-
-
-@torch.library.custom_op("regrow::add_rms_norm", mutates_args=("residual", "out"))
-def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """residual [T, D] += x [T, D], unless x is None; then out [T, D] = weight [D] * residual / sqrt(mean(residual^2) + eps).
-
-    Rounded as transformers' LlamaRMSNorm does it: the sum to the type of the residual, the norm in float32, its quotient to that type
-    before the product with the weight. Any stride between tokens.
-    """
-    if any(tensor is not None and tensor.stride(-1) != 1 for tensor in (x, residual, weight, out)):
-        raise ValueError("the channels of a token have to be adjacent in memory")
-    tokens, width = residual.shape
-    if not tokens:
-        return
-    norm_token[(tokens,)](
-        residual if x is None else x, residual, weight, out, eps, 0 if x is None else x.stride(0), residual.stride(0), out.stride(0),
-        x is not None, width, triton.next_power_of_2(width), num_warps=norm_warps(width),
-    )  # fmt: skip
 
 
 @torch.library.custom_op("regrow::rope_cache", mutates_args=("k_cache", "v_cache", "out"))
@@ -61,25 +38,6 @@ def rope_cache(
         *qkv.stride()[:2], *k_cache.stride()[:3], *v_cache.stride()[:3], *out.stride()[:3],
         q_weight is not None, heads, kv_heads, head_width // 2, triton.next_power_of_2(head_width // 2), HEADS, num_warps=TURN_WARPS,
     )  # fmt: skip
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def norm_token(
-    x: tl.tensor, residual: tl.tensor, weight: tl.tensor, out: tl.tensor, eps: float, x_token: int, residual_token: int, out_token: int,
-    ADD: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
-) -> None:  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, PADDED)
-    inside = column < WIDTH
-    scale = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    stored = tl.load(residual + token * residual_token + column, mask=inside, other=0.0)
-    if ADD:
-        added = tl.load(x + token * x_token + column, mask=inside, other=0.0)
-        stored = (stored.to(tl.float32) + added.to(tl.float32)).to(stored.dtype)
-        tl.store(residual + token * residual_token + column, stored, mask=inside)
-    wide = stored.to(tl.float32)
-    normed = wide * tl.rsqrt(tl.sum(wide * wide, axis=0) / WIDTH + eps)
-    tl.store(out + token * out_token + column, scale * normed.to(stored.dtype).to(tl.float32), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -1,0 +1,1 @@
+"""Attention of a decode step over a cache of fixed size."""

@@ -1,0 +1,1 @@
+"""The residual of a block and its RMSNorm."""

@@ -1,0 +1,1 @@
+"""A gated FFN of which only the retained neurons are computed (paper, eq. 4)."""

@@ -1,0 +1,1 @@
+"""A linear of which only the kept inputs count (TEAL, WINA)."""

@@ -1,0 +1,11 @@
+"""The linear over kept inputs in plain PyTorch: the definition that both of its forms are tested against."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def masked_linear(x: Tensor, weight_t: Tensor, keep: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y [T, out] of x [T, in] from the inputs `keep` [in] bool alone (TEAL, WINA): weight_t is input-major, [in, out]."""
+    y = x[:, keep] @ weight_t[keep]
+    return y if bias is None else y + bias

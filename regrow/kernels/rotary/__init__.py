@@ -1,0 +1,1 @@
+"""The rotary embedding, and the write of keys and values to the cache."""
