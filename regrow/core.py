@@ -120,7 +120,6 @@ class Step:
     mode: Mode
     decode: bool  # it holds decode rows, so it is counted
     slot: Tensor  # [T] int64 memory row of each token, -1 where it is not live (padding, ended rows)
-    late: Tensor | None = None  # [T] bool: tokens of the second half of a prompt
 
 
 @final

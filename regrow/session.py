@@ -66,14 +66,13 @@ class Session:
 
     # One forward pass
 
-    def begin(self, slot: Tensor, *, prompt: bool, decode: bool, late: Tensor | None = None) -> Mode:
+    def begin(self, slot: Tensor, *, prompt: bool, decode: bool) -> Mode:
         """Announces a forward pass. `slot` [T] int64 is the memory row of each token, -1 where a token never counts (padding, ended rows).
-        `prompt`: it holds prompt tokens, so it is exact for every row; `decode`: it holds decode rows, so the clock advances.
-        `late` [T] bool: tokens of the second half of a prompt, which some methods prune all the same."""
+        `prompt`: it holds prompt tokens, so it is exact for every row; `decode`: it holds decode rows, so the clock advances."""
         self._clock += decode
         self._decoding = decode
         mode = Mode.OBSERVE if prompt and self._schedule.prunes else self._schedule.mode(self._clock)
-        self._step = Step(mode, decode, slot if prompt else self._kept(slot), late)
+        self._step = Step(mode, decode, slot if prompt else self._kept(slot))
         if self.pruner is not None:
             self.pruner.begin(self._step)
         if decode:

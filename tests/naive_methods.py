@@ -87,7 +87,6 @@ class Now:
 
     decode: bool
     live: list[bool]  # [B] of a decode step: the token fed is not an EOS, nor after one
-    late: list[list[int]]  # [B] of a prompt: where its last floor(T_b / 2) tokens are
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,6 @@ class Inputs:
     sparsity: str = "0.5"
     norms: bool = False
     share: str = "mean_abs"
-    second_half: bool = False
     sites: Sequence[str] = tuple(SITES)
 
     def places(self, model: Any) -> list[Place]:
@@ -127,15 +125,10 @@ class Inputs:
 
     def forward(self, place: Place, x: Tensor, now: Now, taken: dict[str, list[int]]) -> Tensor:
         """Return the output [B, T, out] for x [B, T, n]; a decode step adds to `taken`."""
-        x = x.clone()
         if now.decode:
             kept = self.kept(place, [row[0] for row, live in zip(x, now.live, strict=True) if live])
             taken[place.site][place.layer] += len(kept) * place.module.out_features
             x = only(x, kept)
-        elif self.second_half:
-            for row, late in zip(x, now.late, strict=True):
-                for t in late:
-                    row[t] = only(row[t], self.kept(place, [row[t]]))
         return type(place.module).forward(place.module, x)
 
 
@@ -181,7 +174,7 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], settings: Settings, r
     ids, mask = naive.left_pad(prompts, settings.pad)
     writer, cache = naive.Writer(settings, len(prompts)), DynamicCache(config=model.config)
     taken = {site: [0] * model.config.num_hidden_layers for site in rule.sites}
-    now, steps = Now(False, [], [list(range(ids.shape[1] - len(prompt) // 2, ids.shape[1])) for prompt in prompts]), 0
+    now, steps = Now(decode=False, live=[]), 0
     with torch.no_grad(), ExitStack() as stack:
         for place in rule.places(model):
             assert "forward" not in vars(place.module), "the reference needs an unpatched model"
@@ -193,7 +186,7 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], settings: Settings, r
             if writer.done():
                 break
             steps += 1
-            now = Now(True, [not finished for finished in writer.finished()], [])
+            now = Now(decode=True, live=[not finished for finished in writer.finished()])
             ids = torch.tensor([[row[-1]] for row in writer.generated])
             mask = torch.cat([mask, torch.ones(len(prompts), 1, dtype=mask.dtype)], dim=1)
     dense = sizes(model, steps)

@@ -49,7 +49,7 @@ def _method(config: RunConfig) -> str:
     from regrow.method.presets import METHODS
     from regrow.method.presets import parameters as defaults
 
-    known = defaults(config.method) if config.method in METHODS else {}
+    known = {**METHODS[config.method].retired, **defaults(config.method)} if config.method in METHODS else {}
     told = {name: value for name, value in config.params.items() if name == "sparsity" or name not in known or value != known[name]}
     return f"{config.method} ({parameters(told)})" if told else config.method
 

@@ -108,13 +108,12 @@ class Decoder:
     def _prompt(self) -> Tensor:
         """The whole prompt, in chunks if the configuration says so; logits [B, V] of its last position."""
         slot = torch.where(self.prompt_mask.bool(), self.rows[:, None], -1)
-        late = 2 * self.prompt_mask.cumsum(1) > self.prompt_mask.sum(dim=1, keepdim=True) + 1  # the last floor(P_b / 2) tokens of row b
         chunk = self.config.prefill_chunk_size or self.network.chunk or self.prompt_length
         for start in range(0, self.prompt_length, chunk):
             stop = min(start + chunk, self.prompt_length)
             if start:
                 self.session.end()
-            self.session.begin(slot[:, start:stop].flatten(), prompt=True, decode=False, late=late[:, start:stop].flatten())
+            self.session.begin(slot[:, start:stop].flatten(), prompt=True, decode=False)
             logits = self._forward(self.ids[:, start:stop], self.prompt_positions[:, start:stop], stop)
         return logits
 

@@ -38,6 +38,7 @@ class Method(ABC):
     source: ClassVar[str]
     surface: ClassVar[Surface] = Surface.NEURONS
     calibrated_by: ClassVar[tuple[str, ...]] = ("sparsity",)  # parameters that a calibration is made for: others need another
+    retired: ClassVar[Mapping[str, Any]] = {}  # parameters that older records hold, with the value that is now the only one
 
     @abstractmethod
     def check(self) -> None:
@@ -106,6 +107,7 @@ class InputMethod(Method):
     """A method that chooses inputs of the block linears, or of the FFN's alone, in every decode step."""
 
     surface: ClassVar[Surface] = Surface.INPUTS
+    retired: ClassVar[Mapping[str, Any]] = {"prompt": "dense"}
     ffn_only: bool
 
     @abstractmethod

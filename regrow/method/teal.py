@@ -16,11 +16,10 @@ class TEAL(InputMethod):
     sparsity: Sparsity = 0.5
     ffn_only: bool = False
     share: str = "mean_abs"
-    prompt: str = "dense"
 
     name: ClassVar[str] = "teal"
     summary: ClassVar[str] = "Inputs of all block linears (or the FFN's) above a threshold, at every token"
     source: ClassVar[str] = "Liu et al. 2025, github.com/FasterDecoding/TEAL"
 
     def rule(self) -> InputRule:
-        return InputRule(self.target, weighed=False, share=self.share, prompt=self.prompt, by_threshold=True)
+        return InputRule(self.target, weighed=False, share=self.share, by_threshold=True)

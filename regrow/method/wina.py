@@ -18,7 +18,6 @@ class WINA(InputMethod):
     sparsity: Sparsity = 0.5
     ffn_only: bool = False
     share: str = "mean_abs"
-    prompt: str = "dense"
     selection: str = "threshold"
 
     name: ClassVar[str] = "wina"
@@ -28,4 +27,4 @@ class WINA(InputMethod):
     def rule(self) -> InputRule:
         if self.selection not in SELECTIONS:
             raise UsageError(f"unknown selection {self.selection!r}; choose one of {', '.join(SELECTIONS)}")
-        return InputRule(self.target, weighed=True, share=self.share, prompt=self.prompt, by_threshold=self.selection == "threshold")
+        return InputRule(self.target, weighed=True, share=self.share, by_threshold=self.selection == "threshold")

@@ -21,7 +21,6 @@ from regrow.selection.index_set import largest
 from regrow.selection.schedule import ALWAYS_SPARSE
 
 SHARES = ("mean_abs", "abs_mean")
-PROMPTS = ("dense", "second_half")
 
 
 @final
@@ -30,19 +29,17 @@ class InputRule:
     """An input component's score is |x_i|, or |x_i| ||W[:, i]||_2 if `weighed`.
 
     `share`: over the live rows of a batch the mean of |x_i|, or the magnitude of the mean of x_i. Kept is what exceeds the linear's
-    threshold or, without one, the k largest. `prompt`: dense, or each token of its second half for itself.
+    threshold or, without one, the k largest.
     """
 
     sparsity: Decimal
     weighed: bool
     share: str
-    prompt: str
     by_threshold: bool
 
     def __post_init__(self) -> None:
-        for name, value, choices in (("share", self.share, SHARES), ("prompt", self.prompt, PROMPTS)):
-            if value not in choices:
-                raise UsageError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+        if self.share not in SHARES:
+            raise UsageError(f"unknown share {self.share!r}; choose one of {', '.join(SHARES)}")
 
 
 @final
@@ -78,10 +75,6 @@ class InputPruner(Pruner):
             return linear(x, of.weight, of.bias)
         if step.mode is Mode.SPARSE:
             return self._sparse[place](x, self._shared(place, x.flatten(0, -2), step.slot))
-        if step.late is not None and self._rule.prompt == "second_half":
-            rows = x.flatten(0, -2)
-            keep = self._kept(place, self.scores(place, rows)) | ~step.late[:, None]
-            x = torch.where(keep, rows, 0).view_as(x)
         return linear(x, of.weight, of.bias)
 
     def scores(self, place: int, x: Tensor) -> Tensor:
@@ -99,12 +92,6 @@ class InputPruner(Pruner):
         """Of the magnitudes [..., in]."""
         norms = self._norms[place]
         return size if norms is None else size * norms.to(size.dtype)
-
-    def _kept(self, place: int, score: Tensor) -> Tensor:
-        """[..., in] bool of the scores."""
-        if self._threshold is not None:
-            return score > self._threshold[place]
-        return largest(score, self._keep[place])
 
     @property
     def state_bytes(self) -> int:

@@ -163,7 +163,7 @@ def test_a_fingerprint_samples_large_parameters_evenly() -> None:
 
 TEAL, BAP = make("teal", sparsity=0.3), make("bap", selection="threshold")
 FITS = [
-    (TEAL, make("teal", sparsity="0.30", ffn_only=True, share="abs_mean", prompt="second_half")),
+    (TEAL, make("teal", sparsity="0.30", ffn_only=True, share="abs_mean")),
     (make("wanda"), make("wanda", sparsity="0.5")),
     (BAP, make("bap", selection="threshold", period=7, aggregate="mean")),
 ]

@@ -14,6 +14,8 @@ from samples import CONFIG
         ("dense", {}, "dense"),
         ("griffin", {"sparsity": 0.5}, "griffin (sparsity=0.5)"),
         ("bap", {"sparsity": 0.7, "init_steps": 16, "period": 20, "memory": "max"}, "bap (sparsity=0.7, init_steps=16)"),
+        ("teal", {"sparsity": 0.5, "ffn_only": True, "prompt": "dense"}, "teal (sparsity=0.5, ffn_only=True)"),
+        ("wina", {"sparsity": 0.5, "prompt": "second_half"}, "wina (sparsity=0.5, prompt=second_half)"),
         ("of another version", {"sparsity": 0.5, "x": 1}, "of another version (sparsity=0.5, x=1)"),
     ],
 )

@@ -36,7 +36,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
     "every-token mean": ("every-token", {"aggregate": "mean"}),
     "teal ffn": ("teal", {"ffn_only": True}),
     "teal abs_mean": ("teal", {"share": "abs_mean"}),
-    "teal second half": ("teal", {"prompt": "second_half"}),
     "wina topk": ("wina", {"selection": "topk"}),
     "cats rows": ("cats", {"share": "none"}),
 }
@@ -199,7 +198,6 @@ def test_bad_parameters_are_refused_before_any_model(name: str) -> None:
         "decay": 2,
         "selection": "best",
         "share": "max",
-        "prompt": "sparse",
         "pattern": "4:8",
         "seed": -1,
     }

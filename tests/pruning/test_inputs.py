@@ -32,12 +32,17 @@ batches = st.integers(1, 5).flatmap(lambda rows: integers(rows, WIDTH))
 weights = integers(OUT, WIDTH)
 
 
-def run(x: Tensor, weight: Tensor, threshold: float | None = None, live: list[bool] | None = None, **rule: Any) -> tuple[Tensor, int]:
-    """Return the output [B, out] of a decode step on rows x [B, in], and the weights it counts."""
-    given = {"sparsity": Decimal("0.5"), "weighed": False, "share": "mean_abs", "prompt": "dense", "by_threshold": threshold is not None}
+def pruner_of(weight: Tensor, threshold: float | None, **rule: Any) -> InputPruner:
+    """Return the pruner of a model of one linear."""
+    given = {"sparsity": Decimal("0.5"), "weighed": False, "share": "mean_abs", "by_threshold": threshold is not None}
     sizes = {Site.O: [weight.numel()]}
     blocks = Blocks([0], [], [Linear("a.0.o_proj", 0, Site.O, weight, None)], sizes, sizes)
-    pruner = InputPruner(InputRule(**given | rule), blocks, None if threshold is None else torch.tensor([threshold], dtype=torch.float64))
+    return InputPruner(InputRule(**given | rule), blocks, None if threshold is None else torch.tensor([threshold], dtype=torch.float64))
+
+
+def run(x: Tensor, weight: Tensor, threshold: float | None = None, live: list[bool] | None = None, **rule: Any) -> tuple[Tensor, int]:
+    """Return the output [B, out] of a decode step on rows x [B, in], and the weights it counts."""
+    pruner = pruner_of(weight, threshold, **rule)
     meter = Meter(1, x.device)
     pruner.start(len(x), meter)
     slot = torch.arange(len(x)).where(torch.tensor(live or [True] * len(x)), -1)
@@ -130,22 +135,18 @@ def test_the_k_largest_are_k(x: Tensor, weight: Tensor, share: str, weighed: boo
 
 
 @few
-@given(integers(5, WIDTH), weights, halves, st.lists(st.booleans(), min_size=5, max_size=5), st.booleans())
-def test_late_tokens_of_a_prompt_are_each_pruned_alone(x: Tensor, weight: Tensor, threshold: float, late: list[bool], topk: bool) -> None:
-    limit, sizes = None if topk else threshold, {Site.O: [weight.numel()]}
-    rule = InputRule(Decimal("0.5"), weighed=True, share="mean_abs", prompt="second_half", by_threshold=not topk)
-    blocks = Blocks([0], [], [Linear("a.0.o_proj", 0, Site.O, weight, None)], sizes, sizes)
-    pruner, meter = InputPruner(rule, blocks, None if topk else torch.tensor([threshold])), Meter(1, x.device)
+@given(batches, weights, halves, shares, st.booleans(), st.booleans())
+def test_prompts_are_processed_densely(x: Tensor, weight: Tensor, threshold: float, share: str, weighed: bool, topk: bool) -> None:
+    pruner, meter = pruner_of(weight, None if topk else threshold, share=share, weighed=weighed), Meter(1, x.device)
     pruner.start(1, meter)
-    y = pruner.run(0, x[None], Step(Mode.OBSERVE, False, torch.zeros(5, dtype=torch.int64), torch.tensor(late)))[0]
-    for token, output, is_late in zip(x, y, late, strict=True):
-        alone = run(token[None], weight, limit, weighed=True)[0][0]
-        assert torch.equal(output, alone if is_late else token @ weight.t())
+    step = Step(Mode.OBSERVE, False, torch.zeros(len(x), dtype=torch.int64))
+    pruner.begin(step)
+    assert torch.equal(pruner.run(0, x[None], step)[0], x @ weight.t())
     assert meter.kept()[Site.O] == [0]  # prompts are not in the account
 
 
 def test_a_rule_by_thresholds_does_not_start_without_them() -> None:
-    rule = InputRule(Decimal("0.5"), weighed=False, share="mean_abs", prompt="dense", by_threshold=True)
+    rule = InputRule(Decimal("0.5"), weighed=False, share="mean_abs", by_threshold=True)
     pruner = InputPruner(rule, Blocks([0], [], [], {}, {}))
     with pytest.raises(AssertionError, match="needs them"):
         pruner.start(1, Meter(1, torch.device("cpu")))
