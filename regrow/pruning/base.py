@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from torch import Tensor
 
@@ -51,6 +51,9 @@ class Pruner(ABC):
     def retained(self) -> list[Tensor]:
         """The retained neurons of each layer, in ascending order."""
         return []
+
+    def dictate(self, scores: Sequence[Tensor]) -> None:  # noqa: B027
+        """From the next batch on its n-th selection goes by scores[n] [L, F], the same for every sample, in place of the memory."""
 
     def key(self, mode: Mode) -> Hashable:
         """Of decode steps of this mode: those of the same key do the same with what lies at the same addresses. None: do not record it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import final
 
 import torch
@@ -27,9 +27,11 @@ class NeuronPruner(Pruner):
         self._keep = rule.keep(self._neurons)
         self._sparse: list[SparseFFN] = []  # from the first batch on
         self.state: IndexState | None = None  # of batches of one size
+        self._dictated: list[Tensor] = []
 
     def start(self, slots: int, meter: Meter) -> None:
         self._meter, self._kept = meter, [0] * len(self._blocks.ffns)
+        self._coming = iter(self._dictated)
         if not self._sparse:
             kind = self._blocks.ffns[0].weights.gate
             scratch = kind.new_empty(self._keep, self._width)
@@ -80,12 +82,17 @@ class NeuronPruner(Pruner):
         # The host waits for the answer only where it can be no.
         if self._rule.may_lose_all and not bool(self._rule.counted(state, rows).any()):
             return False
+        if self._dictated:
+            state.memory.copy_(next(self._coming)[:, None])
         self._rule.select(state, rows)
         retained = self.retained
         self._kept = [len(index) for index in retained]
         moved = sum(ffn.load(index) for ffn, index in zip(self._sparse, retained, strict=True))
         self._meter.refresh_bytes += 2 * moved * 3 * self._width * self._blocks.ffns[0].weights.gate.element_size()
         return True
+
+    def dictate(self, scores: Sequence[Tensor]) -> None:
+        self._dictated = [score.to(self._device, self._dtype) for score in scores]
 
     @property
     def retained(self) -> list[Tensor]:
