@@ -110,7 +110,7 @@ class FusedNetwork(Network):
             return block.output(y.transpose(1, 2).flatten(2))
         query = query.view(batch, width, of.kv_heads, groups, -1).transpose(1, 2).flatten(2, 3)  # [B, H_kv, w groups, d]
         y = scaled_dot_product_attention(query, keys, values, mask)
-        return block.output(y.view(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2))
+        return block.output(y.reshape(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2))
 
 
 def _rms_norm(x: Tensor, norm: Norm) -> Tensor:
