@@ -21,6 +21,7 @@ DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 class Sizes:
     width: int  # of an FFN
     neurons: int
+    tokens: Sequence[int]  # whose scores are added up
     attention: Sequence[tuple[int, int, int, int, int]]  # rows, tokens a row, heads, key-value heads, capacity
     halves: Sequence[torch.dtype]
     kinds: Sequence[str]  # of tiny models that run by their parts
@@ -37,6 +38,7 @@ class Sizes:
 ON_A_GPU = Sizes(
     width=3584,
     neurons=18944,
+    tokens=(1, 4, 64, 1000),
     attention=((1, 1, 28, 4, 4096), (4, 5, 28, 4, 1024), (16, 1, 32, 8, 2048), (3, 17, 32, 8, 512)),
     halves=(torch.bfloat16, torch.float16),
     kinds=("llama", "qwen2", "qwen3"),
@@ -49,10 +51,11 @@ ON_A_GPU = Sizes(
 SMALL = Sizes(
     width=48,
     neurons=80,
+    tokens=(1, 4, 64),
     attention=((2, 1, 6, 2, 90), (1, 5, 4, 4, 70)),
     halves=(torch.float16,),
     kinds=("qwen3",),
-    model={"hidden_size": 32, "intermediate_size": 640, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1},
+    model={"hidden_size": 32, "intermediate_size": 640, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2},
     methods=(Dense(),),
     batches=(2, 1),
     new=4,

@@ -58,7 +58,7 @@ def test_scores() -> None:
     """Sums of up to a thousand terms, in another order."""
     neurons, found = SIZES.neurons, []
     for dtype in SIZES.halves:
-        for tokens in (1, 4, 64, 1000):
+        for tokens in SIZES.tokens:
             z, slot = random(dtype, tokens, neurons), torch.randint(-1, 4, (tokens,), device=DEVICE)
             ours, again, theirs = torch.zeros(3, 4, neurons, device=DEVICE)
             decode_reference.observe(z, slot, theirs)
