@@ -29,9 +29,15 @@ format: $(INSTALLED) ## format the code and apply the safe lint fixes
 bench-ffn: $(INSTALLED) ## time one pruned FFN against the dense one
 	$(BIN)/python -m regrow.bench.ffn
 
-gpu: ## on a machine with a GPU: check every kernel and recorded step, then measure, with $(PYTHON) and the packages it has
+PART ?= checks kernels decode
+OUT ?= results/gpu
+MEASURED = $(filter-out checks,$(PART))
+
+gpu: ## on a machine with a GPU: check every kernel and recorded step, then measure, with $(PYTHON) and its packages (PART=checks, OUT=DIR)
+	$(if $(filter-out checks kernels decode,$(PART)),$(error PART takes checks, kernels, decode, not $(PART)))
 	@$(PYTHON) -c 'import torch, transformers, triton' 2>/dev/null || { echo "regrow: error: $(PYTHON) lacks torch, transformers or triton; name one that has them with 'make gpu PYTHON=...'" >&2; exit 1; }
-	PYTHONPATH=. $(PYTHON) -m regrow.bench.gpu
+	$(if $(filter checks,$(PART)),PYTHONPATH=.:tests $(PYTHON) -m gpu.run --out $(OUT))
+	$(if $(MEASURED),PYTHONPATH=. $(PYTHON) -m regrow.bench.gpu --out $(OUT) $(addprefix --part ,$(MEASURED)))
 
 clean: ## remove build output and caches (the environment stays; to remove it too: rm -rf .venv)
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,24 +5,25 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from regrow.adapter.find import find_ffns
 from regrow.adapter.patch import Patch
 from regrow.adapter.survey import survey
 from regrow.bench.clock import Clock
-from regrow.bench.replay import ReplayPruner
+from regrow.bench.replay import replayed
 from regrow.bench.roofline import Weights, per_step, weights_of
 from regrow.calibration.result import Calibration
 from regrow.decoding.memory import out_of_memory
 from regrow.errors import NoMemoryError
 from regrow.hosts.hugging_face import prune
 from regrow.method.base import Method
-from regrow.pruning.neurons import NeuronPruner
-from regrow.selection.schedule import ALWAYS_DENSE, Schedule
+from regrow.selection.budget import keep_count
+from regrow.selection.schedule import Schedule
 
 WARM = 3  # new tokens of runs that do not count, on a CPU: enough to make copies and caches
 
@@ -73,6 +74,8 @@ class Runner:
     def __init__(self, model: PreTrainedModel, turnover: float | None) -> None:
         self._model, self._turnover = model, turnover
         self.weights: Weights = weights_of(model)
+        ffns = find_ffns(model)
+        self._layers, self._neurons = len(ffns), len(ffns[0].weights.gate)
 
     def measure(
         self, contenders: Sequence[Contender], setting: Setting, repeats: int, progress: Callable[[str], None]
@@ -106,10 +109,8 @@ class Runner:
             self._stock(contender, ids, how, into)
             return
         with prune(self._model, contender.method, calibration=contender.calibration) as session:
-            if self._turnover is not None and session.pruner is not None and session.pruner.schedule.explore_steps:
-                # What is chosen more than once is a set of neurons.
-                selections = new // session.pruner.schedule.period + 2
-                session.pruner = ReplayPruner(cast("NeuronPruner", session.pruner), self._turnover, selections)
+            if self._turnover is not None:
+                session.pruner.memory.dictate(self._replayed(self._turnover, contender.method, session.pruner.schedule, new))
             self._model.generate(ids if ids.is_cuda else ids[:, :1], **{**how, "max_new_tokens": warm})  # type: ignore[operator]
             clock = Clock(ids.device)
             self._model.generate(ids, mark=clock.mark, **how)  # type: ignore[operator]
@@ -117,6 +118,12 @@ class Runner:
             report = session.report()
             if len(report.turnover) and report.updates > 1:
                 into.turnover = statistics.mean(report.turnover)
+
+    def _replayed(self, turnover: float, method: Method, schedule: Schedule, new: int) -> list[Tensor]:
+        """Scores for every selection there can be in `new` tokens: one after the prompt, and where a phase ends."""
+        selections = 1 + sum(schedule.closes(step) for step in range(1, new))
+        keep = keep_count(method.target, self._neurons)
+        return replayed(self._layers, self._neurons, keep, turnover=turnover, selections=selections)
 
     def _stock(self, contender: Contender, ids: Tensor, how: Mapping[str, Any], into: Measured) -> None:
         clock = Clock(ids.device)
@@ -136,8 +143,7 @@ class Runner:
 
     def _schedule(self, method: Method, calibration: Calibration | None) -> Schedule:
         blocks, _ = survey(self._model, method.surface, method.sites)
-        pruner = method.pruner(blocks, calibration.tensors if calibration else {})
-        return ALWAYS_DENSE if pruner is None else pruner.schedule
+        return method.pruner(blocks, calibration.tensors if calibration else {}).schedule
 
 
 @final

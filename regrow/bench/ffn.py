@@ -5,7 +5,6 @@ Layers are used in turn, so that no layer's weights are still in the cache when 
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import statistics
@@ -16,13 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
 
-from regrow.core import FFNWeights
+from regrow.bench.operands import dense_ffn, ffn_weights, normal
 from regrow.decoding.cpu_matmul import products_for
 from regrow.kernels import SparseFFN, sparse_ffn
 
 WIDTH, NEURONS = 1536, 8960  # Qwen2.5-1.5B
+SPARSITY = 0.5
+DTYPES, ROWS = (torch.bfloat16, torch.float32), (1, 4, 16)
+LAYERS, REPEATS = 4, 15
 STEPS = 20  # decode steps that share one refresh
 TURNOVER = 0.2  # share of the retained neurons that a refresh replaces
 
@@ -30,19 +31,19 @@ TURNOVER = 0.2  # share of the retained neurons that a refresh replaces
 def measure(dtype: torch.dtype, rows: int, *, sparsity: float, layers: int, repeats: int) -> dict[str, Any]:
     """Milliseconds per layer (median, quartiles over `repeats`) for x [rows, D], and their ratio with the refresh shared by 20 steps."""
     generator = torch.Generator().manual_seed(0)
-    weights = [_weights(dtype, generator) for _ in range(layers)]
+    weights = [ffn_weights(WIDTH, NEURONS, dtype=dtype) for _ in range(layers)]
     keep = NEURONS - round(NEURONS * sparsity)
     scratch = torch.empty(keep, WIDTH, dtype=dtype)
     sparse = [sparse_ffn(w, keep, scratch) for w in weights]
     index = torch.randperm(NEURONS, generator=generator)[:keep].sort().values
     _refresh(sparse, index)
-    x = torch.randn(rows, WIDTH, generator=generator).to(dtype)
+    x = normal(rows, WIDTH, dtype=dtype)
 
     times: dict[str, list[float]] = {"dense": [], "sparse": [], "refresh": []}
     with products_for(rows, x.device, dtype):
         for _ in range(repeats + 2):  # the first two warm up
             index = _turned(index, generator)
-            times["dense"].append(_clock(lambda: [_dense(w, x) for w in weights]) / layers)
+            times["dense"].append(_clock(lambda: [dense_ffn(w, x) for w in weights]) / layers)
             times["refresh"].append(_clock(partial(_refresh, sparse, index)) / layers)
             times["sparse"].append(_clock(lambda: [ffn(x) for ffn in sparse]) / layers)
     ms = {name: statistics.median(values[2:]) for name, values in times.items()}
@@ -54,17 +55,6 @@ def measure(dtype: torch.dtype, rows: int, *, sparsity: float, layers: int, repe
 def bound(sparsity: float) -> float:
     """The ratio that the bytes allow: weights read, plus a refresh's rows read and written, over what dense reads."""
     return 1 / ((1 - sparsity) * (1 + 2 * TURNOVER / STEPS))
-
-
-def _weights(dtype: torch.dtype, generator: torch.Generator) -> FFNWeights:
-    def matrix(rows: int, columns: int) -> Tensor:
-        return torch.randn(rows, columns, generator=generator).mul_(columns**-0.5).to(dtype)
-
-    return FFNWeights(matrix(NEURONS, WIDTH), matrix(NEURONS, WIDTH), matrix(WIDTH, NEURONS), silu)
-
-
-def _dense(w: FFNWeights, x: Tensor) -> Tensor:
-    return linear(silu(linear(x, w.gate)) * linear(x, w.up), w.down)
 
 
 def _refresh(sparse: Sequence[SparseFFN], index: Tensor) -> None:
@@ -88,18 +78,14 @@ def _clock(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sparsity", type=float, default=0.5)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=15)
-    args = parser.parse_args()
-    for dtype in (torch.bfloat16, torch.float32):
-        size = 3 * NEURONS * WIDTH * torch.empty(0, dtype=dtype).element_size() / 1e6
-        print(f"{dtype}: {size:.0f} MB a dense layer; at most {bound(args.sparsity):.2f}x by bytes at {args.sparsity:.0%} sparsity")
+    torch.manual_seed(0)
+    for dtype in DTYPES:
+        size = 3 * NEURONS * WIDTH * dtype.itemsize / 1e6
+        print(f"{dtype}: {size:.0f} MB a dense layer; at most {bound(SPARSITY):.2f}x by bytes at {SPARSITY:.0%} sparsity")
     results = []
-    for dtype in (torch.bfloat16, torch.float32):
-        for rows in (1, 4, 16):
-            result = measure(dtype, rows, sparsity=args.sparsity, layers=args.layers, repeats=args.repeats)
+    for dtype in DTYPES:
+        for rows in ROWS:
+            result = measure(dtype, rows, sparsity=SPARSITY, layers=LAYERS, repeats=REPEATS)
             ms = result["ms"]
             print(
                 f"{result['dtype']:>8}  M = {rows:<2}  dense {ms['dense']:6.2f} ms  sparse {ms['sparse']:6.2f} ms  "
@@ -107,9 +93,9 @@ def main() -> None:
                 flush=True,
             )
             results.append(result)
-    setting = {"width": WIDTH, "neurons": NEURONS, "sparsity": args.sparsity, "steps_per_refresh": STEPS, "turnover": TURNOVER}
+    setting = {"width": WIDTH, "neurons": NEURONS, "sparsity": SPARSITY, "steps_per_refresh": STEPS, "turnover": TURNOVER}
     machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    print(json.dumps({"bound": bound(args.sparsity), **setting, **machine, "results": results}))
+    print(json.dumps({"bound": bound(SPARSITY), **setting, **machine, "results": results}))
 
 
 if __name__ == "__main__":

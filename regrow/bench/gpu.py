@@ -1,6 +1,7 @@
-"""Everything that needs a GPU: `python -m regrow.bench.gpu`, or `make gpu`. Correctness first; times only if all of it holds.
+"""What there is to measure on a GPU: `python -m regrow.bench.gpu`, the second half of `make gpu`.
 
-Needs torch, transformers and Triton, nothing else. Writes gpu.json to --out; the last line printed is its path.
+Needs torch, transformers and Triton, nothing else. Kernels one by one go to kernels.json in --out, decoding to decode.json, both as they
+come; decode.json is a result like those of `regrow bench`.
 """
 
 from __future__ import annotations
@@ -8,85 +9,103 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any, final
 
 import torch
 
-from regrow.bench import contenders
-from regrow.bench.bandwidth import bandwidth
+from regrow.bench.benchmark import Bound
+from regrow.bench.contenders import METHODS, methods
 from regrow.bench.decode import Setting
-from regrow.bench.gpu_checks import CHECKS, Check
 from regrow.bench.gpu_kernels import kernel_times
+from regrow.bench.machine import bandwidth, device_name
 from regrow.bench.result import PAPER, Lost, Result, Row
-from regrow.bench.run import Benchmark, device_name
+from regrow.bench.run import Listener, Plan, run
 from regrow.bench.shapes import SHAPES
-from regrow.bench.turnover import bundled_turnover
+from regrow.errors import RegrowError
 from regrow.versions import versions
 from regrow.whole_file import write_whole
 
-PARTS = ("checks", "kernels", "decode")
+PARTS = ("kernels", "decode")
+SPARSITY, NEW = "0.5", 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    args = _arguments(arguments)
+    if not torch.cuda.is_available():
+        return _fail("no GPU is visible to torch here; run this on a machine with an NVIDIA GPU")
+    try:
+        measure(args, torch.device("cuda"))
+    except RegrowError as error:
+        return _fail(str(error), error.exit_code)
+    return 0
+
+
+def measure(args: argparse.Namespace, device: torch.device) -> None:
+    """The parts asked for, in their order. Raises RegrowError where the results cannot be kept."""
+    parts = args.part or PARTS
+    if "kernels" in parts:
+        _kernels(device, args.out / "kernels.json")
+    if "decode" in parts:
+        run(_plan(args, device), Lines(), partial(_keep, args.out / "decode.json"))
+
+
+@final
+class Lines(Listener):
+    """A line a contender."""
+
+    def begin(self, result: Result) -> None: ...
+    def bounds(self, model: str, bounds: Sequence[Bound]) -> None: ...
+    def working(self, on: str, what: str) -> None: ...
+    def end(self, result: Result) -> None: ...
+
+    def rows(self, rows: Sequence[Row], lost: Sequence[Lost]) -> None:
+        for row in rows:
+            print(_size(row), _speed(row), flush=True)
+        for one in lost:
+            print(_size(one), "not measured, for lack of memory", flush=True)
+
+
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/gpu"))
     parser.add_argument("--shape", action="append", choices=SHAPES, help="default: qwen-7b")
     parser.add_argument("--batch-size", action="append", type=int, help="default: 1, 4, 8, 16, 64")
     parser.add_argument("--prompt", action="append", type=int, help="tokens; default: 128")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--part", action="append", choices=PARTS, help="default: all of them, each only if what comes before it holds")
-    args = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        print("regrow: error: no GPU is visible to torch here; run this on a machine with an NVIDIA GPU", file=sys.stderr)
-        return 1
-    return measure(args, torch.device("cuda"))
+    parser.add_argument("--part", action="append", choices=PARTS, help="default: both")
+    return parser.parse_args(given)
 
 
-def measure(args: argparse.Namespace, device: torch.device) -> int:
-    """The exit code: 1 if a check does not hold."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    path, parts = args.out / "gpu.json", args.part or PARTS
-    result = Result({**versions(), "device": device_name(device)}, bandwidth(device), {"dtype": "bfloat16", "sparsity": 0.5})
-    checks: list[dict[str, object]] = []
-    kernels: list[dict[str, object]] = []
+def _plan(args: argparse.Namespace, device: torch.device) -> Plan:
+    settings = [Setting(rows, prompt, NEW) for prompt in args.prompt or [128] for rows in args.batch_size or [1, 4, 8, 16, 64]]
+    return Plan(
+        model=None,
+        shapes=args.shape or ["qwen-7b"],
+        methods=methods(METHODS, SPARSITY),
+        settings=settings,
+        repeats=args.repeats,
+        sparsity=SPARSITY,
+        turnover=None,
+        dtype="bfloat16",
+        device=device,
+    )
 
-    def write() -> None:
-        write_whole(path, (json.dumps({**asdict(result), "checks": checks, "kernels": kernels}, indent=2) + "\n").encode())
 
-    for check in CHECKS if "checks" in parts else ():
-        checks.append(_run(check, device))
-        write()
-    if not all(check["holds"] for check in checks):
-        print(path)
-        return 1
-    for kernel in kernel_times(device, result.bandwidth["copy"]) if "kernels" in parts else ():
-        kernels.append(kernel)
+def _kernels(device: torch.device, path: Path) -> None:
+    memory = bandwidth(device)
+    found: dict[str, Any] = {"made_with": {**versions(), "device": device_name(device)}, "bandwidth": memory, "kernels": []}
+    for kernel in kernel_times(device, memory["copy"]):
+        found["kernels"].append(kernel)
         print(json.dumps(kernel), flush=True)
-        write()
-    if "decode" not in parts:
-        print(path)
-        return 0
-    turnover = bundled_turnover("0.5")
-    result.settings["turnover"] = turnover
-    for name in args.shape or ["qwen-7b"]:
-        model = SHAPES[name].build(torch.bfloat16, device)
-        methods = contenders.methods(contenders.METHODS, "0.5")
-        benchmark = Benchmark(name, model, contenders.contenders(model, methods), result.bandwidth["copy"], turnover)
-        settings = [Setting(rows, prompt, 128) for prompt in args.prompt or [128] for rows in args.batch_size or [1, 4, 8, 16, 64]]
-        for setting in settings:
-            rows = benchmark.measure(setting, args.repeats, lambda _: None)
-            result.rows.extend(rows)
-            result.lost.extend(lost := benchmark.lost(setting, rows))
-            for row in rows:
-                print(_size(row), _speed(row), flush=True)
-            for one in lost:
-                print(_size(one), "not measured, for lack of memory", flush=True)
-            write()
-    print(path)
-    return 0
+        write_whole(path, (json.dumps(found, indent=2) + "\n").encode())
+
+
+def _keep(path: Path, result: Result) -> None:
+    write_whole(path, (result.to_json() + "\n").encode())
 
 
 def _size(row: Row | Lost) -> str:
@@ -103,14 +122,9 @@ def _speed(row: Row) -> str:
     )
 
 
-def _run(check: Check, device: torch.device) -> dict[str, object]:
-    try:
-        found = check.run(device)
-    except Exception as error:  # noqa: BLE001 (of a kernel that does not compile: the others are still checked)
-        traceback.print_exc()
-        found = {"holds": False, "found": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
-    print(f"{'holds' if found['holds'] else 'FAILS'}: {check.name}: {found['found']}", flush=True)
-    return {"name": check.name, **found}
+def _fail(sentence: str, code: int = 1) -> int:
+    print(f"regrow: error: {sentence}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
 
+from regrow.bench.operands import dense_ffn, ffn_weights, normal
 from regrow.bench.shapes import SHAPES, Shape
-from regrow.core import FFNWeights, Rows, Spec
+from regrow.core import Rows, Spec
 from regrow.kernels import attention_workspace, decode_attention, masked_linear, observe, sparse_ffn
 from regrow.selection.index_set import IndexSet
 from regrow.selection.schedule import ALWAYS_SPARSE
 
+DTYPE = torch.bfloat16
 SHORT, LONG = 256, 16000  # tokens of context
 CALLS, REPEATS = 20, 7
 COLD = 150 * 2**20  # bytes, some times the cache of an H100
@@ -46,7 +47,7 @@ def _kernels(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[st
         yield f"decode attention over {context}", [_attention(shape, rows, context, device) for _ in range(_copies(size))], size
     slot, size = torch.arange(rows, device=device), 10 * rows * shape.neurons
     totals = torch.zeros(_copies(size), rows, shape.neurons, device=device)
-    yield "scores", [partial(observe, _random(device, rows, shape.neurons), slot, total) for total in totals], size
+    yield "scores", [partial(observe, _normal(device, rows, shape.neurons), slot, total) for total in totals], size
     rule = IndexSet(Decimal("0.5"), ALWAYS_SPARSE)
     state = rule.init(Spec(shape.layers, shape.neurons, rows, device, torch.float32))
     state.memory.uniform_()
@@ -56,17 +57,16 @@ def _kernels(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[st
 
 
 def _linears(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[str, list[_Call], int]]:
-    keep, size, x = shape.neurons // 2, 6 * shape.neurons * shape.width, _random(device, rows, shape.width)
+    keep, size, x = shape.neurons // 2, 6 * shape.neurons * shape.width, _normal(device, rows, shape.width)
     kept = torch.rand(shape.width, device=device) > 0.5
     dense: list[_Call] = []
     sparse: list[_Call] = []
     masked: list[_Call] = []
     for _ in range(2):
-        gate, up = (_random(device, shape.neurons, shape.width) for _ in range(2))
-        weights = FFNWeights(gate, up, _random(device, shape.width, shape.neurons), silu)
+        weights = ffn_weights(shape.width, shape.neurons, dtype=DTYPE, device=device)
         ffn = sparse_ffn(weights, keep, x.new_empty(keep, shape.width))
         ffn.load(torch.randperm(shape.neurons, device=device)[:keep].sort().values)
-        dense.append(partial(_dense, weights, x))
+        dense.append(partial(dense_ffn, weights, x))
         sparse.append(partial(ffn, x))
         masked.append(partial(masked_linear(weights.gate, None), x, kept))
     yield "dense FFN (cuBLAS)", dense, size
@@ -81,19 +81,15 @@ def _copies(size: int) -> int:
 
 def _attention(shape: Shape, rows: int, context: int, device: torch.device) -> _Call:
     heads = (rows, 1, shape.heads, shape.head_width)
-    query, out = _random(device, *heads), _random(device, *heads)
-    keys, values = (_random(device, rows, shape.kv_heads, context, shape.head_width) for _ in range(2))
+    query, out = _normal(device, *heads), _normal(device, *heads)
+    keys, values = (_normal(device, rows, shape.kv_heads, context, shape.head_width) for _ in range(2))
     workspace = attention_workspace(query, shape.kv_heads, context)
     start = torch.zeros(rows, dtype=torch.int64, device=device)
     return partial(decode_attention, query, keys, values, start, start + context - 1, shape.head_width**-0.5, out, workspace)
 
 
-def _random(device: torch.device, *sizes: int) -> Tensor:
-    return torch.randn(sizes, device=device, dtype=torch.bfloat16).mul_(sizes[-1] ** -0.5)
-
-
-def _dense(w: FFNWeights, x: Tensor) -> Tensor:
-    return linear(silu(linear(x, w.gate)) * linear(x, w.up), w.down)
+def _normal(device: torch.device, *sizes: int) -> Tensor:
+    return normal(*sizes, dtype=DTYPE, device=device)
 
 
 def _time(calls: list[_Call]) -> float:

@@ -6,7 +6,6 @@ Few rows of x through oneDNN's product and through torch's own, on weights that 
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Sequence
@@ -16,19 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from regrow.bench.bandwidth import bandwidth
 from regrow.bench.clock import Clock
-from regrow.bench.ffn import NEURONS, WIDTH
-from regrow.bench.run import device_name
+from regrow.bench.ffn import DTYPES, NEURONS, WIDTH
+from regrow.bench.machine import bandwidth, device_name
+from regrow.bench.operands import normal
 from regrow.versions import versions
 
 ROWS = 1, 2, 4, 8, 16
+LAYERS, REPEATS = 12, 7  # of weights [8960, 1536], used in turn
 CPU = torch.device("cpu")
 
 
 def measure(dtype: torch.dtype, rows: int, weights: Sequence[Tensor], repeats: int) -> dict[str, Any]:
     """For x [rows, D], how many gigabytes of weights [F, D] a second either product reads: medians over `repeats`."""
-    x = torch.randn(rows, weights[0].shape[1]).to(dtype)
+    x = normal(rows, weights[0].shape[1], dtype=dtype)
     onednn: Any = torch.backends.mkldnn
     before = onednn.enabled
     times: dict[str, list[float]] = {"own": [], "onednn": []}
@@ -48,18 +48,14 @@ def measure(dtype: torch.dtype, rows: int, weights: Sequence[Tensor], repeats: i
     return {"dtype": str(dtype).removeprefix("torch."), "rows": rows, "gb_per_second": speed}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=12, help="weights of [8960, 1536] used in turn")
-    parser.add_argument("--repeats", type=int, default=7)
-    args = parser.parse_args(arguments)
+def main() -> None:
     torch.manual_seed(0)
     found = []
     with torch.inference_mode():
-        for dtype in (torch.bfloat16, torch.float32):
-            weights = [torch.randn(NEURONS, WIDTH).to(dtype) for _ in range(args.layers)]
+        for dtype in DTYPES:
+            weights = [normal(NEURONS, WIDTH, dtype=dtype) for _ in range(LAYERS)]
             for rows in ROWS:
-                found.append(measure(dtype, rows, weights, args.repeats))
+                found.append(measure(dtype, rows, weights, REPEATS))
                 speed = found[-1]["gb_per_second"]
                 print(f"{found[-1]['dtype']} {rows} rows: torch's own {speed['own']:.1f} GB/s, oneDNN's {speed['onednn']:.1f}", flush=True)
     read = bandwidth(CPU)["read"] / 1e9

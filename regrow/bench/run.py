@@ -1,97 +1,111 @@
-"""The benchmark: bytes and bounds first, then the clock."""
+"""The benchmark's one driver: from a plan to its results, one model after another, kept after every setting."""
 
 from __future__ import annotations
 
-import platform
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import final
+from typing import Protocol, final
 
 import torch
 from transformers import PreTrainedModel
 
-from regrow.bench.decode import Contender, Measured, Runner, Setting
-from regrow.bench.result import Lost, Row, Spread
-
-BASELINE = "dense"  # through Regrow's loop, that every ratio is to
+from regrow.bench.benchmark import Benchmark, Bound
+from regrow.bench.contenders import contenders
+from regrow.bench.decode import Setting
+from regrow.bench.machine import bandwidth, device_name
+from regrow.bench.result import Lost, Result, Row
+from regrow.bench.shapes import shape
+from regrow.bench.turnover import bundled_turnover
+from regrow.errors import UsageError
+from regrow.method.base import Method
+from regrow.models import DTYPES, load
+from regrow.versions import versions
 
 
 @final
 @dataclass(frozen=True)
-class Bound:
-    """What the bytes allow, before anything is measured: a contender whose sparse steps are all that its schedule says."""
+class Plan:
+    """What is measured: every method at every setting, on one model or on random weights of some shapes."""
 
-    label: str
-    rows: int
-    bytes_per_step: float
-    ratio: float
+    model: str | None  # a directory or hub id; None: random weights of the shapes
+    shapes: Sequence[str]
+    methods: Mapping[str, Method]
+    settings: Sequence[Setting]
+    repeats: int
+    sparsity: str
+    turnover: float | None  # None: the bundled model's for shapes, a model's own otherwise
+    dtype: str
+    device: torch.device
+    trust_remote_code: bool = False
 
-
-@final
-class Benchmark:
-    """Of one model."""
-
-    def __init__(
-        self, name: str, model: PreTrainedModel, contenders: Sequence[Contender], bandwidth: float, turnover: float | None
-    ) -> None:
-        """`bandwidth` in bytes a second; `turnover`: see Runner."""
-        self._name, self._contenders, self._bandwidth = name, contenders, bandwidth
-        self.runner = Runner(model, turnover)
-
-    def bounds(self, setting: Setting) -> list[Bound]:
-        dense = self.runner.weights.dense(setting.rows, setting.context)
-        found = []
-        for contender in self._contenders:
-            if contender.method is not None:
-                size = self.runner.bytes_per_step(contender, setting)
-                found.append(Bound(contender.label, setting.rows, size, dense / size))
-        return found
-
-    def measure(self, setting: Setting, repeats: int, progress: Callable[[str], None]) -> list[Row]:
-        """Of every contender that there is enough memory for; none at all where the baseline has too little."""
-        measured = self.runner.measure(self._contenders, setting, repeats, progress)
-        if BASELINE not in measured:
-            return []
-        dense = measured[BASELINE].decode
-        return [self._row(one, measured[one.label], dense, setting) for one in self._contenders if one.label in measured]
-
-    def lost(self, setting: Setting, rows: Sequence[Row]) -> list[Lost]:
-        """The contenders that `rows` of this setting do not hold."""
-        there = {row.label for row in rows}
-        size = (setting.rows, setting.prompt, setting.new)
-        return [Lost(self._name, one.label, *size) for one in self._contenders if one.label not in there]
-
-    def _row(self, contender: Contender, measured: Measured, dense: Sequence[float], setting: Setting) -> Row:
-        size = self.runner.bytes_per_step(contender, setting)
-        steps = setting.new - 1
-        step = statistics.median(measured.decode) / steps
-        return Row(
-            model=self._name,
-            label=contender.label,
-            rows=setting.rows,
-            prompt=setting.prompt,
-            new=setting.new,
-            tokens_per_second=Spread.of([setting.rows * steps / seconds for seconds in measured.decode]),
-            ratio=Spread.of([one / other for one, other in zip(dense, measured.decode, strict=True)]),
-            ms={part: 1e3 * statistics.median(seconds) for part, seconds in measured.parts.items()},
-            bytes_per_step=size,
-            bound=self.runner.weights.dense(setting.rows, setting.context) / size,
-            bandwidth_share=size / step / self._bandwidth,
-            turnover=measured.turnover,
-        )
+    def __post_init__(self) -> None:
+        """Raises UsageError for an unknown shape or dtype."""
+        for name in self.shapes:
+            shape(name)
+        if self.dtype not in DTYPES:
+            raise UsageError(f"unknown dtype {self.dtype!r}; choose one of {', '.join(DTYPES)}")
 
 
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+class Listener(Protocol):
+    """What a benchmark tells while it runs, in this order."""
+
+    def begin(self, result: Result) -> None:
+        """The machine is known, nothing else is measured yet."""
+
+    def bounds(self, model: str, bounds: Sequence[Bound]) -> None:
+        """What the bytes of this model allow, at every setting."""
+
+    def working(self, on: str, what: str) -> None:
+        """This is under way now; told before and between what else is told."""
+
+    def rows(self, rows: Sequence[Row], lost: Sequence[Lost]) -> None:
+        """One setting is done, and kept."""
+
+    def end(self, result: Result) -> None:
+        """Everything is done."""
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def run(plan: Plan, listener: Listener, keep: Callable[[Result], None]) -> Result:
+    """Runs the plan; `keep` is given what there is after every setting.
+
+    Raises UsageError or RegrowError for a model that cannot be loaded or pruned.
+    """
+    result = Result(
+        {**versions(), "device": device_name(plan.device)},
+        bandwidth(plan.device),
+        {"sparsity": float(plan.sparsity), "dtype": plan.dtype, "repeats": plan.repeats, "methods": list(plan.methods)},
+    )
+    listener.begin(result)
+    result.settings["turnover"] = turnover = _turnover(plan, listener)
+    for name in [plan.model] if plan.model else plan.shapes:
+        listener.working(name, "loading")
+        model = _model(plan, name)
+        speed = result.bandwidth["copy" if plan.device.type == "cuda" else "read"]  # what a GPU reads for a sum falls short of it
+        _measure(plan, Benchmark(name, model, contenders(model, plan.methods), speed, turnover), result, listener, keep)
+    listener.end(result)
+    return result
+
+
+def _measure(plan: Plan, benchmark: Benchmark, result: Result, listener: Listener, keep: Callable[[Result], None]) -> None:
+    """One model at every setting of the plan."""
+    listener.bounds(benchmark.name, [bound for setting in plan.settings for bound in benchmark.bounds(setting)])
+    for setting in plan.settings:
+        rows = benchmark.measure(setting, plan.repeats, lambda what: listener.working(benchmark.name, what))
+        lost = benchmark.lost(setting, rows)
+        result.rows.extend(rows)
+        result.lost.extend(lost)
+        keep(result)
+        listener.rows(rows, lost)
+
+
+def _turnover(plan: Plan, listener: Listener) -> float | None:
+    if plan.turnover is not None or plan.model or "bap" not in plan.methods:
+        return plan.turnover
+    listener.working("the bundled model", "how much its masks change")
+    return bundled_turnover(plan.sparsity)
+
+
+def _model(plan: Plan, name: str) -> PreTrainedModel:
+    if plan.model:
+        return load(plan.model, dtype=plan.dtype, device=str(plan.device), trust_remote_code=plan.trust_remote_code).model
+    return shape(name).build(torch.bfloat16 if plan.dtype == "auto" else getattr(torch, plan.dtype), plan.device)

@@ -75,7 +75,8 @@ def bench(
     quieten(bars=model is not None)
     from regrow.bench.contenders import METHODS, methods
     from regrow.bench.decode import Setting
-    from regrow.cli.bench_run import Plan, run
+    from regrow.bench.run import Plan, run
+    from regrow.cli.bar import Bar
     from regrow.cli.bench_view import Screen, Silent
     from regrow.models import find_device
 
@@ -94,7 +95,8 @@ def bench(
         trust_remote_code,
     )
     try:
-        run(plan, Silent() if json else Screen(reference), partial(_write, out))
+        with Bar() as bar:
+            run(plan, Silent(bar) if json else Screen(bar, reference), partial(_write, out))
     except KeyboardInterrupt:
         fail("interrupted" + (f"; the batch sizes measured are kept in {out}" if out and out.exists() else ""), INTERRUPTED)
 

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, final
+from typing import final
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
+from regrow.bench.benchmark import Bound
 from regrow.bench.result import Lost, Reference, Result, Row, Spread
-from regrow.bench.run import Bound
+from regrow.bench.run import Listener
+from regrow.cli.bar import Bar
 from regrow.cli.format import NONE, rate, ratio
 
 _PARTS = ("prompt", "dense", "observe", "sparse", "refresh")
 
 
-class View(Protocol):
-    """What a benchmark tells, in this order."""
+class _WithBar(Listener):
+    """What is under way, on a bar."""
 
-    def begin(self, result: Result) -> None: ...
-    def bounds(self, model: str, bounds: Sequence[Bound]) -> None: ...
-    def rows(self, rows: Sequence[Row], lost: Sequence[Lost]) -> None: ...
-    def end(self, result: Result) -> None: ...
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._on = bar, ""
+
+    def working(self, on: str, what: str) -> None:
+        if on != self._on:
+            self._on = on
+            self._bar.begin(on, 1)
+        self._bar.show(0, what)
 
 
 @final
-class Silent:
+class Silent(_WithBar):
     """JSON on stdout at the end, and nothing else."""
 
     def begin(self, result: Result) -> None: ...
@@ -38,13 +44,16 @@ class Silent:
 
 
 @final
-class Screen:
-    def __init__(self, reference: Reference | None) -> None:
+class Screen(_WithBar):
+    """Tables on stdout as they are measured, with the ratios of an earlier result beside them."""
+
+    def __init__(self, bar: Bar, reference: Reference | None) -> None:
+        super().__init__(bar)
         self._console, self._reference = Console(highlight=False), reference
 
     def begin(self, result: Result) -> None:
         gb = {name: f"{value / 1e9:.1f}" for name, value in result.bandwidth.items()}
-        self._console.print(f"{result.made_with['device']}: memory gives {gb['read']} GB/s read, {gb['copy']} GB/s copied")
+        self._print(f"{result.made_with['device']}: memory gives {gb['read']} GB/s read, {gb['copy']} GB/s copied")
 
     def bounds(self, model: str, bounds: Sequence[Bound]) -> None:
         """A line a method, a column a batch size (the longest prompt's, where there are several)."""
@@ -55,7 +64,7 @@ class Screen:
         for label in dict.fromkeys(bound.label for bound in bounds):
             of = {bound.rows: bound for bound in bounds if bound.label == label}
             table.add_row(label, *(f"{of[size].bytes_per_step / 1e9:.3f}  {ratio(of[size].ratio)}" for size in sizes))
-        self._console.print(table)
+        self._print(table)
 
     def rows(self, rows: Sequence[Row], lost: Sequence[Lost]) -> None:
         first: Row | Lost = rows[0] if rows else lost[0]
@@ -68,15 +77,19 @@ class Screen:
             speed.add_row(row.label, *measured, *there, f"{row.bandwidth_share:.0%}")
             parts.add_row(row.label, *(f"{row.ms[part]:.1f}" if part in row.ms else NONE for part in _PARTS))
         if rows:
-            self._console.print(speed, parts)
+            self._print(speed, parts)
         if lost:
-            self._console.print(f"{size}: not measured, for lack of memory: {'; '.join(one.label for one in lost)}")
+            self._print(f"{size}: not measured, for lack of memory: {'; '.join(one.label for one in lost)}")
 
     def end(self, result: Result) -> None:
         made = ", ".join(f"{name} {value}" for name, value in result.made_with.items() if name != "device")
         changed = result.settings["turnover"]
         notes = [] if changed is None else [f"a refresh replaces {changed:.1%} of the neurons"]
-        self._console.print("; ".join([f"{result.settings['dtype']}, {made}", *notes]), style="dim")
+        self._print("; ".join([f"{result.settings['dtype']}, {made}", *notes]), style="dim")
+
+    def _print(self, *what: RenderableType, style: str | None = None) -> None:
+        with self._bar.aside():
+            self._console.print(*what, style=style)
 
     def _there(self, row: Row) -> str:
         return ratio(self._reference.ratio(row)) if self._reference else NONE

@@ -38,8 +38,8 @@ class Method(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
     surface: ClassVar[Surface] = Surface.NEURONS
-    retired: ClassVar[Mapping[str, Any]] = {}  # parameters that older records hold, with the value that is now the only one
     calibrated_by: ClassVar[tuple[str, ...]] = ("sparsity",)  # parameters that a calibration is made for: others need another
+    retired: ClassVar[Mapping[str, Any]] = {}  # parameters that older records hold, with the value that is now the only one
 
     @abstractmethod
     def check(self) -> None:

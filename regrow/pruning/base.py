@@ -28,6 +28,10 @@ class SampleMemory(ABC):
     def select(self, rows: Rows) -> Sequence[Tensor] | None:
         """Chooses anew; the retained neurons of each layer in ascending order, or None where no row counts."""
 
+    @abstractmethod
+    def dictate(self, scores: Sequence[Tensor]) -> None:
+        """From the next batch on, selection number n of a batch goes by scores[n] [L, F] in the place of what was observed."""
+
     @property
     @abstractmethod
     def turnover(self) -> list[float]:
@@ -48,6 +52,9 @@ class NoMemory(SampleMemory):
 
     def select(self, rows: Rows) -> None:
         return None
+
+    def dictate(self, scores: Sequence[Tensor]) -> None:
+        pass
 
 
 NO_MEMORY = NoMemory()

@@ -28,17 +28,16 @@ class NeuronPruner(Pruner, SampleMemory):
         self._keep = rule.keep(self._neurons)
         self._sparse: list[SparseFFN] = []  # from the first batch on
         self._seen: dict[int, Tensor] = {}  # [L, T, F] z of an observed decode pass, by T; addresses never change
-        self._dictated: Sequence[Tensor] | None = None
+        self._dictated: list[Tensor] = []
         self.state: IndexState | None = None  # of batches of one size
 
     def dictate(self, scores: Sequence[Tensor]) -> None:
-        """From the next batch on, selection number n goes by scores[n] [L, F] in the place of what was observed."""
-        self._dictated = scores
+        self._dictated = [score.to(self._device, self._dtype) for score in scores]
 
     # The batch
 
     def start(self, slots: int, meter: Meter) -> None:
-        self._meter, self._kept, self._selections = meter, [0] * self.places, 0
+        self._meter, self._kept, self._coming = meter, [0] * self.places, iter(self._dictated)
         if not self._sparse:
             kind = self._blocks.ffns[0].weights.gate
             scratch = kind.new_empty(self._keep, self._width)
@@ -111,9 +110,8 @@ class NeuronPruner(Pruner, SampleMemory):
         # The host waits for the answer only where it can be no.
         if self._rule.may_lose_all and not bool(self._rule.counted(state, rows).any()):
             return None
-        if self._dictated is not None:
-            state.memory.copy_(self._dictated[self._selections][:, None].expand_as(state.memory))
-        self._selections += 1
+        if self._dictated:
+            state.memory.copy_(next(self._coming)[:, None])
         self._rule.select(state, rows)
         retained = self._rule.retained(state)
         self._kept = [len(index) for index in retained]

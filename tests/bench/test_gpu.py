@@ -1,9 +1,11 @@
-"""`make gpu`, as far as it goes without one: its checks in Triton's interpreter, its flow on the CPU."""
+"""`make gpu`, as far as it goes without one: a defect in each of its checks, its runner, and what it measures, on the CPU."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,25 +14,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from recorder import Recorder
-from regrow import kernels
-from regrow.bench import gpu, gpu_checks, gpu_kernels, shapes
-from regrow.bench.bandwidth import bandwidth
-from regrow.bench.gpu_checks import Check
+from gpu import errors
+from gpu.interpreted import as_on_a_gpu
+from gpu.run import checks, main, run, run_all
+from gpu.sizes import SMALL
+from regrow.bench import gpu, gpu_kernels, shapes
+from regrow.bench.machine import bandwidth
+from regrow.bench.result import Reference, Result
 from regrow.bench.shapes import Shape
-from regrow.decoding import attention
-from regrow.decoding import choose_network as networks
-from regrow.decoding.choose_network import Networks
+from regrow.decoding import attention, choose_network, fused
 from regrow.kernels.attention import reference as attention_reference
 from regrow.kernels.pruned_ffn import reference as ffn_reference
 from regrow.kernels.pruned_linear import reference as linear_reference
 from regrow.kernels.scores import reference as scores_reference
 from regrow.kernels.threshold import reference as threshold_reference
-from regrow.method.dense import Dense
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 TINY = Shape("tiny", "qwen2", 2, 32, 48, 4, 2, 8, 100, True)
-BY_NAME = {check.name: check for check in gpu_checks.CHECKS}
+CHECKS = checks()
+ASKS_CUDA = "no stop of the host in a period"
 
 
 class Stale:
@@ -38,55 +41,6 @@ class Stale:
 
     def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         return lambda: None, step()
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes that the interpreter is done with in a second. It gets products of bfloat16 wrong: float16 alone."""
-    sizes = {
-        "WIDTH": 48,
-        "NEURONS": 80,
-        "KEEP": 40,
-        "NEW": 4,
-        "KINDS": ["qwen3"],
-        "METHODS": [Dense()],
-        "BATCHES": [2, 1],
-        "ATTENTION": [(2, 1, 6, 2, 90), (1, 5, 4, 4, 70)],
-        "HALVES": [torch.float16],
-    }
-    sizes["SIZES"] = {**gpu_checks.SIZES, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
-    for name, value in sizes.items():
-        monkeypatch.setattr(gpu_checks, name, value)
-    for name, value in {"COLD": 1, "SHORT": 30, "LONG": 200}.items():
-        monkeypatch.setattr(gpu_kernels, name, value)
-
-
-def test_without_a_gpu_it_says_so_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.main(["--out", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err == "regrow: error: no GPU is visible to torch here; run this on a machine with an NVIDIA GPU\n"
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps through the kernels, and recorded."""
-    made = Networks.__init__
-
-    def make(self: Networks, model: Any) -> None:
-        made(self, model)
-        self._kernels = True
-
-    monkeypatch.setattr(Networks, "__init__", make)
-    monkeypatch.setattr(networks, "CudaRecorder", Recorder)
-    monkeypatch.setattr(kernels, "_on_gpu", lambda _: True)
-
-
-@pytest.mark.usefixtures("_as_on_a_gpu")
-@pytest.mark.parametrize("name", sorted(set(BY_NAME) - {"no stop of the host in a period"}))
-def test_checks_hold(name: str) -> None:
-    """All but the one that asks CUDA itself."""
-    found = BY_NAME[name].run(CPU)
-    assert found["holds"], found
 
 
 def doubled(of: Any) -> Any:
@@ -105,34 +59,138 @@ def twice_the_output(*args: Any, **more: Any) -> None:
 real_attend = attention.attend
 real_attention = attention_reference.decode_attention
 WRONG = {
-    "sparse FFN through an index": (ffn_reference, "sparse_ffn", doubled(ffn_reference.sparse_ffn)),
+    "sparse ffn through an index": (ffn_reference, "sparse_ffn", doubled(ffn_reference.sparse_ffn)),
     "masked linear": (linear_reference, "masked_linear", doubled(linear_reference.masked_linear)),
     "scores": (scores_reference, "observe", lambda z, slot, total: total.fill_(1)),
     "inputs above a threshold": (threshold_reference, "magnitude", doubled(threshold_reference.magnitude)),
     "decode attention": (attention_reference, "decode_attention", twice_the_output),
-    "recorded steps give the logits of plain ones": (networks, "CudaRecorder", Stale),
-    "decode attention inside a model's own forward": (attention, "attend", lambda *args, **more: (2 * real_attend(*args, **more)[0], None)),
+    "recorded steps give the logits of plain ones": (choose_network, "CudaRecorder", Stale),
+    "decode attention inside a models own forward": (attention, "attend", lambda *args, **more: (2 * real_attend(*args, **more)[0], None)),
 }
 
 
+@pytest.fixture
+def _as_on_a_gpu() -> Iterator[None]:
+    with as_on_a_gpu():
+        yield
+
+
+def test_every_check_has_a_defect_that_it_finds() -> None:
+    """All but the one that asks CUDA itself."""
+    assert set(CHECKS) == {*WRONG, ASKS_CUDA}
+
+
 @pytest.mark.usefixtures("_as_on_a_gpu")
-@pytest.mark.parametrize("name", sorted(WRONG))
-def test_checks_fail_where_the_two_differ(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", WRONG)
+def test_a_check_fails_where_the_two_differ(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*WRONG[name])
-    assert not BY_NAME[name].run(CPU)["holds"]
+    assert not run(name, CHECKS[name])["holds"]
+
+
+def laid_out_as_on_a_gpu(*args: Any, **more: Any) -> Tensor:
+    """As torch's fused attention, whose result [B, H, T, d] lies in memory as [B, T, H, d]."""
+    y = real_product(*args, **more)
+    return y.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+real_product = torch.nn.functional.scaled_dot_product_attention
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
+@pytest.mark.parametrize("name", ["decode attention", "recorded steps give the logits of plain ones"])
+def test_a_check_holds_however_attention_lays_out_its_result(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (attention_reference, fused):
+        monkeypatch.setattr(module, "scaled_dot_product_attention", laid_out_as_on_a_gpu)
+    found = run(name, CHECKS[name])
+    assert found["holds"], found
 
 
 @pytest.mark.parametrize(
-    ("errors", "holds"),
+    ("found", "holds"),
     [([1e-6] * 50, True), ([1e-6] * 46 + [1e-3] * 4, True), ([1e-3] * 50, False), ([1e-6] * 49 + [0.5], False), ([float("nan")], False)],
     ids=["roundings", "a neuron swapped", "wrong", "once", "no number"],
 )
-def test_a_swapped_neuron_is_no_failure_and_other_logits_are(errors: list[float], holds: bool) -> None:
-    assert gpu_checks._alike([("a method", torch.tensor(errors))])["holds"] is holds
+def test_a_swapped_neuron_is_no_failure_and_other_logits_are(found: list[float], holds: bool) -> None:
+    assert run("logits", lambda: errors.expect_alike([("a method", torch.tensor(found))]))["holds"] is holds
+
+
+@pytest.mark.parametrize(("error", "holds"), [(4 * 2**-10, True), (5 * 2**-10, False), (float("nan"), False)])
+def test_an_error_of_more_roundings_than_allowed_fails(error: float, holds: bool) -> None:
+    one = run("a kernel", lambda: errors.expect_within([(torch.float16, 0.0), (torch.float16, error)], 4))
+    assert one["holds"] is holds
+
+
+# The runner
+
+
+def broken() -> None:
+    print("first")
+    raise RuntimeError("out of resource\nand more")
+
+
+def fails() -> None:
+    assert 1 > 2, "one is not greater"
+
+
+def test_all_checks_are_run_and_written_down_though_one_breaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"breaks": broken, "fails": fails, "holds": lambda: print("0 inputs differ"), "says nothing": lambda: None}
+    assert run_all(given, tmp_path / "made" / "here") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "FAILS: breaks: first; RuntimeError: out of resource",
+        "FAILS: fails: AssertionError: one is not greater",
+        "holds: holds: 0 inputs differ",
+        "holds: says nothing",
+    ]
+    found = json.loads((tmp_path / "made" / "here" / "checks.json").read_text())["checks"]
+    assert [(one["name"], one["holds"], one["found"]) for one in found] == [
+        ("breaks", False, "first; RuntimeError: out of resource"),
+        ("fails", False, "AssertionError: one is not greater"),
+        ("holds", True, "0 inputs differ"),
+        ("says nothing", True, ""),
+    ]
+
+
+def test_the_exit_code_is_zero_where_everything_holds(tmp_path: Path) -> None:
+    assert run_all({"holds": lambda: None}, tmp_path) == 0
+
+
+def test_what_was_checked_stays_if_the_run_is_cut_off(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all({"holds": lambda: None, "is cut off": interrupted}, tmp_path)
+    assert len(json.loads((tmp_path / "checks.json").read_text())["checks"]) == 1
+
+
+def test_checks_in_the_interpreter_are_no_checks_of_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path / "out")]) == 1
+    assert "TRITON_INTERPRET is set; unset it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_runner_needs_neither_pytest_nor_anything_else_of_the_tests() -> None:
+    """With pytest and the package's own tools made impossible to import."""
+    without = "import sys; sys.modules.update(dict.fromkeys(('pytest', '_pytest', 'hypothesis', 'typer', 'rich')))"
+    code = f"{without}; from gpu.run import checks; print(len(checks())); import regrow.bench.gpu"
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TRITON_INTERPRET": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, f"{len(CHECKS)}\n"), done.stderr
+
+
+# What is measured
+
+
+def test_without_a_gpu_it_says_so_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "regrow: error: no GPU is visible to torch here; run this on a machine with an NVIDIA GPU\n"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_every_kernel_can_be_called_and_has_bytes(rows: int) -> None:
+def test_every_kernel_can_be_called_and_has_bytes(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"COLD": 1, "SHORT": 30, "LONG": 200, "DTYPE": SMALL.halves[0]}.items():
+        monkeypatch.setattr(gpu_kernels, name, value)
     found = {}
     for name, calls, size in gpu_kernels._kernels(TINY, rows, CPU):
         calls[0]()
@@ -149,49 +207,78 @@ def test_every_kernel_can_be_called_and_has_bytes(rows: int) -> None:
     }
 
 
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: list[Check], *options: str) -> tuple[int, dict[str, Any]]:
+@pytest.fixture
+def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Return a run of the GPU's entry on the CPU, to this test's folder."""
     monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)  # type: ignore[misc]
-    monkeypatch.setattr(gpu, "CHECKS", checks)
-    monkeypatch.setattr(gpu, "bandwidth", partial(bandwidth, megabytes=1, repeats=1))
-    monkeypatch.setattr(gpu, "kernel_times", lambda *_: iter([{"kernel": "one", "us": 3.0}]))
-    monkeypatch.setattr(gpu, "bundled_turnover", lambda _: 0.25)
+    for module in ("gpu", "run"):
+        monkeypatch.setattr(f"regrow.bench.{module}.bandwidth", partial(bandwidth, megabytes=1, repeats=1))
+    monkeypatch.setattr(gpu, "kernel_times", lambda *_: iter([{"kernel": "one", "us": 3.0}, {"kernel": "two", "us": 4.0}]))
+    monkeypatch.setattr("regrow.bench.run.bundled_turnover", lambda _: 0.25)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     real = gpu.measure
     monkeypatch.setattr(gpu, "measure", lambda args, _: real(args, CPU))
-    code = gpu.main(["--out", str(tmp_path), "--shape", "tiny", "--batch-size", "2", "--repeats", "1", "--prompt", "4", *options])
-    return code, json.loads((tmp_path / "gpu.json").read_text())
+    options = ["--out", str(tmp_path), "--shape", "tiny", "--batch-size", "2", "--repeats", "1", "--prompt", "4"]
+    return lambda *more: gpu.main([*options, *more])
 
 
-def broken(_: torch.device) -> dict[str, Any]:
-    raise RuntimeError("out of resource\nand more")
-
-
-HOLDS = Check("holds", lambda _: {"holds": True, "found": "as it should be"})
-
-
-def test_it_measures_after_its_checks_and_keeps_everything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_it_measures_kernels_then_decoding_and_keeps_everything(
+    measure: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, found = measured(tmp_path, monkeypatch, [HOLDS])
-    assert code == 0
-    assert found["checks"] == [{"name": "holds", "holds": True, "found": "as it should be"}]
-    assert found["kernels"] == [{"kernel": "one", "us": 3.0}]
-    assert [row["label"] for row in found["rows"]] == ["dense", "griffin", "teal", "bap", "transformers", "transformers, static cache"]
-    said = capsys.readouterr().out
-    assert said.splitlines()[-1] == str(tmp_path / "gpu.json")
-    assert "tiny batch 2 prompt 4 bap:" in said
+    assert measure() == 0
+    found = json.loads((tmp_path / "kernels.json").read_text())
+    assert found["kernels"] == [{"kernel": "one", "us": 3.0}, {"kernel": "two", "us": 4.0}]
+    assert {"torch", "device"} <= set(found["made_with"])
+    result = Result.load(tmp_path / "decode.json")
+    assert [row.label for row in result.rows] == ["dense", "griffin", "teal", "bap", "transformers", "transformers, static cache"]
+    assert (result.settings["turnover"], result.settings["dtype"]) == (0.25, "bfloat16")
+    assert Reference.of(tmp_path / "decode.json").ratios
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line.startswith("{")] == said[:2]
+    assert any(line.startswith("tiny batch 2 prompt 4 bap:") for line in said[2:])
 
 
-def test_a_check_that_fails_or_breaks_is_written_down_and_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, found = measured(tmp_path, monkeypatch, [Check("breaks", broken), HOLDS])
-    assert code == 1
-    assert [(check["holds"], check["found"]) for check in found["checks"]] == [
-        (False, "RuntimeError: out of resource"),
-        (True, "as it should be"),
-    ]
-    assert found["kernels"] == found["rows"] == []
+@pytest.mark.parametrize(("part", "there"), [("kernels", "kernels.json"), ("decode", "decode.json")])
+def test_its_parts_can_be_run_apart(measure: Callable[..., int], tmp_path: Path, part: str, there: str) -> None:
+    assert measure("--part", part) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [there]
 
 
-def test_its_parts_can_be_run_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, found = measured(tmp_path, monkeypatch, [Check("breaks", broken)], "--part", "kernels")
-    assert (code, found["checks"], len(found["kernels"]), found["rows"]) == (0, [], 1, [])
+def test_results_that_cannot_be_kept_are_one_sentence(
+    measure: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a file").touch()
+    assert measure("--out", str(tmp_path / "a file")) == 1
+    said = capsys.readouterr().err
+    assert "cannot be written" in said
+    assert said.count("\n") == 1
+
+
+# The targets of make
+
+
+def make(*given: str) -> subprocess.CompletedProcess[str]:
+    """Return what `make gpu` would run."""
+    return subprocess.run(["make", "-n", "gpu", *given], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("given", "commands"),
+    [
+        ([], ["python3 -m gpu.run --out results/gpu", "python3 -m regrow.bench.gpu --out results/gpu --part kernels --part decode"]),
+        (["PART=checks"], ["python3 -m gpu.run --out results/gpu"]),
+        (["PART=decode", "OUT=there"], ["python3 -m regrow.bench.gpu --out there --part decode"]),
+        (["PART=decode kernels"], ["python3 -m regrow.bench.gpu --out results/gpu --part decode --part kernels"]),
+    ],
+)
+def test_make_runs_the_checks_then_what_is_measured(given: list[str], commands: list[str]) -> None:
+    done = make(*given)
+    assert done.returncode == 0, done.stderr
+    said = [line.partition(" ") for line in done.stdout.splitlines() if line.startswith("PYTHONPATH=")]
+    assert [command for _, _, command in said] == commands
+
+
+def test_make_refuses_a_part_that_is_not_there() -> None:
+    done = make("PART=check")
+    assert done.returncode
+    assert "PART takes checks, kernels, decode, not check" in done.stderr

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from command import run
 from regrow.bench import shapes
-from regrow.bench.bandwidth import bandwidth
 from regrow.bench.decode import Contender, Runner
+from regrow.bench.machine import bandwidth
 from regrow.bench.result import PAPER, Reference, Result
 from regrow.bench.shapes import Shape
 
@@ -25,7 +25,7 @@ OPTIONS = ("--cpu", "--shape", "tiny", "--batch-size", 1, "--batch-size", 3, "--
 @pytest.fixture(autouse=True)
 def tiny_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shapes.SHAPES, "tiny", Shape("tiny", "qwen2", 2, 32, 48, 4, 2, 8, 100, True))  # type: ignore[misc]
-    monkeypatch.setattr("regrow.cli.bench_run.bandwidth", partial(bandwidth, megabytes=1, repeats=1))
+    monkeypatch.setattr("regrow.bench.run.bandwidth", partial(bandwidth, megabytes=1, repeats=1))
 
 
 @pytest.fixture(scope="module")

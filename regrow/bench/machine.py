@@ -1,8 +1,10 @@
-"""What the memory of this machine gives."""
+"""The machine that a benchmark runs on: its name, and what its memory gives."""
 
 from __future__ import annotations
 
+import platform
 import statistics
+from pathlib import Path
 
 import torch
 
@@ -25,3 +27,17 @@ def bandwidth(device: torch.device, *, megabytes: int | None = None, repeats: in
         for name, seconds in clock.spans():
             times[name].append(seconds)
     return {name: size * (2 if name == "copy" else 1) / statistics.median(values[1:]) for name, values in times.items()}
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,80 @@
+"""One model, measured: bytes and bounds first, then the clock."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from transformers import PreTrainedModel
+
+from regrow.bench.decode import Contender, Measured, Runner, Setting
+from regrow.bench.result import Lost, Row, Spread
+
+BASELINE = "dense"  # through Regrow's loop, that every ratio is to
+
+
+@final
+@dataclass(frozen=True)
+class Bound:
+    """What the bytes allow, before anything is measured: a contender whose sparse steps are all that its schedule says."""
+
+    label: str
+    rows: int
+    bytes_per_step: float
+    ratio: float
+
+
+@final
+class Benchmark:
+    """Of one model."""
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, contenders: Sequence[Contender], bandwidth: float, turnover: float | None
+    ) -> None:
+        """`bandwidth` in bytes a second; `turnover`: see Runner."""
+        self.name, self._contenders, self._bandwidth = name, contenders, bandwidth
+        self.runner = Runner(model, turnover)
+
+    def bounds(self, setting: Setting) -> list[Bound]:
+        dense = self.runner.weights.dense(setting.rows, setting.context)
+        found = []
+        for contender in self._contenders:
+            if contender.method is not None:
+                size = self.runner.bytes_per_step(contender, setting)
+                found.append(Bound(contender.label, setting.rows, size, dense / size))
+        return found
+
+    def measure(self, setting: Setting, repeats: int, progress: Callable[[str], None]) -> list[Row]:
+        """Of every contender that there is enough memory for; none at all where the baseline has too little."""
+        measured = self.runner.measure(self._contenders, setting, repeats, progress)
+        if BASELINE not in measured:
+            return []
+        dense = measured[BASELINE].decode
+        return [self._row(one, measured[one.label], dense, setting) for one in self._contenders if one.label in measured]
+
+    def lost(self, setting: Setting, rows: Sequence[Row]) -> list[Lost]:
+        """The contenders that `rows` of this setting do not hold."""
+        there = {row.label for row in rows}
+        size = (setting.rows, setting.prompt, setting.new)
+        return [Lost(self.name, one.label, *size) for one in self._contenders if one.label not in there]
+
+    def _row(self, contender: Contender, measured: Measured, dense: Sequence[float], setting: Setting) -> Row:
+        size = self.runner.bytes_per_step(contender, setting)
+        steps = setting.new - 1
+        step = statistics.median(measured.decode) / steps
+        return Row(
+            model=self.name,
+            label=contender.label,
+            rows=setting.rows,
+            prompt=setting.prompt,
+            new=setting.new,
+            tokens_per_second=Spread.of([setting.rows * steps / seconds for seconds in measured.decode]),
+            ratio=Spread.of([one / other for one, other in zip(dense, measured.decode, strict=True)]),
+            ms={part: 1e3 * statistics.median(seconds) for part, seconds in measured.parts.items()},
+            bytes_per_step=size,
+            bound=self.runner.weights.dense(setting.rows, setting.context) / size,
+            bandwidth_share=size / step / self._bandwidth,
+            turnover=measured.turnover,
+        )

@@ -1,0 +1,27 @@
+"""What stands in for a GPU in Triton's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from recorder import Recorder
+from regrow import kernels
+from regrow.decoding import choose_network
+from regrow.decoding.choose_network import Networks
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Steps run through the kernels, and are recorded."""
+    made = Networks.__init__
+
+    def make(self: Networks, model: Any) -> None:
+        made(self, model)
+        self._kernels = True
+
+    recorded = patch.object(choose_network, "CudaRecorder", Recorder)
+    with patch.object(Networks, "__init__", make), recorded, patch.object(kernels, "_on_gpu", lambda _: True):
+        yield

@@ -1,0 +1,63 @@
+"""Where the checks run, and on what sizes: those of real models on a GPU, small ones in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from regrow.method.base import Method
+from regrow.method.batchwise_adaptive import BatchwiseAdaptive
+from regrow.method.dense import Dense
+from regrow.method.griffin import Griffin
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    width: int  # of an FFN
+    neurons: int
+    tokens: Sequence[int]  # whose scores are added up
+    attention: Sequence[tuple[int, int, int, int, int]]  # rows, tokens a row, heads, key-value heads, capacity
+    halves: Sequence[torch.dtype]
+    kinds: Sequence[str]  # of tiny models that run by their parts
+    model: dict[str, int]  # their sizes
+    methods: Sequence[Method]
+    batches: Sequence[int]  # rows
+    new: int  # tokens
+
+    @property
+    def keep(self) -> int:
+        return self.neurons // 2
+
+
+ON_A_GPU = Sizes(
+    width=3584,
+    neurons=18944,
+    tokens=(1, 4, 64, 1000),
+    attention=((1, 1, 28, 4, 4096), (4, 5, 28, 4, 1024), (16, 1, 32, 8, 2048), (3, 17, 32, 8, 512)),
+    halves=(torch.bfloat16, torch.float16),
+    kinds=("llama", "qwen2", "qwen3"),
+    model={"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2},
+    methods=(Dense(), Griffin(), BatchwiseAdaptive(init_steps=5)),
+    batches=(5, 5, 3, 5),
+    new=200,
+)
+# What the interpreter is done with in a second. It gets products of bfloat16 wrong: float16 alone.
+SMALL = Sizes(
+    width=48,
+    neurons=80,
+    tokens=(1, 4, 64),
+    attention=((2, 1, 6, 2, 90), (1, 5, 4, 4, 70)),
+    halves=(torch.float16,),
+    kinds=("qwen3",),
+    model={"hidden_size": 32, "intermediate_size": 640, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2},
+    methods=(Dense(),),
+    batches=(2, 1),
+    new=4,
+)
+SIZES = SMALL if INTERPRETED else ON_A_GPU
