@@ -34,7 +34,7 @@ def test_every_refresh_replaces_the_share_asked_for(turnover: float) -> None:
     model, batch = build("qwen2"), prompts(3)
     with regrow.prune(model, METHOD, record_masks=True) as session:
         own = regrow.generate(model, **arguments(batch)).report
-        pruner_of(session).dictate(scores(turnover))
+        pruner_of(session).memory.dictate(scores(turnover))
         for _ in range(2):
             report = regrow.generate(model, **arguments(batch)).report
             masks = [set(index[0].tolist()) for _, index in session.masks]
@@ -48,7 +48,7 @@ def test_the_nth_selection_of_every_batch_goes_by_the_nth_scores(method: Any) ->
     model, batch = build("qwen2"), prompts(3)
     drawn = scores(0.5)
     with regrow.prune(model, method, record_masks=True) as session:
-        pruner_of(session).dictate(drawn)
+        pruner_of(session).memory.dictate(drawn)
         for _ in range(2):
             regrow.generate(model, **arguments(batch))
             assert session.masks
@@ -61,10 +61,10 @@ def test_no_scores_give_the_memory_back() -> None:
     with regrow.prune(model, METHOD, record_masks=True) as session:
         regrow.generate(model, **arguments(batch))
         own = session.masks
-        pruner_of(session).dictate(scores(0.5))
+        pruner_of(session).memory.dictate(scores(0.5))
         regrow.generate(model, **arguments(batch))
         assert not all(torch.equal(ours, theirs) for (_, ours), (_, theirs) in zip(own, session.masks, strict=True))
-        pruner_of(session).dictate([])
+        pruner_of(session).memory.dictate([])
         regrow.generate(model, **arguments(batch))
         assert all(torch.equal(ours, theirs) for (_, ours), (_, theirs) in zip(own, session.masks, strict=True))
 
@@ -74,7 +74,7 @@ def test_methods_that_choose_in_every_step_are_told_nothing() -> None:
     method = regrow.WINA(selection="topk")
     with regrow.prune(model, method) as session:
         own = model.generate(**arguments(batch))
-        pruner_of(session).dictate(scores(0.5))
+        pruner_of(session).memory.dictate(scores(0.5))
         assert torch.equal(model.generate(**arguments(batch)), own)
 
 
