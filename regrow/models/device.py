@@ -14,8 +14,9 @@ def find_device(device: str) -> torch.device:
     try:
         target = torch.device(device)
         torch.empty(1, device=target).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"device {device!r} cannot be used here: {said(error)}; use --device cpu or auto") from error
+    except Exception as error:  # each kind of device fails in its own way where it is not there
+        reason = said(error) if device in _gpus() else "torch finds no such device"
+        raise UsageError(f"device {device!r:.40} cannot be used here: {reason}; use --device cpu or auto") from error
     return target
 
 
@@ -27,3 +28,9 @@ def probe(dtype: torch.dtype, device: torch.device) -> None:
     except (RuntimeError, TypeError, NotImplementedError) as error:
         name = str(dtype).removeprefix("torch.")
         raise UsageError(f"device {device} cannot compute in {name}: {said(error)}; choose another --dtype") from error
+
+
+def _gpus() -> list[str]:
+    """The names of the GPUs that torch sees."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ["cuda", *(f"cuda:{index}" for index in range(count))] if count else []

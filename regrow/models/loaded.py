@@ -33,6 +33,12 @@ class Loaded:
         limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
         return limit
 
+    @property
+    def embeddings(self) -> int:
+        """How many token ids the model knows."""
+        table: Any = self.model.get_input_embeddings()
+        return int(table.weight.shape[0])
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the configuration and every byte of the weights."""
@@ -55,7 +61,7 @@ class Loaded:
         template: Any = self.tokenizer.chat_template
         if isinstance(template, dict):  # several by name, of which a conversation without tools takes this one
             template = template.get("default")
-        return hashlib.sha256(template.encode(errors="surrogatepass")).hexdigest() if template else None
+        return hashlib.sha256(str(template).encode(errors="surrogatepass")).hexdigest() if template else None
 
     @cached_property
     def generation_settings(self) -> dict[str, Any]:
