@@ -34,6 +34,10 @@ def read_configuration(directory: Path, name: str, trust_remote_code: bool) -> P
         if not own_code and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise _not_causal(name, f"the type {config.model_type!r}")
         _check_sizes(config, name)
+    wanted = _attention(config)
+    if wanted and "/" in wanted and not trust_remote_code:
+        where = "which is code from the hub; take that out of config.json, or use --trust-remote-code if you trust it"
+        raise UsageError(f"{name} asks for the attention implementation {wanted!r}, {where}")
     return config
 
 
@@ -48,7 +52,7 @@ def stored_dtype(config: PreTrainedConfig, name: str) -> torch.dtype:
 
 def remedy(config: PreTrainedConfig) -> str:
     """What to do where the weights do not load with a configuration: most often one of its values cannot be met."""
-    wanted = getattr(config, "_attn_implementation_internal", None)
+    wanted = _attention(config)
     if wanted not in _ALWAYS_THERE:
         return f"install what the attention implementation {wanted!r} needs, or take that out of config.json"
     text = config.get_text_config(decoder=True)
@@ -56,6 +60,12 @@ def remedy(config: PreTrainedConfig) -> str:
     if isinstance(pad, int) and isinstance(size, int) and pad >= size:
         return f"correct config.json, whose pad_token_id {pad} lies beyond its vocab_size {size}"
     return "see whether config.json belongs to the weights"
+
+
+def _attention(config: PreTrainedConfig) -> str | None:
+    """The attention implementation that a configuration asks for; None leaves it to transformers."""
+    wanted: str | None = config._attn_implementation
+    return wanted
 
 
 def setting_of(config: PreTrainedConfig, value: object) -> str | None:
