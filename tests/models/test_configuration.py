@@ -79,7 +79,7 @@ def test_an_attention_that_is_not_installed_is_named(copy: Path, key: str, wante
 def test_an_attention_that_is_code_of_the_hub_needs_trust(copy: Path, wanted: str) -> None:
     edit_json(copy / "config.json", _attn_implementation=wanted)
     for _ in range(2):  # the second time, transformers takes it as known
-        with pytest.raises(UsageError, match="which is code from the hub; .* --trust-remote-code if you trust it"):
+        with pytest.raises(UsageError, match=r"which is code from the hub; .* --trust-remote-code if you trust it"):
             load(copy)
 
 
