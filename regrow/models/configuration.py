@@ -17,6 +17,7 @@ _QUANTISED = ("quantization_config", "compression_config")
 _QUANTISED_BESIDE = ("quantize_config.json", "quant_config.json")  # where older tools of GPTQ and AWQ say it
 _ALWAYS_THERE = (None, "eager", "sdpa", "flex_attention")
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
+_LENGTHS = ("max_position_embeddings", "sliding_window")
 
 
 def read_configuration(directory: Path, name: str, trust_remote_code: bool) -> PreTrainedConfig:
@@ -118,7 +119,7 @@ def _not_causal(name: str, kind: str) -> UsageError:
 
 def _check_sizes(config: PreTrainedConfig, name: str) -> None:
     text = config.get_text_config(decoder=True)
-    sizes = {key: size for key in (*_SIZES, "max_position_embeddings") if isinstance(size := getattr(text, key, None), int)}
+    sizes = {key: size for key in (*_SIZES, *_LENGTHS) if isinstance(size := getattr(text, key, None), int)}
     for key, size in sizes.items():
         if size < 1:
             raise RegrowError(f"config.json of {name} says {key} {size}, which must be at least 1; {REMEDY}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +29,9 @@ _FLAGS = (
     *("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values", "token_healing", "disable_compile", "low_memory"),
     *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate", "is_assistant"),
 )
+_FILE = "generation_config.json"
 _REMEDY = "correct it, or take it out"
-_ONE_OR_MORE = ("eos_token_id", "forced_eos_token_id", "decoder_start_token_id")
+_ONE_OR_MORE = ("eos_token_id", "decoder_start_token_id")
 _LISTS = ("suppress_tokens", "begin_suppress_tokens")
 
 
@@ -38,11 +40,11 @@ def check_generation(directory: Path, name: str) -> None:
 
     Without the file transformers reads the same settings from config.json.
     """
-    path, settings = directory / "generation_config.json", dict[str, Any]()
+    path, settings = directory / _FILE, dict[str, Any]()
     if not path.exists():
         path, settings = directory / "config.json", {"config_file_name": "config.json", "_from_model_config": True}
     for key, value in read_object(path).items():
-        fits, kind = _KINDS.get(key, (_anything, ""))
+        fits, kind = _KINDS.get(key, (_finite, "finite") if path.name == _FILE else (_anything, ""))
         if value is not None and not fits(value):
             raise RegrowError(f"{path.name} of {name} says {key} {value!r:.60}, which must be {kind}; {_REMEDY}")
     with blaming(f"{path.name} of {name} cannot be used", _REMEDY):
@@ -50,6 +52,15 @@ def check_generation(directory: Path, name: str) -> None:
 
 
 def _anything(_: object) -> bool:
+    return True
+
+
+def _finite(value: object) -> bool:
+    """Whether a record can hold it, whose key covers all settings."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
     return True
 
 
@@ -75,6 +86,11 @@ def _integers(value: object) -> bool:
 
 def _integer_or_more(value: object) -> bool:
     return _integer(value) or _integers(value)
+
+
+def _forced(value: object) -> bool:
+    ids: list[Any] = value if isinstance(value, list) else [value]
+    return len(ids) > 0 and all(_integer(token) and token >= 0 for token in ids)
 
 
 def _words(value: object) -> bool:
@@ -105,6 +121,7 @@ _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     **dict.fromkeys(_FLAGS, (_flag, "true or false")),
     **dict.fromkeys(_ONE_OR_MORE, (_integer_or_more, "a token id or a list of them")),
     **dict.fromkeys(_LISTS, (_integers, "a list of token ids")),
+    "forced_eos_token_id": (_forced, "a token id or a list of them"),
     "bad_words_ids": (_words, "a list of lists of token ids"),
     "sequence_bias": (_biases, "a list of pairs, token ids and a number"),
     "stop_strings": (_texts, "a text or a list of them"),

@@ -102,6 +102,7 @@ VALUES: list[tuple[str, object, str]] = [
     ("num_key_value_heads", 3, "4 num_attention_heads, not a multiple of its 3 num_key_value_heads"),
     ("max_position_embeddings", "512", "max_position_embeddings.* expected int"),
     ("max_position_embeddings", -1, "max_position_embeddings -1, which must be at least 1"),
+    ("sliding_window", -1, "sliding_window -1, which must be at least 1"),
     ("eos_token_id", "3", "eos_token_id"),
     ("eos_token_id", {}, "eos_token_id"),
     ("pad_token_id", 500, "pad_token_id 500 lies beyond its vocab_size 96"),
@@ -125,7 +126,7 @@ VALUES: list[tuple[str, object, str]] = [
 
 @pytest.mark.parametrize(("key", "value", "says"), VALUES)
 def test_values_that_cannot_be_met_are_named(copy: Path, key: str, value: object, says: str) -> None:
-    edit_json(copy / "config.json", **{key: value})
+    edit_json(copy / "config.json", use_sliding_window=True, **{key: value})
     with pytest.raises(RegrowError, match=says) as refusal:
         load(copy)
     assert "config.json" in one_sentence(refusal.value)
