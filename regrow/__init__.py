@@ -83,6 +83,8 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name] != "errors":  # all others need torch and transformers
+        import_module(f"{__name__}.versions").require_supported()
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+_SENTENCE_END = re.compile(r"(?<=[\w)\]`'\"])[.!?] (?=[A-Z])")
+_QUOTED = 160  # characters of another library's error
+
 
 class RegrowError(Exception):
     """The run could not be done (exit code 1)."""
@@ -17,3 +22,17 @@ class UsageError(RegrowError, ValueError):
     """The request itself is wrong (exit code 2)."""
 
     exit_code = 2
+
+
+def said(error: BaseException) -> str:
+    """What another library's error says, fit to be quoted within a sentence: its first one, on one line, short, never empty.
+
+    A first line that only announces the next ones is not all of it.
+    """
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines) if lines and lines[0].endswith((":", ",")) else "".join(lines[:1])
+    if not text or isinstance(error, KeyError):  # whose text is the key alone
+        text = f"{type(error).__name__} {text}"
+    text = _SENTENCE_END.split(text, maxsplit=1)[0]
+    cut = text if len(text) <= _QUOTED else text[:_QUOTED].rsplit(" ", 1)[0] + " …"
+    return cut.strip().rstrip(".:,;")

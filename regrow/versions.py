@@ -3,9 +3,44 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
+
+from regrow.errors import RegrowError
+
+_ABSENT = "not installed"
+# From the first to below the second; as in pyproject.toml.
+SUPPORTED: Final[dict[str, tuple[tuple[int, int], tuple[int, int] | None]]] = {
+    "torch": ((2, 11), None),
+    "transformers": ((5, 17), (5, 20)),
+}
+
+
+def require_supported() -> None:
+    """Raises RegrowError where torch or transformers is not installed, or in a version that Regrow was not written for.
+
+    Neither is imported: one of a wrong version may not even import.
+    """
+    for name, (first, beyond) in SUPPORTED.items():
+        found = _version(name)
+        if found == _ABSENT and find_spec(name) is not None:
+            continue  # run from a folder: its version is not known
+        parts = re.match(r"(\d+)\.(\d+)", found)
+        number = (int(parts[1]), int(parts[2])) if parts else (0, 0)
+        if number < first or (beyond is not None and number >= beyond):
+            raise RegrowError(_unsupported(name, found, first, beyond))
+
+
+def _unsupported(name: str, found: str, first: tuple[int, int], beyond: tuple[int, int] | None) -> str:
+    lowest = f"{first[0]}.{first[1]}"
+    until = "or newer" if beyond is None else f"to {beyond[0]}.{beyond[1] - 1}"
+    below = "" if beyond is None else f",<{beyond[0]}.{beyond[1]}"
+    is_there = "it is not installed" if found == _ABSENT else f"{found} is installed"
+    return f"Regrow needs {name} {lowest} {until}, and {is_there}; pip install '{name}>={lowest}{below}'"
 
 
 def versions() -> dict[str, str]:
@@ -18,7 +53,7 @@ def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:  # run from a folder, not installed
-        return "not installed"
+        return _ABSENT
 
 
 def _commit(folder: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "hosts": ("decoding", "calibration"),
     "decoding": ("session", "adapter"),
     "calibration": ("method", "models", "records", "whole_file"),
-    "models": ("bundled", "core"),
+    "models": ("bundled", "core", "versions"),
     "session": ("method", "report"),
     "method": ("pruning", "weights"),
     "weights": ("adapter", "selection"),
@@ -39,7 +39,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "bundled": ("errors",),
     "core": ("errors",),
     "errors": (),
-    "versions": (),
+    "versions": ("errors",),
     "whole_file": ("errors",),
 }
 

@@ -48,7 +48,7 @@ app.command(cls=Command, rich_help_panel=_DECODE)(methods)
 app.command(cls=Command, rich_help_panel=_DECODE)(calibrate)
 app.command(cls=Command, rich_help_panel=_MEASURE)(evaluate)
 app.command(cls=Command, rich_help_panel=_MEASURE)(compare)
-app.command(cls=Command, rich_help_panel=_MEASURE)(table)
+app.command(rich_help_panel=_MEASURE)(table)  # reads records, without torch
 app.command(cls=Command, rich_help_panel=_MEASURE)(bench)
 
 

@@ -9,6 +9,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from regrow.cli.choices import fill
 from regrow.errors import RegrowError
+from regrow.versions import require_supported
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 
@@ -26,7 +27,14 @@ class Group(TyperGroup):
 
 @final
 class Command(TyperCommand):
+    """A command that needs torch and transformers, its help too: that lists what their part of the package registers."""
+
+    def invoke(self, ctx: Any) -> Any:
+        require_supported()
+        return super().invoke(ctx)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        require_supported()
         for option in self.params:
             if isinstance(option, TyperOption) and option.help:
                 option.help = fill(option.help)

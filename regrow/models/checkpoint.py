@@ -1,0 +1,92 @@
+"""The weights in a directory: whole, and those that the configuration asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from regrow.errors import RegrowError, UsageError, said
+from regrow.models.configuration import quantised
+from regrow.models.json_object import read_object
+
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_FLOATING = ("F64", "F32", "BF16", "F16")
+_PACKED = re.compile(r"\.(qweight|qzeros|weight_packed|weight_scale(_inv)?|absmax|quant_state\..*)$")
+# Buffers that older checkpoints hold and newer code computes.
+_COMPUTED = re.compile(r"(inv_freq|masked_bias|(attn|attention)\.bias|causal_mask|position_ids)$")
+
+
+def check_files(directory: Path, name: str) -> None:
+    """Reads the headers of all files of weights, before any of them is loaded.
+
+    Raises UsageError where there are none of the format, or they are quantised; RegrowError for damaged or missing ones.
+    """
+    if not list(directory.glob("*.safetensors")):
+        raise UsageError(f"{directory} holds no safetensors files, and Regrow loads no other format; convert the weights to safetensors")
+    held = {path.name: _header(path, name) for path in sorted(directory.glob("*.safetensors"))}
+    if _WHOLE in held:
+        return
+    if not (directory / _INDEX).exists():
+        raise RegrowError(f"{directory} holds neither {_WHOLE} nor {_INDEX}, which says what lies where; download or copy it again")
+    for tensor, shard in _index(directory / _INDEX).items():
+        if shard not in held:
+            raise RegrowError(f"{name} is incomplete: {shard}, which {_INDEX} names, is not there; download or copy it again")
+        if tensor not in held[shard]:
+            raise RegrowError(f"{name} is incomplete: {shard} lacks {tensor}, which {_INDEX} places there; download or copy it again")
+
+
+def check_loaded(network: PreTrainedModel, info: dict[str, Any], name: str) -> None:
+    """Raises RegrowError where weights are missing, of other sizes, or of another architecture; they would be random, or ignored.
+
+    `info` is what transformers reports of the loading, names changed for older checkpoints and tied weights accounted for.
+    """
+    missing, unexpected = sorted(info["missing_keys"]), sorted(_of_the_network(network, info["unexpected_keys"]))
+    other = sorted(info["unexpected_keys"])
+    if info["mismatched_keys"]:
+        tensor, stored, asked = min(info["mismatched_keys"])
+        raise RegrowError(
+            f"the weights of {name} are not those of its config.json: {tensor} has the shape {list(stored)}, not {list(asked)}; "
+            "restore the files that belong together"
+        )
+    if missing:
+        instead = f", and there is {other[0]} instead" if other else ""
+        raise RegrowError(f"{name} is incomplete: {_some(missing)} missing from its safetensors files{instead}; download or copy it again")
+    if unexpected:
+        raise RegrowError(
+            f"the weights of {name} are not those of its config.json: {_some(unexpected)} unknown to {type(network).__name__}; "
+            "restore the files that belong together"
+        )
+
+
+def _some(tensors: list[str]) -> str:
+    return f"{tensors[0]} is" if len(tensors) == 1 else f"{tensors[0]} and {len(tensors) - 1} more tensors are"
+
+
+def _of_the_network(network: PreTrainedModel, tensors: Iterable[str]) -> Iterator[str]:
+    """Those inside its own modules. Others are of parts that it leaves out: a value head, a vision tower."""
+    parts = {child for child, _ in network.named_children()}
+    return (tensor for tensor in tensors if tensor.split(".")[0] in parts and not _COMPUTED.search(tensor))
+
+
+def _header(path: Path, name: str) -> set[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = set(file.keys())
+            for tensor in tensors:
+                if _PACKED.search(tensor) or (tensor.endswith(".weight") and file.get_slice(tensor).get_dtype() not in _FLOATING):
+                    raise quantised(name, f" (see {tensor})")
+            return tensors
+    except (SafetensorError, OSError) as error:
+        raise RegrowError(f"{path} is damaged ({said(error)}); download or copy it again") from error
+
+
+def _index(path: Path) -> dict[str, str]:
+    places = read_object(path).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(shard, str) for shard in places.values()):
+        raise RegrowError(f"{path} is damaged, its weight_map does not say which tensor lies in which file; download or copy it again")
+    return places

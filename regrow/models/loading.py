@@ -1,0 +1,66 @@
+"""Loads a causal language model and its tokenizer: the bundled one, a local directory, or one of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from regrow.bundled import model_path
+from regrow.errors import RegrowError, UsageError
+from regrow.models.blame import blaming
+from regrow.models.checkpoint import check_files, check_loaded
+from regrow.models.configuration import read_configuration, remedy, setting_of, stored_dtype
+from regrow.models.device import find_device, probe
+from regrow.models.directory import find_directory
+from regrow.models.generation import check_generation
+from regrow.models.loaded import Loaded
+from regrow.models.tokenizer import load_tokenizer
+from regrow.versions import require_supported
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+BUNDLED = "tiny-reasoner"
+
+
+def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Loaded:
+    """The model in evaluation mode; None is the bundled one. Weights come from safetensors files only, and no code of the
+    repository runs unless `trust_remote_code`.
+
+    Raises UsageError for a request that cannot be met (no such model, dtype or device), RegrowError for damaged files.
+    """
+    require_supported()
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    name = BUNDLED if model is None else str(model)
+    target = find_device(device)
+    directory = model_path() if model is None else find_directory(name, trust_remote_code)
+    config = read_configuration(directory, name, trust_remote_code)
+    check_files(directory, name)
+    check_generation(directory, name)
+    kind = stored_dtype(config, name) if dtype == "auto" else getattr(torch, dtype)
+    probe(kind, target)
+    tokenizer = load_tokenizer(directory, name, trust_remote_code)
+    network = _network(directory, name, config, kind, trust_remote_code)
+    with blaming(f"{name} cannot be moved to {target}", "free its memory, or choose another --device"):
+        network.to(target)  # type: ignore[arg-type]
+    return Loaded(network, tokenizer, name, directory)
+
+
+def _network(directory: Path, name: str, config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
+    # Weights of other sizes, like missing ones, would be drawn at random: both are looked for below.
+    settings |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
+    with blaming(f"{name} cannot be loaded as a causal language model", remedy(config)):
+        try:
+            loading: Any = AutoModelForCausalLM.from_pretrained(directory, **settings)
+        except KeyError as error:  # whose message is the key alone
+            key = setting_of(config, error.args[0] if error.args else None)
+            if key is None:
+                raise
+            raise RegrowError(f"config.json of {name} says {key} {error}, which transformers does not know; correct it") from error
+    network: PreTrainedModel
+    network, info = loading
+    check_loaded(network, info, name)
+    return network.eval()  # type: ignore[no-untyped-call, no-any-return]

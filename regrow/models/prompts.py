@@ -1,0 +1,89 @@
+"""Prompts as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from regrow.errors import RegrowError, UsageError
+from regrow.models.blame import blaming
+from regrow.models.loaded import Loaded
+
+
+def encode(loaded: Loaded, prompts: Sequence[str], *, chat: bool | None = None) -> tuple[Tensor, Tensor]:
+    """input_ids and attention_mask [B, P] of the prompts, padded on the left, on the model's device.
+
+    `chat`: each prompt is a user's message in the tokenizer's chat template; None: if it has one. Raises UsageError for no
+    prompts, one that is no text or empty, holds a token that the model lacks, or leaves no room in the context; RegrowError for a
+    chat template that fails.
+    """
+    if not prompts:
+        raise UsageError("there are no prompts; give at least one")
+    template = bool(loaded.tokenizer.chat_template)
+    if chat and not template:
+        raise UsageError(f"the tokenizer of {loaded.name} has no chat template; use --no-chat")
+    rows = [_row(loaded, f"prompt {i}", prompt, template if chat is None else chat) for i, prompt in enumerate(prompts, 1)]
+    pad, width = _pad_id(loaded), max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=loaded.model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=loaded.model.device)
+    return ids, mask
+
+
+def _row(loaded: Loaded, which: str, prompt: str, chat: bool) -> list[int]:
+    _check_text(which, prompt)
+    what, remedy = f"the tokenizer of {loaded.name} fails on {which}", "download or copy its files again"
+    if chat:
+        what, remedy = f"the chat template of {loaded.name} fails on {which}", "correct the template, or use --no-chat"
+    with blaming(what, remedy):
+        row = _tokens(loaded.tokenizer, prompt, chat)
+    if not row:
+        raise UsageError(
+            f"{which} comes to no tokens, so there is nothing to go on from; write something else{', or use --no-chat' if chat else ''}"
+        )
+    _check_ids(loaded, which, row)
+    if loaded.context is not None and len(row) >= loaded.context:
+        raise UsageError(f"{which} has {len(row)} tokens, which leaves no room in the context of {loaded.context}; shorten it")
+    return row
+
+
+def _check_text(which: str, prompt: str) -> None:
+    if not isinstance(prompt, str):
+        raise UsageError(f"{which} is a {type(prompt).__name__}; prompts must be texts")
+    if not prompt.strip():
+        raise UsageError(f"{which} is empty; give it at least one token")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(prompt[error.start])
+        raise UsageError(f"{which} is no Unicode text (half a character, {half}, at place {error.start + 1}); correct it") from error
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -> list[int]:
+    if not chat:
+        ids: list[int] = tokenizer(prompt)["input_ids"]
+        return ids
+    message = [{"role": "user", "content": prompt}]
+    # The template writes the BOS itself: tokenised as it is, so that there is one.
+    encoded: Any = tokenizer.apply_chat_template(message, tokenize=True, add_generation_prompt=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+def _check_ids(loaded: Loaded, which: str, row: Iterable[int]) -> None:
+    beyond = next((token for token in row if token >= loaded.embeddings), None)
+    if beyond is not None:
+        text = loaded.tokenizer.convert_ids_to_tokens(beyond)
+        raise RegrowError(
+            f"{which} holds the token {text!r} ({beyond}), and {loaded.name} has embeddings for {loaded.embeddings} tokens only; "
+            "use the tokenizer that belongs to the model"
+        )
+
+
+def _pad_id(loaded: Loaded) -> int:
+    """An id that the model knows; which one does not matter, as it is masked."""
+    tokenizer = loaded.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return int(pad) if pad is not None and 0 <= pad < loaded.embeddings else 0

@@ -1,0 +1,44 @@
+"""Loads the tokenizer that lies beside a model."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from regrow.errors import UsageError
+from regrow.models.blame import blaming
+from regrow.models.json_object import read_object
+
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json", "spiece.*", "tokenization_*.py")
+_OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json")
+_CONVERTERS = ("sentencepiece", "tiktoken")
+
+
+def load_tokenizer(directory: Path, name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """Raises UsageError where there is no tokenizer, or one that needs a package that is not installed; RegrowError for damaged files."""
+    if not any(path for pattern in _VOCABULARIES for path in directory.glob(pattern)):
+        raise UsageError(f"{name} has no tokenizer: {directory} holds no tokenizer.json; copy the tokenizer's files beside the weights")
+    with blaming(f"the tokenizer of {name} cannot be loaded", _remedy(directory)):
+        try:
+            return _load(directory, trust_remote_code)
+        except Exception:
+            for path in filter(Path.exists, map(directory.joinpath, _OBJECTS)):
+                read_object(path)  # which says what is wrong with a file, where the tokenizer does not
+            raise
+
+
+def _load(directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    ids = tokenizer("a")["input_ids"]  # some wrong settings show only at work
+    if not ids and len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
+        raise ValueError("its files hold no vocabulary")  # transformers makes an empty one where it finds none
+    return tokenizer
+
+
+def _remedy(directory: Path) -> str:
+    lacking = [package for package in _CONVERTERS if find_spec(package) is None]
+    if (directory / "tokenizer.json").exists() or not lacking:
+        return "download or copy its files again"
+    return f"there is no tokenizer.json, and other kinds may need `pip install {' '.join(lacking)}`"
