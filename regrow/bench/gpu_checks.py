@@ -13,8 +13,8 @@ from torch.nn.functional import silu
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from regrow.core import FFNWeights
-from regrow.decoding.choose_network import attends_alike
 from regrow.decoding.fused import FusedNetwork
+from regrow.decoding.same_logits import attends_alike
 from regrow.hosts.engine import Engine
 from regrow.kernels import decode_reference, reference
 from regrow.method.base import Method

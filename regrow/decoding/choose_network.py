@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, Final, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
-from regrow.adapter.llama_like import read, readable, slides
+from regrow.adapter.llama_like import read, readable
+from regrow.adapter.pristine import has_class_methods, prepares_its_own_inputs, pristine, replaced_loop, structure
 from regrow.decoding.attention import DecodeAttention
 from regrow.decoding.fused import FusedNetwork
 from regrow.decoding.graphs import CudaRecorder
 from regrow.decoding.network import Network, StockNetwork
+from regrow.decoding.prepared import PreparedNetwork
+from regrow.decoding.same_logits import attends_alike, same_by_parts
+from regrow.errors import UsageError
 
-# Relative error of the logits of one short text: two orders of summation differ by some roundings a layer, other maths by far more.
-TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
+# Whether a model by its parts, and with our attention, gave its logits, and the structure it had then. Both tests feed a
+# text of hundreds of tokens, so that one prune context after another should not repeat them.
+_Verdicts = WeakKeyDictionary[PreTrainedModel, tuple[Hashable, bool]]
+_BY_PARTS: Final[_Verdicts] = WeakKeyDictionary()
+_ATTENDS: Final[_Verdicts] = WeakKeyDictionary()
 
 
 @final
@@ -24,35 +35,81 @@ class Networks:
         self._model = model
         self._kernels = model.device.type == "cuda" and model.dtype != torch.float64
         self._fused: FusedNetwork | None = None
-        self._of: list[tuple[int, int]] | None = None  # the weights it was made of: address and version of each
-        self._alike: bool | None = None  # None: not known yet
+        self._of: Hashable = None  # the structure and the tensors that it was made of
 
-    def for_batch(self, mask: Tensor | None, positions: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
-        """For a batch of prompts that grows to `capacity` columns. `mask` [B, P] is zero where a column is padding, `positions` [B, P] are
-        in a row's own text, `inputs` are what else transformers prepared, `returned`: the caller gets the cache in there."""
-        ordinary = type(inputs["past_key_values"]) is DynamicCache and not returned and _in_order(mask, positions)
+    def for_batch(
+        self,
+        mask: Tensor | None,
+        positions: Tensor,
+        capacity: int,
+        inputs: dict[str, Any],
+        *,
+        returned: bool,
+        numbered: bool = True,
+    ) -> Network:
+        """For a batch of prompts that grows to `capacity` columns. `mask` [B, P] is zero where a column is padding,
+        `positions` [B, P] are in a row's own text (`numbered`: transformers prepared them for the model's forward), `inputs`
+        are what else transformers prepared, `returned`: the caller gets the cache in there.
+
+        Raises UsageError where the model brings a decode loop of its own, which ours would go around.
+        """
+        model = self._model
+        if part := replaced_loop(model):
+            raise UsageError(
+                f"{part} of the model was replaced, and Regrow brings its own decode loop; undo that, or decode without Regrow"
+            )
+        if not numbered or prepares_its_own_inputs(model):
+            return PreparedNetwork(model, mask, positions, inputs, numbered=numbered)
+        cast = torch.is_autocast_enabled(model.device.type)  # then it computes in other dtypes than it is stored in
+        ordinary = not cast and not returned and _only_grows(inputs["past_key_values"]) and _in_order(mask, positions)
         fused = self._by_parts() if ordinary else None
         if fused is None:
             grown = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), capacity - mask.shape[1])], dim=1)
-            ours = self._kernels and _without_gaps(mask) and self._attends_alike()
-            return StockNetwork(self._model, grown, inputs, DecodeAttention(self._model, mask, len(positions)) if ours else None)
+            ours = self._kernels and not cast and _without_gaps(mask) and self._attends_alike()
+            return StockNetwork(model, grown, inputs, DecodeAttention(model, mask, len(positions)) if ours else None)
         fused.start(len(positions), capacity)
         return fused
 
     def _by_parts(self) -> FusedNetwork | None:
-        if not readable(self._model):
+        """The model by its parts as it is now, if it is known, and as transformers ships it, and gives the same logits that way."""
+        model = self._model
+        if not readable(model):
             return None
-        weights = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self._model.parameters()]
-        if weights != self._of:
-            self._fused, self._of = _checked(self._model, kernels=self._kernels), weights
+        found = structure(model)
+        if self._of != (found, _tensors(model)):
+            self._fused, self._of = None, (found, _tensors(model))  # the memory of the old one goes first
+            network = FusedNetwork(read(model), kernels=self._kernels, recorder=CudaRecorder if self._kernels else None)
+            same = _remembered(_BY_PARTS, model, (found, self._kernels), partial(same_by_parts, model, network))
+            self._fused = network if same else None
+        elif self._fused is not None:
+            self._fused.refresh()
         return self._fused
 
     def _attends_alike(self) -> bool:
-        if self._model.config._attn_implementation != "sdpa":  # another was chosen, or is needed
+        model = self._model
+        if model.config._attn_implementation != "sdpa" or not pristine(model):  # another was chosen, or is needed
             return False
-        if self._alike is None:
-            self._alike = attends_alike(self._model)
-        return self._alike
+        return _remembered(_ATTENDS, model, structure(model), partial(attends_alike, model))
+
+
+def _remembered(verdicts: _Verdicts, model: PreTrainedModel, found: Hashable, test: Callable[[], bool]) -> bool:
+    known = verdicts.get(model)
+    if known is None or known[0] != found:
+        known = verdicts[model] = (found, test())
+    return known[1]
+
+
+def _tensors(model: PreTrainedModel) -> Hashable:
+    """Which modules and which tensors a model is made of; values written into the tensors are not told."""
+    modules = tuple((id(module), "forward" in vars(module)) for module in model.modules())
+    return modules, tuple(parameter.data_ptr() for parameter in model.parameters())
+
+
+def _only_grows(cache: Any) -> bool:
+    """Whether this is a cache that keeps all keys and values as they come, which any other cache may stand in for."""
+    if type(cache) is not DynamicCache or not has_class_methods(cache):
+        return False
+    return all(type(layer) is DynamicLayer and has_class_methods(layer) for layer in cache.layers)
 
 
 def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
@@ -65,38 +122,3 @@ def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
 def _without_gaps(mask: Tensor | None) -> bool:
     """Whether a row's padding all comes before its tokens."""
     return mask is None or torch.equal(mask, (mask.cumsum(1) > 0).to(mask))
-
-
-def _checked(model: PreTrainedModel, *, kernels: bool) -> FusedNetwork | None:
-    """The model by its parts, if that gives its logits on a short text."""
-    network = FusedNetwork(read(model), kernels=kernels, recorder=CudaRecorder if kernels else None)
-    ids = torch.arange(8, device=model.device).view(2, 4) % model.config.vocab_size
-    position = torch.arange(4, device=model.device).expand(2, 4)
-    network.start(2, 4)
-    theirs = model(ids, use_cache=False).logits[:, -1]
-    whole = network.forward(ids, position, 4)
-    network.forward(ids[:, :3], position[:, :3], 3)
-    step = network.forward(ids[:, 3:], position[:, 3:], 4, decode=True)
-    return network if all(_close(ours, theirs, model.dtype) for ours in (whole, step)) else None
-
-
-def attends_alike(model: PreTrainedModel) -> bool:
-    """Whether a decode step gives the same logits through our attention, after a short ragged prompt."""
-    if slides(model.config):
-        return False
-    ids = torch.arange(10, device=model.device).view(2, 5) % model.config.vocab_size
-    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]], device=model.device)
-    position = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = []
-    for attention in (None, DecodeAttention(model, mask, 2)):
-        network = StockNetwork(model, mask, {"past_key_values": DynamicCache(config=model.config), "use_cache": True}, attention)
-        network.forward(ids[:, :4], position[:, :4], 4)
-        try:
-            logits.append(network.forward(ids[:, 4:], position[:, 4:], 5, decode=True))
-        except Exception:  # noqa: BLE001 (attention with more to it, a forward that does not pass on what ours needs, or that objects to it)
-            return False
-    return _close(logits[1], logits[0], model.dtype)
-
-
-def _close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
-    return bool((ours.double() - theirs.double()).norm() <= TOLERANCE[dtype] * theirs.double().norm())

@@ -43,6 +43,10 @@ class FusedNetwork(Network):
         self._keys_values[:, :, :capacity].zero_()
         self.chunk = max(SHORTEST_CHUNK, min(LONGEST_CHUNK, CHUNK_TOKENS // batch))
 
+    def refresh(self) -> None:
+        """Takes over the values that the model's weights have now; addresses stay, and so do recorded steps."""
+        self._decoder.refresh()
+
     def _allocate(self, batch: int, columns: int) -> None:
         of = self._decoder
         # Recorded steps know the addresses of the cache: they go before it does. Without enough memory for another, there is none.
@@ -57,10 +61,20 @@ class FusedNetwork(Network):
         self._graphs = None if self._recorder is None else Graphs(self._recorder())
         self._size = (batch, columns)
 
-    def forward(self, ids: Tensor, position: Tensor, length: int, *, decode: bool = False, key: Hashable | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        position: Tensor,
+        length: int,
+        *,
+        decode: bool = False,
+        key: Hashable | None = None,
+        every: bool = False,
+    ) -> Tensor:
+        """With `every`, logits [B, w, V] of all tokens; not of decode steps, which go through kernels."""
         width = ids.shape[1]
         if not self._kernels or not decode or width > WIDEST:
-            return self._plain(ids, position, length)
+            return self._plain(ids, position, length, every=every)
         stepper = self._stepper(width)
         stepper.ids.copy_(ids)
         stepper.position.copy_(position)
@@ -76,7 +90,7 @@ class FusedNetwork(Network):
                 self._steppers[width] = Stepper(self._decoder, self._keys_values, cos, sin, self._size[0], width)
         return self._steppers[width]
 
-    def _plain(self, ids: Tensor, position: Tensor, length: int) -> Tensor:
+    def _plain(self, ids: Tensor, position: Tensor, length: int, *, every: bool = False) -> Tensor:
         of = self._decoder
         place = (self._rows + torch.where(position < 0, self._size[1], position)).flatten()
         held = position.clamp(min=0)
@@ -88,7 +102,7 @@ class FusedNetwork(Network):
         for block, cache in zip(of.blocks, self._keys_values, strict=True):
             x = x + self._attention(block, cache, _rms_norm(x, block.attention_norm), place, cos, sin, mask)
             x = x + block.ffn(_rms_norm(x, block.ffn_norm))
-        return linear(_rms_norm(x[:, -1], of.norm), of.head, of.head_bias)
+        return linear(_rms_norm(x if every else x[:, -1], of.norm), of.head, of.head_bias)
 
     def _attention(self, block: Block, cache: Tensor, x: Tensor, place: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         """[B, w, D] of the normed x [B, w, D]; `cache` [B, capacity + 1, 2, H_kv, d], `place` [B w] of the new tokens in it,

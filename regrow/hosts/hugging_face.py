@@ -66,14 +66,18 @@ class _Generate:
             _refuse(generation_config, inputs)
             if not len(input_ids):
                 raise UsageError("the batch is empty; give at least one prompt")
-            mask, positions = inputs.pop("attention_mask", None), inputs.pop("position_ids")
-            positions = positions.expand_as(input_ids)
+            mask, given = inputs.pop("attention_mask", None), inputs.pop("position_ids", None)
+            # Nothing is prepared for a forward that does not name them (one that was replaced by `f(*args, **kwargs)`).
+            seen = torch.ones_like(input_ids) if mask is None else mask
+            positions = ((seen.cumsum(1) - 1).clamp(min=0) if given is None else given).expand_as(input_ids)
             returned = generation_config.return_dict_in_generate
             with out_of_memory(f"{len(input_ids)} rows of {generation_config.max_length} tokens beside the model"):
                 # Buffers outlive the batch: made in the caller's inference mode, they could not be written outside of it.
                 with torch.inference_mode(mode=False), torch.no_grad():
                     self.session.start(len(input_ids))
-                    network = self._networks.for_batch(mask, positions, generation_config.max_length, inputs, returned=returned)
+                    network = self._networks.for_batch(
+                        mask, positions, generation_config.max_length, inputs, returned=returned, numbered=given is not None
+                    )
                 how = (generation_config, logits_processor, stopping_criteria, streamer, watch, mark)
                 decoder = Decoder(self.session, network, input_ids, mask, positions, *how)
                 sequences = decoder.run()
