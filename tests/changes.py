@@ -174,7 +174,7 @@ def inputs_prepared_by_the_class(_: Any, patch: Patch, __: ExitStack) -> None:
 
 
 def kwargs_updated_by_the_class(_: Any, patch: Patch, __: ExitStack) -> None:
-    patch.setattr(GenerationMixin, "_update_model_kwargs_for_generation", _forgetful(GenerationMixin))
+    patch.setattr(GenerationMixin, "_update_model_kwargs_for_generation", _jumping(GenerationMixin))
 
 
 def cache_layers_that_forget(_: Any, patch: Patch, __: ExitStack) -> None:
@@ -191,12 +191,12 @@ def _shifted(prepare: Any) -> Any:
     return prepared
 
 
-def _forgetful(owner: Any) -> Any:
+def _jumping(owner: Any) -> Any:
     update = owner._update_model_kwargs_for_generation
 
     def updated(*args: Any, **kwargs: Any) -> Any:
         inputs = update(*args, **kwargs)
-        inputs["attention_mask"][:, LATE:-2] = 0
+        inputs["position_ids"][..., -1] += 5
         return inputs
 
     return updated
@@ -235,7 +235,7 @@ def inputs_prepared(model: Any, patch: Patch, _: ExitStack) -> None:
 
 
 def kwargs_updated(model: Any, patch: Patch, _: ExitStack) -> None:
-    patch.setitem(vars(model), "_update_model_kwargs_for_generation", _forgetful(model))
+    patch.setitem(vars(model), "_update_model_kwargs_for_generation", _jumping(model))
 
 
 def linear_forward(model: Any, patch: Patch, _: ExitStack) -> None:
