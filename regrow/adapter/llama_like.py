@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from itertools import starmap
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
-from regrow.adapter.plain import odd_linear, wrapped
+from regrow.adapter.plain import odd_linear, odd_parameter
+from regrow.adapter.pristine import pristine
+from regrow.adapter.projection import Projection, joined
 
 FAMILIES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
@@ -32,7 +34,7 @@ class Block:
     """One decoder layer: H query heads and H_kv key-value heads of d each, on a residual stream of width D."""
 
     attention_norm: Norm
-    qkv: Callable[[Tensor], Tensor]  # [..., D] -> [..., (H + 2 H_kv) d]: queries, keys, values
+    qkv: Projection  # [..., D] -> [..., (H + 2 H_kv) d]: queries, keys, values
     query_norm: Norm | None  # of each head
     key_norm: Norm | None
     output: Callable[[Tensor], Tensor]  # [..., H d] -> [..., D]
@@ -55,21 +57,68 @@ class DecoderWeights:
     head_width: int
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (any tensor of the dtype, positions [1, P]) -> cos, sin [1, P, d]
 
+    def refresh(self) -> None:
+        """Takes over the values that the model's weights have now, where they are copies."""
+        with torch.no_grad():
+            for block in self.blocks:
+                block.qkv.refresh()
+
 
 def readable(model: PreTrainedModel) -> bool:
-    """Whether this is a family that is known here, and nothing else hooks into what `read` goes around."""
-    if type(model) not in FAMILIES or model.training:
+    """Whether this is a family that is known here, as transformers ships it, with the attributes that `read` relies on."""
+    if type(model) not in FAMILIES or model.training or not pristine(model):
         return False
-    config, inner = model.config, model.model
-    rope: dict[str, Any] = config.rope_parameters or {}
-    static = rope.get("rope_type", "default") not in ("dynamic", "longrope")  # those change their angles as the text grows
-    if not static or slides(config) or odd_linear(model.lm_head) or type(inner.embed_tokens) is not nn.Embedding:
+    inner = model.model
+    return (
+        _has_parts(inner, type(model))
+        and _fixed_angles(model)
+        and not slides(model.config)
+        and not odd_linear(model.lm_head)
+        and inner.embed_tokens.max_norm is None  # it would rescale the weights on the way
+        and model.config.num_hidden_layers == len(inner.layers)  # the forward stops there
+        and all(starmap(partial(_is_ordinary, model), enumerate(inner.layers)))
+        and len({(p.dtype, p.device) for p in model.parameters()}) == 1
+    )
+
+
+def _has_parts(inner: Any, kind: type) -> bool:
+    """Whether the modules are of the family's own classes, not of a subclass or of another family."""
+    parts = [(inner, "Model"), (inner.rotary_emb, "RotaryEmbedding"), (inner.norm, "RMSNorm")]
+    for layer in inner.layers:
+        parts += [(layer, "DecoderLayer"), (layer.self_attn, "Attention"), *((norm, "RMSNorm") for norm in _norms(layer))]
+    family = kind.__name__.removesuffix("ForCausalLM")
+    of_family = all(type(part).__qualname__ == family + name and type(part).__module__ == kind.__module__ for part, name in parts)
+    containers = type(inner.embed_tokens) is nn.Embedding and type(inner.layers) is nn.ModuleList
+    plain = [inner.embed_tokens, *(part for part, name in parts if name == "RMSNorm")]
+    return of_family and containers and not any(odd_parameter("weight", module.weight) for module in plain)
+
+
+def _fixed_angles(model: PreTrainedModel) -> bool:
+    """Whether the rotary embedding gives a position the same angles however long the text is."""
+    kinds = {model.model.rotary_emb.rope_type, (model.config.rope_parameters or {}).get("rope_type", "default")}
+    return kinds.isdisjoint(("dynamic", "longrope"))
+
+
+def _is_ordinary(model: PreTrainedModel, place: int, layer: Any) -> bool:
+    """Whether a layer's attention attends as `Block` says: every key-value head for as many heads, scaled by its width, causal."""
+    attention, config, width = layer.self_attn, model.config, model.model.layers[0].self_attn.head_dim
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    linears = [getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    if any(type(module) is not nn.Linear for module in linears):
         return False
-    norms = [inner.norm, *chain.from_iterable(map(_norms, inner.layers))]
-    if {type(norm) for norm in norms} != {type(inner.norm)} or type(inner.norm).__module__ != type(model).__module__:
-        return False
-    around = [model, inner, inner.embed_tokens, inner.rotary_emb, *inner.layers, *(layer.self_attn for layer in inner.layers), *norms]
-    return not any(map(wrapped, around))
+    eps = [norm.variance_epsilon for norm in _head_norms(attention)]
+    return (
+        attention.config is config
+        and attention.layer_idx == place  # the layer of the cache that it writes to
+        and attention.head_dim == width
+        and attention.scaling == width**-0.5
+        and attention.is_causal is True
+        and getattr(attention, "sliding_window", None) is None
+        and [len(module.weight) for module in linears[:3]] == [heads * width, kv_heads * width, kv_heads * width]
+        and attention.num_key_value_groups == heads // kv_heads
+        and len(eps) in (0, 2)
+        and len(set(eps)) < 2
+    )
 
 
 def read(model: PreTrainedModel) -> DecoderWeights:
@@ -94,19 +143,22 @@ def slides(config: Any) -> bool:
     return any(kind != "full_attention" for kind in kinds) if kinds else getattr(config, "sliding_window", None) is not None
 
 
-def _norms(layer: Any) -> list[nn.Module]:
-    attention = layer.self_attn
-    norms = (layer.input_layernorm, layer.post_attention_layernorm, getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
+def _norms(layer: Any) -> list[Any]:
+    return [layer.input_layernorm, layer.post_attention_layernorm, *_head_norms(layer.self_attn)]
+
+
+def _head_norms(attention: Any) -> list[Any]:
+    """Those of the queries and of the keys of each head, where the family has them."""
+    norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
     return [norm for norm in norms if norm is not None]
 
 
 def _block(layer: Any) -> Block:
     attention = layer.self_attn
-    heads = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-    query_norm, key_norm = (None if norm is None else _norm(norm) for norm in heads)
+    query_norm, key_norm = map(_norm, _head_norms(attention)) if _head_norms(attention) else (None, None)
     return Block(
         attention_norm=_norm(layer.input_layernorm),
-        qkv=_side_by_side([attention.q_proj, attention.k_proj, attention.v_proj]),
+        qkv=joined([attention.q_proj, attention.k_proj, attention.v_proj]),
         query_norm=query_norm,
         key_norm=key_norm,
         output=attention.o_proj,
@@ -117,13 +169,3 @@ def _block(layer: Any) -> Block:
 
 def _norm(module: Any) -> Norm:
     return Norm(module.weight.detach(), module.variance_epsilon)
-
-
-def _side_by_side(linears: list[nn.Linear]) -> Callable[[Tensor], Tensor]:
-    """One linear in the place of several; where one of them is not an ordinary linear (a method may have patched it), each for itself."""
-    if any(odd_linear(module) for module in linears):
-        return lambda x: torch.cat([module(x) for module in linears], dim=-1)
-    weight = torch.cat([module.weight.detach() for module in linears])
-    biases = [module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias.detach() for module in linears]
-    bias = torch.cat(biases) if any(module.bias is not None for module in linears) else None
-    return lambda x: linear(x, weight, bias)

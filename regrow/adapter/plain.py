@@ -37,12 +37,13 @@ def odd_linear(linear: object) -> str | None:
     if type(linear) is not nn.Linear:
         return f"is a {_kind(linear)} instead of a plain torch.nn.Linear; load the model without quantisation or wrappers"
     for name, parameter in (("weight", linear.weight), ("bias", linear.bias)):
-        if parameter is not None and (reason := _odd_parameter(name, parameter)):
+        if parameter is not None and (reason := odd_parameter(name, parameter)):
             return reason
     return None
 
 
-def _odd_parameter(name: str, parameter: object) -> str | None:
+def odd_parameter(name: str, parameter: object) -> str | None:
+    """Why this cannot be used as an ordinary weight, with the remedy; None if it can."""
     # A tensor subclass stays itself inside nn.Parameter (torchao, DTensor): the exact type tells.
     if type(parameter) is not nn.Parameter:
         return f"has a {_kind(parameter)} as its {name} (quantised or sharded); load the model with ordinary weights"

@@ -24,16 +24,18 @@ class Batch:
     lengths: Tensor  # [B] new tokens so far, the EOS included
 
     @classmethod
-    def of(cls, ids: Tensor, mask: Tensor | None, positions: Tensor, room: int, pad: Tensor) -> Self:
-        """Prompts `ids` [B, P], padded on the left where `mask` [B, P] is zero (None: nowhere), with room for N new tokens."""
+    def of(cls, ids: Tensor, mask: Tensor | None, positions: Tensor | None, room: int, pad: Tensor) -> Self:
+        """Prompts `ids` [B, P], padded on the left where `mask` [B, P] is zero (None: nowhere), with room for N new tokens. `positions`
+        [B or 1, P] are counted from the mask if not given."""
         rows, width = ids.shape
         seen = torch.ones_like(ids) if mask is None else mask[:, -width:]
+        given = seen.cumsum(1) - 1 if positions is None else positions.expand(rows, -1)[:, -width:]
         ended = torch.zeros(rows, dtype=torch.bool, device=ids.device)
         return cls(
             ids=torch.cat([ids, pad.expand(rows, room)], dim=1),
             prompt_length=width,
             mask=seen,
-            positions=torch.where(seen.bool(), positions[:, -width:], -1),
+            positions=torch.where(seen.bool(), given, -1),
             rows=torch.arange(rows, device=ids.device),
             ended=ended,
             by_eos=ended.clone(),

@@ -44,6 +44,10 @@ class FusedNetwork(Network):
         self._keys_values[:, :, :capacity].zero_()
         self.chunk = max(SHORTEST_CHUNK, min(LONGEST_CHUNK, CHUNK_TOKENS // batch))
 
+    def refresh(self) -> None:
+        """Takes over the values that the model's weights have now; addresses stay, and so do recorded steps."""
+        self._decoder.refresh()
+
     def _allocate(self, batch: int, columns: int) -> None:
         of = self._decoder
         # Recorded steps know the addresses of the cache: they go before it does. Without enough memory for another, there is none.

@@ -74,22 +74,24 @@ class StockNetwork(Network):
         state, stop = self._kept(planned, every), ids.shape[1]
         if planned.width == self._prompt_length:
             # Of a text whose beginning is in the cache the rest is fed, unless the ids are the rest already.
-            whole = state["position_ids"].shape[-1] == stop
+            whole = _columns(state) in (None, stop)
             rest = stop - state["past_key_values"].get_seq_length() if whole else None
             return self._inputs(ids, next_sequence_length=rest, is_first_iteration=True, **state)
         if state.get("attention_mask") is not None:
             state["attention_mask"] = state["attention_mask"][:, :stop]
-        state["position_ids"] = state["position_ids"][..., stop - planned.width : stop]
+        if state.get("position_ids") is not None:
+            state["position_ids"] = state["position_ids"][..., stop - planned.width : stop]
         return self._inputs(ids[:, -planned.width :], **state)
 
     def _step(self, planned: Pass, ids: Tensor, every: bool) -> dict[str, Any]:
         """The arguments of a forward of the last w tokens."""
         missing = planned.width - 1  # columns that transformers has not counted yet
         if missing:
-            mask, positions = self._state.get("attention_mask"), self._state["position_ids"]
+            mask, positions = self._state.get("attention_mask"), self._state.get("position_ids")
             if mask is not None:
                 self._state["attention_mask"] = torch.cat([mask, mask.new_ones(len(mask), missing)], dim=1)
-            self._state["position_ids"] = torch.cat([positions, planned.position[:, 1:]], dim=-1)
+            if positions is not None:
+                self._state["position_ids"] = torch.cat([positions, planned.position[:, 1:]], dim=-1)
         return self._inputs(ids, next_sequence_length=planned.width, **self._kept(planned, every))
 
     def _kept(self, planned: Pass, every: bool) -> dict[str, Any]:
@@ -100,3 +102,9 @@ class StockNetwork(Network):
     def _inputs(self, ids: Tensor, **state: Any) -> dict[str, Any]:
         found: dict[str, Any] = self._model.prepare_inputs_for_generation(ids, **state)
         return found
+
+
+def _columns(state: dict[str, Any]) -> int | None:
+    """How long the text is that transformers prepared positions for; None where the forward takes none."""
+    positions: Tensor | None = state.get("position_ids")
+    return None if positions is None else positions.shape[-1]

@@ -76,8 +76,7 @@ class _Generate:
                 with torch.inference_mode(mode=False), torch.no_grad():
                     self.session.start(len(input_ids))
                     network = self._networks.for_batch(input_ids, input_ids.shape[1] + room, inputs, returned=returned)
-                positions = inputs["position_ids"].expand(len(input_ids), -1)
-                batch = Batch.of(input_ids, inputs.get("attention_mask"), positions, room, sampler.pad)
+                batch = Batch.of(input_ids, inputs.get("attention_mask"), inputs.get("position_ids"), room, sampler.pad)
                 chunk = generation_config.prefill_chunk_size
                 sequences = Loop(self.session, network, batch, sampler, chunk=chunk, watch=watch, mark=mark).run()
             if not generation_config.return_dict_in_generate:

@@ -12,16 +12,23 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from families import build
 from passes import planned
-from regrow.decoding import attention
+from regrow.decoding import attention, same_logits
 from regrow.decoding.attention import DecodeAttention
-from regrow.decoding.choose_network import Networks, attends_alike
+from regrow.decoding.choose_network import Networks
 from regrow.decoding.network import StockNetwork
+from regrow.decoding.same_logits import attends_alike
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 ATTEND = attention.attend
 LENGTHS, COLUMNS = [9, 5, 2], 16
 ALIKE = ["llama", "qwen2", "qwen3", "mistral", "phi3", "olmo2", "smollm3", "glm4"]
 OTHERS = ["gemma2", "gemma3", "cohere2"]  # some layers attend to a window
+
+
+@pytest.fixture(autouse=True)
+def _short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are slow in the interpreter."""
+    monkeypatch.setattr(same_logits, "LONGEST", 12)
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:

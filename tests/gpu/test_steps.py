@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor, Logi
 from gpu.errors import expect_alike
 from gpu.sizes import DEVICE, INTERPRETED, SIZES
 from regrow.core import Pass
-from regrow.decoding.choose_network import attends_alike
 from regrow.decoding.fused import FusedNetwork
+from regrow.decoding.same_logits import attends_alike
 from regrow.hosts.engine import Engine
 from regrow.method.batchwise_adaptive import BatchwiseAdaptive
 

@@ -1,0 +1,91 @@
+"""Whether classes and functions of transformers and torch are still the ones that these libraries ship.
+
+A function is known by its code object: `functools.wraps` copies `__module__`, `__qualname__` and `__doc__` onto a
+replacement, but the code keeps the file and the name that it was compiled from.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, Final
+
+import torch
+import transformers
+
+
+def _folder(library: ModuleType) -> str:
+    return f"{Path(str(library.__file__)).parent}{os.sep}"
+
+
+_LIBRARIES: Final = (_folder(transformers), _folder(torch))
+_STANDARD: Final = tuple(str(module.__file__) for module in (abc, contextlib, dataclasses))  # decorators that they use
+_COMPILERS: Final = f"{_folder(torch)}_dynamo{os.sep}"  # what it wraps may have become anything
+_MODELS: Final = "transformers.models."
+_MODEL_FILES: Final = f"{_folder(transformers)}models{os.sep}"
+
+# They run before decoding or around it, never in it, and logging and loading tools like to wrap them.
+_AROUND: Final = frozenset({"__init__", "from_pretrained", "save_pretrained", "push_to_hub", "generate"})
+
+
+def class_is_shipped(kind: type) -> bool:
+    """Whether neither the class nor a base of it has a method, or another descriptor, that no library wrote."""
+    return all(map(_body_is_shipped, kind.__mro__[:-1]))
+
+
+def functions_are_shipped(module: ModuleType, names: Collection[str] | None = None) -> bool:
+    """Whether everything callable in the module, or what it has under `names`, is what a library defines by that name."""
+    found = vars(module) if names is None else {name: getattr(module, name, None) for name in names}
+    return all(is_shipped(value, name) and _at_home(value, str(module.__file__)) for name, value in found.items())
+
+
+def _at_home(value: object, file: str) -> bool:
+    """Whether this is no function of another model's file: many models have their own function of one name."""
+    code = getattr(value, "__code__", None)
+    return code is None or code.co_filename == file or not code.co_filename.startswith(_MODEL_FILES)
+
+
+def is_shipped(value: object, name: str | None) -> bool:
+    """Whether this is not callable, or a class, or a function that a library defines as `name` (None: under any)."""
+    if isinstance(value, property):
+        return all(part is None or is_shipped(part, None) for part in (value.fget, value.fset, value.fdel))
+    if isinstance(value, staticmethod | classmethod):
+        return is_shipped(value.__func__, name)
+    if isinstance(value, functools.cached_property):
+        return is_shipped(value.func, name)
+    if isinstance(value, functools._lru_cache_wrapper):
+        return is_shipped(value.__wrapped__, name)
+    if isinstance(value, FunctionType):
+        return _written_as(value, name)
+    if isinstance(value, BuiltinFunctionType):
+        return name is None or value.__name__ == name
+    passive = isinstance(value, type) or not (callable(value) or hasattr(type(value), "__get__"))
+    return passive or type(value).__module__ in ("typing", "builtins")
+
+
+def _body_is_shipped(kind: type) -> bool:
+    if kind.__module__.partition(".")[0] in sys.stdlib_module_names:
+        return True
+    own = kind.__module__.startswith(_MODELS)  # there, a method of another model would be a replacement too
+    return all(
+        is_shipped(value, f"{kind.__qualname__}.{name}" if own else None) for name, value in vars(kind).items() if name not in _AROUND
+    )
+
+
+def _written_as(function: Any, name: str | None) -> bool:
+    """Whether the function and all that it decorates come from a library, one of them from under `name`."""
+    named = name is None
+    while isinstance(function, FunctionType):
+        code = function.__code__
+        if not code.co_filename.startswith(_LIBRARIES + _STANDARD) or code.co_filename.startswith(_COMPILERS):
+            return False
+        named = named or code.co_qualname == name
+        function = vars(function).get("__wrapped__")
+    return named and function is None
