@@ -153,6 +153,36 @@ def norm_of_another_model(_: Any, patch: Patch, __: ExitStack) -> None:
     patch.setattr(LlamaRMSNorm, "forward", modeling_cohere.CohereLayerNorm.forward)
 
 
+def norm_with_another_code(_: Any, patch: Patch, __: ExitStack) -> None:
+    def forward(self: Any, hidden_states: Tensor) -> Tensor:
+        return 2 * self.weight * hidden_states
+
+    patch.setattr(LlamaRMSNorm.forward, "__code__", forward.__code__)
+
+
+def norm_by_a_bound_method(_: Any, patch: Patch, __: ExitStack) -> None:
+    patch.setattr(LlamaRMSNorm, "forward", Bound().forward)
+
+
+def norm_by_a_partial_method(_: Any, patch: Patch, __: ExitStack) -> None:
+    patch.setattr(LlamaRMSNorm, "forward", functools.partialmethod(_scaled, 2))
+
+
+def norm_by_a_callable(_: Any, patch: Patch, __: ExitStack) -> None:
+    patch.setattr(LlamaRMSNorm, "forward", Bound())
+
+
+class Bound:
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+    __call__ = forward
+
+
+def _scaled(_: Any, by: int, x: Tensor) -> Tensor:
+    return by * x
+
+
 def layer_call(_: Any, patch: Patch, __: ExitStack) -> None:
     patch.setattr(LlamaDecoderLayer, "__call__", lambda self, x, **kwargs: -nn.Module.__call__(self, x, **kwargs))
 
@@ -374,6 +404,10 @@ def _attribute(of: Callable[[Any], Any], name: str, value: Any) -> Change:
     return change
 
 
+def sees_what_follows(model: Any, patch: Patch, _: ExitStack) -> None:
+    patch.setitem(vars(model.config), "is_causal", False)
+
+
 def frequencies_written(model: Any, _: Patch, stack: ExitStack) -> None:
     frequencies = model.model.rotary_emb.inv_freq
     stack.callback(frequencies.data.copy_, frequencies.clone())
@@ -404,6 +438,10 @@ CHANGES: dict[str, Change] = {
         mask_made_otherwise,
         attention_forward,
         norm_of_another_model,
+        norm_with_another_code,
+        norm_by_a_bound_method,
+        norm_by_a_partial_method,
+        norm_by_a_callable,
         layer_call,
         every_call,
         norm_epsilon_of_the_class,
@@ -424,6 +462,7 @@ CHANGES: dict[str, Change] = {
         hook_on_every_module,
         pre_hook_on_every_module,
         function_mode,
+        sees_what_follows,
         frequencies_written,
         frequencies_replaced,
     )

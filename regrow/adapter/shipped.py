@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 import torch
@@ -27,7 +27,7 @@ def _folder(library: ModuleType) -> str:
 
 _LIBRARIES: Final = (_folder(transformers), _folder(torch))
 _STANDARD: Final = tuple(str(module.__file__) for module in (abc, contextlib, dataclasses))  # decorators that they use
-_COMPILERS: Final = f"{_folder(torch)}_dynamo{os.sep}"  # what it wraps may have become anything
+_COMPILER: Final = str(Path(_folder(torch), "_dynamo", "eval_frame.py"))  # what it wraps may have become anything
 _MODELS: Final = "transformers.models."
 _MODEL_FILES: Final = f"{_folder(transformers)}models{os.sep}"
 
@@ -56,7 +56,7 @@ def is_shipped(value: object, name: str | None) -> bool:
     """Whether this is not callable, or a class, or a function that a library defines as `name` (None: under any)."""
     if isinstance(value, property):
         return all(part is None or is_shipped(part, None) for part in (value.fget, value.fset, value.fdel))
-    if isinstance(value, staticmethod | classmethod):
+    if isinstance(value, staticmethod | classmethod | MethodType):
         return is_shipped(value.__func__, name)
     if isinstance(value, functools.cached_property):
         return is_shipped(value.func, name)
@@ -84,7 +84,7 @@ def _written_as(function: Any, name: str | None) -> bool:
     named = name is None
     while isinstance(function, FunctionType):
         code = function.__code__
-        if not code.co_filename.startswith(_LIBRARIES + _STANDARD) or code.co_filename.startswith(_COMPILERS):
+        if not code.co_filename.startswith(_LIBRARIES + _STANDARD) or code.co_filename == _COMPILER:
             return False
         named = named or code.co_qualname == name
         function = vars(function).get("__wrapped__")

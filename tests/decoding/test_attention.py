@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
+from changes import CHANGES
 from families import build
 from passes import planned
 from regrow.decoding import attention, same_logits
@@ -131,6 +133,27 @@ def test_a_model_told_to_attend_otherwise_is_left_alone() -> None:
     assert given_attention(model)
     model.set_attn_implementation("eager")
     assert not given_attention(model)
+
+
+ATTENTION = ["sdpa_registered_anew", "sdpa_replaced_in_the_registry", "torch_attention_replaced", "function_mode", "every_call"]
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_that_is_not_as_shipped_is_not_gone_around(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it asked whether a text gives the same logits."""
+    monkeypatch.setattr(choose_network, "attends_alike", lambda _: True)
+    model = build("phi3")
+    assert given_attention(model)
+    with monkeypatch.context() as patch, ExitStack() as stack:
+        CHANGES[name](model, patch, stack)
+        assert not given_attention(model)
+    assert given_attention(model)
+
+
+def test_nothing_is_cast_under_our_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose_network, "attends_alike", lambda _: True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not given_attention(build("phi3"))
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,46 @@ def test_a_model_saved_and_loaded_is_run_by_its_parts(tmp_path: Path, chosen: li
     assert chosen == [BY_PARTS, BY_PARTS]
 
 
+def test_layers_left_out_between_two_batches_are_left_out(chosen: list[str]) -> None:
+    model = build("llama")
+    with regrow.prune(model, regrow.Dense()):
+        whole = tokens(model)
+        model.config.num_hidden_layers = 1
+        ours = tokens(model)
+    assert torch.equal(ours, tokens(model))
+    assert not torch.equal(ours, whole)
+    assert chosen == [BY_PARTS, "StockNetwork"]
+
+
+def test_a_window_set_between_two_batches_is_seen(chosen: list[str]) -> None:
+    model = build("mistral")
+    with regrow.prune(model, regrow.Dense()):
+        whole = tokens(model)
+        model.config.sliding_window = 4
+        ours = tokens(model)
+    assert torch.equal(ours, tokens(model))
+    assert not torch.equal(ours, whole)
+    assert chosen == [BY_PARTS, "StockNetwork"]
+
+
+COMPILED: dict[str, Callable[[Any], object]] = {
+    "model": lambda model: model.compile(backend="eager"),
+    "layer": lambda model: model.model.layers[0].compile(backend="eager"),
+    "attention": lambda model: model.model.layers[0].self_attn.compile(backend="eager"),
+    "forward": lambda model: setattr(model, "forward", torch.compile(model.forward, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("what", COMPILED)
+def test_a_compiled_model_keeps_what_was_compiled(what: str, chosen: list[str]) -> None:
+    model = build("llama")
+    theirs = tokens(model)
+    COMPILED[what](model)
+    with regrow.prune(model, regrow.Dense()):
+        assert torch.equal(tokens(model), theirs)
+    assert chosen[0] != BY_PARTS
+
+
 # Weights, which are values and not structure
 
 
