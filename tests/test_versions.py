@@ -86,16 +86,13 @@ def test_loading_asks_for_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
         load()
 
 
-@pytest.mark.parametrize(
-    "arguments", [["generate", "-p", "a"], ["demo"], ["methods"], ["evaluate"], ["compare", "-o", "x"], ["bench"], ["generate", "-h"]]
-)
-def test_commands_end_with_the_sentence(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", ["generate -p a", "demo", "methods", "bench", "generate --help"])
+def test_commands_end_with_the_sentence(monkeypatch: pytest.MonkeyPatch, arguments: str) -> None:
     _pretend(monkeypatch, "transformers", "4.57.1")
-    result = run(*arguments)
-    if result.exit_code != 2:  # what the parser refuses comes first
-        assert result.exit_code == 1
-        assert result.output.startswith("regrow: error: Regrow needs transformers 5.17 to 5.19, and 4.57.1 is installed")
-        assert result.output.count("\n") == 1
+    result = run(*arguments.split())
+    assert result.exit_code == 1
+    assert result.output.startswith("regrow: error: Regrow needs transformers 5.17 to 5.19, and 4.57.1 is installed")
+    assert result.output.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--version", "table --help"])
