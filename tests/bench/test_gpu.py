@@ -187,6 +187,7 @@ def test_without_a_gpu_it_says_so_and_leaves_nothing(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("_as_on_a_gpu")
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_kernel_can_be_called_and_has_bytes(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"COLD": 1, "SHORT": 30, "LONG": 200, "DTYPE": SMALL.halves[0]}.items():
