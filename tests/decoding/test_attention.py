@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 from changes import CHANGES
 from families import build
 from passes import planned
-from regrow.decoding import attention, same_logits
+from regrow.decoding import attention, choose_network, same_logits
 from regrow.decoding.attention import DecodeAttention
 from regrow.decoding.choose_network import Networks
 from regrow.decoding.network import StockNetwork
