@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -36,18 +35,17 @@ def chosen_method(method: object) -> Method:
 
 def layer_numbers(skip_layers: object) -> tuple[int, ...]:
     """The layers to skip, each an integer. Raises UsageError for what is no list of layers."""
-    if not isinstance(skip_layers, Iterable) or isinstance(skip_layers, (str, bytes, Mapping)):
+    given = _listed(skip_layers)
+    listed = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping))
+    layers = [_listed(layer) for layer in given] if listed else [None]
+    if any(type(layer) is not int for layer in layers):
         raise UsageError(f"skip_layers takes a list of layer numbers such as [0, 1], not {skip_layers!r}")
-    layers = [_number(layer) for layer in skip_layers]
-    if None in layers:
-        raise UsageError(f"skip_layers takes a list of layer numbers such as [0, 1], not {skip_layers!r}")
-    return tuple(layer for layer in layers if layer is not None)
+    return tuple(layers)
 
 
-def _number(layer: object) -> int | None:
-    if isinstance(layer, Tensor) and not layer.dim() and not layer.is_floating_point() and layer.dtype is not torch.bool:
-        return int(layer)
-    return int(layer) if isinstance(layer, Integral) and not isinstance(layer, bool) else None
+def _listed(value: Any) -> Any:
+    """A tensor or a NumPy array or number as plain lists and numbers; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def causal_model(model: object) -> None:
@@ -99,12 +97,11 @@ def _rows(name: str, given: object, device: torch.device) -> Tensor:
 
 
 def _tensor(name: str, given: object, device: torch.device) -> Tensor:
-    listed = given.tolist() if hasattr(given, "tolist") else given  # a NumPy array
+    listed = _listed(given)
     if not isinstance(listed, (list, tuple)):
         raise UsageError(f"{name} must be token ids, not {type(given).__name__}; {ENCODED}")
     try:
-        rows = [row.tolist() if hasattr(row, "tolist") else row for row in listed]
-        values = torch.tensor(rows, device=device)
+        values = torch.tensor([_listed(row) for row in listed], device=device)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise UsageError(f"{name} are not rows of token ids of one length; {ENCODED} (padding on the left)") from None
     return values if values.numel() else values.long()

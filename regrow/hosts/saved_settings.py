@@ -14,15 +14,15 @@ HARMLESS: Final[dict[str, bool]] = {"use_cache": True, "output_attentions": Fals
 # What changes stock's answer, and the value that stands for our loop.
 DECISIVE: Final[dict[str, Any]] = {
     "num_beams": 1,
-    "num_return_sequences": 1,
     "prompt_lookup_num_tokens": None,
-    "penalty_alpha": None,
+    "penalty_alpha": 0.0,
     "dola_layers": None,
     "constraints": None,
     "force_words_ids": None,
     "assistant_early_exit": None,
+    "use_mtp": False,
 }
-ONLY_GREEDY: Final = ("num_return_sequences", "penalty_alpha")  # what sampling takes, or does not look at
+ONLY_GREEDY: Final = ("penalty_alpha",)
 
 
 def without_saved(model: PreTrainedModel, given: dict[str, Any]) -> dict[str, Any]:
@@ -32,12 +32,13 @@ def without_saved(model: PreTrainedModel, given: dict[str, Any]) -> dict[str, An
     """
     config, own = given.get("generation_config"), model.generation_config
     saved = {name: value for name, value in vars(own).items() if name not in given and getattr(config, name, None) is None}
-    sampled = _effective("do_sample", given, config, own)
+    sampled = bool(_effective("do_sample", given, config, own))
     for name, plain in DECISIVE.items():
         if saved.get(name) not in (None, plain) and not (sampled and name in ONLY_GREEDY):
-            raise UsageError(
-                f"this model's own generation config sets {name}={saved[name]!r}, which Regrow's loop does not do; pass {name}={plain!r}"
-            )
+            _refuse(name, saved[name], plain)
+    copies = own.num_return_sequences
+    if copies not in (None, 1) and not (sampled and own.do_sample):  # stock objects as well, whatever is passed
+        _refuse("num_return_sequences", copies, 1)
     undone = {name: plain for name, plain in HARMLESS.items() if saved.get(name) not in (None, plain)}
     if _effective("return_dict_in_generate", given, config, own):  # then they are a part of the answer
         undone = {name: plain for name, plain in undone.items() if not name.startswith("output")}
@@ -51,3 +52,10 @@ def without_saved(model: PreTrainedModel, given: dict[str, Any]) -> dict[str, An
 def _effective(name: str, given: dict[str, Any], config: GenerationConfig | None, own: GenerationConfig | None) -> Any:
     values = (given.get(name), getattr(config, name, None), getattr(own, name, None))
     return next((value for value in values if value is not None), None)
+
+
+def _refuse(name: str, value: object, plain: object) -> None:
+    raise UsageError(
+        f"this model's own generation config sets {name}={value!r}, which Regrow's loop does not do; set "
+        f"model.generation_config.{name} = {plain!r}, or edit its generation_config.json"
+    )
