@@ -39,7 +39,10 @@ class Patch:
         self._copies_as_before(obj)
 
     def replace_parameter(self, module: nn.Module, name: str, value: nn.Parameter) -> None:
-        """Makes `value` the module's parameter of that name; the one there was is kept aside and put back."""
+        """Makes `value` the module's parameter of that name; the one there was is kept aside and put back.
+
+        Where the module was moved meanwhile (`model.to(...)`), the parameter that is put back is moved after it.
+        """
         parameters = cast("dict[str, object]", module._parameters)
         self._undo.append((parameters, name, parameters[name]))
         parameters[name] = value
@@ -48,7 +51,10 @@ class Patch:
     def restore(self) -> None:
         """Undoes every replacement, latest first; a second call does nothing."""
         while self._undo:
-            _put_back(*self._undo.pop())
+            attributes, name, before = self._undo.pop()
+            if isinstance(before, nn.Parameter):
+                _move(before, attributes.get(name))
+            _put_back(attributes, name, before)
 
     def _copies_as_before(self, obj: object) -> None:
         attributes = vars(obj)
@@ -83,3 +89,9 @@ def _put_back(attributes: dict[str, object], name: str, before: object) -> None:
         attributes.pop(name, None)  # somebody may have deleted it meanwhile: absent either way
     else:
         attributes[name] = before
+
+
+def _move(parameter: nn.Parameter, stand_in: object) -> None:
+    """Moves a parameter as `nn.Module.to` has moved the one that stood in for it; never to `meta`, which holds no values."""
+    if isinstance(stand_in, nn.Parameter) and not stand_in.is_meta:
+        parameter.data = parameter.data.to(stand_in.device, stand_in.dtype)

@@ -37,10 +37,10 @@ def layer_numbers(skip_layers: object) -> tuple[int, ...]:
     """The layers to skip, each an integer. Raises UsageError for what is no list of layers."""
     given = _listed(skip_layers)
     listed = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping))
-    layers = [_listed(layer) for layer in given] if listed else [None]
-    if any(type(layer) is not int for layer in layers):
+    layers = tuple(_listed(layer) for layer in given) if listed else ()
+    if not listed or any(type(layer) is not int for layer in layers):
         raise UsageError(f"skip_layers takes a list of layer numbers such as [0, 1], not {skip_layers!r}")
-    return tuple(layers)
+    return layers
 
 
 def _listed(value: Any) -> Any:
@@ -57,8 +57,10 @@ def causal_model(model: object) -> None:
 
 
 def encoded(input_ids: object, attention_mask: object, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """input_ids [B, P] int64 and attention_mask [B, P] of tensors, NumPy arrays, lists, or an encoding that holds both. A single prompt may
-    be one-dimensional. Raises UsageError for anything else."""
+    """input_ids [B, P] int64 and attention_mask [B, P] of tensors, NumPy arrays, lists, or an encoding that holds both.
+
+    A single prompt may be one-dimensional. Raises UsageError for anything else.
+    """
     if isinstance(input_ids, Mapping) or (hasattr(input_ids, "data") and isinstance(input_ids.data, Mapping)):
         input_ids, attention_mask = _unpacked(input_ids, attention_mask)
     ids = _rows("input_ids", input_ids, device)

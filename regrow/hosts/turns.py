@@ -1,12 +1,12 @@
 """One model, many callers: whoever uses a model's session has it alone, and the others wait for their turn.
 
-A model has one lock, which lives beside the model and not in it, since a model's own attributes are copied and
-pickled. Calls are served in the order in which they came. Calls on different models never wait for each other.
+A model has one lock, which lies beside the model and not in its attributes, since those are copied and pickled. Calls
+are served in the order in which they came. Calls on different models never wait for each other.
 
-A call on the same model from inside a generation (a streamer, a criterion, `watch`) cannot wait for that generation to
-end and is refused. Where it is another thread that calls, and the generation waits for that thread, neither could ever
-go on. Nobody can see that for certain; but once a generation has stood still in one wait for other threads (`join`,
-`Future.result`, a full queue) for PATIENCE seconds, those who wait for it are refused as well.
+A call on the same model from inside a generation (by a streamer, a criterion, `watch`) cannot wait for that generation
+to end and is refused. If another thread calls while the generation waits for that thread, neither can ever go on. This
+cannot be seen for certain. But once a generation has stood still in one wait for other threads (`join`,
+`Future.result`, a full queue) for PATIENCE seconds, the calls that wait for it are refused as well.
 """
 
 from __future__ import annotations

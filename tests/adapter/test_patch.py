@@ -196,6 +196,20 @@ def test_a_copy_of_a_patched_object_is_a_copy_of_the_original(way: Callable[[Any
     assert module.weight is weight
 
 
+def test_a_parameter_is_moved_with_its_module() -> None:
+    module = nn.Linear(2, 2)
+    weight = module.weight
+    with Patch() as patch:
+        patch.replace_parameter(module, "weight", nn.Parameter(torch.zeros(2, 2)))
+        module.to(torch.float64)
+    assert module.weight is weight
+    assert (weight.dtype, module.bias.dtype) == (torch.float64, torch.float64)
+    with Patch() as patch:
+        patch.replace_parameter(module, "weight", nn.Parameter(torch.zeros(2, 2, dtype=torch.float64)))
+        address = weight.data_ptr()
+    assert weight.data_ptr() == address  # nothing is copied where nothing was moved
+
+
 class WithState(Plain):
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "extra": 1}
