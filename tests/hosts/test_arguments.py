@@ -181,7 +181,11 @@ def test_a_prompt_that_fills_the_context_is_refused_with_its_own_length(shared: 
 # Layers and models
 
 
-@pytest.mark.parametrize("layers", [[0], (0,), {0}, range(1), iter([0]), torch.tensor([0]), numpy.array([0]), {0: "a"}.keys()], ids=str)
+@pytest.mark.parametrize(
+    "layers",
+    [[0], (0,), {0}, range(1), iter([0]), torch.tensor([0]), numpy.array([0]), {0: "a"}.keys()],
+    ids=lambda value: type(value).__name__,
+)
 def test_layers_to_skip_are_any_collection_of_numbers(layers: Any) -> None:
     model = build("qwen2")
     with regrow.prune(model, regrow.Griffin(), skip_layers=layers):

@@ -370,6 +370,25 @@ def test_a_generation_that_waits_for_a_thread_that_waits_for_it(wait: str, monke
     assert regrow.generate(model, **arguments(BATCHES[1])).tokens
 
 
+def test_generations_on_two_models_that_wait_for_each_other() -> None:
+    """At least one of them is told, and both end."""
+    models, said = [build("llama"), build("qwen2")], []
+    both = threading.Barrier(2)
+
+    def cross(one: int) -> regrow.Generation:
+        def watch(progress: regrow.Progress) -> None:
+            if progress.step == 4:
+                both.wait()
+                said.append(outcome(lambda: regrow.generate(models[1 - one], **arguments(BATCHES[1]))))
+
+        return regrow.generate(models[one], **arguments(BATCHES[0]), method=SHORT, watch=watch)
+
+    want = [regrow.generate(model, **arguments(BATCHES[0]), method=SHORT) for model in models]
+    got = at_once(lambda: cross(0), lambda: cross(1))
+    assert all(map(same, got, want))
+    assert any(isinstance(one, str) and "let no callback of a generation wait" in one for one in said)
+
+
 def test_a_slow_callback_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not wait for a thread, or not for the same one all the time."""
     monkeypatch.setattr(turns, "PATIENCE", 0.1)
