@@ -1,7 +1,8 @@
 """Instance attributes replaced for a while and put back exactly.
 
-A copy of a patched object is a copy of the original: copy, deepcopy and pickle ask an object for its state with
-`__getstate__`, which Python looks up on the instance, so that a patch answers with what was there before it.
+A copy of a patched object is a copy of the original: copy, deepcopy and pickle ask an object for its state
+with `__getstate__`, which Python looks up on the instance, so that a patch answers with what was there before
+it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Patch:
     def replace_parameter(self, module: nn.Module, name: str, value: nn.Parameter) -> None:
         """Makes `value` the module's parameter of that name; the one there was is kept aside and put back.
 
-        Where the module was moved meanwhile (`model.to(...)`), the parameter that is put back is moved after it.
+        Where the module was moved meanwhile (`model.to(...)`), the parameter that is put back is moved after
+        it.
         """
         parameters = cast("dict[str, object]", module._parameters)
         self._undo.append((parameters, name, parameters[name]))

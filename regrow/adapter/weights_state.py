@@ -1,10 +1,10 @@
 """Whether a model's weights are still those that something was derived from: a cheap look, once a batch.
 
-A change of weights can show in three ways. A new Parameter, or new storage (`p.data = ...`, `.to(dtype)`), shows in
-its identity or address. An operation in place (`p.add_`, an optimizer, `load_state_dict`) raises the tensor's version.
-`p.data.add_()` and writes through a NumPy view do neither, so that the contents are read as well: an exact integer
-checksum, in one pass over the bytes. On one CPU thread it takes about 5 ms for a weight of 1536 x 8960 in bfloat16,
-twice the time of a matmul with it in a decode step of one row.
+A change of weights can show in three ways. A new Parameter, or new storage (`p.data = ...`, `.to(dtype)`),
+shows in its identity or address. An operation in place (`p.add_`, an optimizer, `load_state_dict`) raises the
+tensor's version. `p.data.add_()` and writes through a NumPy view do neither, so that the contents are read as
+well: an exact integer checksum, in one pass over the bytes. On one CPU thread it takes about 5 ms for a
+weight of 1536 x 8960 in bfloat16, twice the time of a matmul with it in a decode step of one row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 WORD: Final = 8  # bytes
-CHUNK: Final = {"cpu": 1 << 17}  # words that stay in a CPU's cache; elsewhere larger ones, since each is a few launches
+# Words at a time: on a CPU they stay in its cache; elsewhere they are more, since each chunk costs a few launches.
+CHUNK: Final = {"cpu": 1 << 17}
 LARGE_CHUNK: Final = 1 << 22
 
 
@@ -37,7 +38,8 @@ class Place:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Place:
-        version = -1 if tensor.is_inference() else tensor._version  # tensors made in inference mode count nothing
+        # Tensors that were made in inference mode do not count their versions.
+        version = -1 if tensor.is_inference() else tensor._version
         at = id(tensor), tensor.data_ptr(), version
         return cls(*at, tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
@@ -54,8 +56,8 @@ class WeightsState:
     def of(cls, model: nn.Module) -> WeightsState:
         """The state of every parameter and buffer.
 
-        Embeddings are a large part of a small model, and nothing is derived from them: they are not read, and only
-        their places count.
+        Embeddings are a large part of a small model, and nothing is derived from them: they are not read, and
+        only their places count.
         """
         tensors, unread = list(_tensors(model)), _embeddings(model)
         return cls(tuple(map(Place.of, tensors)), checksums(tensor for tensor in tensors if id(tensor) not in unread))
@@ -65,8 +67,9 @@ class WeightsState:
 def checksums(tensors: Iterable[Tensor]) -> tuple[int, ...]:
     """A checksum modulo 2^64 of each tensor's bytes, in the order of its elements. The host waits once if all are on one device.
 
-    Words of 64 bits are multiplied with a random coefficient for each place and summed, so that swapped, permuted and
-    negated elements show. Integers have no rounding: the same bytes always give the same checksum.
+    Words of 64 bits are multiplied with a random coefficient for each place and summed, so that swapped,
+    permuted and negated elements show. Integers have no rounding: the same bytes always give the same
+    checksum.
     """
     sums = [_checksum(tensor.detach()) for tensor in tensors]
     return tuple(torch.stack([value.to(sums[0].device) for value in sums]).tolist()) if sums else ()

@@ -136,13 +136,14 @@ def prune(
 ) -> Iterator[Session]:
     """Prunes a causal language model while the context lasts: `model.generate` decodes through Regrow's loop.
 
-    `method` may also be a name, or a class that needs no arguments. `skip_layers` stay dense. `calibration` is what
-    `regrow calibrate` made of this model for this method, where it needs one. With `record_masks`, `session.masks` lists
-    (decode step, retained indices [L, k]) of the latest batch.
+    `method` may also be a name, or a class that needs no arguments. `skip_layers` stay dense. `calibration`
+    is what `regrow calibrate` made of this model for this method, where it needs one. With `record_masks`,
+    `session.masks` lists (decode step, retained indices [L, k]) of the latest batch.
 
     Calls of the model outside `generate` compute densely, and so do copies of it. Several threads may call
-    `model.generate`: they take turns. Leaving waits for a generation that another thread still runs. The model is restored
-    exactly, however the context ends. Raises UsageError for a model or a method that does not fit.
+    `model.generate`: they take turns. Leaving waits for a generation that another thread still runs. The
+    model is restored exactly, however the context ends. Raises UsageError for a model or a method that does
+    not fit.
     """
     turn, context = _turn(model), ExitStack()
     with turn.take("regrow.prune"):
@@ -190,12 +191,13 @@ def generate(
 ) -> Generation:
     """Decodes one left-padded batch, in the `prune` context around us or, for this call, with `method` (default: dense).
 
-    `input_ids` [B, P] may also be lists of one length, one prompt [P], or what a tokenizer gives, with its mask.
-    `calibration` is what the method needs, if anything. `watch` is told the progress after every step (on a GPU every 8);
-    `generation` are transformers' own arguments (max_new_tokens, do_sample, temperature, top_p, eos_token_id, ...).
+    `input_ids` [B, P] may also be lists of one length, one prompt [P], or what a tokenizer gives, with its
+    mask. `calibration` is what the method needs, if anything. `watch` is told the progress after every step
+    (on a GPU every 8); `generation` are transformers' own arguments (max_new_tokens, do_sample, temperature,
+    top_p, eos_token_id, ...).
 
-    Calls from several threads take turns, each as a whole: a call's report is of its own batch, and a method that is given
-    here is never seen by another call.
+    Calls from several threads take turns, each as a whole: a call's report is of its own batch, and a method
+    that is given here is never seen by another call.
     """
     with _turn(model).take("regrow.generate"), ExitStack() as context:
         session = active_session(model)

@@ -1,13 +1,14 @@
 """One model, many callers: whoever uses a model's session has it alone, and the others wait for their turn.
 
-A model has one lock, which lies beside the model and not in its attributes, since those are copied and pickled. Calls
-are served in the order in which they came. Calls on different models never wait for each other.
+A model has one lock, which lies beside the model and not in its attributes, since those are copied and
+pickled. Calls are served in the order in which they came. Calls on different models never wait for each
+other.
 
-A call on the same model from inside a generation (by a streamer, a criterion, `watch`) cannot wait for that generation
-to end and is refused. If another thread calls while the generation waits for that thread, neither can ever go on. Where
-they wait for each other through the locks of several models, this is seen at once. Otherwise it cannot be seen for
-certain: once a generation has stood still in one wait for other threads (`join`, `Future.result`, a full queue) for
-PATIENCE seconds, the calls that wait for it are refused as well.
+A call on the same model from inside a generation (by a streamer, a criterion, `watch`) cannot wait for that
+generation to end and is refused. If another thread calls while the generation waits for that thread, neither
+can ever go on. Where they wait for each other through the locks of several models, this is seen at once.
+Otherwise it cannot be seen for certain: once a generation has stood still in one wait for other threads
+(`join`, `Future.result`, a full queue) for PATIENCE seconds, the calls that wait for it are refused as well.
 """
 
 from __future__ import annotations
