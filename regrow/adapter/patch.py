@@ -1,9 +1,16 @@
-"""Instance attributes replaced for a while and put back exactly."""
+"""Instance attributes replaced for a while and put back exactly.
+
+A copy of a patched object is a copy of the original: copy, deepcopy and pickle ask an object for its state
+with `__getstate__`, which Python looks up on the instance, so that a patch answers with what was there before
+it.
+"""
 
 from __future__ import annotations
 
+from copy import copy
+from functools import partial
 from types import TracebackType
-from typing import Final, cast, final
+from typing import Any, Final, cast, final
 
 from torch import nn
 
@@ -30,17 +37,47 @@ class Patch:
             _put_back(attributes, name, before)
             raise TypeError(f"{type(obj).__name__}.{name} cannot be replaced on an instance: its class defines it as a property")
         self._undo.append((attributes, name, before))
+        self._copies_as_before(obj)
 
     def replace_parameter(self, module: nn.Module, name: str, value: nn.Parameter) -> None:
-        """Makes `value` the module's parameter of that name; the one there was is kept aside and put back."""
+        """Makes `value` the module's parameter of that name; the one there was is kept aside and put back.
+
+        Where the module was moved meanwhile (`model.to(...)`), the parameter that is put back is moved after
+        it.
+        """
         parameters = cast("dict[str, object]", module._parameters)
         self._undo.append((parameters, name, parameters[name]))
         parameters[name] = value
+        self._copies_as_before(module)
 
     def restore(self) -> None:
         """Undoes every replacement, latest first; a second call does nothing."""
         while self._undo:
-            _put_back(*self._undo.pop())
+            attributes, name, before = self._undo.pop()
+            if isinstance(before, nn.Parameter):
+                _move(before, attributes.get(name))
+            _put_back(attributes, name, before)
+
+    def _copies_as_before(self, obj: object) -> None:
+        attributes = vars(obj)
+        self._undo.append((attributes, "__getstate__", attributes.get("__getstate__", _ABSENT)))
+        attributes["__getstate__"] = partial(self._state_before, obj)
+
+    def _state_before(self, obj: object) -> Any:
+        """The state of `obj` for a copy, without any replacement."""
+        state = type(obj).__getstate__(obj)
+        if not isinstance(state, dict):  # a class that keeps its state elsewhere: what is replaced is not in it
+            return state
+        attributes, before = vars(obj), dict(state)
+        parameters = attributes.get("_parameters")
+        if parameters is not None:
+            before["_parameters"] = copy(parameters)
+        for changed, name, value in reversed(self._undo):
+            if changed is attributes:
+                _put_back(before, name, value)
+            elif changed is parameters:
+                _put_back(before["_parameters"], name, value)
+        return before
 
     def __enter__(self) -> Patch:
         return self
@@ -54,3 +91,9 @@ def _put_back(attributes: dict[str, object], name: str, before: object) -> None:
         attributes.pop(name, None)  # somebody may have deleted it meanwhile: absent either way
     else:
         attributes[name] = before
+
+
+def _move(parameter: nn.Parameter, stand_in: object) -> None:
+    """Moves a parameter as `nn.Module.to` has moved the one that stood in for it; never to `meta`, which holds no values."""
+    if isinstance(stand_in, nn.Parameter) and not stand_in.is_meta:
+        parameter.data = parameter.data.to(stand_in.device, stand_in.dtype)

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from regrow.calibration.result import Calibration
 from regrow.decoding.loop import Progress
 from regrow.errors import UsageError
-from regrow.hosts.hugging_face import Generation, active_session, generate, prune
-from regrow.method.base import Method
+from regrow.hosts.arguments import Choice, Prompts
+from regrow.hosts.hugging_face import Generation, active_session, generate_alone, prune
+from regrow.hosts.turns import turn_of
 from regrow.method.dense import Dense
 from regrow.session import Session
 
@@ -26,7 +27,7 @@ class Engine:
     def __init__(
         self,
         model: PreTrainedModel,
-        method: Method | None = None,
+        method: Choice | None = None,
         skip_layers: Collection[int] = (),
         calibration: Calibration | None = None,
         *,
@@ -35,20 +36,31 @@ class Engine:
         """As `regrow.prune`; dense without a method."""
         self._model = model
         with ExitStack() as stack:
-            pruned = prune(model, method or Dense(), skip_layers, calibration, record_masks=record_masks)
+            pruned = prune(model, Dense() if method is None else method, skip_layers, calibration, record_masks=record_masks)
             self.session: Session = stack.enter_context(pruned)
             self._open = stack.pop_all()
 
     def generate(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, watch: Callable[[Progress], None] | None = None, **generation: Any
+        self,
+        input_ids: Prompts,
+        attention_mask: Tensor | None = None,
+        *,
+        watch: Callable[[Progress], None] | None = None,
+        **generation: Any,
     ) -> Generation:
-        """Decodes one left-padded batch input_ids [B, P], as `regrow.generate`. Raises UsageError once the engine is closed."""
-        if active_session(self._model) is not self.session:
-            raise UsageError("this engine is closed; make another")
-        return generate(self._model, input_ids, attention_mask, watch=watch, **generation)
+        """Decodes one left-padded batch input_ids [B, P], as `regrow.generate`; calls from several threads take turns.
+
+        Raises UsageError once the engine is closed."""
+        with turn_of(self._model).take("Engine.generate"):
+            if active_session(self._model) is not self.session:
+                raise UsageError("this engine is closed; make another")
+            return generate_alone(self._model, self.session, input_ids, attention_mask, watch, generation)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise UsageError("an engine cannot be copied or pickled; make one of a copy of the model")
 
     def close(self) -> None:
-        """Restores the model; a second call does nothing."""
+        """Restores the model, after a generation that another thread still runs; a second call does nothing."""
         self._open.close()
 
     def __enter__(self) -> Self:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, final
 
 import torch
@@ -20,8 +21,10 @@ from regrow.decoding.loop import Loop, Progress
 from regrow.decoding.memory import out_of_memory
 from regrow.decoding.sampler import Sampler, Streamer
 from regrow.errors import UsageError
+from regrow.hosts.arguments import Choice, Prompts, causal_model, chosen_method, encoded, fits, layer_numbers
 from regrow.hosts.attach import attach
-from regrow.method.base import Method
+from regrow.hosts.saved_settings import without_saved
+from regrow.hosts.turns import Turn, turn_of
 from regrow.method.dense import Dense
 from regrow.report import Report
 from regrow.session import Session
@@ -45,7 +48,16 @@ class _Generate:
         self.model, self.session = model, session
         self._networks = Networks(model)
 
-    def __call__(
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.model, "generate")  # copies of a pruned model are not pruned
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | GenerateDecoderOnlyOutput:
+        with turn_of(self.model).take("model.generate"):
+            now: Any = self.model.generate  # its context may have ended while the call waited
+            made: Tensor | GenerateDecoderOnlyOutput = (now.run if isinstance(now, _Generate) else now)(*args, **kwargs)
+            return made
+
+    def run(
         self,
         *args: Any,
         streamer: Streamer | None = None,
@@ -85,7 +97,8 @@ class _Generate:
             return GenerateDecoderOnlyOutput(**output, past_key_values=inputs["past_key_values"])
 
         generate: Callable[..., Tensor | GenerateDecoderOnlyOutput] = type(self.model).generate  # type: ignore[attr-defined]
-        return generate(self.model, *args, streamer=streamer, custom_generate=decode, **kwargs)
+        given = without_saved(self.model, signature(generate).bind_partial(self.model, *args).arguments | kwargs)
+        return generate(**given, streamer=streamer, custom_generate=decode)
 
 
 def _refuse(config: GenerationConfig, inputs: dict[str, Any]) -> None:
@@ -117,7 +130,7 @@ def _refuse(config: GenerationConfig, inputs: dict[str, Any]) -> None:
 @contextmanager
 def prune(
     model: PreTrainedModel,
-    method: Method,
+    method: Choice,
     skip_layers: Collection[int] = (),
     calibration: Calibration | None = None,
     *,
@@ -125,15 +138,39 @@ def prune(
 ) -> Iterator[Session]:
     """Prunes a causal language model while the context lasts: `model.generate` decodes through Regrow's loop.
 
-    `skip_layers` stay dense. `calibration` is what `regrow calibrate` made of this model for this method, where it needs one. With
-    `record_masks`, `session.masks` lists (decode step, retained indices [L, k]) of the latest batch.
-    Calls of the model outside `generate` compute densely. Raises UsageError for a model or a method that does not fit; the model is
-    restored exactly, however the context ends.
+    `method` may also be a name, or a class that needs no arguments. `skip_layers` stay dense. `calibration`
+    is what `regrow calibrate` made of this model for this method, where it needs one. With `record_masks`,
+    `session.masks` lists (decode step, retained indices [L, k]) of the latest batch.
+
+    Calls of the model outside `generate` compute densely, and so do copies of it. Several threads may call
+    `model.generate`: they take turns. Leaving waits for a generation that another thread still runs. The
+    model is restored exactly, however the context ends. Raises UsageError for a model or a method that does
+    not fit.
     """
+    turn, context = _turn(model), ExitStack()
+    with turn.take("regrow.prune"):
+        session = context.enter_context(_pruned(model, method, skip_layers, calibration, record_masks=record_masks))
+    try:
+        yield session
+    finally:
+        turn.leave(context.close, "leaving regrow.prune")
+
+
+@contextmanager
+def _pruned(
+    model: PreTrainedModel,
+    method: Choice,
+    skip_layers: Collection[int] = (),
+    calibration: Calibration | None = None,
+    *,
+    record_masks: bool = False,
+) -> Iterator[Session]:
+    """As `prune`, for a caller that has the model to itself."""
     if active_session(model) is not None:
         raise UsageError("this model is already pruned; leave the first `with regrow.prune(...)` before entering another")
-    tensors = fitting(calibration, model, method)
-    with attach(model, method, skip_layers, tensors, record_masks=record_masks) as (session, patch):
+    chosen, skipped = chosen_method(method), layer_numbers(skip_layers)
+    tensors = fitting(calibration, model, chosen)
+    with attach(model, chosen, skipped, tensors, record_masks=record_masks) as (session, patch):
         patch.replace(model, "generate", _Generate(model, session))
         yield session
 
@@ -146,37 +183,57 @@ def active_session(model: PreTrainedModel) -> Session | None:
 
 def generate(
     model: PreTrainedModel,
-    input_ids: Tensor,
+    input_ids: Prompts,
     attention_mask: Tensor | None = None,
     *,
-    method: Method | None = None,
+    method: Choice | None = None,
     calibration: Calibration | None = None,
     watch: Callable[[Progress], None] | None = None,
     **generation: Any,
 ) -> Generation:
-    """Decodes one left-padded batch input_ids [B, P], in the `prune` context around us or, for this call, with `method` (default: dense).
+    """Decodes one left-padded batch, in the `prune` context around us or, for this call, with `method` (default: dense).
 
-    `calibration` is what the method needs, if anything. `watch` is told the progress after every step (on a GPU every 8); `generation` are
-    transformers' own arguments (max_new_tokens, do_sample, temperature, top_p, eos_token_id, ...).
+    `input_ids` [B, P] may also be lists of one length, one prompt [P], or what a tokenizer gives, with its
+    mask. `calibration` is what the method needs, if anything. `watch` is told the progress after every step
+    (on a GPU every 8); `generation` are transformers' own arguments (max_new_tokens, do_sample, temperature,
+    top_p, eos_token_id, ...).
+
+    Calls from several threads take turns, each as a whole: a call's report is of its own batch, and a method
+    that is given here is never seen by another call.
     """
-    session = active_session(model)
-    if session is None:
-        with prune(model, method or Dense(), calibration=calibration):
-            return generate(model, input_ids, attention_mask, watch=watch, **generation)
-    if method is not None or calibration is not None:
-        raise UsageError(
-            "this model is already pruned; leave out `method` and `calibration`, or call regrow.generate outside of the `with`"
-        )
-    if input_ids.device != model.device:
-        raise UsageError(f"the prompts are on {input_ids.device} and the model on {model.device}; move the prompts with .to(model.device)")
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and input_ids.shape[1] >= limit:
-        raise UsageError(f"a prompt of {input_ids.shape[1]} tokens leaves no room in the model's context of {limit}; shorten it")
-    asked = generation.pop("return_dict_in_generate", None)
-    if asked is not None:
+    with _turn(model).take("regrow.generate"), ExitStack() as context:
+        session = active_session(model)
+        if session is None:
+            session = context.enter_context(_pruned(model, Dense() if method is None else method, calibration=calibration))
+        elif method is not None or calibration is not None:
+            raise UsageError(
+                "this model is already pruned; leave out `method` and `calibration`, or call regrow.generate outside of the `with`"
+            )
+        return generate_alone(model, session, input_ids, attention_mask, watch, generation)
+
+
+def generate_alone(
+    model: PreTrainedModel,
+    session: Session,
+    input_ids: Prompts,
+    attention_mask: Tensor | None,
+    watch: Callable[[Progress], None] | None,
+    generation: dict[str, Any],
+) -> Generation:
+    """As `generate`, for a caller that has the pruned model to itself."""
+    ids, mask = encoded(input_ids, attention_mask, model.device)
+    if ids.device != model.device:
+        raise UsageError(f"the prompts are on {ids.device} and the model on {model.device}; move the prompts with .to(model.device)")
+    fits(ids, mask, model)
+    if generation.pop("return_dict_in_generate", None) is not None:
         raise UsageError("regrow.generate always returns a Generation; leave out return_dict_in_generate")
-    decode: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
-    sequences = decode(input_ids, attention_mask=attention_mask, watch=watch, return_dict_in_generate=False, **generation)
+    decode: Callable[..., Tensor] = vars(model)["generate"].run
+    sequences = decode(ids, attention_mask=mask, watch=watch, return_dict_in_generate=False, **generation)
     report = session.report()
-    rows = sequences[:, input_ids.shape[1] :].tolist()
+    rows = sequences[:, ids.shape[1] :].tolist()
     return Generation(sequences, [row[:count] for row, count in zip(rows, report.tokens, strict=True)], report)
+
+
+def _turn(model: PreTrainedModel) -> Turn:
+    causal_model(model)
+    return turn_of(model)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
 
 import pytest
 import torch
@@ -139,3 +144,102 @@ def test_refuses_what_an_instance_attribute_cannot_replace(kind: Callable[[], ob
     with Patch() as patch, pytest.raises(TypeError):
         patch.replace(thing, "value", "new")
     assert getattr(thing, "__dict__", {}) == {}
+
+
+def copied(thing: Any) -> Any:
+    return copy.copy(thing)
+
+
+def deep(thing: Any) -> Any:
+    return copy.deepcopy(thing)
+
+
+def pickled(thing: Any) -> Any:
+    return pickle.loads(pickle.dumps(thing))
+
+
+def saved(thing: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(thing, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def sent(thing: Any) -> Any:
+    """Return what another process would be given."""
+    return pickle.loads(bytes(ForkingPickler.dumps(thing)))
+
+
+COPIES = [copied, deep, pickled, saved, sent]
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_copy_of_a_patched_object_is_a_copy_of_the_original(way: Callable[[Any], Any]) -> None:
+    plain, module = Plain(), nn.Linear(2, 2)
+    plain.value = "old"
+    weight = module.weight
+    with Patch() as patch:
+        patch.replace(plain, "value", lambda: "cannot be pickled")
+        patch.replace(plain, "value", "twice")
+        patch.replace(module, "forward", lambda x: x)
+        patch.replace_parameter(module, "weight", nn.Parameter(torch.zeros(2, 2)))
+        patch.replace(module, "another", "new")
+        within = dict(vars(module))
+        thing, other = way(plain), way(module)
+        assert vars(thing) == {"value": "old"}
+        assert list(vars(other)) == list(vars(nn.Linear(2, 2)))
+        assert torch.equal(other.weight, weight)
+        assert torch.equal(other(torch.eye(2)), torch.nn.functional.linear(torch.eye(2), weight, module.bias))
+        assert vars(module) == within  # the patched one stays patched
+        assert not module.weight.any()
+    assert list(vars(module)) == list(vars(other))
+    assert module.weight is weight
+
+
+def test_a_parameter_is_moved_with_its_module() -> None:
+    module = nn.Linear(2, 2)
+    weight = module.weight
+    with Patch() as patch:
+        patch.replace_parameter(module, "weight", nn.Parameter(torch.zeros(2, 2)))
+        module.to(torch.float64)
+    assert module.weight is weight
+    assert (weight.dtype, module.bias.dtype) == (torch.float64, torch.float64)
+    with Patch() as patch:
+        patch.replace_parameter(module, "weight", nn.Parameter(torch.zeros(2, 2, dtype=torch.float64)))
+        address = weight.data_ptr()
+    assert weight.data_ptr() == address  # nothing is copied where nothing was moved
+
+
+class WithState(Plain):
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "extra": 1}
+
+
+class Elsewhere(Plain):
+    def __getstate__(self) -> tuple[int, ...]:
+        return (1, 2)
+
+    def __setstate__(self, state: tuple[int, ...]) -> None:
+        self.value = state
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_class_that_makes_its_own_state_is_asked(way: Callable[[Any], Any]) -> None:
+    thing, other = WithState(), Elsewhere()
+    with Patch() as patch:
+        patch.replace(thing, "value", "new")
+        patch.replace(other, "value", "new")
+        assert vars(way(thing)) == {"extra": 1}
+        assert way(other).value == (1, 2)
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_copy_of_a_part_of_a_model_shares_nothing_with_the_patch(way: Callable[[Any], Any], model: PreTrainedModel) -> None:
+    logits = _logits(model)
+    with Patch() as patch:
+        for mlp in _mlps(model):
+            patch.replace(mlp, "forward", torch.zeros_like)
+        other = way(_mlps(model)[0])
+        assert "forward" not in vars(other)
+        assert "forward" in vars(_mlps(model)[0])
+    assert torch.equal(_logits(model), logits)
