@@ -14,7 +14,8 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from regrow.calibration.result import Calibration, fitting
+from regrow.adapter.patch import Patch
+from regrow.calibration.result import Calibration
 from regrow.decoding.batch import Batch
 from regrow.decoding.choose_network import Networks
 from regrow.decoding.loop import Loop, Progress
@@ -22,7 +23,7 @@ from regrow.decoding.memory import out_of_memory
 from regrow.decoding.sampler import Sampler, Streamer
 from regrow.errors import UsageError
 from regrow.hosts.arguments import Choice, Prompts, causal_model, chosen_method, encoded, fits, layer_numbers
-from regrow.hosts.attach import attach
+from regrow.hosts.attach import Attachment
 from regrow.hosts.saved_settings import without_saved
 from regrow.hosts.turns import Turn, turn_of
 from regrow.method.dense import Dense
@@ -44,9 +45,9 @@ class Generation:
 class _Generate:
     """Stands in for `model.generate` while a session is attached."""
 
-    def __init__(self, model: PreTrainedModel, session: Session) -> None:
-        self.model, self.session = model, session
-        self._networks = Networks(model)
+    def __init__(self, model: PreTrainedModel, attachment: Attachment) -> None:
+        self.model, self.session = model, attachment.session
+        self._attachment, self._networks = attachment, Networks(model)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self.model, "generate")  # copies of a pruned model are not pruned
@@ -86,6 +87,8 @@ class _Generate:
             with out_of_memory(f"{len(input_ids)} rows of {sampler.limit} tokens beside the model"):
                 # Buffers outlive the batch: made in the caller's inference mode, they could not be written outside of it.
                 with torch.inference_mode(mode=False), torch.no_grad():
+                    if self._attachment.follow():  # captured steps know the addresses of what was derived from the weights
+                        self._networks = Networks(self.model)
                     self.session.start(len(input_ids))
                     network = self._networks.for_batch(input_ids, input_ids.shape[1] + room, inputs, returned=returned)
                 batch = Batch.of(input_ids, inputs.get("attention_mask"), inputs.get("position_ids"), room, sampler.pad)
@@ -169,10 +172,9 @@ def _pruned(
     if active_session(model) is not None:
         raise UsageError("this model is already pruned; leave the first `with regrow.prune(...)` before entering another")
     chosen, skipped = chosen_method(method), layer_numbers(skip_layers)
-    tensors = fitting(calibration, model, chosen)
-    with attach(model, chosen, skipped, tensors, record_masks=record_masks) as (session, patch):
-        patch.replace(model, "generate", _Generate(model, session))
-        yield session
+    with Attachment(model, chosen, skipped, calibration, record_masks=record_masks) as attachment, Patch() as patch:
+        patch.replace(model, "generate", _Generate(model, attachment))
+        yield attachment.session
 
 
 def active_session(model: PreTrainedModel) -> Session | None:
