@@ -17,7 +17,7 @@ from regrow.kernels.attention import reference as attention_reference
 from regrow.kernels.norm import reference as norm_reference
 from regrow.kernels.norm.reference import unit
 from regrow.kernels.pruned_ffn.compact import CompactFFN
-from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear
+from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeightsLinears
 from regrow.kernels.rotary import reference as rotary_reference
 from regrow.kernels.scores import reference as scores_reference
 from regrow.kernels.scores.reference import relative
@@ -26,6 +26,7 @@ from regrow.kernels.threshold.reference import magnitude
 
 __all__ = [
     "MaskedLinear",
+    "MaskedLinears",
     "SparseFFN",
     "add_rms_norm",
     "attention_workspace",
@@ -33,6 +34,7 @@ __all__ = [
     "exceeding",
     "magnitude",
     "masked_linear",
+    "masked_linears",
     "observe",
     "relative",
     "rope_cache",
@@ -67,6 +69,14 @@ class MaskedLinear(Protocol):
         ...
 
 
+class MaskedLinears(Protocol):
+    @property
+    def state_bytes(self) -> int: ...
+    def __call__(self, x: Tensor, keep: Tensor, /) -> Sequence[Tensor]:
+        """y [..., out] of each of several linears, as of `MaskedLinear`."""
+        ...
+
+
 def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool = False) -> SparseFFN:
     """The sparse form of one FFN with `keep` retained neurons, or at most so many if that `varies`; `scratch` [keep, D] may be shared by
     all layers."""
@@ -85,6 +95,15 @@ def masked_linear(weight: Tensor, bias: Tensor | None) -> MaskedLinear:
 
         return InputMajorLinear(weight, bias)
     return AllWeightsLinear(weight, bias)
+
+
+def masked_linears(weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> MaskedLinears:
+    """Several linears [out, in] of one x that use the same of its inputs; on a GPU they are one."""
+    if _on_gpu(weights[0]):
+        from regrow.kernels.pruned_linear.side_by_side import SideBySideLinears
+
+        return SideBySideLinears(weights, biases)
+    return AllWeightsLinears(weights, biases)
 
 
 def exceeding(x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, abs_mean: bool, weights: int, measured: Tensor) -> Tensor:

@@ -36,11 +36,35 @@ class Tile(NamedTuple):
     warps: int = 4
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def bounds(inputs: tl.tensor, share: tl.tensor, count: tl.tensor) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """The first term of a program's split, the end of its terms, and up to where x and rows of the weight may be read.
+
+    A number of terms that the device alone knows is shared out here, in units of 16, so that x is loaded 16 bytes at once: up to the next
+    multiple of 16 it is filled with zeros. No row of the weight is read beyond the count.
+    """
+    split = tl.program_id(1)
+    if count is None:
+        start = split * share
+        end = tl.minimum(start + share, inputs)
+        filled = inputs
+        readable = inputs
+    else:
+        total = tl.load(count)
+        own = tl.cdiv(total, 16 * tl.num_programs(1)) * 16
+        start = split * own
+        end = tl.multiple_of(tl.minimum(start + own, tl.cdiv(total, 16) * 16), 16)
+        filled = end
+        readable = tl.minimum(end, total)
+    return start, end, filled, readable
+
+
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
 def partial_dot(
     x: tl.tensor,  # [M, inputs]
     weight: tl.tensor,  # [any, outputs]
     choice: tl.tensor,  # [inputs]
+    count: tl.tensor,  # [1] how many inputs there are; None: all of them
     partial: tl.tensor,  # [splits, M, outputs] float32
     rows: tl.tensor,  # M
     inputs: tl.tensor,
@@ -58,15 +82,15 @@ def partial_dot(
     split = tl.program_id(1)
     row = tl.arange(0, ROWS).to(tl.int64)[:, None]
     column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)[None, :]
-    start = split * share
+    start, end, filled, readable = bounds(inputs, share, count)
     i = start + tl.arange(0, INPUTS)
-    chosen = tl.load(choice + i, mask=i < inputs, other=0)
+    chosen = tl.load(choice + i, mask=i < filled, other=0)
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
-    for first in tl.range(start, tl.minimum(start + share, inputs), INPUTS, num_stages=STAGES):
+    for first in tl.range(start, end, INPUTS, num_stages=STAGES):
         i = first + tl.arange(0, INPUTS)
         source = chosen.to(tl.int64) if INDEXED else i.to(tl.int64)
-        used = i < inputs if INDEXED else chosen != 0
-        values = tl.load(x + row * x_stride + i[None, :], mask=(row < rows) & (i[None, :] < inputs), other=0.0)
+        used = i < readable if INDEXED else chosen != 0
+        values = tl.load(x + row * x_stride + i[None, :], mask=(row < rows) & (i[None, :] < filled), other=0.0)
         if not INDEXED:  # what is not chosen counts for nothing, infinities included
             values = tl.where(used[None, :], values, 0.0)
         terms = tl.load(
@@ -75,7 +99,7 @@ def partial_dot(
             other=0.0,
             eviction_policy="evict_first",
         )
-        chosen = tl.load(choice + i + INPUTS, mask=i + INPUTS < inputs, other=0)
+        chosen = tl.load(choice + i + INPUTS, mask=i + INPUTS < filled, other=0)
         total = tl.dot(values, terms, total, input_precision="ieee")
     place = (split.to(tl.int64) * rows + row) * outputs + column
     tl.store(partial + place, total, mask=(row < rows) & (column < outputs))
@@ -86,6 +110,7 @@ def partial_vector(
     x: tl.tensor,  # [inputs]
     weight: tl.tensor,
     choice: tl.tensor,
+    count: tl.tensor,
     partial: tl.tensor,  # [splits, outputs] float32
     inputs: tl.tensor,
     outputs: tl.tensor,
@@ -99,15 +124,15 @@ def partial_vector(
     """`partial_dot` for a single row of x: products are kept apart by input and added at the end, so that a step has no exchange."""
     split = tl.program_id(1)
     column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)[None, :]
-    start = split * share
+    start, end, filled, readable = bounds(inputs, share, count)
     i = start + tl.arange(0, INPUTS)
-    chosen = tl.load(choice + i, mask=i < inputs, other=0)
-    values = tl.load(x + i, mask=i < inputs, other=0.0)
+    chosen = tl.load(choice + i, mask=i < filled, other=0)
+    values = tl.load(x + i, mask=i < filled, other=0.0)
     total = tl.zeros((INPUTS, OUTPUTS), tl.float32)
-    for first in tl.range(start, tl.minimum(start + share, inputs), INPUTS, num_stages=STAGES):
+    for first in tl.range(start, end, INPUTS, num_stages=STAGES):
         i = first + tl.arange(0, INPUTS)
         source = chosen.to(tl.int64) if INDEXED else i.to(tl.int64)
-        used = i < inputs if INDEXED else chosen != 0
+        used = i < readable if INDEXED else chosen != 0
         terms = tl.load(
             weight + source[:, None] * weight_stride + column,
             mask=used[:, None] & (column < outputs),
@@ -118,8 +143,8 @@ def partial_vector(
         if not INDEXED:
             factors = tl.where(used, factors, 0.0)
         total += factors[:, None] * terms.to(tl.float32)
-        chosen = tl.load(choice + i + INPUTS, mask=i + INPUTS < inputs, other=0)
-        values = tl.load(x + i + INPUTS, mask=i + INPUTS < inputs, other=0.0)
+        chosen = tl.load(choice + i + INPUTS, mask=i + INPUTS < filled, other=0)
+        values = tl.load(x + i + INPUTS, mask=i + INPUTS < filled, other=0.0)
     place = split.to(tl.int64) * outputs + column
     tl.store(partial + place, tl.sum(total, axis=0)[None, :], mask=column < outputs)
 
@@ -231,15 +256,21 @@ def sum_rows(
     out: Tensor,
     *,
     indexed: bool,
+    count: Tensor | None = None,
     tile: Tile | None = None,
 ) -> None:
-    """out [M, D] of x [M, inputs]: both kernels in a row. Splits are those of the workspace; `tile` is for tests."""
+    """out [M, D] of x [M, inputs]: both kernels in a row. Splits are those of the workspace; `tile` is for tests.
+
+    With a `count` [1] int32 there are only so many inputs, of an index: x is zero from there to the next multiple of 16, and what x and
+    `choice` hold beyond does not matter.
+    """
     check(name, x, {"weight": weight}, {"bias": bias}, out)
     (rows, inputs), outputs = x.shape, weight.shape[1]
     assert choice.shape == (inputs,), f"{name}: x has {inputs} inputs, and {list(choice.shape)} of them are chosen"
     assert choice.is_contiguous(), f"{name}: what chooses rows is contiguous"
     assert bias is None or bias.shape == (outputs,), f"{name}: bias is [{outputs}]"
     assert out.shape == (rows, outputs), f"{name}: out is [{rows}, {outputs}], not {list(out.shape)}"
+    assert count is None or (indexed and count.dtype == torch.int32), f"{name}: the count is int32"
     assert workspace.dtype == torch.float32, f"{name}: the workspace is float32, not {workspace.dtype}"
     assert workspace.is_contiguous(), f"{name}: the workspace is contiguous"
     assert workspace.shape[1:] == out.shape, f"{name}: the workspace is [splits, {rows}, {outputs}], not {list(workspace.shape)}"
@@ -248,8 +279,8 @@ def sum_rows(
     grid = blocks(outputs, tile.outputs), splits
     constants = {"INDEXED": indexed, "INPUTS": tile.inputs, "OUTPUTS": tile.outputs, "STAGES": tile.stages, "num_warps": tile.warps}
     if tile.rows == 1:
-        partial_vector[grid](x, weight, choice, workspace, inputs, outputs, share, weight.stride(0), **constants)
+        partial_vector[grid](x, weight, choice, count, workspace, inputs, outputs, share, weight.stride(0), **constants)
     else:
         strides = x.stride(0), weight.stride(0)
-        partial_dot[grid](x, weight, choice, workspace, rows, inputs, outputs, share, *strides, ROWS=tile.rows, **constants)
+        partial_dot[grid](x, weight, choice, count, workspace, rows, inputs, outputs, share, *strides, ROWS=tile.rows, **constants)
     add_partials[blocks(outputs, ADD), rows](workspace, bias, out, rows, outputs, out.stride(0), SPLITS=splits, OUTPUTS=ADD, num_warps=2)

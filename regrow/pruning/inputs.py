@@ -13,8 +13,9 @@ from torch.nn.functional import linear
 
 from regrow.core import Blocks, Mode, Pass, score_dtype
 from regrow.errors import UsageError
-from regrow.kernels import MaskedLinear, exceeding, magnitude, masked_linear
+from regrow.kernels import exceeding, magnitude
 from regrow.pruning.base import Pruner
+from regrow.pruning.input_groups import InputGroup, share_an_input
 from regrow.pruning.meter import Meter
 from regrow.selection.budget import keep_count
 from regrow.selection.index_set import largest
@@ -52,14 +53,15 @@ class InputPruner(Pruner):
         self._rule, self._linears, self.places = rule, blocks.linears, len(blocks.linears)
         self._threshold: Sequence[float] | None = None if threshold is None else threshold.tolist()
         self._keep = [0 if rule.by_threshold else keep_count(rule.sparsity, place.weight.shape[1], "inputs") for place in self._linears]
-        self._sparse: list[MaskedLinear] = []  # from the first batch on
+        self._sparse: list[InputGroup] = []  # of each linear, from the first batch on
         self._norms = [_norms(place.weight) if rule.weighed else None for place in self._linears]
 
     def start(self, slots: int, meter: Meter) -> None:  # noqa: ARG002
         assert (self._threshold is not None) == self._rule.by_threshold, "a rule by thresholds needs them"
         self._meter = meter
         if not self._sparse:
-            self._sparse = [masked_linear(of.weight, of.bias) for of in self._linears]
+            shared = share_an_input(self._linears, self._threshold, weighed=self._rule.weighed)
+            self._sparse = [group for places in shared for group in [InputGroup(places, self._linears)] * len(places)]
 
     def prepare(self, planned: Pass) -> None:  # noqa: ARG002
         self._meter.drop()
@@ -67,7 +69,7 @@ class InputPruner(Pruner):
     def run(self, place: int, x: Tensor, now: Pass | None) -> Tensor:
         of = self._linears[place]
         if now is not None and now.mode is Mode.SPARSE:
-            return self._sparse[place](x, self._shared(place, x.flatten(0, -2), now.slot))
+            return self._sparse[place].run(place, x, lambda: self._shared(place, x.flatten(0, -2), now.slot))
         return linear(x, of.weight, of.bias)
 
     def commit(self, done: Pass, slot: Tensor) -> None:  # noqa: ARG002
@@ -92,7 +94,7 @@ class InputPruner(Pruner):
         if self._threshold is None:
             return largest(self._score(place, magnitude(x, slot, abs_mean=abs_mean)), self._keep[place])
         measured = self._meter.measured(of.site, of.layer)
-        return exceeding(x, slot, self._norms[place], self._threshold[place], abs_mean, of.weight.shape[0], measured)
+        return exceeding(x, slot, self._norms[place], self._threshold[place], abs_mean, self._sparse[place].outputs, measured)
 
     def _score(self, place: int, size: Tensor) -> Tensor:
         """Of the magnitudes [..., in]."""
@@ -106,7 +108,7 @@ class InputPruner(Pruner):
 
     @property
     def state_bytes(self) -> int:
-        return sum(norms.nbytes for norms in self._norms if norms is not None) + sum(masked.state_bytes for masked in self._sparse)
+        return sum(norms.nbytes for norms in self._norms if norms is not None) + sum(group.state_bytes for group in set(self._sparse))
 
 
 def _norms(weight: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn import functional
 
 
 @final
@@ -18,4 +19,18 @@ class AllWeightsLinear:
 
     def __call__(self, x: Tensor, keep: Tensor) -> Tensor:
         """y [..., out] of x [..., in] and keep [in] bool."""
-        return linear(torch.where(keep, x, 0), self._weight, self._bias)
+        return functional.linear(torch.where(keep, x, 0), self._weight, self._bias)
+
+
+@final
+class AllWeightsLinears:
+    """Several of them, one after the other."""
+
+    state_bytes = 0
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+        self._linears = [AllWeightsLinear(*of) for of in zip(weights, biases, strict=True)]
+
+    def __call__(self, x: Tensor, keep: Tensor) -> Sequence[Tensor]:
+        """y [..., out] of each, of x [..., in] and keep [in] bool."""
+        return [linear(x, keep) for linear in self._linears]

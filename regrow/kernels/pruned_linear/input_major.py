@@ -7,8 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from regrow.kernels.pruned_linear.triton import masked_linear
-from regrow.kernels.split_sums import LARGEST_ROWS, workspace_shape
+from regrow.kernels.pruned_linear.triton import gather_inputs, kept_linear
+from regrow.kernels.split_sums import LARGEST_ROWS, blocks, workspace_shape
 
 
 @final
@@ -27,8 +27,12 @@ class InputMajorLinear:
         """y [..., out] of x [..., in] and keep [in] bool."""
         rows = x.reshape(-1, x.shape[-1])
         out = x.new_empty(len(rows), self._weight.shape[1])
+        room = blocks(x.shape[-1], 16) * 16
+        kept, index = x.new_empty(len(rows), room), keep.new_empty(room, dtype=torch.int32)
+        count = index.new_empty(1)
+        gather_inputs(rows, keep, kept, index, count)
         for first in range(0, len(rows), LARGEST_ROWS):
-            some, into = rows[first : first + LARGEST_ROWS], out[first : first + LARGEST_ROWS]
+            some, into = kept[first : first + LARGEST_ROWS], out[first : first + LARGEST_ROWS]
             workspace = x.new_empty(workspace_shape(len(some), *self._weight.shape), dtype=torch.float32)
-            masked_linear(some, self._weight, keep, self._bias, workspace, into)
+            kept_linear(some, self._weight, index, count, self._bias, workspace, into)
         return out.view(*x.shape[:-1], -1)

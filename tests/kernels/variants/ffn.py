@@ -5,6 +5,7 @@ from typing import Any
 
 from kernels.ahead_of_time import SMALL_SHARED, Variant
 from regrow.kernels.pruned_ffn.triton import gated_dot, gated_tile, gated_vector
+from regrow.kernels.pruned_linear import triton as inputs
 from regrow.kernels.split_sums import (
     ADD,
     H100_SHARED,
@@ -51,17 +52,25 @@ def gated(
     return variant(name, kernel, types, constants, tile.warps, odd, resident(rows) // PROCESSORS)
 
 
-def partial(rows: int, dtype: str, choice: str = "i64", shared: int = H100_SHARED) -> Variant:
-    """`choice` i1: the masked linear."""
+def partial(rows: int, dtype: str, choice: str = "i64", shared: int = H100_SHARED, counted: bool = False) -> Variant:
+    """`choice` i1: the linear over flags; `counted`: the linear over the inputs that were gathered."""
     tile = partial_tile(rows, NEURONS if choice == "i1" else KEEP, WIDTH, SIZES[dtype], shared)
     types = dict.fromkeys(("x", "weight"), f"*{dtype}") | {"choice": f"*{choice}", "partial": "*fp32"}
+    types |= {"count": "*i32"} if counted else {}
     types |= integers("inputs", "outputs", "share", "weight_stride")
     constants = {"INDEXED": choice != "i1", "INPUTS": tile.inputs, "OUTPUTS": tile.outputs, "STAGES": tile.stages}
     if rows > 1:
         types |= integers("rows", "x_stride")
         constants |= {"ROWS": tile.rows}
-    name = f"partial {rows} {dtype} {choice}{' small' * (shared < H100_SHARED)}"
+    name = f"partial {rows} {dtype} {choice}{' counted' * counted}{' small' * (shared < H100_SHARED)}"
     return variant(name, partial_vector if rows == 1 else partial_dot, types, constants, tile.warps, programs=resident(rows) // PROCESSORS)
+
+
+def gather_inputs(dtype: str) -> Variant:
+    types = {"x": f"*{dtype}", "kept": f"*{dtype}", "keep": "*i1", "index": "*i32", "count": "*i32"}
+    types |= integers("tokens", "inputs", "x_token", "kept_token")
+    constants = {"ROWS": inputs.ROWS, "INPUTS": inputs.INPUTS, "FLAGS": inputs.FLAGS}
+    return variant(f"gather inputs {dtype}", inputs.side_by_side, types, constants, inputs.WARPS, ("tokens",))
 
 
 def add(rows: int, dtype: str, biased: bool) -> Variant:
@@ -82,6 +91,9 @@ VARIANTS: list[Variant] = [
     *[gated(rows, "fp32") for rows in (1, 16)],
     *[partial(rows, dtype, choice) for rows in ROWS for dtype in DTYPES for choice in ("i64", "i1")],
     partial(16, "bf16", "i32"),
+    *[partial(rows, dtype, "i32", counted=True) for rows in ROWS for dtype in DTYPES],
+    *[partial(rows, "bf16", "i32", SMALL_SHARED, counted=True) for rows in ROWS],
+    *[gather_inputs(dtype) for dtype in DTYPES],
     *[partial(rows, "fp32") for rows in (1, 16)],
     *[add(rows, dtype, biased) for rows, dtype in ((16, "bf16"), (64, "fp16")) for biased in (False, True)],
 ]

@@ -1,0 +1,30 @@
+"""Linears over the same kept inputs of the same x."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from regrow.kernels.pruned_linear.input_major import InputMajorLinear
+
+
+@final
+class SideBySideLinears:
+    """One sum whose outputs lie side by side: on a GPU, where launches would count for more than what some of them read."""
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+        self._widths = [len(weight) for weight in weights]
+        laid = [weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in zip(weights, biases, strict=True)]
+        self._joint = InputMajorLinear(torch.cat([*weights]), torch.cat(laid) if any(bias is not None for bias in biases) else None)
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory taken beside the model's own weights."""
+        return self._joint.state_bytes
+
+    def __call__(self, x: Tensor, keep: Tensor) -> Sequence[Tensor]:
+        """y [..., out] for each, of x [..., in] and keep [in] bool: views of one tensor."""
+        return self._joint(x, keep).split_with_sizes(self._widths, dim=-1)
