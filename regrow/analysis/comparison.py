@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, final
 
 from regrow.analysis.paired import Paired, paired
-from regrow.analysis.summary import Share, Summary, summarize
+from regrow.analysis.summary import Summary, summarize
+from regrow.format import NONE, megabytes, percent
+from regrow.format import markdown as markdown_table
 from regrow.records import Graded
 
-NONE: Final = "–"
 COLUMNS: Final = (
     "method",
     "batch",
@@ -61,22 +62,21 @@ def cells(row: Row) -> list[str]:
     return [
         row.label,
         str(row.batch_size),
-        _percent(row.target, 0),
-        _percent(_sparsity(row)),
-        NONE if s is None or s.bytes_per_token is None else f"{s.bytes_per_token / 1e6:.3g}",
+        percent(row.target, 0),
+        percent(_sparsity(row)),
+        megabytes(None if s is None else s.counters.bytes_per_token, 3),
         NONE if d is None else f"{d['mean_kl']:.2g}",
-        _percent(None if d is None else d["agreement"]),
+        percent(None if d is None else d["agreement"]),
         NONE if s is None else _share(s),
-        NONE if s is None else f"{_percent(low)} to {_percent(high)}",
+        NONE if s is None else f"{percent(low)} to {percent(high)}",
         NONE if a is None else f"{100 * a.difference:+.1f} (p {_p(a.p)})",
         NONE if s is None else f"{s.median_tokens:g}",
-        _percent(None if s is None else s.at_cap.value),
+        percent(None if s is None else s.at_cap.value),
     ]
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return markdown_table(COLUMNS, [cells(row) for row in rows]) + "\n"
 
 
 def to_json(rows: Sequence[Row]) -> str:
@@ -85,32 +85,19 @@ def to_json(rows: Sequence[Row]) -> str:
 
 
 def _object(row: Row) -> dict[str, Any]:
-    found = asdict(row)
-    if row.summary is not None:
-        for name in ("problems", "prompts", "at_cap"):
-            found["summary"][name] = _value(getattr(row.summary, name))
-        found["summary"]["families"] = {name: _value(share) for name, share in row.summary.families.items()}
-    return found
-
-
-def _value(share: Share) -> dict[str, Any]:
-    return {**asdict(share), "value": share.value, "interval_95": list(share.interval())}
+    return {**asdict(row), "summary": None if row.summary is None else row.summary.to_dict()}
 
 
 def _sparsity(row: Row) -> float | None:
     """Of the answers; where there are none, of the traces."""
     if row.summary is not None:
-        return row.summary.actual_sparsity
+        return row.summary.counters.actual_sparsity
     return None if row.divergence is None else 1 - row.divergence["weights_kept"] / row.divergence["weights_dense"]
 
 
 def _share(summary: Summary) -> str:
     share, missing = summary.problems, f", {len(summary.missing)} batches missing" if summary.missing else ""
-    return f"{_percent(share.value)} ({share.right}/{share.total}{missing})"
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return NONE if value is None else f"{100 * value:.{digits}f} %"
+    return f"{percent(share.value)} ({share.right}/{share.total}{missing})"
 
 
 def _p(value: float) -> str:

@@ -20,7 +20,7 @@ def figure(rows: Sequence[Row], path: Path, sparsity: float) -> None:
     parts: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
         ("problems right, %", lambda row: None if row.summary is None or row.summary.missing else _percent(row.summary.problems.value)),
         ("KL(dense ‖ pruned), nats a token", lambda row: None if row.divergence is None else row.divergence["mean_kl"]),
-        ("actual sparsity, %", lambda row: None if row.summary is None else _percent(row.summary.actual_sparsity)),
+        ("actual sparsity, %", lambda row: None if row.summary is None else _percent(row.summary.counters.actual_sparsity)),
     )
     axes = page.subplots(1, len(parts))
     for axis, (title, value) in zip(axes, parts, strict=True):

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from regrow.bench.result import Lost, Reference, Result, Row, Spread
 from regrow.bench.run import Bound
-from regrow.cli.format import NONE, rate, ratio
+from regrow.format import NONE, rate, ratio
 
 _PARTS = ("prompt", "dense", "observe", "sparse", "refresh")
 

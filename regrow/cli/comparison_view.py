@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from regrow.analysis import comparison, plots
-from regrow.cli.format import percent
 from regrow.errors import RegrowError
 from regrow.evaluation.comparison import divergence_file, read_divergence, records_file
 from regrow.evaluation.grading import grade
 from regrow.evaluation.grid import SPARSITY, Cell
+from regrow.format import percent
 from regrow.records import Graded
 
 

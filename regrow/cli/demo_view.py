@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from itertools import takewhile
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from regrow.bundled.problems import LABELS, Exercise
 from regrow.cli.demo_run import Run
-from regrow.cli.format import duration, percent, rate, ratio
+from regrow.format import duration, percent, rate, ratio
 from regrow.models import Loaded
 
 RIGHT, WRONG, MISSING = "✓", "✗", "–"
@@ -41,7 +40,14 @@ def to_json(loaded: Loaded, exercises: Sequence[Exercise], runs: Sequence[Run], 
             {"id": f"heldout-{start + i}", "prompt": e.prompt, "solution": e.solution, "text": text, "right": list(marks)}
             for i, (e, text, marks) in enumerate(rows)
         ]
-        yield {"type": "run", "model": loaded.name, "right": run.right, "problems": run.problems, **asdict(run.totals), "prompts": prompts}
+        yield {
+            "type": "run",
+            "model": loaded.name,
+            "right": run.right,
+            "problems": run.problems,
+            **run.totals.to_dict(),
+            "prompts": prompts,
+        }
 
 
 def _most_telling(runs: Sequence[Run]) -> int:

@@ -9,10 +9,10 @@ import typer
 
 from regrow.cli import options
 from regrow.cli.bar import Bar
-from regrow.cli.format import duration
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.loading import load
 from regrow.cli.table import show
+from regrow.format import duration
 
 if TYPE_CHECKING:
     from regrow.decoding.loop import Progress

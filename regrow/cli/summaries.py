@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from regrow.cli.format import NONE, parameters, percent, rate
+from regrow.format import NONE, parameters, percent, rate
 
 if TYPE_CHECKING:
     from regrow.analysis.summary import Share, Summary
-    from regrow.records import RunConfig
+    from regrow.run_config import RunConfig
 
 
 def print_tables(console: Console, summaries: Sequence[Summary]) -> None:
@@ -37,9 +37,9 @@ def _runs(summaries: Sequence[Summary]) -> Table:
             str(config.batch_size),
             _share(summary.problems),
             f"{percent(low)} – {percent(high)}",
-            percent(summary.actual_sparsity),
+            percent(summary.counters.actual_sparsity),
             f"{summary.median_tokens:g}",
-            rate(summary.decode_tokens_per_second),
+            rate(summary.counters.decode_tokens_per_second),
         )
     return table
 

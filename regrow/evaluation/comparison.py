@@ -21,7 +21,7 @@ from regrow.evaluation.run import configure, evaluate
 from regrow.evaluation.tasks.base import Task, batches
 from regrow.method.base import Method
 from regrow.models import Loaded
-from regrow.records import digest
+from regrow.run_config import differences, digest
 from regrow.whole_file import write_whole
 
 
@@ -93,8 +93,7 @@ class Comparison:
         plan, settings = self._plan, self._settings(cell, calibration)
         path = divergence_file(plan.directory, cell)
         if path.exists():
-            if read_divergence(path)["settings"] != settings:
-                raise RegrowError(f"{path} was made with other settings; choose another --out, or remove it")
+            _refuse_other(path, read_divergence(path)["settings"], settings)
             return
         found = divergence(
             self._loaded,
@@ -128,7 +127,7 @@ class Comparison:
             chat=plan.chat,
             calibration=calibration,
         )
-        settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+        settings: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
         return settings
 
 
@@ -155,6 +154,14 @@ def read_divergence(path: Path) -> dict[str, Any]:
         raise RegrowError(f"{path} is damaged ({error}); remove it, and run again") from error
     found: dict[str, Any] = value
     return found
+
+
+def _refuse_other(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+    if there == asked:
+        return
+    differing = differences(there, asked)
+    what = f"was made with other settings ({differing}, there/asked)" if differing else "does not say all the settings it was made with"
+    raise RegrowError(f"{path} {what}; choose another --out, or remove it")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from regrow.cli import demo_run, demo_view
 from regrow.cli.demo import RUNS
 from regrow.cli.demo_run import Run
 from regrow.cli.totals import Totals
+from regrow.counters import Counters
 from regrow.models import load
 from regrow.report import Report
 
@@ -27,7 +28,9 @@ EXERCISES = [
 
 def _run(label: str, *texts: str, seconds: float = 1.0) -> Run:
     marks = [exercise.marks(text) for exercise, text in zip(EXERCISES, texts, strict=True)]
-    report = Report({"name": label}, 0.5, 0.25, 8, 4, 0.5, 75, 100, {}, 10, 10, 1, [0.0], 0, [5, 5], ["eos", "eos"], 0.5, seconds, 1)
+    times = {"prefill_seconds": 0.5, "decode_seconds": seconds}
+    ends = {"tokens": [5, 5], "finish_reasons": ["eos", "eos"]}
+    report = Report({"name": label}, 0.5, Counters(decode_steps=8, sparse_steps=4, weights_kept=75, weights_dense=100, **times, **ends))
     return Run(label, list(texts), marks, Totals.of([report]))
 
 
@@ -86,7 +89,7 @@ def test_a_run_answers_within_the_longest_solution_and_some_slack(tiny: Path) ->
 
 
 def test_the_command_runs_every_method_on_the_same_prompts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regrow.models.model_path", lambda: tiny)
+    monkeypatch.setattr("regrow.models.loading.model_path", lambda: tiny)
     result = run("demo", "--json", "--batch-size", 1, "--start", 21)
     assert result.exit_code == 0, result.output
     runs = lines(result.stdout)
@@ -98,7 +101,7 @@ def test_the_command_runs_every_method_on_the_same_prompts(tiny: Path, monkeypat
 
 
 def test_what_is_shown_can_be_saved_as_a_picture(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regrow.models.model_path", lambda: tiny)
+    monkeypatch.setattr("regrow.models.loading.model_path", lambda: tiny)
     monkeypatch.setattr(sys.modules["regrow.cli.demo"], "RUNS", RUNS[:1])  # the package holds the command of that name
     result = run("demo", "--batch-size", 1, "--svg", tmp_path / "demo.svg")
     assert result.exit_code == 0, result.output
