@@ -42,6 +42,8 @@ def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
                 found = dict(zip(comparison.COLUMNS, comparison.cells(row), strict=True))
                 table.add_row(*(found[name] for name in comparison.NARROW))
         console.print(table)
+    for note in (note for row in rows for note in row.notes):
+        console.print(note, style="yellow")
     there = {(row.label, row.batch_size, row.target) for row in rows if row.summary}
     lacking = sum((cell.label, cell.batch_size, float(cell.method.target)) not in there for cell in asked)
     missing = f"; {lacking} of {len(asked)} cells have not been run" if lacking else ""

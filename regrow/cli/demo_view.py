@@ -15,6 +15,7 @@ from regrow.bundled.problems import LABELS, Exercise
 from regrow.cli.demo_run import Run
 from regrow.format import duration, percent, rate, ratio
 from regrow.models import Loaded
+from regrow.report import why_dense
 
 RIGHT, WRONG, MISSING = "✓", "✗", "–"
 _BEFORE = 12  # characters shown before the place where a line leaves the dense one
@@ -29,6 +30,9 @@ def show(console: Console, loaded: Loaded, exercises: Sequence[Exercise], runs: 
         _problem(console, exercises[chosen], [run.texts[chosen] for run in runs], runs, chosen, row)
     console.rule(Text(f"the whole batch: {len(exercises)} prompts, {runs[0].problems} problems", style="bold"), align="left")
     console.print(_table(runs))
+    for run in runs:
+        if why := why_dense(run.totals.method, run.totals.target_sparsity, run.totals.counters):
+            console.print(Text(f"{run.label}: {why}", style="yellow"))
     console.print(Text(_honest(loaded, runs), style="dim"))
 
 

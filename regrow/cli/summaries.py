@@ -23,6 +23,8 @@ def print_tables(console: Console, summaries: Sequence[Summary]) -> None:
             console.print(
                 f"Run {number} is incomplete: {len(summary.missing)} of {summary.config.batches} batches are missing.", style="yellow"
             )
+        if summary.note:
+            console.print(f"Run {number}: {summary.note}.", style="yellow")
 
 
 def _runs(summaries: Sequence[Summary]) -> Table:
