@@ -37,6 +37,14 @@ def read(path: Path) -> tuple[Record, ...]:
     return tuple(records[batch] for batch in sorted(records))
 
 
+def refuse_other(path: Path, config: RunConfig) -> None:
+    """Raises RegrowError for a file that is there and in which no run of this configuration can go on; nothing is written."""
+    if path.exists():
+        with _disk(path):
+            data = path.read_bytes()
+        _refuse_other(path, _parse(path, data)[0], config)
+
+
 @final
 class RecordFile:
     """A record file open for appending, by this process alone, until `close` or the end of its `with` block."""

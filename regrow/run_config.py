@@ -48,7 +48,7 @@ class RunConfig:
     # None in a record of format 2, which does not say.
     tokenizer_sha256: str | None = None  # of its files
     chat_template_sha256: str | None = None  # empty without a template
-    prompts_sha256: str | None = None  # of the `prompts_sha256` of all batches, in order
+    prompts_sha256: str | None = None  # of the token ids of all prompts, in order
     padding: str | None = None  # "left"
     attention: str | None = None  # the model's implementation, which decides how sums are rounded
     generation_config: Mapping[str, Any] | None = None  # the model's own settings that are in force

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "cli": ("evaluation", "bench", "analysis", "versions"),
-    "evaluation": ("hosts", "record_file", "versions"),
+    "cli": ("evaluation", "bench", "versions"),
+    "evaluation": ("hosts", "analysis", "versions"),
     "bench": ("hosts", "versions"),
     "analysis": ("record_file", "report"),
     "hosts": ("decoding", "calibration"),

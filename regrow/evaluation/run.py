@@ -83,7 +83,7 @@ def configure(
             raise UsageError(f"{name} must be at least 1, not {size}")
     prompts = _unpadded(*encode(loaded, [item.prompt for item in items], chat=chat))
     _refuse_beyond_context(loaded, max(map(len, prompts)), max_new_tokens)
-    params = method.describe() | ({} if calibration is None else {"calibration": calibration.digest[:12]})
+    params = describe(method, calibration)
     return RunConfig(
         model=loaded.name,
         fingerprint=loaded.fingerprint,
@@ -102,11 +102,16 @@ def configure(
         chat=chat,
         tokenizer_sha256=loaded.tokenizer_sha256,
         chat_template_sha256=(loaded.chat_template_sha256 or "") if chat else "",
-        prompts_sha256=digest([digest(batch) for batch in batches(prompts, batch_size)]),
+        prompts_sha256=digest(prompts),
         padding="left",
         attention=str(loaded.model.config._attn_implementation),
         generation_config=_in_force(loaded.generation_settings),
     )
+
+
+def describe(method: Method, calibration: Calibration | None) -> dict[str, Any]:
+    """Name and parameters of a method, its calibration among them, as settings have them."""
+    return method.describe() | ({} if calibration is None else {"calibration": calibration.digest[:12]})
 
 
 def _refuse_beyond_context(loaded: Loaded, longest: int, max_new_tokens: int) -> None:

@@ -24,7 +24,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _compare(model: Path, text: Path, out: Path, *options: object) -> Any:
     only = [part for label in LABELS for part in ("--only", label)]
     sizes = ["--limit", 4, "--traced", 2, "--max-new-tokens", 12, "--text", text]
-    return run("compare", model, "--out", out, "--quick", *sizes, *only, *options)
+    return run("compare", model, "--task", "tiny_reasoner", "--out", out, "--quick", *sizes, *only, *options)
 
 
 @pytest.fixture(scope="module")

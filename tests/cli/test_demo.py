@@ -12,11 +12,10 @@ from rich.console import Console
 
 from command import lines, run
 from regrow.bundled.problems import Exercise, Problem, heldout
-from regrow.cli import demo_run, demo_view
+from regrow.cli import demo_view
 from regrow.cli.demo import RUNS
-from regrow.cli.demo_run import Run
-from regrow.cli.totals import Totals
 from regrow.counters import Counters
+from regrow.evaluation.demo import Run, answer
 from regrow.models import load
 from regrow.report import Report
 
@@ -31,7 +30,7 @@ def _run(label: str, *texts: str, seconds: float = 1.0) -> Run:
     times = {"prefill_seconds": 0.5, "decode_seconds": seconds}
     ends = {"tokens": [5, 5], "finish_reasons": ["eos", "eos"]}
     report = Report({"name": label}, 0.5, Counters(decode_steps=8, sparse_steps=4, weights_kept=75, weights_dense=100, **times, **ends))
-    return Run(label, list(texts), marks, Totals.of([report]))
+    return Run(label, list(texts), marks, report)
 
 
 @pytest.fixture
@@ -80,12 +79,12 @@ def test_a_run_answers_within_the_longest_solution_and_some_slack(tiny: Path) ->
 
     loaded = load(tiny)
     loaded.model.config.max_position_embeddings = 2000
-    done = demo_run.answer(loaded, exercises, "bap", {"sparsity": "0.5", "init_steps": 2}, watch)
+    done = answer(loaded, exercises, "bap", {"sparsity": "0.5", "init_steps": 2}, watch)
     longest = max(len(exercise.solution) for exercise in exercises)  # a character is a token
     assert longest < limits[0] < 1.5 * longest
     assert done.label == "bap 50 %"
     assert done.marks == [exercise.marks(text) for exercise, text in zip(exercises, done.texts, strict=True)]
-    assert done.totals.tokens <= 2 * limits[0]
+    assert done.report.counters.new_tokens <= 2 * limits[0]
 
 
 def test_the_command_runs_every_method_on_the_same_prompts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

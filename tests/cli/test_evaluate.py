@@ -17,7 +17,22 @@ from regrow.record_file import read
 
 
 def _evaluate(model: Path, path: Path, *options: object) -> Any:
-    return run("evaluate", model, "--limit", 5, "--batch-size", 2, "--max-new-tokens", 12, "--no-chat", "--out", path, *options)
+    return run(
+        "evaluate",
+        model,
+        "--limit",
+        5,
+        "--batch-size",
+        2,
+        "--max-new-tokens",
+        12,
+        "--no-chat",
+        "--task",
+        "tiny_reasoner",
+        "--out",
+        path,
+        *options,
+    )
 
 
 @pytest.fixture(scope="module")
