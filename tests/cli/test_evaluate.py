@@ -129,6 +129,30 @@ def test_a_model_edited_since_is_refused_by_what_was_edited(tiny: Path, tmp_path
     assert _evaluate(model, path, "--chat").exit_code == 0
 
 
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_the_toy_exercises_are_for_another_model_only_where_named(tiny: Path, tmp_path: Path, command: str) -> None:
+    result = run(command, tiny, "--limit", 1, "--max-new-tokens", 4, "--out", tmp_path / "out")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert f"the exercises of the bundled model, tiny_reasoner, say nothing about {tiny}: name one with --task" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_bundled_model_has_a_task_of_its_own(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regrow.models.loading.model_path", lambda: tiny)
+    out = tmp_path / "run.jsonl"
+    result = run("evaluate", "--limit", 1, "--max-new-tokens", 4, "--no-chat", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert read(out)[0].config.task == "tiny_reasoner"
+
+
+def test_answers_too_short_for_the_schedule_say_so(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    result = _evaluate(tiny, path, "--sparsity", "0.5")
+    told = " ".join(result.stdout.split())
+    assert "Run 1: every decode step was dense: pruning begins after 64 of them (init_steps), and the longest answer has" in told
+    assert "Row 1: every decode step was dense" in run("table", path, "--markdown").stdout
+
+
 def test_records_that_cannot_be_written(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = _evaluate(tiny, tmp_path / "file" / "records.jsonl")
