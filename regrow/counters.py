@@ -35,6 +35,11 @@ class SiteCount:
         return SiteCount(_added(self.kept, other.kept), _added(self.dense, other.dense))
 
     @property
+    def counted(self) -> bool:
+        """Whether there is a sparsity to speak of."""
+        return bool(self.dense) and all(self.dense)
+
+    @property
     def layers(self) -> list[float]:
         """The sparsity of each layer."""
         return [1 - kept / dense for kept, dense in zip(self.kept, self.dense, strict=True)]

@@ -74,7 +74,7 @@ class Summary:
 
     def _rates(self) -> dict[str, Any]:
         c = self.counters
-        sites = {name: {"sparsity": site.sparsity, "layers": site.layers} for name, site in c.sites.items() if all(site.dense)}
+        sites = {name: {"sparsity": site.sparsity, "layers": site.layers} for name, site in c.sites.items() if site.counted}
         return {
             "tokens": c.new_tokens,
             "decode_steps": int(c.decode_steps),

@@ -24,6 +24,8 @@ def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
     console = Console(highlight=False)
     for target, title in _targets(rows):
         table = Table(*comparison.NARROW, title=title, title_justify="left", pad_edge=False)
+        for column in table.columns:
+            column.overflow = "fold"  # a label that is cut off is none
         for column in table.columns[1:]:
             column.justify = "right"
         sizes = {row.batch_size for row in rows if row.target == target}
