@@ -65,6 +65,14 @@ def test_the_table_counts_and_compares(tiny: Path, runs: list[Run]) -> None:
     assert "overhead" in text
 
 
+def test_a_run_that_was_all_dense_says_so(tiny: Path, runs: list[Run]) -> None:
+    assert "dense:" not in _shown(tiny, runs)
+    counters = Counters(decode_steps=8, weights_kept=100, weights_dense=100, tokens=[9, 5], finish_reasons=["eos", "eos"])
+    dense = replace(runs[1], report=Report({"name": "bap", "init_steps": 16}, 0.5, counters))
+    text = " ".join(_shown(tiny, [runs[0], dense]).split())
+    assert "bap 50 %: every decode step was dense: pruning begins after 16 of them (init_steps), and the longest answer has 9" in text
+
+
 def test_nothing_is_wider_than_100_columns(tiny: Path, runs: list[Run]) -> None:
     long = replace(runs[1], texts=["A " + "x" * 300 + " =bb", runs[1].texts[1]])
     assert max(map(len, _shown(tiny, [runs[0], long]).splitlines())) <= 100
