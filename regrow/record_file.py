@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Self, final
 
 from regrow.errors import RegrowError, UsageError
-from regrow.records import FORMAT, Record, RunConfig
+from regrow.records import Record
+from regrow.run_config import FORMAT, FORMATS, RunConfig
 
-_START = b'{"format":%d,' % FORMAT
+_STARTS = tuple(b'{"format":%d,' % written for written in FORMATS)
+_RECORD = re.compile(rb'^\W*\{[ \t]*"(format"[ \t]*:[ \t]*\d|batch"[ \t]*:)', re.MULTILINE)  # also with its fields sorted
 
 
 def read(path: Path) -> tuple[Record, ...]:
@@ -23,6 +26,8 @@ def read(path: Path) -> tuple[Record, ...]:
     Raises UsageError for a file that cannot be read, RegrowError for one that is damaged or holds no complete batch.
     """
     try:
+        if path.exists() and not path.is_file():  # to read a pipe that nobody writes to would take for ever
+            raise UsageError(f"{path} is not a regular file; give a record file")
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
@@ -30,6 +35,14 @@ def read(path: Path) -> tuple[Record, ...]:
     if not records:
         raise RegrowError(f"{path} holds no complete batch: run the evaluation first")
     return tuple(records[batch] for batch in sorted(records))
+
+
+def refuse_other(path: Path, config: RunConfig) -> None:
+    """Raises RegrowError for a file that is there and in which no run of this configuration can go on; nothing is written."""
+    if path.exists():
+        with _disk(path):
+            data = path.read_bytes()
+        _refuse_other(path, _parse(path, data)[0], config)
 
 
 @final
@@ -120,6 +133,7 @@ def _write(descriptor: int, line: bytes) -> None:
 
 def _parse(path: Path, data: bytes) -> tuple[dict[int, Record], int]:
     """The complete records of `data` by batch, all of one configuration, and the bytes they take; only a torn last line may follow."""
+    _refuse_foreign(path, data)
     records: dict[int, Record] = {}
     size = 0
     for number, line in enumerate(BytesIO(data), 1):
@@ -137,10 +151,20 @@ def _parse(path: Path, data: bytes) -> tuple[dict[int, Record], int]:
 
 def _is_torn(line: bytes) -> bool:
     """Whether a last line is a record cut short, or the zeros a power cut leaves. Never another text: that must not be cut off."""
-    begun = line.rstrip(b"\0\n")
-    if not (begun.startswith(_START) or _START.startswith(begun)):
+    if not _has_begun(line.rstrip(b"\0\n")):
         return False
     return not line.endswith(b"\n") or not _is_json(line)
+
+
+def _has_begun(line: bytes) -> bool:
+    """Whether it may be a record, or the beginning of one."""
+    return any(line.startswith(start) or start.startswith(line) for start in _STARTS)
+
+
+def _refuse_foreign(path: Path, data: bytes) -> None:
+    """A damaged record file has at least a line that begins like a record; one without never was one."""
+    if not (_RECORD.search(data) or _has_begun(data.strip(b"\0\r\n"))):
+        raise RegrowError(f"{path} is no record file; choose another one")
 
 
 def _is_json(line: bytes) -> bool:
@@ -154,8 +178,10 @@ def _is_json(line: bytes) -> bool:
 def _refuse_stray(record: Record, earlier: Mapping[int, Record]) -> None:
     if record.batch in earlier:
         raise ValueError(f"batch {record.batch} is there twice")
-    if any(record.config.key != other.config.key for other in list(earlier.values())[:1]):
-        raise ValueError("its settings are not those of the lines before")
+    for other in list(earlier.values())[:1]:
+        if record.config.key != other.config.key:
+            raise ValueError("its settings are not those of the lines before")
+        _ = record.counted + other.counted  # refuses other layers
 
 
 def _refuse_other(path: Path, records: Mapping[int, Record], config: RunConfig) -> None:
@@ -163,3 +189,8 @@ def _refuse_other(path: Path, records: Mapping[int, Record], config: RunConfig) 
         differing = record.config.differences(config)
         if differing:
             raise RegrowError(f"{path} was made with other settings ({differing}, there/asked): ask for the same or choose another file")
+        if record.config.format != FORMAT:
+            raise RegrowError(
+                f"{path} is of format {record.config.format}, which does not say what tokenizer, chat template, generation config and "
+                "attention it was made with: `regrow table` reads it, but no run can go on in it; choose another file"
+            )

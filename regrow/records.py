@@ -6,76 +6,15 @@ one configuration. Standard library only.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any, Self, final
 
-FORMAT = 2  # raise it when the meaning of a field changes
-COUNTERS = (
-    "decode_steps",
-    "sparse_steps",
-    "weights_kept",
-    "weights_dense",
-    "bytes_read",
-    "ffn_bytes_read",
-    "refresh_bytes",
-    "prefill_seconds",
-    "decode_seconds",
-)  # what a record's counters hold at least
-
-
-def canonical(value: object) -> str:
-    """The one way a JSON value is written here. Raises ValueError for NaN and infinity, which are not JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: object) -> str:
-    """sha256 of the canonical JSON of `value`, in hexadecimal."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-@final
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides the tokens of a run. Two runs are the same experiment if their keys are the same."""
-
-    model: str
-    fingerprint: str  # of the weights
-    dtype: str
-    device: str
-    method: str
-    params: Mapping[str, Any]  # of the method, JSON values
-    skip_layers: tuple[int, ...]  # left dense
-    task: str
-    task_sha256: str  # of ids, prompts and golds, in order
-    order: str  # "dataset"
-    limit: int  # prompts taken, from the first
-    batch_size: int
-    max_new_tokens: int
-    sampling: str  # "greedy"
-    chat: bool  # the prompts went through the model's chat template
-
-    @property
-    def key(self) -> str:
-        return digest(asdict(self))
-
-    @property
-    def batches(self) -> int:
-        return -(-self.limit // self.batch_size)
-
-    def differences(self, other: RunConfig) -> str:
-        """The settings in which `other` differs, as `name mine/theirs`."""
-        mine, theirs = asdict(self), asdict(other)
-        shown = [f"{name} {_short(mine[name])}/{_short(theirs[name])}" for name in mine if canonical(mine[name]) != canonical(theirs[name])]
-        return ", ".join(shown)
-
-
-def _short(value: object) -> str:
-    text = canonical(value)
-    return text[:12] + "…" if isinstance(value, str) and len(text) > 60 else text
+from regrow.counters import Counters
+from regrow.run_config import FORMATS, RunConfig, canonical
 
 
 @final
@@ -96,34 +35,44 @@ class Record:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a record that no batch could have left."""
-        if not 0 <= self.batch < self.config.batches:
+        if type(self.batch) is not int or not 0 <= self.batch < self.config.batches:
             raise ValueError(f"batch {self.batch} of {self.config.batches}")
         if not len(self.ids) == len(self.tokens) == len(self.texts) == len(self.finish_reasons) > 0:
             raise ValueError("ids, tokens, texts and finish_reasons differ in length")
-        if not all(type(text) is str for text in self.ids + self.texts + self.finish_reasons):
-            raise ValueError("ids, texts and finish_reasons must be text")
+        if not all(type(text) is str for text in self.ids + self.texts + self.finish_reasons + (self.prompts_sha256,)):
+            raise ValueError("ids, texts, finish_reasons and prompts_sha256 must be text")
         if not all(type(token) is int for row in self.tokens for token in row):
             raise ValueError("tokens must be integers")
-        lacking = [name for name in COUNTERS if type(self.counters.get(name)) not in (int, float)]
-        if lacking:
-            raise ValueError(f"no number for {', '.join(lacking)}")
+        if type(self.versions) is not dict or not all(type(version) is str for version in self.versions.values()):
+            raise ValueError("versions must be texts by name")
+        if type(self.seconds) not in (int, float):
+            raise ValueError("seconds must be a number")
+        if type(self.counters) is not dict:
+            raise ValueError("counters must be an object")
+        self.counted  # noqa: B018 - it complains
+
+    @cached_property
+    def counted(self) -> Counters:
+        """The counters, of the rows that are here."""
+        lengths, ends = [len(row) for row in self.tokens], list(self.finish_reasons)
+        return replace(Counters.from_dict(self.counters), tokens=lengths, finish_reasons=ends)
 
     def line(self) -> bytes:
         """The record as it is written, with its newline."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        body = canonical(values | {"config": asdict(self.config), "key": self.config.key})
-        return b'{"format":%d,%s\n' % (FORMAT, body[1:].encode())
+        body = canonical(values | {"config": self.config.to_dict(), "key": self.config.key})
+        return b'{"format":%d,%s\n' % (self.config.format, body[1:].encode())
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
         """Raises ValueError (JSONDecodeError and UnicodeDecodeError are) for anything but a whole, untouched record."""
-        values = json.loads(line)
-        if type(values) is not dict or values.pop("format", None) != FORMAT:
-            raise ValueError(f"not a record of format {FORMAT}")
+        values = _loads(line)
+        written = values.pop("format", None) if type(values) is dict else None
+        if type(written) is not int or written not in FORMATS:
+            raise ValueError(f"not a record of format {' or '.join(map(str, FORMATS))}")
         key = values.pop("key", None)
         try:
-            settings = values.pop("config")
-            config = RunConfig(**settings | {"skip_layers": tuple(settings["skip_layers"])})
+            config = RunConfig.from_dict(values.pop("config"), written)
             if key != config.key:
                 raise ValueError("the settings do not match their key")
             values |= {name: tuple(values[name]) for name in ("ids", "texts", "finish_reasons")}
@@ -131,6 +80,18 @@ class Record:
             return cls(config=config, tokens=tokens, **values)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"fields are missing, unknown or of another type: {error}") from error
+
+
+def _loads(line: bytes) -> Any:
+    """Raises ValueError for anything but JSON: also for numbers that it lacks, and for what is nested beyond reason."""
+    try:
+        return json.loads(line, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 @final

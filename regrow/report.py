@@ -2,63 +2,103 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, final
+
+from regrow.counters import Counters, SiteCount
+from regrow.format import NONE, duration, parameters, percent, rate
+
+T = TypeVar("T")
+ENDS = {"eos": "ended by itself", "length": "cut at the limit", "stop": "stopped"}
 
 
 @final
-@dataclass
-class Counters:
-    """Host integers that the session and the decode loop add to."""
+class Counted(Generic[T]):
+    """An attribute that the counters of its object hold."""
 
-    decode_steps: int = 0
-    sparse_steps: int = 0
-    updates: int = 0  # selections
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    tokens: list[int] = field(default_factory=list)  # new tokens a sample, its EOS included
-    finish_reasons: list[str] = field(default_factory=list)
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
 
-
-@final
-@dataclass(frozen=True)
-class SiteCount:
-    """Weight elements of one site, of each layer, over all decode steps: those that took part, and those there are."""
-
-    kept: list[int]
-    dense: list[int]
+    def __get__(self, holder: Any, owner: type) -> T:
+        found: T = getattr(holder.counters, self._name)
+        return found
 
 
 @final
 @dataclass(frozen=True)
 class Report:
-    """The latest batch of a session.
-
-    `sites` are the linears of the blocks by shared input: qkv, o, gate_up, down. `weights_kept` of `weights_dense` took part in decode
-    steps, over the sites that the method prunes; `actual_sparsity` is 1 - their ratio. `bytes_read` are the weights of the blocks that
-    decode steps had to read, `ffn_bytes_read` those of the FFNs; zeros in weights (Wanda, SparseGPT) are read like the rest.
-    `turnover` is 1 - |I_n and I_(n-1)| / |I_n|, for each pruned layer the mean over mask updates; empty for a method without masks to keep.
-    """
+    """The latest batch of a session; printed, a summary of a few lines."""
 
     method: dict[str, Any]
     target_sparsity: float
-    actual_sparsity: float
-    decode_steps: int
-    sparse_steps: int
-    sparse_share: float
-    weights_kept: int
-    weights_dense: int
-    sites: dict[str, SiteCount]
-    bytes_read: int
-    ffn_bytes_read: int
-    updates: int
-    turnover: list[float]
-    refresh_bytes: int
-    tokens: list[int]
-    finish_reasons: list[str]
-    prefill_seconds: float
-    decode_seconds: float
-    state_bytes: int
+    counters: Counters
+
+    decode_steps = Counted[int]()
+    sparse_steps = Counted[int]()
+    weights_kept = Counted[int]()
+    weights_dense = Counted[int]()
+    sites = Counted[dict[str, SiteCount]]()
+    bytes_read = Counted[int]()
+    ffn_bytes_read = Counted[int]()
+    updates = Counted[int]()
+    turnover = Counted[list[float]]()
+    refresh_bytes = Counted[int]()
+    tokens = Counted[list[int]]()
+    finish_reasons = Counted[list[str]]()
+    prefill_seconds = Counted[float]()
+    decode_seconds = Counted[float]()
+    state_bytes = Counted[int]()
+
+    @property
+    def actual_sparsity(self) -> float:
+        """1 - `weights_kept` / `weights_dense`; 0 where there was no decode step."""
+        return self.counters.actual_sparsity or 0.0
+
+    @property
+    def sparse_share(self) -> float:
+        """Of decode steps; 0 where there was none."""
+        return self.counters.sparse_share or 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        ratios = {"actual_sparsity": self.actual_sparsity, "sparse_share": self.sparse_share}
+        return {"method": self.method, "target_sparsity": self.target_sparsity, **ratios, **self.counters.to_dict()}
+
+    def __str__(self) -> str:
+        told = summary(self.method, self.target_sparsity, self.counters)
+        width = max(len(name) for name, _ in told)
+        return "\n".join(f"{name:{width}}  {value}" for name, value in told)
+
+
+def summary(method: Mapping[str, Any], target: float, counters: Counters) -> list[tuple[str, str]]:
+    """What counters say, as names and sentences."""
+    settings, c = dict(method), counters
+    name = settings.pop("name")
+    ends = ", ".join(f"{count} {ENDS.get(reason, reason)}" for reason, count in sorted(Counter(c.finish_reasons).items()))
+    pruned = f"{percent(c.actual_sparsity)} of the weights it prunes, over all decode steps (target {percent(target)})"
+    why = why_dense(settings, target, c)
+    return [
+        ("method", f"{name}: {parameters(settings)}" if settings else name),
+        ("samples", f"{c.samples}: {ends or NONE}"),
+        ("actual sparsity", pruned),
+        ("sparse steps", f"{c.sparse_steps} of {c.decode_steps} ({percent(c.sparse_share)})"),
+        ("time", f"prompts {duration(c.prefill_seconds)}, decoding {duration(c.decode_seconds)}"),
+        ("speed", f"{rate(c.decode_tokens_per_second)} tokens/s, all samples together"),
+        *([("note", why)] if why else []),
+    ]
+
+
+def why_dense(params: Mapping[str, Any], target: float, counters: Counters) -> str | None:
+    """Why a run that should have pruned never did; None where it did, or was meant to be dense."""
+    if not target or not counters.all_dense:
+        return None
+    if not counters.decode_steps:
+        return "there was no decode step, as no answer has a second token, so that nothing was pruned"
+    init = params.get("init_steps", 0)
+    if counters.sparse_steps or not isinstance(init, int) or not init:
+        return "no decode step left any weight out"
+    return (
+        f"every decode step was dense: pruning begins after {init} of them (init_steps), and the longest answer has "
+        f"{max(counters.tokens, default=0)} tokens"
+    )

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from regrow.core import FFN_SITES, Blocks, Mode, Pass, Role, Rows, Site, Surface
+from regrow.counters import Counters, SiteCount
 from regrow.method.base import Method
 from regrow.pruning.meter import Meter
-from regrow.report import Counters, Report, SiteCount
+from regrow.report import Report
 
 
 @final
@@ -143,24 +144,21 @@ class Session:
     # What it did
 
     def report(self) -> Report:
-        c, updates = self.counters, self.counters.updates
         sites = self._sites()
         kept, dense = (sum(sum(getattr(sites[site.value], name)) for site in self._own()) for name in ("kept", "dense"))
-        return Report(
-            method=self.method.describe(),
-            target_sparsity=float(self.method.target),
-            actual_sparsity=1 - kept / dense if dense else 0.0,
+        counters = replace(
+            self.counters,
             weights_kept=kept,
             weights_dense=dense,
-            sparse_share=c.sparse_steps / c.decode_steps if c.decode_steps else 0.0,
             sites=sites,
             bytes_read=self._bytes(sites, tuple(Site)),
             ffn_bytes_read=self._bytes(sites, FFN_SITES),
             refresh_bytes=self._meter.refresh_bytes,
-            turnover=[value / max(1, updates - 1) for value in self.pruner.memory.turnover],
+            replaced=max(0, self.counters.updates - 1),
+            left=self.pruner.memory.turnover,
             state_bytes=self.pruner.state_bytes,
-            **vars(c),
         )
+        return Report(self.method.describe(), float(self.method.target), counters)
 
     def _mode(self, width: int, prompt: bool, decode: bool, role: Role) -> Mode:
         if role is Role.DRAFT:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from regrow.records import Record, RunConfig
+from regrow.records import Record
+from regrow.run_config import RunConfig
 
 CONFIG = RunConfig(
     model="tiny",
@@ -23,6 +24,12 @@ CONFIG = RunConfig(
     max_new_tokens=8,
     sampling="greedy",
     chat=False,
+    tokenizer_sha256="c" * 64,
+    chat_template_sha256="",
+    prompts_sha256="d" * 64,
+    padding="left",
+    attention="sdpa",
+    generation_config={"eos_token_id": 2},
 )
 
 COUNTED: dict[str, Any] = {

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gzip
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from regrow.errors import RegrowError, UsageError
 from regrow.record_file import RecordFile, read
 from regrow.records import Record
-from samples import CONFIG, record
+from samples import CONFIG, COUNTED, record
 
 ONE, TWO = record(0), record(1)
 
@@ -86,8 +87,6 @@ def test_other_ways_to_be_torn(path: Path, tail: bytes) -> None:
         (ONE.line() + record(1, replace(CONFIG, chat=True)).line(), 2),
         (ONE.line() + TWO.line().replace(b'"batch_size":2', b'"batch_size":9'), 2),
         (ONE.line() + b"and then I went home", 2),
-        (b"# Notes\n", 1),
-        (b"# Notes", 1),
     ],
 )
 def test_other_damage_is_refused_and_left_alone(path: Path, content: bytes, line: int) -> None:
@@ -98,12 +97,75 @@ def test_other_damage_is_refused_and_left_alone(path: Path, content: bytes, line
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"# Notes\n",
+        b"# Notes",
+        b'{"type":"sample","text":"A"}\n',
+        b"[1, 2]\n",
+        gzip.compress(ONE.line()),
+        b"\x89PNG\r\n\x1a\n\0\0",
+        b"null",
+    ],
+    ids=["text", "a line cut short", "samples", "a list", "gzip", "a picture", "null"],
+)
+def test_a_file_that_was_never_a_record_is_called_that(path: Path, content: bytes) -> None:
+    _fill(path, content)
+    for attempt in (lambda: RecordFile(path, CONFIG), lambda: read(path)):
+        with pytest.raises(RegrowError, match=rf"^{path} is no record file; choose another one$"):
+            attempt()
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + ONE.line() + TWO.line(),
+        (ONE.line() + TWO.line()).replace(b"\n", b"\r\n"),
+        ONE.line() + TWO.line() + b"\0" * 99,
+        b"".join(json.dumps(json.loads(made.line()), sort_keys=True, separators=(",", ":")).encode() + b"\n" for made in (ONE, TWO)),
+    ],
+    ids=["byte order mark", "CRLF", "zeros at the end", "fields in another order"],
+)
+def test_what_editors_and_power_cuts_do_to_a_file_does_no_harm(path: Path, content: bytes) -> None:
+    _fill(path, content)
+    assert read(path) == (ONE, TWO)
+
+
+def test_counters_of_other_layers_do_not_belong_together(path: Path) -> None:
+    one, two = ({**COUNTED, "sites": {"down": {"kept": [1] * layers, "dense": [2] * layers}}} for layers in (2, 3))
+    _fill(path, record(0, counters=one).line() + record(1, counters=two).line())
+    with pytest.raises(RegrowError, match="line 2 is damaged: the counters are of other layers"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a pipe"])
+def test_what_is_no_regular_file_is_not_read(path: Path, kind: str) -> None:
+    path.parent.mkdir()
+    path.mkdir() if kind == "a folder" else os.mkfifo(path)
+    with pytest.raises(UsageError, match=rf"^{path} is not a regular file; give a record file$"):
+        read(path)
+
+
+def test_records_of_format_2_are_read_but_no_run_goes_on_in_them(path: Path) -> None:
+    unknown = ("tokenizer_sha256", "chat_template_sha256", "prompts_sha256", "padding", "attention", "generation_config")
+    old = record(0, replace(CONFIG, **dict.fromkeys(unknown)))
+    content = _fill(path, old.line())
+    assert read(path) == (old,)
+    with pytest.raises(RegrowError, match=r"is of format 2, which does not say what tokenizer.*; choose another file$"):
+        RecordFile(path, CONFIG)
+    with pytest.raises(RegrowError, match=r"other settings \(batch_size 2/3, there/asked\)"):
+        RecordFile(path, replace(CONFIG, batch_size=3))
+    assert path.read_bytes() == content
+
+
 def test_a_file_of_other_settings_is_refused_by_their_names(path: Path) -> None:
     content = _fill(path, ONE.line())
     asked = replace(CONFIG, batch_size=8, params={"sparsity": 0.9})
     with pytest.raises(RegrowError) as raised:
         RecordFile(path, asked)
-    assert 'params {"sparsity":0.5}/{"sparsity":0.9}, batch_size 2/8' in str(raised.value)
+    assert "params (sparsity 0.5/0.9), batch_size 2/8" in str(raised.value)
     assert "dtype" not in str(raised.value)
     assert path.read_bytes() == content
 

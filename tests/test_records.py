@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from regrow.records import Record, RunConfig
+from regrow.records import Record
+from regrow.run_config import RunConfig
 from samples import CONFIG, COUNTED, record
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 OTHER: dict[str, Any] = {
     "model": "other",
@@ -25,6 +29,12 @@ OTHER: dict[str, Any] = {
     "max_new_tokens": 9,
     "sampling": "temperature 0.6",
     "chat": True,
+    "tokenizer_sha256": "2" * 64,
+    "chat_template_sha256": "3" * 64,
+    "prompts_sha256": "4" * 64,
+    "padding": "right",
+    "attention": "eager",
+    "generation_config": {"eos_token_id": 2, "repetition_penalty": 1.3},
 }
 
 
@@ -39,6 +49,40 @@ def test_every_setting_is_part_of_the_key_and_named_when_it_differs(name: str) -
 def test_the_key_does_not_depend_on_the_order_of_parameters() -> None:
     one, two = (replace(CONFIG, params=dict(pairs)) for pairs in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)]))
     assert one.key == two.key
+
+
+def test_settings_within_settings_are_named() -> None:
+    other = replace(CONFIG, generation_config={"suppress_tokens": [4]}, params={"sparsity": 0.5, "init_steps": 3})
+    assert CONFIG.differences(other) == "params (init_steps none/3), generation_config (eos_token_id 2/none, suppress_tokens none/[4])"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("limit", 2.0),
+        ("limit", 0),
+        ("limit", 2**70),
+        ("batch_size", True),
+        ("skip_layers", ("0",)),
+        ("params", None),
+        ("chat", 1),
+        ("model", 3),
+        ("generation_config", []),
+        ("tokenizer_sha256", None),  # the others that format 2 lacks are there
+    ],
+)
+def test_settings_that_no_run_could_have_had_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        replace(CONFIG, **{name: value})
+
+
+def test_a_record_of_format_2_keeps_its_key_and_its_line() -> None:
+    with (RESULTS / "heldout-dense.jsonl").open("rb") as file:
+        line = file.readline()
+    found = Record.parse(line)
+    assert found.config.format == 2
+    assert found.config.tokenizer_sha256 is None
+    assert found.line() == line
 
 
 @pytest.mark.parametrize(("limit", "batch_size", "batches"), [(1, 8, 1), (8, 8, 1), (9, 8, 2), (3, 1, 3)])
@@ -80,6 +124,19 @@ def _changed(**values: Any) -> bytes:
         (_changed(ids=[], tokens=[], texts=[], finish_reasons=[]), "length"),
         (_changed(counters={}), "decode_steps"),
         (_changed(counters={**COUNTED, "refresh_bytes": "many"}), "refresh_bytes"),
+        (_changed(counters={**COUNTED, "decode_steps": -1}), "decode_steps"),
+        (_changed(counters={**COUNTED, "decode_seconds": float("nan")}), "NaN"),
+        (_changed().replace(b'"decode_seconds": 2.0', b'"decode_seconds": 1e999'), "decode_seconds"),
+        (_changed(counters={**COUNTED, "weights_kept": 101}), "more was counted"),
+        (_changed(counters={**COUNTED, "sites": []}), "sites"),
+        (_changed(counters={**COUNTED, "sites": {"down": {"kept": [1], "dense": []}}}), "down"),
+        (_changed(counters={**COUNTED, "turnover": 3}), "turnover"),
+        (_changed(counters=[]), "counters"),
+        (_changed(versions=["2.13"]), "versions"),
+        (_changed(seconds="long"), "seconds"),
+        (_changed(prompts_sha256=None), "prompts_sha256"),
+        (_changed(batch=0.5), "batch 0.5"),
+        (b"[" * 100_000, "deep"),
     ],
 )
 def test_anything_but_a_whole_record_is_a_value_error(line: bytes, complaint: str) -> None:

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, final
 
 from regrow.analysis.paired import Paired, paired
-from regrow.analysis.summary import Share, Summary, summarize
+from regrow.analysis.summary import Summary, summarize
+from regrow.format import NONE, megabytes, percent
+from regrow.format import markdown as markdown_table
 from regrow.records import Graded
 
-NONE: Final = "–"
 COLUMNS: Final = (
     "method",
     "batch",
@@ -27,6 +28,7 @@ COLUMNS: Final = (
     "at length cap",
 )
 
+CLOSE: Final = 0.05  # sparsities of answers and traces that are no further apart go for the same
 
 # Those that fit a terminal.
 NARROW: Final = ("method", "batch", "actual sparsity", "KL to dense", "same top token", "problems right", "against dense")
@@ -44,6 +46,26 @@ class Row:
     summary: Summary | None
     against_dense: Paired | None  # at the same batch size
 
+    @property
+    def measured(self) -> Mapping[str, Any] | None:
+        """The divergence, unless nothing was pruned where something should have been: then it is that of the dense model from itself."""
+        return None if self.divergence is None or self._unpruned(self.divergence) else self.divergence
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of a row whose answers, or whose traces, were all dense."""
+        where, found = f"{self.label}, batch {self.batch_size}", []
+        if self.summary is not None and self.summary.note:
+            found.append(f"{where}: {self.summary.note}.")
+        if self.divergence is not None and self._unpruned(self.divergence):
+            init = self.divergence["settings"].get("params", {}).get("init_steps")
+            why = f": pruning begins after {init} of them (init_steps)" if init else ""
+            found.append(f"{where}: every step along the dense answers was dense, and there is no divergence to show{why}.")
+        return found
+
+    def _unpruned(self, divergence: Mapping[str, Any]) -> bool:
+        return bool(self.target) and divergence["weights_kept"] == divergence["weights_dense"]
+
 
 def row(
     label: str, batch_size: int, target: float, divergence: Mapping[str, Any] | None, graded: Graded | None, dense: Graded | None
@@ -56,27 +78,27 @@ def row(
 
 def cells(row: Row) -> list[str]:
     """As COLUMNS."""
-    s, d, a = row.summary, row.divergence, row.against_dense
+    s, d, a = row.summary, row.measured, row.against_dense
     low, high = s.problems.interval() if s else (0.0, 1.0)
     return [
         row.label,
         str(row.batch_size),
-        _percent(row.target, 0),
-        _percent(_sparsity(row)),
-        NONE if s is None or s.bytes_per_token is None else f"{s.bytes_per_token / 1e6:.3g}",
-        NONE if d is None else f"{d['mean_kl']:.2g}",
-        _percent(None if d is None else d["agreement"]),
+        percent(row.target, 0),
+        percent(_sparsity(row)),
+        megabytes(None if s is None else s.counters.bytes_per_token, 3),
+        NONE if d is None else f"{d['mean_kl']:.2g}{_elsewhere(row)}",
+        percent(None if d is None else d["agreement"]),
         NONE if s is None else _share(s),
-        NONE if s is None else f"{_percent(low)} to {_percent(high)}",
+        NONE if s is None else f"{percent(low)} to {percent(high)}",
         NONE if a is None else f"{100 * a.difference:+.1f} (p {_p(a.p)})",
         NONE if s is None else f"{s.median_tokens:g}",
-        _percent(None if s is None else s.at_cap.value),
+        percent(None if s is None else s.at_cap.value),
     ]
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    notes = [note for row in rows for note in row.notes]
+    return "\n\n".join([markdown_table(COLUMNS, [cells(row) for row in rows]), *notes]) + "\n"
 
 
 def to_json(rows: Sequence[Row]) -> str:
@@ -85,32 +107,28 @@ def to_json(rows: Sequence[Row]) -> str:
 
 
 def _object(row: Row) -> dict[str, Any]:
-    found = asdict(row)
-    if row.summary is not None:
-        for name in ("problems", "prompts", "at_cap"):
-            found["summary"][name] = _value(getattr(row.summary, name))
-        found["summary"]["families"] = {name: _value(share) for name, share in row.summary.families.items()}
-    return found
-
-
-def _value(share: Share) -> dict[str, Any]:
-    return {**asdict(share), "value": share.value, "interval_95": list(share.interval())}
+    return {**asdict(row), "summary": None if row.summary is None else row.summary.to_dict()}
 
 
 def _sparsity(row: Row) -> float | None:
     """Of the answers; where there are none, of the traces."""
-    if row.summary is not None:
-        return row.summary.actual_sparsity
+    return _traced(row) if row.summary is None else row.summary.counters.actual_sparsity
+
+
+def _traced(row: Row) -> float | None:
+    """The sparsity at which the divergence was measured."""
     return None if row.divergence is None else 1 - row.divergence["weights_kept"] / row.divergence["weights_dense"]
+
+
+def _elsewhere(row: Row) -> str:
+    """The sparsity of a divergence, where it is another one than the row's."""
+    shown, own = _sparsity(row), _traced(row)
+    return f" (at {percent(own)})" if own is not None and (shown is None or abs(shown - own) > CLOSE) else ""
 
 
 def _share(summary: Summary) -> str:
     share, missing = summary.problems, f", {len(summary.missing)} batches missing" if summary.missing else ""
-    return f"{_percent(share.value)} ({share.right}/{share.total}{missing})"
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return NONE if value is None else f"{100 * value:.{digits}f} %"
+    return f"{percent(share.value)} ({share.right}/{share.total}{missing})"
 
 
 def _p(value: float) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from math import ceil, sqrt
 from statistics import NormalDist, median
-from typing import final
+from typing import Any, final
 
-from regrow.records import COUNTERS, Graded, RunConfig
+from regrow.counters import Counters
+from regrow.records import Graded
+from regrow.report import why_dense
+from regrow.run_config import RunConfig
 
 
 @final
@@ -36,14 +39,8 @@ class Share:
         # Rounding must not put an end on the wrong side of the share, nor beyond what a share can be.
         return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
-
-@final
-@dataclass(frozen=True)
-class SiteSparsity:
-    """Linears that share an input: what did not take part in decode steps, as a share of their weights."""
-
-    sparsity: float
-    layers: tuple[float, ...]
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "value": self.value, "interval_95": list(self.interval())}
 
 
 @final
@@ -60,24 +57,40 @@ class Summary:
     at_cap: Share  # outputs that ended at max_new_tokens
     median_tokens: float  # new tokens of a row, its EOS included
     p90_tokens: int  # nine rows of ten have no more
-    tokens: int
-    decode_steps: int
-    sparse_share: float | None  # of decode steps
-    actual_sparsity: float | None  # of the weights at the sites that the method prunes, over decode steps
-    sites: Mapping[str, SiteSparsity]  # by name: qkv, o, gate_up, down
-    bytes_per_token: float | None  # weights of the blocks that decode steps had to read
-    ffn_bytes_per_token: float | None  # FFN weights read by decode steps
-    refresh_bytes_per_token: float | None  # moved by mask refreshes, on top
-    ffn_bytes_per_step: float | None
-    decode_tokens_per_second: float | None  # all rows; the first token of a row is the prompt's
+    counters: Counters  # the sum of all batches
+
+    @property
+    def note(self) -> str | None:
+        """Why nothing was pruned, where something should have been."""
+        return why_dense(self.config.params, _target(self.config), self.counters)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values: rates in the place of counters, shares with their value and 95 % interval."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        del found["counters"]
+        shares = {name: getattr(self, name).to_dict() for name in ("problems", "prompts", "at_cap")}
+        families = {name: share.to_dict() for name, share in self.families.items()}
+        return found | {"config": self.config.to_dict()} | shares | {"families": families} | self._rates()
+
+    def _rates(self) -> dict[str, Any]:
+        c = self.counters
+        sites = {name: {"sparsity": site.sparsity, "layers": site.layers} for name, site in c.sites.items() if site.counted}
+        return {
+            "tokens": c.new_tokens,
+            "decode_steps": int(c.decode_steps),
+            "sparse_share": c.sparse_share,
+            "actual_sparsity": c.actual_sparsity,
+            "sites": sites,
+            "bytes_per_token": c.bytes_per_token,
+            "ffn_bytes_per_token": c.ffn_bytes_per_token,
+            "refresh_bytes_per_token": c.refresh_bytes_per_token,
+            "ffn_bytes_per_step": c.ffn_bytes_per_step,
+            "decode_tokens_per_second": c.decode_tokens_per_second,
+        }
 
 
 def summarize(graded: Graded) -> Summary:
-    total = _totals(graded)
-    lengths = [len(row) for record in graded.records for row in record.tokens]
-    ends = [reason for record in graded.records for reason in record.finish_reasons]
-    tokens, steps = sum(lengths), total["decode_steps"]
-    computed = _ratio(total["weights_kept"], total["weights_dense"])
+    total = sum((record.counted for record in graded.records), Counters())
     return Summary(
         config=graded.config,
         versions=_versions(graded),
@@ -85,19 +98,10 @@ def summarize(graded: Graded) -> Summary:
         problems=_problems(graded),
         prompts=Share(sum(grade.right == grade.total for grade in graded.grades), len(graded.grades)),
         families=_families(graded),
-        at_cap=Share(ends.count("length"), len(ends)),
-        median_tokens=float(median(lengths)),
-        p90_tokens=sorted(lengths)[ceil(0.9 * len(lengths)) - 1],
-        tokens=tokens,
-        decode_steps=int(steps),
-        sparse_share=_ratio(total["sparse_steps"], steps),
-        actual_sparsity=None if computed is None else 1 - computed,
-        sites=_sites(graded),
-        bytes_per_token=_ratio(total["bytes_read"], tokens),
-        ffn_bytes_per_token=_ratio(total["ffn_bytes_read"], tokens),
-        refresh_bytes_per_token=_ratio(total["refresh_bytes"], tokens),
-        ffn_bytes_per_step=_ratio(total["ffn_bytes_read"], steps),
-        decode_tokens_per_second=_ratio(tokens - len(lengths), total["decode_seconds"]),
+        at_cap=Share(total.finish_reasons.count("length"), len(total.finish_reasons)),
+        median_tokens=float(median(total.tokens)),
+        p90_tokens=sorted(total.tokens)[ceil(0.9 * len(total.tokens)) - 1],
+        counters=total,
     )
 
 
@@ -113,24 +117,10 @@ def _problems(graded: Graded) -> Share:
     return Share(right, total, max(1.0, spread / independent))
 
 
-def _totals(graded: Graded) -> dict[str, float]:
-    return {name: sum(record.counters[name] for record in graded.records) for name in COUNTERS}
-
-
-def _sites(graded: Graded) -> dict[str, SiteSparsity]:
-    """Of those sites that every record counts; none where there was no decode step."""
-    counted = [record.counters.get("sites", {}) for record in graded.records]
-    found = {}
-    for site in counted[0]:
-        kept, dense = ([sum(layer) for layer in zip(*(sites[site][name] for sites in counted), strict=True)] for name in ("kept", "dense"))
-        if all(dense):
-            layers = tuple(1 - k / d for k, d in zip(kept, dense, strict=True))
-            found[site] = SiteSparsity(1 - sum(kept) / sum(dense), layers)
-    return found
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+def _target(config: RunConfig) -> float:
+    """The sparsity asked for; 0 for a method without one."""
+    target = config.params.get("sparsity", 0.0)
+    return float(target) if isinstance(target, int | float) else 0.0
 
 
 def _families(graded: Graded) -> dict[str, Share]:

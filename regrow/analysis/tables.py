@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from regrow.analysis.summary import Share, Summary
-from regrow.records import RunConfig
+from regrow.format import NONE, cell, megabytes, percent
+from regrow.format import markdown as markdown_table
+from regrow.run_config import RunConfig
 
-NONE = "–"
 COLUMNS = (
     "method",
     "parameters",
@@ -41,7 +40,8 @@ def markdown(summaries: Sequence[Summary]) -> str:
 
 def to_json(summaries: Sequence[Summary]) -> str:
     """A list of objects with the fields of Summary; shares bring their value and 95 % interval, the configuration its key."""
-    return json.dumps([_object(summary) for summary in summaries], indent=2, allow_nan=False) + "\n"
+    found = [{**summary.to_dict(), "key": summary.config.key} for summary in summaries]
+    return json.dumps(found, indent=2, allow_nan=False) + "\n"
 
 
 def _setting(config: RunConfig) -> str:
@@ -55,10 +55,10 @@ def _setting(config: RunConfig) -> str:
 def _section(title: str, rows: Sequence[Summary]) -> str:
     families = sorted({family for row in rows for family in row.families})
     parts = [
-        f"### {_cell(title)}",
-        _table(COLUMNS, [_run(row) for row in rows]),
+        f"### {cell(title)}",
+        markdown_table(COLUMNS, [_run(row) for row in rows]),
         *_notes(rows),
-        _table(("method", "parameters", "batch", *families), [[*_who(row.config), *_by_family(row, families)] for row in rows]),
+        markdown_table(("method", "parameters", "batch", *families), [[*_who(row.config), *_by_family(row, families)] for row in rows]),
     ]
     return "\n\n".join(parts)
 
@@ -71,6 +71,8 @@ def _notes(rows: Sequence[Summary]) -> list[str]:
             notes.append(f"Row {number} is incomplete: {len(row.missing)} of {row.config.batches} batches are missing.")
         if len(row.versions) > 1:
             notes.append(f"Row {number} was made with {len(row.versions)} different sets of versions.")
+        if row.note:
+            notes.append(f"Row {number}: {row.note}.")
     return notes
 
 
@@ -79,18 +81,18 @@ def _run(row: Summary) -> list[str]:
     return [
         *_who(row.config),
         _share(row.problems),
-        f"{_percent(low)} to {_percent(high)}",
+        f"{percent(low)} to {percent(high)}",
         _share(row.prompts),
-        _percent(row.sparse_share),
-        _percent(row.actual_sparsity),
-        _megabytes(row.bytes_per_token),
-        _megabytes(row.ffn_bytes_per_token),
-        _megabytes(row.refresh_bytes_per_token),
-        _megabytes(row.ffn_bytes_per_step),
+        percent(row.counters.sparse_share),
+        percent(row.counters.actual_sparsity),
+        megabytes(row.counters.bytes_per_token),
+        megabytes(row.counters.ffn_bytes_per_token),
+        megabytes(row.counters.refresh_bytes_per_token),
+        megabytes(row.counters.ffn_bytes_per_step),
         f"{row.median_tokens:g}",
         str(row.p90_tokens),
         _share(row.at_cap),
-        NONE if row.decode_tokens_per_second is None else f"{row.decode_tokens_per_second:.1f}",
+        NONE if row.counters.decode_tokens_per_second is None else f"{row.counters.decode_tokens_per_second:.1f}",
     ]
 
 
@@ -106,35 +108,4 @@ def _by_family(row: Summary, families: Sequence[str]) -> list[str]:
 
 
 def _share(share: Share) -> str:
-    return f"{share.right}/{share.total} ({_percent(share.value)})"
-
-
-def _percent(value: float | None) -> str:
-    return NONE if value is None else f"{100 * value:.1f} %"
-
-
-def _megabytes(count: float | None) -> str:
-    return NONE if count is None else f"{count / 1e6:.4g}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _object(summary: Summary) -> dict[str, Any]:
-    return asdict(summary) | {
-        "key": summary.config.key,
-        "problems": _value(summary.problems),
-        "prompts": _value(summary.prompts),
-        "at_cap": _value(summary.at_cap),
-        "families": {family: _value(share) for family, share in summary.families.items()},
-    }
-
-
-def _value(share: Share) -> dict[str, Any]:
-    return {"right": share.right, "total": share.total, "value": share.value, "interval_95": share.interval()}
+    return f"{share.right}/{share.total} ({percent(share.value)})"

@@ -13,7 +13,7 @@ from regrow.calibration.thresholds import thresholds
 from regrow.errors import UsageError
 from regrow.method.base import Method, Needs
 from regrow.models import Loaded
-from regrow.records import digest
+from regrow.run_config import digest
 from regrow.weights.layerwise import prune_layers
 
 

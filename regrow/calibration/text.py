@@ -118,9 +118,13 @@ def _c4() -> Iterator[str]:
 def _field(where: str, line: str) -> str:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f'{where} is not valid JSON ({error}); each line must be an object such as {{"text": "..."}}') from error
     text = value.get("text") if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise UsageError(f'{where} holds no "text"; each line must be an object such as {{"text": "..."}}')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where} holds half a character ({text[error.start]!a}); repair the text") from error
     return text

@@ -13,7 +13,7 @@ from regrow.bench.benchmark import Bound
 from regrow.bench.result import Lost, Reference, Result, Row, Spread
 from regrow.bench.run import Listener
 from regrow.cli.bar import Bar
-from regrow.cli.format import NONE, rate, ratio
+from regrow.format import NONE, rate, ratio
 
 _PARTS = ("prompt", "dense", "observe", "sparse", "refresh")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
@@ -11,7 +11,9 @@ from regrow.cli import options
 from regrow.cli.bar import Bar
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.loading import load
+from regrow.cli.task import chosen
 from regrow.errors import UsageError
+from regrow.format import duration
 
 if TYPE_CHECKING:
     from regrow.evaluation.comparison import Comparison
@@ -23,9 +25,15 @@ _GRID, _OUTPUT = "Grid", "Output"
 def compare(
     out: Annotated[Path, typer.Option("--out", "-o", rich_help_panel=_OUTPUT, help="Directory; what is there is not run again.")],
     model: options.ModelName = None,
-    task: Annotated[str, typer.Option("--task", "-t", rich_help_panel=_GRID, help="Problems to answer: {tasks}.")] = "tiny_reasoner",
+    task: Annotated[
+        str | None,
+        typer.Option("--task", "-t", rich_help_panel=_GRID, help="Problems to answer: {tasks}; for the bundled model its own."),
+    ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", rich_help_panel=_GRID, help="Every entry at batch 4 on eight prompts, in minutes: a look, no result.")
+        bool,
+        typer.Option(
+            "--quick", rich_help_panel=_GRID, help="Batch 4 on a few prompts, in minutes; less of it for large models: a look, no result."
+        ),
     ] = False,
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, rich_help_panel=_GRID, help="May be repeated; by default 4, 16, 8 and 1.")
@@ -38,7 +46,7 @@ def compare(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to answer; by default 200.")] = None,
     traced: Annotated[int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to compare by token; by default 48.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=2, rich_help_panel=_GRID, help="Limit of an answer.")] = 600,
+    max_new_tokens: Annotated[int | None, typer.Option(min=2, rich_help_panel=_GRID, help="Limit of an answer; by default 600.")] = None,
     text: Annotated[
         Path | None,
         typer.Option(metavar="FILE", rich_help_panel=_GRID, help="Calibration text, as for `regrow calibrate`."),
@@ -56,24 +64,29 @@ def compare(
     For each: how far its next-token distributions are from the dense ones along dense answers, then answers of its own, graded. Writes
     table.md, table.json and figure.svg of all that is in the directory, beside the records.
     """
-    from regrow.evaluation import grid
-    from regrow.evaluation.tasks import find
+    from regrow.evaluation import grid, scale
 
     mine, of = _part(part)
     sizes = tuple(batch_size or ((grid.SWEPT,) if quick else grid.BATCH_SIZES))
     cells = grid.grid(sizes, others=not quick, only=only or ())
     if not table:
-        found = find(task.replace("-", "_"))
-        prompts, compared = limit or (8 if quick else 200), traced or (4 if quick else 48)
-        found.load(max(prompts, compared))
+        found = chosen(task, model)
+        found.load(max(limit or 1, traced or 1))
         loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         from regrow.evaluation import comparison
 
+        size = scale.quick(loaded.model.num_parameters()) if quick else scale.FULL
+        if size.labels and not only:
+            cells = [cell for cell in cells if cell.label in size.labels]
         chat = bool(loaded.tokenizer.chat_template)
-        plan = comparison.Plan(out, found, prompts, compared, max_new_tokens, chat, text, 16 if quick else None)
+        answers = limit or size.prompts, traced or size.traced, max_new_tokens or size.max_new_tokens
+        plan = comparison.Plan(out, found, *answers, chat, text, size.sequences, size.length)
+        own = comparison.parts(cells, mine, of)
         with Bar() as bar:
-            told = _Told(bar)
-            _run(comparison.Comparison(loaded, plan, told), comparison.parts(cells, mine, of), told, out)
+            told = _Told(bar, len(own), comparison.batches_to_run(plan, own))
+            runner = comparison.Comparison(loaded, plan, told)
+            runner.check(own)
+            _run(runner, own, told, out)
     if of > 1 and not table:  # others may still be running
         typer.echo(f"part {part} is complete; when all are, `regrow compare --out {out} --table` tabulates them")
         return
@@ -82,15 +95,26 @@ def compare(
     show(out, grid.grid((*grid.BATCH_SIZES, *sizes)), cells)
 
 
+@final
 class _Told:
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: Bar, cells: int, batches: int) -> None:
+        """`batches` are to be run for so many cells."""
         self._bar, self._what, self.cells = bar, "", ""
+        self._planned, self._batches = cells, batches
 
     def __call__(self, what: str, done: float, of: float) -> None:
         if what != self._what:
             self._what = what
             self._bar.begin(what, 1)
         self._bar.show(done / of, f"{done:g} of {of:g} ({self.cells})")
+
+    def batch(self, seconds: float) -> None:
+        """Estimates the whole from its first batch, once."""
+        if self._batches:
+            about = duration(seconds * self._batches)
+            with self._bar.aside():
+                typer.echo(f"{self._planned} cells: about {about} if all batches are like the first, calibrations not counted", err=True)
+        self._batches = 0
 
 
 def _run(runner: Comparison, cells: list[Cell], told: _Told, out: Path) -> None:

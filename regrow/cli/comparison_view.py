@@ -1,4 +1,4 @@
-"""What `regrow compare` writes and shows, from its directory."""
+"""What `regrow compare` shows, from its directory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from regrow.analysis import comparison, plots
-from regrow.cli.format import percent
-from regrow.errors import RegrowError
-from regrow.evaluation.comparison import divergence_file, read_divergence, records_file
-from regrow.evaluation.grading import grade
-from regrow.evaluation.grid import SPARSITY, Cell
-from regrow.records import Graded
+from regrow.analysis import comparison
+from regrow.evaluation import results
+from regrow.evaluation.grid import Cell
+from regrow.format import percent
 
 
 def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
@@ -22,18 +19,13 @@ def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
 
     Raises RegrowError where nothing is there or the files cannot be written.
     """
-    rows = _rows(directory, cells)
-    if not rows:
-        raise RegrowError(f"{directory} holds no results of these cells; run the comparison first")
-    try:
-        (directory / "table.md").write_text(comparison.markdown(rows))
-        (directory / "table.json").write_text(comparison.to_json(rows))
-        plots.figure(rows, directory / "figure.svg", float(SPARSITY))
-    except OSError as error:
-        raise RegrowError(f"{directory} cannot be written: {error.strerror}; make room or choose another --out") from error
+    rows = results.rows(directory, cells)
+    results.write(directory, rows)
     console = Console(highlight=False)
     for target, title in _targets(rows):
         table = Table(*comparison.NARROW, title=title, title_justify="left", pad_edge=False)
+        for column in table.columns:
+            column.overflow = "fold"  # a label that is cut off is none
         for column in table.columns[1:]:
             column.justify = "right"
         sizes = {row.batch_size for row in rows if row.target == target}
@@ -42,6 +34,8 @@ def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
                 found = dict(zip(comparison.COLUMNS, comparison.cells(row), strict=True))
                 table.add_row(*(found[name] for name in comparison.NARROW))
         console.print(table)
+    for note in (note for row in rows for note in row.notes):
+        console.print(note, style="yellow")
     there = {(row.label, row.batch_size, row.target) for row in rows if row.summary}
     lacking = sum((cell.label, cell.batch_size, float(cell.method.target)) not in there for cell in asked)
     missing = f"; {lacking} of {len(asked)} cells have not been run" if lacking else ""
@@ -54,24 +48,3 @@ def _targets(rows: Sequence[comparison.Row]) -> list[tuple[float, str]]:
     """One table each."""
     found = list(dict.fromkeys(row.target for row in rows))
     return [(target, f"target sparsity {percent(target)}") for target in found if target or len(found) == 1]
-
-
-def _rows(directory: Path, cells: Sequence[Cell]) -> list[comparison.Row]:
-    """Of the cells that have been run, in part at least."""
-    graded = {cell.name: _graded(records_file(directory, cell)) for cell in cells}
-    dense = {cell.batch_size: graded[cell.name] for cell in cells if not cell.method.target}
-    rows = []
-    for cell in sorted(
-        cells, key=lambda cell: (float(cell.method.target) not in (0.0, float(SPARSITY)), float(cell.method.target), cell.batch_size)
-    ):
-        path = divergence_file(directory, cell)
-        found = read_divergence(path) if path.exists() else None
-        if found is None and graded[cell.name] is None:
-            continue
-        target = float(cell.method.target)
-        rows.append(comparison.row(cell.label, cell.batch_size, target, found, graded[cell.name], dense.get(cell.batch_size)))
-    return rows
-
-
-def _graded(path: Path) -> Graded | None:
-    return grade(path) if path.exists() and path.stat().st_size else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,12 @@ from regrow.cli.loading import load
 from regrow.cli.options import Json
 from regrow.cli.output import line
 from regrow.errors import RegrowError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from regrow.decoding.loop import Progress
+    from regrow.evaluation.demo import Watch
 
 INIT_STEPS = 16
 # (method, its parameters); the first is what the others are compared with.
@@ -41,15 +47,16 @@ def demo(
     if svg is not None and json:
         raise UsageError("--svg and --json exclude each other; choose one")
     loaded, exercises = load(), heldout(batch_size, start)
-    from regrow.cli import demo_run, demo_view
+    from regrow.cli import demo_view
+    from regrow.evaluation import demo as runner
 
-    runs: list[demo_run.Run] = []
+    runs: list[runner.Run] = []
     try:
         with Bar() as bar:
-            demo_run.warm_up(loaded, exercises)
+            runner.warm_up(loaded, exercises)
             for number, (method, parameters) in enumerate(RUNS, 1):
-                watch = demo_run.on(bar, f"run {number} of {len(RUNS)}: {method}")
-                runs.append(demo_run.answer(loaded, exercises, method, parameters, watch))
+                watch = _on(bar, f"run {number} of {len(RUNS)}: {method}")
+                runs.append(runner.answer(loaded, exercises, method, parameters, watch))
     except KeyboardInterrupt:
         fail(f"interrupted: {len(runs)} of {len(RUNS)} runs had finished", INTERRUPTED)
     if json:
@@ -60,6 +67,18 @@ def demo(
         demo_view.show(console, loaded, exercises, runs, start)
         if svg is not None:
             _save(console, svg)
+
+
+def _on(bar: Bar, what: str) -> Watch:
+    """Shows a run on the bar."""
+
+    def begin(limit: int) -> Callable[[Progress], None]:
+        bar.begin(what, limit)
+        return lambda progress: bar.show(
+            progress.step, f"{progress.step} tokens, {sum(progress.finished)} of {len(progress.finished)} done"
+        )
+
+    return begin
 
 
 def _save(console: Console, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from itertools import takewhile
 from typing import Any
 
@@ -13,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from regrow.bundled.problems import LABELS, Exercise
-from regrow.cli.demo_run import Run
-from regrow.cli.format import duration, percent, rate, ratio
+from regrow.cli.totals import Totals
+from regrow.evaluation.demo import Run
+from regrow.format import duration, percent, rate, ratio
 from regrow.models import Loaded
+from regrow.report import why_dense
 
 RIGHT, WRONG, MISSING = "✓", "✗", "–"
 _BEFORE = 12  # characters shown before the place where a line leaves the dense one
@@ -30,6 +31,9 @@ def show(console: Console, loaded: Loaded, exercises: Sequence[Exercise], runs: 
         _problem(console, exercises[chosen], [run.texts[chosen] for run in runs], runs, chosen, row)
     console.rule(Text(f"the whole batch: {len(exercises)} prompts, {runs[0].problems} problems", style="bold"), align="left")
     console.print(_table(runs))
+    for run in runs:
+        if why := why_dense(run.report.method, run.report.target_sparsity, run.report.counters):
+            console.print(Text(f"{run.label}: {why}", style="yellow"))
     console.print(Text(_honest(loaded, runs), style="dim"))
 
 
@@ -41,7 +45,14 @@ def to_json(loaded: Loaded, exercises: Sequence[Exercise], runs: Sequence[Run], 
             {"id": f"heldout-{start + i}", "prompt": e.prompt, "solution": e.solution, "text": text, "right": list(marks)}
             for i, (e, text, marks) in enumerate(rows)
         ]
-        yield {"type": "run", "model": loaded.name, "right": run.right, "problems": run.problems, **asdict(run.totals), "prompts": prompts}
+        yield {
+            "type": "run",
+            "model": loaded.name,
+            "right": run.right,
+            "problems": run.problems,
+            **Totals.of([run.report]).to_dict(),
+            "prompts": prompts,
+        }
 
 
 def _most_telling(runs: Sequence[Run]) -> int:
@@ -94,15 +105,15 @@ def _table(runs: Sequence[Run]) -> Table:
     table = Table("method", "target", "actual sparsity", "sparse steps", "problems right", "tokens/s", "to dense")
     for column in table.columns[1:]:
         column.justify = "right"
-    base = runs[0].totals.decode_tokens_per_second
+    base = runs[0].report.counters.decode_tokens_per_second
     for run in runs:
-        totals = run.totals
-        speed = totals.decode_tokens_per_second
+        report = run.report
+        speed = report.counters.decode_tokens_per_second
         table.add_row(
             run.label,
-            percent(totals.target_sparsity),
-            percent(totals.actual_sparsity),
-            percent(totals.sparse_share),
+            percent(report.target_sparsity),
+            percent(report.actual_sparsity),
+            percent(report.sparse_share),
             f"{run.right}/{run.problems} ({percent(run.right / run.problems)})",
             rate(speed),
             ratio(speed / base if speed and base else None),
@@ -111,7 +122,7 @@ def _table(runs: Sequence[Run]) -> Table:
 
 
 def _honest(loaded: Loaded, runs: Sequence[Run]) -> str:
-    size, spent = loaded.model.num_parameters() / 1e6, sum(run.totals.prefill_seconds + run.totals.decode_seconds for run in runs)
+    size, spent = loaded.model.num_parameters() / 1e6, sum(run.report.prefill_seconds + run.report.decode_seconds for run in runs)
     return (
         f"One run each, {duration(spent)} in all: an impression, not a benchmark. With {size:.1f} million parameters on a "
         f"{loaded.model.device.type.upper()}, the framework's overhead decides the speed, not the weights that are read: these ratios say "

@@ -9,10 +9,11 @@ import typer
 
 from regrow.cli import options
 from regrow.cli.bar import Bar
-from regrow.cli.format import duration
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.loading import load
 from regrow.cli.table import show
+from regrow.cli.task import chosen
+from regrow.format import duration
 
 if TYPE_CHECKING:
     from regrow.decoding.loop import Progress
@@ -26,7 +27,10 @@ def evaluate(
         Path, typer.Option("--out", "-o", rich_help_panel=_TASK, help="Record file; a run that was stopped goes on where it was.")
     ],
     model: options.ModelName = None,
-    task: Annotated[str, typer.Option("--task", "-t", rich_help_panel=_TASK, help="Problems to answer: {tasks}.")] = "tiny_reasoner",
+    task: Annotated[
+        str | None,
+        typer.Option("--task", "-t", rich_help_panel=_TASK, help="Problems to answer: {tasks}; for the bundled model its own."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, rich_help_panel=_TASK, help="Prompts decoded together; part of the experiment.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=_TASK, help="The first prompts only; by default all.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_TASK, help="Limit of an answer.")] = 640,
@@ -65,9 +69,7 @@ def evaluate(
         forget_finished=forget_finished,
     )
     tensors = options.calibration(calibration)
-    from regrow.evaluation.tasks import find
-
-    found = find(task.replace("-", "_"))
+    found = chosen(task, model)
     items = found.load(limit)  # a limit that the task cannot meet is found before the model is loaded
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     from regrow.evaluation import run

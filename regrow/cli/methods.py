@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from regrow.cli.choices import fill
-from regrow.cli.format import parameters as shown
 from regrow.cli.options import Json
+from regrow.format import parameters as shown
 
 _CHOICES = (
     "Of bap: aggregate is one of {aggregates}; memory is one of {memories}. A wrong value of any other parameter names the right ones."

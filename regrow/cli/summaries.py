@@ -2,56 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from regrow.cli.format import NONE, parameters, percent, rate
+from regrow.format import NONE, parameters, percent, printable, rate
+from regrow.run_config import canonical
 
 if TYPE_CHECKING:
     from regrow.analysis.summary import Share, Summary
-    from regrow.records import RunConfig
+    from regrow.run_config import RunConfig
+
+WIDE = 100  # columns of a terminal that has room for spaces beside the lines
+_OTHERS = 58  # columns that a table takes beside the names of its runs
+# Settings that the table shows in columns, by digests of others, or as parameters.
+_ELSEWHERE = {"method", "params", "batch_size", "task_sha256", "prompts_sha256", "generation_config"}
 
 
 def print_tables(console: Console, summaries: Sequence[Summary]) -> None:
-    console.print(_runs(summaries))
+    console.print(_runs(summaries, console.width))
     console.print(_families(summaries))
     for number, summary in enumerate(summaries, 1):
         if summary.missing:
             console.print(
                 f"Run {number} is incomplete: {len(summary.missing)} of {summary.config.batches} batches are missing.", style="yellow"
             )
+        if summary.note:
+            console.print(f"Run {number}: {summary.note}.", style="yellow")
 
 
-def _runs(summaries: Sequence[Summary]) -> Table:
+def _runs(summaries: Sequence[Summary], width: int) -> Table:
     table = Table("run", "method", "batch", "problems right", "95 % interval", "actual sparsity", "median tokens", "tokens/s")
     for column in table.columns[2:]:
         column.justify = "right"
-    for number, summary in enumerate(summaries, 1):
-        config, (low, high) = summary.config, summary.problems.interval()
+    table.padding = (0, 1) if width >= WIDE else 0
+    called = names([summary.config for summary in summaries])
+    for column in table.columns:
+        column.overflow = "fold"  # a name or a number that is cut off is none
+    table.columns[1].no_wrap = True  # the others give way
+    for number, (summary, name) in enumerate(zip(summaries, called, strict=True), 1):
+        low, high = summary.problems.interval()
         table.add_row(
             str(number),
-            _method(config),
-            str(config.batch_size),
+            Text(folded(name, max(8, width - _OTHERS))),
+            str(summary.config.batch_size),
             _share(summary.problems),
             f"{percent(low)} – {percent(high)}",
-            percent(summary.actual_sparsity),
+            percent(summary.counters.actual_sparsity),
             f"{summary.median_tokens:g}",
-            rate(summary.decode_tokens_per_second),
+            rate(summary.counters.decode_tokens_per_second),
         )
     return table
 
 
-def _method(config: RunConfig) -> str:
-    """Its name, sparsity, and the parameters that are not the defaults."""
+def folded(name: str, width: int) -> str:
+    """A line a word, or several where one is longer than `width`: nothing is cut off."""
+    return "\n".join(line for word in name.split() for line in wrap(word, width))
+
+
+def names(configs: Sequence[RunConfig]) -> list[str]:
+    """What each run is called: its method, and what tells it from the others; of a method's only run its sparsity and what is not a
+    default."""
+    settings = _differing([_settings(config) for config in configs])
+    return [_name(config, _params(config, configs) | settings_) for config, settings_ in zip(configs, settings, strict=True)]
+
+
+def _name(config: RunConfig, told: Mapping[str, object]) -> str:
+    shown = {
+        name: value[:12] if isinstance(value, str) and len(value) == 64 else value for name, value in told.items()
+    }  # of digests the first
+    return printable(f"{config.method} ({parameters(shown)})" if told else config.method)
+
+
+def _params(config: RunConfig, configs: Sequence[RunConfig]) -> dict[str, Any]:
+    alike = [other for other in configs if other.method == config.method]
+    return _unusual(config) if len(alike) == 1 else _differing([dict(other.params) for other in alike])[alike.index(config)]
+
+
+def _unusual(config: RunConfig) -> dict[str, Any]:
     from regrow.method.presets import METHODS
     from regrow.method.presets import parameters as defaults
 
     known = {**METHODS[config.method].retired, **defaults(config.method)} if config.method in METHODS else {}
-    told = {name: value for name, value in config.params.items() if name == "sparsity" or name not in known or value != known[name]}
-    return f"{config.method} ({parameters(told)})" if told else config.method
+    return {name: value for name, value in config.params.items() if name == "sparsity" or name not in known or value != known[name]}
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Those that have no column of their own; what the model itself sets by its own names."""
+    found = config.to_dict()
+    return {name: value for name, value in found.items() if name not in _ELSEWHERE} | dict(found.get("generation_config", {}))
+
+
+def _differing(many: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each what is not the same in all."""
+    everything = dict.fromkeys(name for one in many for name in one)
+    varying = [name for name in everything if len({canonical(one.get(name)) for one in many}) > 1]
+    return [{name: one.get(name, "none") for name in varying} for one in many]
 
 
 def _families(summaries: Sequence[Summary]) -> Table:
@@ -59,7 +109,7 @@ def _families(summaries: Sequence[Summary]) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for family in sorted({family for summary in summaries for family in summary.families}):
-        table.add_row(family, *(_share(s.families[family]) if family in s.families else NONE for s in summaries))
+        table.add_row(printable(family), *(_share(s.families[family]) if family in s.families else NONE for s in summaries))
     return table
 
 

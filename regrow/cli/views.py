@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from regrow.cli.format import duration, parameters, percent, rate
 from regrow.cli.output import line
+from regrow.format import duration, parameters, percent, rate
 
 if TYPE_CHECKING:
     from regrow.cli.decode import Decoding, Sample

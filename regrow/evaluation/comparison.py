@@ -5,30 +5,37 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, final
 
 from regrow.calibration.result import Calibration, calibrated, fingerprint
 from regrow.calibration.run import calibrate
-from regrow.calibration.text import read, sequences
+from regrow.calibration.text import Text, read, sequences
 from regrow.errors import RegrowError
 from regrow.evaluation.divergence import Trace, divergence, trace
 from regrow.evaluation.grid import Cell
-from regrow.evaluation.run import configure, evaluate
+from regrow.evaluation.results import divergence_file, read_divergence, records_file, write_divergence
+from regrow.evaluation.run import configure, describe, evaluate
 from regrow.evaluation.tasks.base import Task, batches
-from regrow.method.base import Method
+from regrow.hosts.hugging_face import prune
+from regrow.method.base import Method, Needs
+from regrow.method.dense import Dense
 from regrow.models import Loaded
-from regrow.records import digest
-from regrow.whole_file import write_whole
+from regrow.record_file import refuse_other
+from regrow.run_config import RunConfig, differences, digest
 
 
 class Told(Protocol):
     """What a comparison tells of its progress."""
 
     def __call__(self, what: str, done: float, of: float) -> None: ...
+
+    def batch(self, seconds: float) -> None:
+        """How long the dense model took for a batch of answers."""
 
 
 @final
@@ -44,16 +51,39 @@ class Plan:
     chat: bool
     text: Path | None = None  # of calibrations; None: the model's own, or C4
     calibration_sequences: int | None = None  # at most; None: what the method asks for
+    calibration_length: int | None = None  # tokens of each, likewise
 
 
 @final
 class Comparison:
     def __init__(self, loaded: Loaded, plan: Plan, told: Told) -> None:
-        """Creates the directory. Raises RegrowError where that cannot be done."""
+        """Creates the directory. Raises RegrowError where that cannot be done, UsageError for prompts that do not fit."""
         self._loaded, self._plan, self._told = loaded, plan, told
         self._traces: tuple[int, list[Trace]] = 0, []  # of one batch size: they hold the logits of every step
+        self._texts: dict[Needs, Text] = {}
+        self._configs = {limit: self._configured(limit) for limit in (plan.prompts, plan.traced)}
         with _disk(plan.directory):
             plan.directory.mkdir(parents=True, exist_ok=True)
+
+    def _configured(self, limit: int) -> RunConfig:
+        """For so many prompts; method and batch size are still to be filled in."""
+        plan = self._plan
+        items, new = plan.task.load(limit), plan.max_new_tokens
+        return configure(self._loaded, plan.task, items, Dense(), batch_size=1, max_new_tokens=new, chat=plan.chat)
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Finds what would stop one of the cells before the first one runs: a text, a model that a method does not fit, files of other
+        settings. Raises RegrowError or UsageError."""
+        for cell in cells:
+            if cell.method.needs is not None:
+                self._text(cell.method.needs)
+        for method in {cell.method.surface: cell.method for cell in cells if cell.method.needs is None and cell.method.target}.values():
+            with prune(self._loaded.model, method):
+                pass
+        for cell in cells:
+            kept = records_file(self._plan.directory, cell), divergence_file(self._plan.directory, cell)
+            if any(path.exists() for path in kept):
+                self._refuse_other(cell, self._calibration(cell.method))
 
     def run(self, cell: Cell) -> None:
         """Raises RegrowError where results cannot be kept, or are of other settings."""
@@ -72,29 +102,35 @@ class Comparison:
             progress=lambda done, of, _: self._told(f"{cell.label}, batch {cell.batch_size}: answers", done, of),
         )
 
+    def _text(self, needs: Needs) -> Text:
+        if needs not in self._texts:
+            plan, (count, length) = self._plan, needs.value
+            most = min(count, plan.calibration_sequences or count), min(length, plan.calibration_length or length)
+            self._texts[needs] = sequences(self._loaded, plan.text, *most)
+        return self._texts[needs]
+
     def _calibration(self, method: Method) -> Calibration | None:
         """The one in the directory if it fits, else a new one."""
         if method.needs is None:
             return None
         plan = self._plan
         text = plan.text and hashlib.sha256(read(plan.text)).hexdigest()
-        key = digest([method.name, calibrated(method), fingerprint(self._loaded.model), text, plan.calibration_sequences])[:12]
-        path = plan.directory / "calibration" / f"{method.name}-{key}.safetensors"
+        made_of = [method.name, calibrated(method), fingerprint(self._loaded.model), text, plan.calibration_sequences]
+        if plan.calibration_length is not None:
+            made_of.append(plan.calibration_length)
+        path = plan.directory / "calibration" / f"{method.name}-{digest(made_of)[:12]}.safetensors"
         with _alone(path.parent):
             if path.exists():
                 return Calibration.load(path)
-            count, length = method.needs.value
-            given = sequences(self._loaded, plan.text, min(count, plan.calibration_sequences or count), length)
+            given = self._text(method.needs)
             made = calibrate(self._loaded, method, given, lambda done, of: self._told(f"calibrating {method.name}", done, of))
             made.save(path)
             return made
 
     def _divergence(self, cell: Cell, calibration: Calibration | None) -> None:
-        plan, settings = self._plan, self._settings(cell, calibration)
-        path = divergence_file(plan.directory, cell)
+        path = divergence_file(self._plan.directory, cell)
         if path.exists():
-            if read_divergence(path)["settings"] != settings:
-                raise RegrowError(f"{path} was made with other settings; choose another --out, or remove it")
+            _refuse_settings(path, self._settings(cell, calibration))
             return
         found = divergence(
             self._loaded,
@@ -103,7 +139,8 @@ class Comparison:
             self._traced(cell.batch_size),
             lambda done, of: self._told(f"{cell.label}, batch {cell.batch_size}: divergence", done, of),
         )
-        _write(path, {"settings": settings, **asdict(found), "mean_kl": found.mean_kl, "agreement": found.agreement})
+        sums = {**asdict(found), "mean_kl": found.mean_kl, "agreement": found.agreement}
+        write_divergence(path, {"settings": self._settings(cell, calibration), **sums})
 
     def _traced(self, batch_size: int) -> list[Trace]:
         plan = self._plan
@@ -111,25 +148,36 @@ class Comparison:
             self._traces = batch_size, []
             planned = batches(plan.task.load(plan.traced), batch_size)
             for done, items in enumerate(planned, 1):
+                began = time.perf_counter()
                 made = trace(self._loaded, [item.prompt for item in items], chat=plan.chat, max_new_tokens=plan.max_new_tokens)
                 self._traces[1].append(made)
+                self._told.batch(time.perf_counter() - began)
                 self._told(f"dense traces, batch {batch_size}", done, len(planned))
         return self._traces[1]
 
+    def _config(self, limit: int, cell: Cell, calibration: Calibration | None) -> RunConfig:
+        params = describe(cell.method, calibration)
+        return replace(self._configs[limit], method=params.pop("name"), params=params, batch_size=cell.batch_size)
+
     def _settings(self, cell: Cell, calibration: Calibration | None) -> dict[str, Any]:
-        plan = self._plan
-        config = configure(
-            self._loaded,
-            plan.task,
-            plan.task.load(plan.traced),
-            cell.method,
-            batch_size=cell.batch_size,
-            max_new_tokens=plan.max_new_tokens,
-            chat=plan.chat,
-            calibration=calibration,
-        )
-        settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+        settings: dict[str, Any] = json.loads(json.dumps(self._config(self._plan.traced, cell, calibration).to_dict()))
         return settings
+
+    def _refuse_other(self, cell: Cell, calibration: Calibration | None) -> None:
+        path = divergence_file(self._plan.directory, cell)
+        if path.exists():
+            _refuse_settings(path, self._settings(cell, calibration))
+        refuse_other(records_file(self._plan.directory, cell), self._config(self._plan.prompts, cell, calibration))
+
+
+def batches_to_run(plan: Plan, cells: Sequence[Cell]) -> int:
+    """Of traces, divergences and answers; what is in the directory already is taken as complete."""
+    traces = {cell.batch_size for cell in cells if not divergence_file(plan.directory, cell).exists()}
+    planned = [-(-plan.traced // size) for size in traces]
+    for cell in cells:
+        planned += [-(-plan.traced // cell.batch_size)] * (not divergence_file(plan.directory, cell).exists())
+        planned += [-(-plan.prompts // cell.batch_size)] * (not records_file(plan.directory, cell).exists())
+    return sum(planned)
 
 
 def parts(cells: Sequence[Cell], part: int, of: int) -> list[Cell]:
@@ -137,24 +185,13 @@ def parts(cells: Sequence[Cell], part: int, of: int) -> list[Cell]:
     return list(cells[part - 1 :: of])
 
 
-def records_file(directory: Path, cell: Cell) -> Path:
-    return directory / "records" / f"{cell.name}.jsonl"
-
-
-def divergence_file(directory: Path, cell: Cell) -> Path:
-    return directory / "divergence" / f"{cell.name}.json"
-
-
-def read_divergence(path: Path) -> dict[str, Any]:
-    """Raises RegrowError for a damaged file."""
-    try:
-        value = json.loads(path.read_text())
-        if "settings" not in value:
-            raise ValueError("no settings")
-    except (OSError, ValueError) as error:
-        raise RegrowError(f"{path} is damaged ({error}); remove it, and run again") from error
-    found: dict[str, Any] = value
-    return found
+def _refuse_settings(path: Path, asked: dict[str, Any]) -> None:
+    there = read_divergence(path)["settings"]
+    if there == asked:
+        return
+    differing = differences(there, asked)
+    what = f"was made with other settings ({differing}, there/asked)" if differing else "does not say all the settings it was made with"
+    raise RegrowError(f"{path} {what}; choose another --out, or remove it")
 
 
 @contextmanager
@@ -174,7 +211,3 @@ def _alone(directory: Path) -> Iterator[None]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +18,14 @@ from regrow.hosts.hugging_face import Generation, generate, prune
 from regrow.method.base import Method
 from regrow.models import Loaded, encode
 from regrow.record_file import RecordFile
-from regrow.records import Record, RunConfig, digest
+from regrow.records import Record
+from regrow.run_config import RunConfig, digest
 from regrow.versions import versions
 
 Told = Callable[[int, int, Record], None]
+# What greedy decoding never looks at, and what a run sets itself.
+_SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+_OVERRULED = _SAMPLING | {"do_sample", "max_new_tokens", "max_length"}
 
 
 def evaluate(
@@ -46,7 +51,6 @@ def evaluate(
     items = task.load(limit)
     sizes = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     config = configure(loaded, task, items, method, **sizes, chat=chat, skip_layers=skip_layers, calibration=calibration)
-    _refuse_beyond_context(loaded, items, config)
     planned = batches(items, batch_size)
     with RecordFile(path, config) as file:
         todo = [index for index in range(len(planned)) if index not in file.done]
@@ -61,15 +65,6 @@ def evaluate(
                     progress(len(file.done), len(planned), record)
 
 
-def _refuse_beyond_context(loaded: Loaded, items: Sequence[Item], config: RunConfig) -> None:
-    longest = encode(loaded, [item.prompt for item in items], chat=config.chat)[0].shape[1]
-    if loaded.context is not None and longest + config.max_new_tokens > loaded.context:
-        raise UsageError(
-            f"the longest prompt has {longest} tokens, so {config.max_new_tokens} new ones do not fit the context of {loaded.context}; "
-            f"at most {loaded.context - longest} do"
-        )
-
-
 def configure(
     loaded: Loaded,
     task: Task,
@@ -82,11 +77,13 @@ def configure(
     skip_layers: Collection[int] = (),
     calibration: Calibration | None = None,
 ) -> RunConfig:
-    """The settings of a run over `items`. Raises UsageError for sizes below 1."""
+    """The settings of a run over `items`. Raises UsageError for sizes below 1, and for answers that do not fit the context."""
     for name, size in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if size < 1:
             raise UsageError(f"{name} must be at least 1, not {size}")
-    params = method.describe() | ({} if calibration is None else {"calibration": calibration.digest[:12]})
+    prompts = _unpadded(*encode(loaded, [item.prompt for item in items], chat=chat))
+    _refuse_beyond_context(loaded, max(map(len, prompts)), max_new_tokens)
+    params = describe(method, calibration)
     return RunConfig(
         model=loaded.name,
         fingerprint=loaded.fingerprint,
@@ -103,7 +100,31 @@ def configure(
         max_new_tokens=max_new_tokens,
         sampling="greedy",
         chat=chat,
+        tokenizer_sha256=loaded.tokenizer_sha256,
+        chat_template_sha256=(loaded.chat_template_sha256 or "") if chat else "",
+        prompts_sha256=digest(prompts),
+        padding="left",
+        attention=str(loaded.model.config._attn_implementation),
+        generation_config=_in_force(loaded.generation_settings),
     )
+
+
+def describe(method: Method, calibration: Calibration | None) -> dict[str, Any]:
+    """Name and parameters of a method, its calibration among them, as settings have them."""
+    return method.describe() | ({} if calibration is None else {"calibration": calibration.digest[:12]})
+
+
+def _refuse_beyond_context(loaded: Loaded, longest: int, max_new_tokens: int) -> None:
+    if loaded.context is not None and longest + max_new_tokens > loaded.context:
+        raise UsageError(
+            f"the longest prompt has {longest} tokens, so {max_new_tokens} new ones do not fit the context of {loaded.context}; "
+            f"at most {loaded.context - longest} do"
+        )
+
+
+def _in_force(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the model's own generation settings those that hold for greedy answers of so many tokens."""
+    return {name: value for name, value in settings.items() if name not in _OVERRULED}
 
 
 def _device(device: torch.device) -> str:

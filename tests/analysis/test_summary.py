@@ -34,14 +34,15 @@ def _graded(**changes: object) -> Graded:
 
 def test_counters_are_summed_before_any_ratio_is_taken() -> None:
     summary = summarize(_graded())
-    assert summary.tokens == 5 + 5 + 7
-    assert summary.decode_steps == 10
-    assert summary.sparse_share == 4 / 10
-    assert summary.actual_sparsity == 1 - 350 / 400
-    assert summary.ffn_bytes_per_token == 6000 / 17
-    assert summary.refresh_bytes_per_token == 120 / 17
-    assert summary.ffn_bytes_per_step == 6000 / 10
-    assert summary.decode_tokens_per_second == (17 - 3) / 5  # the first token of each of three rows is the prompt's
+    counters = summary.counters
+    assert counters.new_tokens == 5 + 5 + 7
+    assert counters.decode_steps == 10
+    assert counters.sparse_share == 4 / 10
+    assert counters.actual_sparsity == 1 - 350 / 400
+    assert counters.ffn_bytes_per_token == 6000 / 17
+    assert counters.refresh_bytes_per_token == 120 / 17
+    assert counters.ffn_bytes_per_step == 6000 / 10
+    assert counters.decode_tokens_per_second == (17 - 3) / 5  # the first token of each of three rows is the prompt's
     assert summary.median_tokens == 5
     assert summary.at_cap == Share(1, 3)
 
@@ -78,7 +79,8 @@ def test_an_inflated_interval_is_that_of_fewer_trials(right: int, total: int, in
 def test_a_run_without_decode_steps_has_no_rates() -> None:
     none = {**COUNTED, "decode_steps": 0, "sparse_steps": 0, "weights_kept": 0, "weights_dense": 0, "decode_seconds": 0.0}
     summary = summarize(Graded((record(0, tokens=((2,), (2,)), counters=none),), (), (1,)))
-    rates = (summary.sparse_share, summary.actual_sparsity, summary.ffn_bytes_per_step, summary.decode_tokens_per_second)
+    counters = summary.counters
+    rates = (counters.sparse_share, counters.actual_sparsity, counters.ffn_bytes_per_step, counters.decode_tokens_per_second)
     assert rates == (None,) * 4
     assert summary.missing == (1,)
     assert summary.problems.value is None

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from regrow.analysis.summary import Summary, summarize
 from regrow.analysis.tables import COLUMNS, markdown, to_json
-from regrow.records import Grade, Graded, Mark, RunConfig
+from regrow.records import Grade, Graded, Mark
+from regrow.run_config import RunConfig
 from samples import CONFIG, COUNTED, record
 
 

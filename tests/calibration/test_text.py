@@ -34,6 +34,21 @@ def test_documents_are_joined_by_the_end_of_text(loaded: Loaded, tmp_path: Path)
     assert ids.tolist() == [part for document in ("abc", "de", "fghij") for part in [*encode(document)["input_ids"], eos]][:12]
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('{"text": "a\\ud800b"}', "line 1 holds half a character"),
+        ("[" * 100_000, "line 1 is not valid JSON"),
+        ('{"text": 3}', 'line 1 holds no "text"'),
+    ],
+)
+def test_a_line_that_is_no_text_is_named(loaded: Loaded, tmp_path: Path, line: str, sentence: str) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text(line)
+    with pytest.raises(UsageError, match=sentence):
+        sequences(loaded, path, 1, 12)
+
+
 def test_the_context_is_the_limit(loaded: Loaded, tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("add 123 456\n" * 300)

@@ -59,7 +59,8 @@ def test_parameters_without_an_option_of_their_own(tiny: Path, text: Path, tmp_p
 def test_a_record_names_its_calibration(tiny: Path, text: Path, tmp_path: Path) -> None:
     path, records = tmp_path / "made.safetensors", tmp_path / "teal.jsonl"
     _calibrate(tiny, text, "-m", "teal", "-o", path)
-    result = run("evaluate", tiny, "-m", "teal", "--calibration", path, "--limit", 2, "--max-new-tokens", 4, "--no-chat", "-o", records)
+    sizes = ["--limit", 2, "--max-new-tokens", 4, "--no-chat", "-o", records]
+    result = run("evaluate", tiny, "--task", "tiny_reasoner", "-m", "teal", "--calibration", path, *sizes)
     assert result.exit_code == 0, result.output
     params = json.loads(records.read_text().splitlines()[0])["config"]["params"]
     assert params["calibration"] == Calibration.load(path).digest[:12]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 
 from command import run
 from regrow.bundled.problems import exercise
+from regrow.evaluation import grid, scale
+from regrow.evaluation.tasks import find
 
 LABELS = ("dense", "TEAL", "Wanda 2:4", "BAP, T_init 0")
 
@@ -24,7 +28,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _compare(model: Path, text: Path, out: Path, *options: object) -> Any:
     only = [part for label in LABELS for part in ("--only", label)]
     sizes = ["--limit", 4, "--traced", 2, "--max-new-tokens", 12, "--text", text]
-    return run("compare", model, "--out", out, "--quick", *sizes, *only, *options)
+    return run("compare", model, "--task", "tiny_reasoner", "--out", out, "--quick", *sizes, *only, *options)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +113,95 @@ def test_a_changed_text_makes_new_calibrations(tiny: Path, text: Path, tmp_path:
     result = _compare(tiny, own, out)
     assert (result.exit_code, "was made with other settings" in result.stderr) == (1, True)
     assert len(list((out / "calibration").glob("teal-*.safetensors"))) == 2
+
+
+def test_how_many_cells_and_about_how_long_is_said_first(tiny: Path, text: Path, tmp_path: Path) -> None:
+    first = _compare(tiny, text, tmp_path / "out", "--only", "random")
+    assert re.fullmatch(r"5 cells: about \d+\.\d s if all batches are like the first, calibrations not counted\n", first.stderr)
+    assert _compare(tiny, text, tmp_path / "out", "--only", "random").stderr == ""  # nothing is left to do
+
+
+def _refused_before_anything_runs(result: Any, out: Path) -> str:
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert not list(out.glob("*/*"))
+    return str(result.stderr)
+
+
+def test_a_text_that_only_a_later_cell_needs_is_looked_at_first(tiny: Path, text: Path, tmp_path: Path) -> None:
+    short, other = tmp_path / "short.jsonl", tmp_path / "other.jsonl"
+    short.write_text('{"text": "A add 1 2"}\n')
+    other.write_text('{"question": "A add 1 2"}\n')
+    for path, sentence in (
+        (tmp_path / "missing.txt", "cannot be read: No such file or directory"),
+        (tmp_path, "cannot be read: Is a directory"),
+        (short, "give more text"),
+        (other, 'holds no "text"'),
+    ):
+        assert sentence in _refused_before_anything_runs(_compare(tiny, path, tmp_path / "out"), tmp_path / "out")
+
+
+def test_prompts_that_only_the_answers_need_must_fit_too(tiny: Path, text: Path, tmp_path: Path) -> None:
+    longest = max(len(item.prompt) for item in find("tiny_reasoner").load(40))
+    few = max(len(item.prompt) for item in find("tiny_reasoner").load(2))
+    assert few < longest
+    sizes = ("--limit", 40, "--max-new-tokens", 512 - longest + 20)
+    assert "do not fit the context of 512" in _refused_before_anything_runs(_compare(tiny, text, tmp_path, *sizes), tmp_path)
+
+
+def test_a_later_cell_of_other_settings_is_found_before_the_first_runs(tiny: Path, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    only = ("--only", "random", "--limit", 4, "--traced", 2, "--text", text)
+    common = ("compare", tiny, "--task", "tiny_reasoner", "--out", out, "--quick")
+    assert run(*common, *only, "--max-new-tokens", 12).exit_code == 0
+    before = _files(out)
+    result = _compare(tiny, text, out, "--only", "random", "--max-new-tokens", 13)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "was made with other settings (max_new_tokens 12/13, there/asked)" in result.stderr
+    assert _files(out) == before
+
+
+def test_a_quick_look_is_smaller_for_larger_models() -> None:
+    small, large, larger = (scale.quick(int(size)) for size in (5e6, 135e6, 1.5e9))
+    assert not small.labels  # every entry, whole answers
+    assert (small.prompts, small.max_new_tokens) == (8, scale.FULL.max_new_tokens)
+    known = {cell.label for cell in grid.grid((grid.SWEPT,), others=False)}
+    assert set(large.labels) < known
+    assert len(large.labels) < len(known) / 2
+    assert large.prompts < small.prompts
+    assert larger.max_new_tokens <= large.max_new_tokens < small.max_new_tokens
+    assert larger.max_new_tokens > 64 + 20  # T_init and a period: something is pruned
+    assert (large.sequences or 0) * (large.length or 0) < 16 * 2048
+
+
+def test_a_quick_look_at_a_larger_model_has_fewer_entries(tiny: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "QUICK_PARAMETERS", 1)
+    monkeypatch.setattr(scale, "QUICK_LABELS", ("dense", "random"))
+    sizes = ("--limit", 2, "--traced", 2, "--max-new-tokens", 12, "--text", text)
+    result = run("compare", tiny, "--task", "tiny_reasoner", "--out", tmp_path, "--quick", *sizes)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("2 cells: about ")
+    assert sorted(path.stem for path in (tmp_path / "records").iterdir()) == ["dense-b4", "random-s0.5-b4"]
+
+
+def test_a_damaged_divergence_is_one_sentence(tiny: Path, text: Path, compared: tuple[Path, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(compared[0], out)
+    path = out / "divergence" / "teal-s0.5-b4.json"
+    whole = json.loads(path.read_text())
+    for value in (b"", b"\xff", b"3", b"[" * 9999, *(json.dumps({**whole, **bad}).encode() for bad in BAD)):
+        path.write_bytes(value)
+        result = _compare(tiny, text, out, "--table")
+        assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+        assert f"{path} is damaged (" in result.stderr
+
+
+BAD: tuple[dict[str, Any], ...] = (
+    {"mean_kl": None},
+    {"mean_kl": float("nan")},
+    {"weights_dense": 0},
+    {"settings": []},
+    {"agreement": "all"},
+)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from command import lines, run
 from regrow.bundled.problems import Exercise, Problem, heldout
-from regrow.cli import demo_run, demo_view
+from regrow.cli import demo_view
 from regrow.cli.demo import RUNS
-from regrow.cli.demo_run import Run
-from regrow.cli.totals import Totals
+from regrow.counters import Counters
+from regrow.evaluation.demo import Run, answer
 from regrow.models import load
 from regrow.report import Report
 
@@ -27,8 +27,10 @@ EXERCISES = [
 
 def _run(label: str, *texts: str, seconds: float = 1.0) -> Run:
     marks = [exercise.marks(text) for exercise, text in zip(EXERCISES, texts, strict=True)]
-    report = Report({"name": label}, 0.5, 0.25, 8, 4, 0.5, 75, 100, {}, 10, 10, 1, [0.0], 0, [5, 5], ["eos", "eos"], 0.5, seconds, 1)
-    return Run(label, list(texts), marks, Totals.of([report]))
+    times = {"prefill_seconds": 0.5, "decode_seconds": seconds}
+    ends = {"tokens": [5, 5], "finish_reasons": ["eos", "eos"]}
+    report = Report({"name": label}, 0.5, Counters(decode_steps=8, sparse_steps=4, weights_kept=75, weights_dense=100, **times, **ends))
+    return Run(label, list(texts), marks, report)
 
 
 @pytest.fixture
@@ -63,6 +65,14 @@ def test_the_table_counts_and_compares(tiny: Path, runs: list[Run]) -> None:
     assert "overhead" in text
 
 
+def test_a_run_that_was_all_dense_says_so(tiny: Path, runs: list[Run]) -> None:
+    assert "dense:" not in _shown(tiny, runs)
+    counters = Counters(decode_steps=8, weights_kept=100, weights_dense=100, tokens=[9, 5], finish_reasons=["eos", "eos"])
+    dense = replace(runs[1], report=Report({"name": "bap", "init_steps": 16}, 0.5, counters))
+    text = " ".join(_shown(tiny, [runs[0], dense]).split())
+    assert "bap 50 %: every decode step was dense: pruning begins after 16 of them (init_steps), and the longest answer has 9" in text
+
+
 def test_nothing_is_wider_than_100_columns(tiny: Path, runs: list[Run]) -> None:
     long = replace(runs[1], texts=["A " + "x" * 300 + " =bb", runs[1].texts[1]])
     assert max(map(len, _shown(tiny, [runs[0], long]).splitlines())) <= 100
@@ -77,16 +87,16 @@ def test_a_run_answers_within_the_longest_solution_and_some_slack(tiny: Path) ->
 
     loaded = load(tiny)
     loaded.model.config.max_position_embeddings = 2000
-    done = demo_run.answer(loaded, exercises, "bap", {"sparsity": "0.5", "init_steps": 2}, watch)
+    done = answer(loaded, exercises, "bap", {"sparsity": "0.5", "init_steps": 2}, watch)
     longest = max(len(exercise.solution) for exercise in exercises)  # a character is a token
     assert longest < limits[0] < 1.5 * longest
     assert done.label == "bap 50 %"
     assert done.marks == [exercise.marks(text) for exercise, text in zip(exercises, done.texts, strict=True)]
-    assert done.totals.tokens <= 2 * limits[0]
+    assert done.report.counters.new_tokens <= 2 * limits[0]
 
 
 def test_the_command_runs_every_method_on_the_same_prompts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regrow.models.model_path", lambda: tiny)
+    monkeypatch.setattr("regrow.models.loading.model_path", lambda: tiny)
     result = run("demo", "--json", "--batch-size", 1, "--start", 21)
     assert result.exit_code == 0, result.output
     runs = lines(result.stdout)
@@ -98,7 +108,7 @@ def test_the_command_runs_every_method_on_the_same_prompts(tiny: Path, monkeypat
 
 
 def test_what_is_shown_can_be_saved_as_a_picture(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regrow.models.model_path", lambda: tiny)
+    monkeypatch.setattr("regrow.models.loading.model_path", lambda: tiny)
     monkeypatch.setattr(sys.modules["regrow.cli.demo"], "RUNS", RUNS[:1])  # the package holds the command of that name
     result = run("demo", "--batch-size", 1, "--svg", tmp_path / "demo.svg")
     assert result.exit_code == 0, result.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,22 @@ from regrow.record_file import read
 
 
 def _evaluate(model: Path, path: Path, *options: object) -> Any:
-    return run("evaluate", model, "--limit", 5, "--batch-size", 2, "--max-new-tokens", 12, "--no-chat", "--out", path, *options)
+    return run(
+        "evaluate",
+        model,
+        "--limit",
+        5,
+        "--batch-size",
+        2,
+        "--max-new-tokens",
+        12,
+        "--no-chat",
+        "--task",
+        "tiny_reasoner",
+        "--out",
+        path,
+        *options,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +64,8 @@ def test_a_second_run_repeats_nothing_and_prints_the_table_again(tiny: Path, rec
 def test_the_table_says_what_the_records_say(recorded: Path) -> None:
     result, summary = run("table", recorded), summarize(grade(recorded))
     assert result.exit_code == 0
-    assert summary.actual_sparsity is not None
-    assert f"{100 * summary.actual_sparsity:.1f} %" in result.stdout
+    assert summary.counters.actual_sparsity is not None
+    assert f"{100 * summary.counters.actual_sparsity:.1f} %" in result.stdout
     assert f"{summary.problems.right}/{summary.problems.total}" in result.stdout
     assert all(family in result.stdout for family in summary.families)
 
@@ -85,6 +101,56 @@ def test_what_does_not_fit_is_refused(tiny: Path, recorded: Path, options: list[
     assert sentence in result.stderr
     assert result.stderr.startswith("regrow: error: ")
     assert recorded.read_bytes() == before
+
+
+def test_a_model_edited_since_is_refused_by_what_was_edited(tiny: Path, tmp_path: Path) -> None:
+    """Each edit alone leads to other tokens under the same weights."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    path = tmp_path / "run.jsonl"
+    assert _evaluate(model, path, "--chat").exit_code == 0
+    before = path.read_bytes()
+    for name, edit, setting in (
+        (
+            "generation_config.json",
+            lambda text: text.replace("{", '{"repetition_penalty": 1.3,', 1),
+            "generation_config (repetition_penalty none/1.3)",
+        ),
+        ("chat_template.jinja", lambda text: "Hello" + text, "chat_template_sha256 "),
+        ("tokenizer.json", lambda text: text + "\n", "tokenizer_sha256 "),
+    ):
+        kept = (model / name).read_text()
+        (model / name).write_text(edit(kept))
+        refused = _evaluate(model, path, "--chat")
+        (model / name).write_text(kept)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert f"{path} was made with other settings ({setting}" in refused.stderr
+        assert path.read_bytes() == before
+    assert _evaluate(model, path, "--chat").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_the_toy_exercises_are_for_another_model_only_where_named(tiny: Path, tmp_path: Path, command: str) -> None:
+    result = run(command, tiny, "--limit", 1, "--max-new-tokens", 4, "--out", tmp_path / "out")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert f"the exercises of the bundled model, tiny_reasoner, say nothing about {tiny}: name one with --task" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_bundled_model_has_a_task_of_its_own(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regrow.models.loading.model_path", lambda: tiny)
+    out = tmp_path / "run.jsonl"
+    result = run("evaluate", "--limit", 1, "--max-new-tokens", 4, "--no-chat", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert read(out)[0].config.task == "tiny_reasoner"
+
+
+def test_answers_too_short_for_the_schedule_say_so(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    result = _evaluate(tiny, path, "--sparsity", "0.5")
+    told = " ".join(result.stdout.split())
+    assert "Run 1: every decode step was dense: pruning begins after 64 of them (init_steps), and the longest answer has" in told
+    assert "Row 1: every decode step was dense" in run("table", path, "--markdown").stdout
 
 
 def test_records_that_cannot_be_written(tiny: Path, tmp_path: Path) -> None:

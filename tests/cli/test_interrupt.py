@@ -65,7 +65,21 @@ def test_while_loading(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "records.jsonl"
-    command = ["evaluate", tiny, "--limit", 4, "--batch-size", 2, "--max-new-tokens", 4, "--no-chat", "--out", path]
+    command = [
+        "evaluate",
+        tiny,
+        "--task",
+        "tiny_reasoner",
+        "--limit",
+        4,
+        "--batch-size",
+        2,
+        "--max-new-tokens",
+        4,
+        "--no-chat",
+        "--out",
+        path,
+    ]
 
     def stop(bar: Bar, done: float, note: str) -> None:
         if done > 1:

@@ -21,7 +21,8 @@ from regrow.method.dense import Dense
 from regrow.method.griffin import Griffin
 from regrow.models import Loaded
 from regrow.record_file import read
-from regrow.records import Record, digest
+from regrow.records import Record
+from regrow.run_config import digest
 
 TASK = find("tiny_reasoner")
 FIRST = 3  # token of chr(0): below are padding, start and end
@@ -106,6 +107,12 @@ def test_the_configuration_says_what_was_run(loaded: Loaded, tmp_path: Path) -> 
         "max_new_tokens": 6,
         "sampling": "greedy",
         "chat": False,
+        "tokenizer_sha256": loaded.tokenizer_sha256,
+        "chat_template_sha256": "",
+        "prompts_sha256": digest([_tokens(item.prompt) for item in TASK.load(3)]),
+        "padding": "left",
+        "attention": "sdpa",
+        "generation_config": loaded.generation_settings,
     }
 
 
@@ -144,6 +151,63 @@ def test_a_file_of_another_run_is_refused_before_anything_is_decoded(
     _evaluate(loaded, path, method=Dense())
     monkeypatch.delattr(run, "generate")
     with pytest.raises(RegrowError, match='method "dense"/"griffin"'):
+        _evaluate(loaded, path)
+
+
+def _again(loaded: Loaded) -> Loaded:
+    """Loaded anew: digests are kept."""
+    return Loaded(loaded.model, loaded.tokenizer, loaded.name, loaded.directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("repetition_penalty", 1.3),
+        ("no_repeat_ngram_size", 2),
+        ("suppress_tokens", [4, 5]),
+        ("begin_suppress_tokens", [4]),
+        ("forced_eos_token_id", 2),
+        ("eos_token_id", [2, 3]),
+        ("min_new_tokens", 3),
+    ],
+)
+def test_a_generation_config_changed_since_is_refused_and_named(loaded: Loaded, tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "run.jsonl"
+    _evaluate(loaded, path)
+    setattr(loaded.model.generation_config, name, value)
+    with pytest.raises(RegrowError, match=rf"other settings \(generation_config \({name} .*/.*\), there/asked\)"):
+        _evaluate(_again(loaded), path)
+
+
+def test_settings_that_greedy_decoding_ignores_may_change(loaded: Loaded, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    _evaluate(loaded, path)
+    loaded.model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.9, min_p=0.1, output_scores=True)
+    _evaluate(_again(loaded), path)
+
+
+@pytest.mark.parametrize(("file", "setting"), [("tokenizer.json", "tokenizer_sha256"), ("vocab.txt", "tokenizer_sha256")])
+def test_tokenizer_files_changed_since_are_refused(loaded: Loaded, tmp_path: Path, file: str, setting: str) -> None:
+    path = tmp_path / "run.jsonl"
+    _evaluate(loaded, path)
+    (loaded.directory / file).write_text("{}")
+    with pytest.raises(RegrowError, match=rf"other settings \({setting} "):
+        _evaluate(_again(loaded), path)
+
+
+def test_other_tokens_of_the_same_prompts_are_refused(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.jsonl"
+    _evaluate(loaded, path)
+    monkeypatch.setattr(run, "encode", lambda loaded, prompts, chat: _encode(loaded, [prompt + "." for prompt in prompts], chat))
+    with pytest.raises(RegrowError, match=r"other settings \(prompts_sha256 "):
+        _evaluate(loaded, path)
+
+
+def test_another_attention_is_refused(loaded: Loaded, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    _evaluate(loaded, path)
+    loaded.model.set_attn_implementation("eager")
+    with pytest.raises(RegrowError, match=r'other settings \(attention "sdpa"/"eager", there/asked\)'):
         _evaluate(loaded, path)
 
 

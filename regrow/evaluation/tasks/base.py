@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import ClassVar, final
+from typing import ClassVar, TypeVar, final
 
 from regrow.errors import UsageError
-from regrow.records import Grade, digest
+from regrow.records import Grade
+from regrow.run_config import digest
+
+T = TypeVar("T")
 
 
 @final
@@ -46,6 +50,6 @@ def fingerprint(items: list[Item]) -> str:
     return digest([astuple(item) for item in items])
 
 
-def batches(items: list[Item], size: int) -> list[list[Item]]:
+def batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
     """Fixed batches in the order of the task; the last may be smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]

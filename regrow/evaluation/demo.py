@@ -1,4 +1,4 @@
-"""Answers exercises with one method, and marks the answers."""
+"""What the demo runs: exercises answered with one method, and the answers marked."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import final
 import torch
 
 from regrow.bundled.problems import Exercise
-from regrow.cli.bar import Bar
-from regrow.cli.totals import Totals
 from regrow.decoding.loop import Progress
 from regrow.hosts.hugging_face import generate
 from regrow.method.dense import Dense
 from regrow.method.presets import make
 from regrow.models import Loaded, encode
+from regrow.report import Report
 
 SLACK = 1.25  # an answer that goes wrong may be longer than the solution
 Watch = Callable[[int], Callable[[Progress], None]]  # the limit of tokens -> what is told every step
@@ -27,7 +26,7 @@ class Run:
     label: str
     texts: list[str]  # one an exercise
     marks: list[tuple[bool, ...]]  # of its problems
-    totals: Totals
+    report: Report
 
     @property
     def right(self) -> int:
@@ -36,18 +35,6 @@ class Run:
     @property
     def problems(self) -> int:
         return sum(len(row) for row in self.marks)
-
-
-def on(bar: Bar, what: str) -> Watch:
-    """Shows a run on the bar."""
-
-    def begin(limit: int) -> Callable[[Progress], None]:
-        bar.begin(what, limit)
-        return lambda progress: bar.show(
-            progress.step, f"{progress.step} tokens, {sum(progress.finished)} of {len(progress.finished)} done"
-        )
-
-    return begin
 
 
 def warm_up(loaded: Loaded, exercises: Sequence[Exercise]) -> None:
@@ -66,7 +53,7 @@ def answer(loaded: Loaded, exercises: Sequence[Exercise], method: str, parameter
     texts = [str(decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for row in done.tokens]
     marks = [exercise.marks(text) for exercise, text in zip(exercises, texts, strict=True)]
     label = f"{method} {float(parameters['sparsity']) * 100:g} %" if "sparsity" in parameters else method
-    return Run(label, texts, marks, Totals.of([done.report]))
+    return Run(label, texts, marks, done.report)
 
 
 def _limit(loaded: Loaded, exercises: Sequence[Exercise], prompt: int) -> int:

@@ -1,0 +1,87 @@
+"""What a comparison keeps in its directory, and the tables made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any, Final
+
+from regrow.analysis import comparison, plots
+from regrow.errors import RegrowError
+from regrow.evaluation.grading import grade
+from regrow.evaluation.grid import SPARSITY, Cell
+from regrow.records import Graded
+from regrow.whole_file import write_whole
+
+_NUMBERS: Final = ("tokens", "kl", "agreeing", "weights_kept", "weights_dense", "mean_kl", "agreement")  # of a divergence
+
+
+def records_file(directory: Path, cell: Cell) -> Path:
+    return directory / "records" / f"{cell.name}.jsonl"
+
+
+def divergence_file(directory: Path, cell: Cell) -> Path:
+    return directory / "divergence" / f"{cell.name}.json"
+
+
+def read_divergence(path: Path) -> dict[str, Any]:
+    """Raises RegrowError for a damaged file."""
+    try:
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict) or not isinstance(value.get("settings"), dict):
+            raise ValueError("no settings")
+        lacking = [name for name in _NUMBERS if not _is_number(value.get(name))]
+        if lacking:
+            raise ValueError(f"no number for {', '.join(lacking)}")
+        if not value["weights_dense"]:
+            raise ValueError("no weights")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RegrowError(f"{path} is damaged ({error}); remove it, and run again") from error
+    return value
+
+
+def write_divergence(path: Path, value: dict[str, Any]) -> None:
+    """Raises RegrowError where it cannot be written."""
+    write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def rows(directory: Path, cells: Sequence[Cell]) -> list[comparison.Row]:
+    """Of the cells that have been run, in part at least. Raises RegrowError where none has, or for a damaged file."""
+    graded = {cell.name: _graded(records_file(directory, cell)) for cell in cells}
+    dense = {cell.batch_size: graded[cell.name] for cell in cells if not cell.method.target}
+    found = []
+    for cell in sorted(cells, key=_place):
+        path = divergence_file(directory, cell)
+        measured = read_divergence(path) if path.exists() else None
+        if measured is not None or graded[cell.name] is not None:
+            target = float(cell.method.target)
+            found.append(comparison.row(cell.label, cell.batch_size, target, measured, graded[cell.name], dense.get(cell.batch_size)))
+    if not found:
+        raise RegrowError(f"{directory} holds no results of these cells; run the comparison first")
+    return found
+
+
+def write(directory: Path, found: Sequence[comparison.Row]) -> None:
+    """table.md, table.json and figure.svg. Raises RegrowError where they cannot be written."""
+    try:
+        (directory / "table.md").write_text(comparison.markdown(found), encoding="utf-8")
+        (directory / "table.json").write_text(comparison.to_json(found), encoding="utf-8")
+        plots.figure(found, directory / "figure.svg", float(SPARSITY))
+    except OSError as error:
+        raise RegrowError(f"{directory} cannot be written: {error.strerror}; make room or choose another --out") from error
+
+
+def _place(cell: Cell) -> tuple[bool, float, int]:
+    """In a table: dense and the common sparsity first."""
+    target = float(cell.method.target)
+    return target not in (0.0, float(SPARSITY)), target, cell.batch_size
+
+
+def _graded(path: Path) -> Graded | None:
+    return grade(path) if path.exists() and path.stat().st_size else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= 0
