@@ -17,3 +17,8 @@ class UsageError(RegrowError, ValueError):
     """The request itself is wrong (exit code 2)."""
 
     exit_code = 2
+
+
+def said(error: BaseException) -> str:
+    """What another library's error says, short enough to be quoted within a sentence."""
+    return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")

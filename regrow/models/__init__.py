@@ -1,0 +1,10 @@
+"""Causal language models with their tokenizers: loading one, what identifies it, and its prompts as tokens."""
+
+from __future__ import annotations
+
+from regrow.models.device import find_device
+from regrow.models.loaded import Loaded
+from regrow.models.loading import BUNDLED, DTYPES, load
+from regrow.models.prompts import encode
+
+__all__ = ["BUNDLED", "DTYPES", "Loaded", "encode", "find_device", "load"]

@@ -1,0 +1,76 @@
+"""A model with its tokenizer, and digests of everything in them that decides tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
+_TOKENIZER_FILES_OF_FAMILIES = ("tekken.json", "*.model", "*.tiktoken", "tokenization_*.py")
+# What `generate` returns beside the tokens, and whether it computes anything twice, decides none of them.
+_RETURNED = ["return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "output_logits"]
+_BESIDE_TOKENS = [*_RETURNED, "use_cache"]
+
+
+@final
+@dataclass(frozen=True)
+class Loaded:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str  # what the user asked for
+    directory: Path
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that fit, prompt and answer together."""
+        limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        return limit
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the configuration and every byte of the weights."""
+        digest = hashlib.sha256((self.directory / "config.json").read_bytes())
+        for path in sorted(self.directory.glob("*.safetensors")):
+            digest.update(_file_digest(path))
+        return digest.hexdigest()
+
+    @cached_property
+    def tokenizer_sha256(self) -> str:
+        """sha256 over the names and bytes of the files that make the tokenizer."""
+        digest = hashlib.sha256()
+        for path in _matching(self.directory, _TOKENIZER_FILES + _TOKENIZER_FILES_OF_FAMILIES):
+            digest.update(f"{path.name}\n".encode() + _file_digest(path))
+        return digest.hexdigest()
+
+    @cached_property
+    def chat_template_sha256(self) -> str | None:
+        """sha256 of the chat template in use, wherever it was read from; None without one."""
+        template: Any = self.tokenizer.chat_template
+        if isinstance(template, dict):  # several by name, of which a conversation without tools takes this one
+            template = template.get("default")
+        return hashlib.sha256(template.encode(errors="surrogatepass")).hexdigest() if template else None
+
+    @cached_property
+    def generation_settings(self) -> dict[str, Any]:
+        """The model's own generation settings that decide tokens and are not transformers' defaults, as JSON values."""
+        config = self.model.generation_config
+        if config is None:
+            return {}
+        settings: dict[str, Any] = json.loads(config.to_json_string(ignore_metadata=True, keys_to_pop=_BESIDE_TOKENS))
+        return settings
+
+
+def _matching(directory: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in directory.glob(pattern) if path.is_file()})
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
