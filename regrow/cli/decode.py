@@ -1,90 +1,104 @@
-"""Prompts through a model in fixed batches; every sample is handed on as soon as it is finished."""
+"""Prompts through a model in fixed batches; every sample is handed on as soon as it is finished, every batch
+when it is complete."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from regrow.calibration.result import Calibration
+from regrow.cli import own_settings
 from regrow.cli.bar import Bar
-from regrow.cli.sampling import Sampling
+from regrow.cli.own_settings import OwnSettings
+from regrow.cli.plan import LONGEST_ANSWER, Batch, Plan, Sample
+from regrow.cli.prompt_rows import Prompt
 from regrow.cli.totals import Totals
-from regrow.decoding.loop import Progress
-from regrow.errors import UsageError
+from regrow.cli.watched import Watched
+from regrow.errors import RegrowError, UsageError, said
 from regrow.hosts.hugging_face import Generation, generate, prune
-from regrow.method.base import Method
 from regrow.models import Loaded, encode
 from regrow.report import Report
-
-LARGEST_BATCH = 16  # unless the user asks for more
-LONGEST_ANSWER = 1024  # likewise
-
-
-@final
-@dataclass(frozen=True)
-class Sample:
-    index: int  # of the prompt, from 0
-    prompt: str
-    text: str  # without special tokens
-    tokens: list[int]  # new ones, the EOS included
-    finish_reason: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"type": "sample", **asdict(self)}
-
-
-@final
-@dataclass(frozen=True)
-class Plan:
-    method: Method
-    calibration: Calibration | None = None
-    batch_size: int | None = None  # None: all prompts, up to LARGEST_BATCH
-    max_new_tokens: int | None = None  # None: what the context leaves, up to LONGEST_ANSWER
-    chat: bool | None = None
-    skip_layers: Collection[int] = ()
-    sampling: Sampling = field(default_factory=Sampling)
-
-
-@final
-@dataclass(frozen=True)
-class _Batch:
-    start: int  # index of its first prompt
-    ids: Tensor  # [B, P]
-    mask: Tensor  # [B, P]
-    new: int  # tokens it may generate
+from regrow.versions import versions
 
 
 @final
 class Decoding:
     """All that can be wrong with prompts and limits is found when it is made, before the first token."""
 
-    def __init__(self, loaded: Loaded, prompts: Sequence[str], plan: Plan) -> None:
-        """Raises UsageError for prompts that do not fit."""
-        self.loaded, self.plan, self._prompts = loaded, plan, prompts
-        eos = loaded.model.generation_config.eos_token_id
-        self._eos = {eos} if isinstance(eos, int) else set(eos or ())
-        ids, mask = encode(loaded, prompts, chat=plan.chat)
-        size = plan.batch_size or LARGEST_BATCH
+    def __init__(self, loaded: Loaded, prompts: Sequence[Prompt], plan: Plan) -> None:
+        """Raises UsageError for prompts that do not fit, and for generation settings of the model that are
+        not ours."""
+        self.loaded, self.plan, self.prompts = loaded, plan, prompts
+        self.kept = 0  # samples of an earlier run, which are not decoded again
+        self.own = OwnSettings.take(loaded, plan.sampling)
+        ids, mask = encode(loaded, [prompt.text for prompt in prompts], chat=plan.chat)
+        size = plan.batch_size
         self._batches = [self._batch(start, ids[start : start + size], mask[start : start + size]) for start in range(0, len(ids), size)]
 
-    def run(self, finished: Callable[[Sample], None]) -> Totals:
-        """`finished` is told every sample once, in the order in which they end."""
-        if self.plan.sampling.seed is not None:
-            torch.manual_seed(self.plan.sampling.seed)
-        with prune(self.loaded.model, self.plan.method, self.plan.skip_layers, self.plan.calibration), Bar() as bar:
-            return Totals.of([self._run(number, batch, bar, finished) for number, batch in enumerate(self._batches, 1)])
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Everything that decides how a token is chosen, and what of the model's own settings does not
+        count."""
+        drawn = self.plan.sampling.to_dict()
+        if self.plan.sampling.temperature and "top_p" not in {**drawn, **self.own.held}:
+            drawn["top_p"] = 1.0
+        return {**drawn, **self.own.to_dict()}
 
-    def _batch(self, start: int, ids: Tensor, mask: Tensor) -> _Batch:
+    def about(self) -> dict[str, Any]:
+        """For a reader: what was run."""
+        return {
+            "model": self.loaded.name,
+            "dtype": str(self.loaded.model.dtype).removeprefix("torch."),
+            "device": str(self.loaded.model.device),
+            "skip_layers": sorted(set(self.plan.skip_layers)),
+            "sampling": self.sampling,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the samples: two runs with the same settings are the same experiment."""
+        plan, loaded = self.plan, self.loaded
+        prompts = [[prompt.text, prompt.fields] for prompt in self.prompts]
+        return {
+            **self.about(),
+            "method": plan.method.describe(),
+            "calibration": plan.calibration.digest if plan.calibration else None,
+            "batch_size": plan.batch_size,
+            "max_new_tokens": plan.max_new_tokens,
+            "chat": plan.chat,
+            "fingerprint": loaded.fingerprint,
+            "tokenizer_sha256": loaded.tokenizer_sha256,
+            "chat_template_sha256": loaded.chat_template_sha256,
+            "generation_settings": loaded.generation_settings,
+            "prompts": {"count": len(prompts), "sha256": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()},
+            "versions": versions(),
+        }
+
+    def run(self, finished: Callable[[Sample], None], complete: Callable[[list[Sample]], None]) -> Totals | None:
+        """Calls `finished` with every sample once, in the order in which they end, and `complete` with every batch, in
+        the order of the prompts. The first `kept` prompts are not decoded; None where that leaves nothing."""
+        batches = [(number, batch) for number, batch in enumerate(self._batches, 1) if batch.start >= self.kept]
+        with prune(self.loaded.model, self.plan.method, self.plan.skip_layers, self.plan.calibration), Bar() as bar:
+            bar.begin("decoding", sum(batch.new for _, batch in batches))
+            reports, steps = [], 0
+            for number, batch in batches:
+                watched = Watched(self.loaded, self.prompts, batch, bar, f"batch {number} of {len(self._batches)}", steps, finished)
+                reports.append(self._run(batch, watched))
+                complete(watched.samples())
+                steps += batch.new
+        return Totals.of(reports) if reports else None
+
+    def _batch(self, start: int, ids: Tensor, mask: Tensor) -> Batch:
         """Without the padding that only other batches need."""
         width = int(mask.sum(dim=1).max())
-        return _Batch(start, ids[:, -width:], mask[:, -width:], self._room(start + int(mask.sum(dim=1).argmax()), width))
+        return Batch(start, ids[:, -width:], mask[:, -width:], self._room(start + int(mask.sum(dim=1).argmax()), width))
 
     def _room(self, longest: int, width: int) -> int:
-        """How many tokens a batch may generate; `longest` is the index of its longest prompt, of `width` tokens."""
+        """How many tokens a batch may generate; `longest` is the index of its longest prompt, of `width`
+        tokens."""
         asked, context = self.plan.max_new_tokens, self.loaded.context
         if context is None:
             return LONGEST_ANSWER if asked is None else asked
@@ -95,36 +109,23 @@ class Decoding:
             )
         return min(LONGEST_ANSWER, context - width) if asked is None else asked
 
-    def _run(self, number: int, batch: _Batch, bar: Bar, finished: Callable[[Sample], None]) -> Report:
-        told: set[int] = set()
-        rows = len(batch.ids)
-
-        def tell(row: int, tokens: list[int], reason: str) -> None:
-            told.add(row)
-            with bar.aside():
-                finished(self._sample(batch.start + row, tokens, reason))
-
-        def watch(progress: Progress) -> None:
-            for row, ended in enumerate(progress.finished):
-                if ended and row not in told:
-                    tokens = self._until_eos(progress.tokens[row].tolist())
-                    if tokens:
-                        tell(row, tokens, "eos")
-            bar.show(progress.step, f"{progress.step} tokens, {sum(progress.finished)} of {rows} finished")
-
-        bar.begin(f"batch {number} of {len(self._batches)}", batch.new)
-        limits = {"max_new_tokens": batch.new, **self.plan.sampling.arguments}
-        done: Generation = generate(self.loaded.model, batch.ids, batch.mask, watch=watch, **limits)
+    def _run(self, batch: Batch, watched: Watched) -> Report:
+        how = self.plan.sampling
+        if how.temperature:
+            torch.manual_seed(how.batch_seed(batch.start))
+        limits = {"max_new_tokens": batch.new, **how.arguments(self.loaded.model.generation_config.top_k)}
+        if self.own.needs_tokenizer:
+            limits["tokenizer"] = self.loaded.tokenizer
+        try:
+            done: Generation = generate(self.loaded.model, batch.ids, batch.mask, watch=watched.step, **limits)
+        except (ValueError, TypeError) as error:
+            given = own_settings.beside_ids(self.loaded)
+            if isinstance(error, RegrowError) or not given:
+                raise
+            held = ", ".join(f"{name} {value}" for name, value in given.items())
+            raise RegrowError(
+                f"the generation_config.json of {self.loaded.name} cannot be followed ({held}): {said(error)}; correct that file"
+            ) from error
         for row, (tokens, reason) in enumerate(zip(done.tokens, done.report.finish_reasons, strict=True)):
-            if row not in told:
-                tell(row, tokens, reason)
+            watched.end(row, tokens, reason)
         return done.report
-
-    def _until_eos(self, row: list[int]) -> list[int]:
-        """The row up to its first EOS; nothing if it was stopped by something else, whose place is known at the end of the batch."""
-        place = next((i for i, token in enumerate(row) if token in self._eos), -1)
-        return row[: place + 1]
-
-    def _sample(self, index: int, tokens: list[int], reason: str) -> Sample:
-        text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Sample(index, self._prompts[index], str(text), tokens, reason)

@@ -83,6 +83,6 @@ def _on(bar: Bar, what: str) -> Watch:
 
 def _save(console: Console, path: Path) -> None:
     try:
-        path.write_text(console.export_svg(title="regrow demo"))
+        path.write_text(console.export_svg(title="regrow demo"), encoding="utf-8")
     except OSError as error:
         raise RegrowError(f"{path} cannot be written: {error.strerror}; choose another --svg") from error

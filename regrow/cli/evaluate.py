@@ -17,12 +17,15 @@ from regrow.format import duration
 
 if TYPE_CHECKING:
     from regrow.decoding.loop import Progress
+    from regrow.method.base import Method
     from regrow.records import Record
 
 _TASK = "Task"
 
 
+@options.with_method
 def evaluate(
+    *,
     out: Annotated[
         Path, typer.Option("--out", "-o", rich_help_panel=_TASK, help="Record file; a run that was stopped goes on where it was.")
     ],
@@ -34,16 +37,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, rich_help_panel=_TASK, help="Prompts decoded together; part of the experiment.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=_TASK, help="The first prompts only; by default all.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_TASK, help="Limit of an answer.")] = 640,
-    method: options.MethodName = "bap",
-    sparsity: options.Sparsity = None,
-    init_steps: options.InitSteps = None,
-    explore_steps: options.ExploreSteps = None,
-    period: options.Period = None,
-    aggregate: options.Aggregate = None,
-    memory: options.Memory = None,
-    decay: options.Decay = None,
-    forget_finished: options.ForgetFinished = None,
-    param: options.Params = None,
+    pruning: Method,
     calibration: options.CalibrationFile = None,
     dtype: options.DTypeName = "auto",
     device: options.DeviceName = "auto",
@@ -56,18 +50,6 @@ def evaluate(
     What was recorded before is not run again. Accuracy and speed come from the file: `regrow table` reads it at any time.
     """
     dense_layers = options.layers(skip_layers)
-    pruning = options.chosen(
-        method,
-        param,
-        sparsity=sparsity,
-        init_steps=init_steps,
-        explore_steps=explore_steps,
-        period=period,
-        aggregate=aggregate,
-        memory=memory,
-        decay=decay,
-        forget_finished=forget_finished,
-    )
     tensors = options.calibration(calibration)
     found = chosen(task, model)
     items = found.load(limit)  # a limit that the task cannot meet is found before the model is loaded

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
 from regrow.cli import options
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.loading import load
-from regrow.cli.output import SampleFile
 from regrow.cli.prompts import read
+from regrow.cli.sample_file import SampleFile
 from regrow.cli.sampling import sampling
 from regrow.cli.views import JsonLines, Screen, View
 
 if TYPE_CHECKING:
-    from regrow.cli.decode import Decoding, Sample
+    from regrow.cli.decode import Decoding
+    from regrow.cli.plan import Sample
+    from regrow.method.base import Method
 
 _PROMPTS, _DECODING, _OUTPUT = "Prompts", "Decoding", "Output"
 
 
+@options.with_method
 def generate(
+    *,
     model: options.ModelName = None,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", rich_help_panel=_PROMPTS, help="A prompt; may be repeated.")] = None,
     prompts: Annotated[
@@ -31,9 +35,21 @@ def generate(
             "--prompts",
             metavar="FILE",
             rich_help_panel=_PROMPTS,
-            help='JSON lines with a "prompt" field (.jsonl, or text that begins with "{"), else a prompt a line; - is standard input.',
+            help="A prompt a line (.txt), JSON lines (.jsonl), a JSON list or object (.json), a table with a "
+            "header (.csv, .tsv), each also as .gz; - is standard input. Without such a name, what is in it decides.",
         ),
     ] = None,
+    prompt_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=_PROMPTS,
+            help='The field of a record that is its prompt; by default "prompt". The other fields are kept beside the answer.',
+        ),
+    ] = None,
+    prompts_format: Annotated[
+        str, typer.Option(rich_help_panel=_PROMPTS, help="What the file is, whatever its name: auto, lines, jsonl, json, csv or tsv.")
+    ] = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -53,16 +69,7 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(rich_help_panel=_DECODING, help="Makes sampling repeatable; drawn and reported if not given.")
     ] = None,
-    method: options.MethodName = "bap",
-    sparsity: options.Sparsity = None,
-    init_steps: options.InitSteps = None,
-    explore_steps: options.ExploreSteps = None,
-    period: options.Period = None,
-    aggregate: options.Aggregate = None,
-    memory: options.Memory = None,
-    decay: options.Decay = None,
-    forget_finished: options.ForgetFinished = None,
-    param: options.Params = None,
+    pruning: Method,
     calibration: options.CalibrationFile = None,
     dtype: options.DTypeName = "auto",
     device: options.DeviceName = "auto",
@@ -70,52 +77,69 @@ def generate(
     skip_layers: options.SkipLayers = "",
     trust_remote_code: options.TrustRemoteCode = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", rich_help_panel=_OUTPUT, help="Also write each finished sample here, a JSON line each.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            rich_help_panel=_OUTPUT,
+            help="Also write the samples here, a JSON line each, in the order of the prompts, batch by batch; a run "
+            "that was stopped goes on where it was.",
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:
     """Answer prompts, in batches, with a pruned or a dense model.
 
-    Samples are shown as they finish; then a summary with actual sparsity and speed.
+    Samples are shown as they finish; then a summary with actual sparsity and speed. The settings of the model's generation_config.json
+    hold, such as a repetition penalty, and the summary names them; --temperature and --top-p replace the model's.
     """
-    how = sampling(temperature, top_p, seed)
-    texts, dense_layers = read(prompt or [], prompts), options.layers(skip_layers)
-    pruning = options.chosen(
-        method,
-        param,
-        sparsity=sparsity,
-        init_steps=init_steps,
-        explore_steps=explore_steps,
-        period=period,
-        aggregate=aggregate,
-        memory=memory,
-        decay=decay,
-        forget_finished=forget_finished,
-    )
+    how, dense_layers = sampling(temperature, top_p, seed), options.layers(skip_layers)
+    texts = read(prompt or [], prompts, prompt_field, prompts_format)
     tensors = options.calibration(calibration)
     with SampleFile(output) if output else nullcontext() as file:
         loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        from regrow.cli.decode import Decoding, Plan
+        from regrow.cli.decode import Decoding
+        from regrow.cli.plan import LARGEST_BATCH, Plan
 
-        plan = Plan(pruning, tensors, batch_size, max_new_tokens, chat, dense_layers, how)
-        _run(Decoding(loaded, texts, plan), len(texts), JsonLines() if json else Screen(), file)
+        how = how if file is None else how.as_before(file.settings)
+        plan = Plan(pruning, tensors, batch_size or LARGEST_BATCH, max_new_tokens, chat, dense_layers, how)
+        _run(Decoding(loaded, texts, plan), JsonLines() if json else Screen(), file)
 
 
-def _run(decoding: Decoding, prompts: int, view: View, file: SampleFile | None) -> None:
-    finished = 0
-
-    def tell(sample: Sample) -> None:
-        nonlocal finished
-        if file is not None:
-            file.write(sample.to_dict())
-        finished += 1
-        view.sample(sample)
-
-    if file is not None:
-        file.begin()
+def _run(decoding: Decoding, view: View, file: SampleFile | None) -> None:
+    prompts, batch_size = len(decoding.prompts), decoding.plan.batch_size
+    earlier = [] if file is None else file.begin(decoding.settings(), batch_size, prompts)
+    told = _Told(view, file, len(earlier))
+    decoding.kept = len(earlier)
+    view.begin(earlier, file)
     try:
-        totals = decoding.run(tell)
+        totals = decoding.run(told.finished, told.complete)
     except KeyboardInterrupt:
-        kept = f", and are kept in {file.path}" if file is not None and finished else ""
-        fail(f"interrupted: {finished} of {prompts} samples had finished{kept}", INTERRUPTED)
+        fail(f"interrupted: {told.count} of {prompts} samples had finished{told.kept}", INTERRUPTED)
     view.end(decoding, totals)
+
+
+@final
+class _Told:
+    """Hands on what finishes, and counts it."""
+
+    def __init__(self, view: View, file: SampleFile | None, earlier: int) -> None:
+        self._view, self._file = view, file
+        self.count = self._written = earlier
+
+    def finished(self, sample: Sample) -> None:
+        self.count += 1
+        self._view.sample(sample)
+
+    def complete(self, batch: list[Sample]) -> None:
+        if self._file is not None:
+            self._file.write([sample.to_dict() for sample in batch])
+            self._written += len(batch)
+
+    @property
+    def kept(self) -> str:
+        """Where the samples of complete batches are."""
+        if self._file is None or not self._written:
+            return ""
+        which = "those" if self._written == self.count else f"the {self._written} of complete batches"
+        return f", and {which} are kept in {self._file.path}; the same command goes on from there"

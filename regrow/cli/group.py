@@ -1,4 +1,5 @@
-"""How commands end: one sentence and an exit code for what goes wrong, and help that lists the choices of today."""
+"""How commands end: one sentence and an exit code for what goes wrong, and help that lists the choices of
+today."""
 
 from __future__ import annotations
 
@@ -8,19 +9,30 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from regrow.cli.choices import fill
+from regrow.cli.terminal import say, standard_streams
 from regrow.errors import RegrowError
 from regrow.versions import require_supported
 
+# What the parser raises; its module has another name in other versions of typer.
+_Refused: Any = typer.BadParameter.__bases__[0]
 INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
 @final
 class Group(TyperGroup):
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with standard_streams():
+            return super().main(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except RegrowError as error:
             fail(f"error: {error}", error.exit_code)
+        except _Refused as error:
+            sentence = " ".join(error.format_message().split()).rstrip(".")
+            command = " ".join(("regrow", *filter(None, [ctx.invoked_subcommand])))
+            fail(f"error: {sentence}; see {command} --help", error.exit_code)
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
 
@@ -43,5 +55,5 @@ class Command(TyperCommand):
 
 def fail(sentence: str, code: int) -> None:
     """Ends the command. Raises typer.Exit."""
-    typer.echo(f"regrow: {sentence}", err=True)
+    say(sentence)
     raise typer.Exit(code)

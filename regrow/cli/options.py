@@ -1,10 +1,13 @@
-"""Options that several commands share. None stands for "not given": then the default of the method or the model holds."""
+"""Options that several commands share. None stands for "not given": then the default of the method or the
+model holds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -70,6 +73,49 @@ CalibrationFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="JSON on stdout and nothing else.")]
 
 
+# The parameters of methods that have an option of their own; any other is a --param.
+_PARAMETERS: dict[str, Any] = {
+    "sparsity": Sparsity,
+    "init_steps": InitSteps,
+    "explore_steps": ExploreSteps,
+    "period": Period,
+    "aggregate": Aggregate,
+    "memory": Memory,
+    "decay": Decay,
+    "forget_finished": ForgetFinished,
+}
+
+
+def with_method(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with every option of a method, `--method` to `--param`, in the place of its parameter
+    `pruning: Method`."""
+
+    @wraps(command)
+    def run(method: str, param: list[str] | None, **given: Any) -> None:
+        own = {name: given.pop(name) for name in _PARAMETERS}
+        command(pruning=chosen(method, param, **own), **given)
+
+    # Commands import Method for type checkers alone.
+    hints = get_type_hints(command, localns={"Method": object}, include_extras=True)
+    options = [
+        _option("method", MethodName, "bap"),
+        *(_option(name, annotation, None) for name, annotation in _PARAMETERS.items()),
+        _option("param", Params, None),
+    ]
+    spread = [
+        option
+        for name, given in inspect.signature(command).parameters.items()
+        for option in (options if name == "pruning" else [given.replace(annotation=hints[name])])
+    ]
+    run.__signature__ = inspect.Signature(spread)  # type: ignore[attr-defined]
+    run.__annotations__ = {option.name: option.annotation for option in spread}
+    return run
+
+
+def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
 def chosen(name: str, params: Sequence[str] | None = None, **options: Any) -> Method:
     """The method with those parameters that were given, by their own options or as NAME=VALUE. Raises UsageError for what it does not
     know."""
@@ -88,7 +134,8 @@ def chosen(name: str, params: Sequence[str] | None = None, **options: Any) -> Me
 
 
 def _value(name: str, text: str, default: object) -> object:
-    """The text as a value of the default's type; a sparsity stays text, so that the decimal is the one the user wrote."""
+    """The text as a value of the default's type; a sparsity stays text, so that the decimal is the one the
+    user wrote."""
     try:
         match default:
             case bool():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from dataclasses import asdict, dataclass
-from typing import Any, final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self, final
 
 from regrow.errors import UsageError
 
@@ -12,23 +14,48 @@ from regrow.errors import UsageError
 @final
 @dataclass(frozen=True)
 class Sampling:
+    """What the options ask for. The model's own generation settings hold beside it; temperature and top-p
+    replace the model's."""
+
     temperature: float = 0.0  # 0: greedy
-    top_p: float = 1.0
+    top_p: float | None = None  # None: the model's, or all tokens
     seed: int | None = None  # None: greedy
+    drawn: bool = False  # the seed, not given
 
     @property
-    def arguments(self) -> dict[str, Any]:
-        """For generate; what a model's own configuration would add to sampling is turned off."""
+    def given(self) -> frozenset[str]:
+        """The settings of generate that the options replace."""
+        return frozenset(("temperature",) if self.top_p is None else ("temperature", "top_p"))
+
+    def arguments(self, model_top_k: int | None) -> dict[str, Any]:
+        """For generate. transformers samples from the 50 likeliest tokens unless it is told otherwise: only a
+        model's own top_k holds."""
         if not self.temperature:
             return {"do_sample": False}
-        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        top_p = {} if self.top_p is None else {"top_p": self.top_p}
+        return {"do_sample": True, "temperature": self.temperature, "top_k": model_top_k or 0, **top_p}
+
+    def batch_seed(self, start: int) -> int:
+        """Of the batch whose first prompt has this index: any batch can be drawn again without those before
+        it."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}:{start}".encode()).digest()[:7])
+
+    def as_before(self, settings: Mapping[str, Any] | None) -> Self:
+        """With the seed of an earlier run of these settings, unless one was asked for."""
+        before = (settings or {}).get("sampling")
+        seed = before.get("seed") if isinstance(before, dict) else None
+        return replace(self, seed=seed) if self.drawn and type(seed) is int else self
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) if self.temperature else {"temperature": 0.0}
+        if not self.temperature:
+            return {"temperature": 0.0}
+        top_p = {"top_p": self.top_p} if self.top_p is not None else {}
+        return {"temperature": self.temperature, **top_p, "seed": self.seed}
 
 
 def sampling(temperature: float | None, top_p: float | None, seed: int | None) -> Sampling:
-    """Greedy without a temperature; a seed is drawn where none is given, so that the summary can name it. Raises UsageError."""
+    """Greedy without a temperature; a seed is drawn where none is given, so that the summary can name it.
+    Raises UsageError."""
     if temperature is not None and not 0 <= temperature < float("inf"):
         raise UsageError(f"--temperature must be a number of at least 0, not {temperature}; 0 is greedy")
     if not temperature:
@@ -42,4 +69,4 @@ def sampling(temperature: float | None, top_p: float | None, seed: int | None) -
         raise UsageError(f"--top-p must lie in (0, 1], not {top_p}")
     if seed is not None and not 0 <= seed < 2**63:
         raise UsageError(f"--seed must be a whole number from 0 to 2^63 - 1, not {seed}")
-    return Sampling(temperature, 1.0 if top_p is None else top_p, random.SystemRandom().randrange(2**32) if seed is None else seed)
+    return Sampling(temperature, top_p, random.SystemRandom().randrange(2**32) if seed is None else seed, drawn=seed is None)

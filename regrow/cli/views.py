@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, final
 
 import typer
 from rich.console import Console
@@ -12,9 +13,12 @@ from rich.text import Text
 
 from regrow.cli.output import line
 from regrow.format import duration, parameters, percent, rate
+from regrow.report import why_dense
 
 if TYPE_CHECKING:
-    from regrow.cli.decode import Decoding, Sample
+    from regrow.cli.decode import Decoding
+    from regrow.cli.plan import Sample
+    from regrow.cli.sample_file import SampleFile
     from regrow.cli.totals import Totals
 
 _PROMPT_SHOWN = 200  # characters of a prompt that are repeated above its answer
@@ -22,35 +26,43 @@ _PROMPT_SHOWN = 200  # characters of a prompt that are repeated above its answer
 
 class View(ABC):
     @abstractmethod
+    def begin(self, earlier: Sequence[Mapping[str, Any]], file: SampleFile | None) -> None:
+        """`earlier` are samples that the file holds already."""
+
+    @abstractmethod
     def sample(self, sample: Sample) -> None: ...
 
     @abstractmethod
-    def end(self, decoding: Decoding, totals: Totals) -> None: ...
+    def end(self, decoding: Decoding, totals: Totals | None) -> None:
+        """`totals` are of what was decoded now; None where the file held every sample."""
 
 
 @final
 class JsonLines(View):
+    def begin(self, earlier: Sequence[Mapping[str, Any]], file: SampleFile | None) -> None:  # noqa: ARG002
+        for sample in earlier:
+            typer.echo(line(sample))
+
     def sample(self, sample: Sample) -> None:
         typer.echo(line(sample.to_dict()))
 
-    def end(self, decoding: Decoding, totals: Totals) -> None:
+    def end(self, decoding: Decoding, totals: Totals | None) -> None:
         from regrow.versions import versions
 
-        loaded, plan = decoding.loaded, decoding.plan
-        about = {
-            "model": loaded.name,
-            "dtype": str(loaded.model.dtype).removeprefix("torch."),
-            "device": str(loaded.model.device),
-            "skip_layers": sorted(set(plan.skip_layers)),
-            "sampling": plan.sampling.to_dict(),
-        }
-        typer.echo(line({"type": "summary", **about, **totals.to_dict(), "versions": versions()}))
+        kept = {"kept": decoding.kept} if decoding.kept else {}
+        counted = {"samples": 0} if totals is None else totals.to_dict()
+        why = {"note": note} if totals is not None and (note := why_dense(totals)) else {}
+        typer.echo(line({"type": "summary", **decoding.about(), **kept, **counted, **why, "versions": versions()}))
 
 
 @final
 class Screen(View):
     def __init__(self) -> None:
         self._console = Console(highlight=False)
+
+    def begin(self, earlier: Sequence[Mapping[str, Any]], file: SampleFile | None) -> None:
+        if earlier and file is not None:
+            self._console.print(Text(f"{len(earlier)} samples are in {file.path} already; they are not decoded again"), soft_wrap=True)
 
     def sample(self, sample: Sample) -> None:
         title = f"sample {sample.index + 1}: {len(sample.tokens)} tokens, {_ENDS.get(sample.finish_reason, sample.finish_reason)}"
@@ -59,7 +71,9 @@ class Screen(View):
         self._console.print(Text(shown, style="dim"), soft_wrap=True)
         self._console.print(Text(sample.text), soft_wrap=True)
 
-    def end(self, decoding: Decoding, totals: Totals) -> None:
+    def end(self, decoding: Decoding, totals: Totals | None) -> None:
+        if totals is None:
+            return
         table = Table.grid(padding=(0, 2))
         table.add_column(style="bold")
         for name, value in _summary(decoding, totals):
@@ -71,21 +85,28 @@ class Screen(View):
 _ENDS = {"eos": "ended by itself", "length": "cut at the limit"}
 
 
-def _summary(decoding: Decoding, totals: Totals) -> list[tuple[str, str]]:
-    loaded, drawn = decoding.loaded, decoding.plan.sampling
-    settings = dict(totals.method)
+def _chosen(sampling: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """How a token is chosen, and what of the model's own settings does not count."""
+    drawn = {name: value for name, value in sampling.items() if name in ("temperature", "top_p", "seed")}
+    own = sampling.get("from_generation_config", {})
+    told = ", ".join(f"{name} {value}" for name, value in drawn.items()) if drawn["temperature"] else "greedy"
+    yield "sampling", f"{told}; from the model's generation config: {parameters(own)}" if own else told
+    if aside := sampling.get("set_aside"):
+        yield "set aside", "of the model's generation config: " + "; ".join(f"{name} ({why})" for name, why in aside.items())
+
+
+def _summary(decoding: Decoding, totals: Totals) -> Iterator[tuple[str, str]]:
+    model, settings = decoding.loaded.model, dict(totals.method)
     name = settings.pop("name")
     ends = ", ".join(f"{count} {_ENDS.get(reason, reason)}" for reason, count in sorted(totals.finish_reasons.items()))
-    return [
-        ("model", f"{loaded.name}, {str(loaded.model.dtype).removeprefix('torch.')} on {loaded.model.device}"),
-        ("method", f"{name}: {parameters(settings)}" if settings else name),
-        ("sampling", f"temperature {drawn.temperature:g}, top-p {drawn.top_p:g}, seed {drawn.seed}" if drawn.temperature else "greedy"),
-        ("samples", f"{totals.samples}: {ends}"),
-        (
-            "actual sparsity",
-            f"{percent(totals.actual_sparsity)} of the weights it prunes, over all decode steps (target {percent(totals.target_sparsity)})",
-        ),
-        ("sparse steps", f"{totals.sparse_steps} of {totals.decode_steps} ({percent(totals.sparse_share)})"),
-        ("time", f"prompts {duration(totals.prefill_seconds)}, decoding {duration(totals.decode_seconds)}"),
-        ("speed", f"{rate(totals.decode_tokens_per_second)} tokens/s, all samples together"),
-    ]
+    yield "model", f"{decoding.loaded.name}, {str(model.dtype).removeprefix('torch.')} on {model.device}"
+    yield "method", f"{name}: {parameters(settings)}" if settings else name
+    yield from _chosen(decoding.sampling)
+    yield "samples", f"{totals.samples}: {ends}"
+    sparsity, target = percent(totals.actual_sparsity), percent(totals.target_sparsity)
+    yield "actual sparsity", f"{sparsity} of the weights it prunes, over all decode steps (target {target})"
+    yield "sparse steps", f"{totals.sparse_steps} of {totals.decode_steps} ({percent(totals.sparse_share)})"
+    if note := why_dense(totals.method, totals.target_sparsity, totals.counters):
+        yield "note", note
+    yield "time", f"prompts {duration(totals.prefill_seconds)}, decoding {duration(totals.decode_seconds)}"
+    yield "speed", f"{rate(totals.decode_tokens_per_second)} tokens/s, all samples together"

@@ -54,8 +54,18 @@ def test_version() -> None:
 )
 def test_what_the_parser_refuses_ends_with_2(arguments: list[str]) -> None:
     result = run(*arguments)
-    assert result.exit_code == 2
-    assert "Traceback" not in result.output
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("regrow: error: ")
+    assert result.stderr.endswith(" --help\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_generate_and_evaluate_have_the_same_options_of_a_method() -> None:
+    found = [re.search(r"--method.*?--param[^-]*", _words(run(command, "--help").stdout)) for command in ("generate", "evaluate")]
+    texts = [match.group() for match in found if match]
+    assert len(texts) == 2
+    assert texts[0] == texts[1]
+    assert all(f"--{name.replace('_', '-')}" in texts[0] for name in ("sparsity", "init_steps", "period", "decay", "forget_finished"))
 
 
 def test_help_is_shown_without_importing_torch() -> None:

@@ -228,8 +228,8 @@ def test_invalid_json_lines_are_named(tiny: Path, tmp_path: Path, name: str, con
 def test_a_prompt_file_that_cannot_be_read(tiny: Path, tmp_path: Path) -> None:
     assert _refused(2, "generate", tiny, "--prompts", tmp_path / "no") == f"{tmp_path / 'no'} cannot be read: No such file or directory"
     assert _refused(2, "generate", tiny, "--prompts", tmp_path) == f"{tmp_path} cannot be read: Is a directory"
-    (tmp_path / "latin").write_bytes(b"A \xe9")
-    assert "is not UTF-8 text (byte 2)" in _refused(2, "generate", tiny, "--prompts", tmp_path / "latin")
+    (tmp_path / "latin").write_bytes(b"A\nB \xe9")
+    assert "is not UTF-8 text (byte 4, line 2); convert it" in _refused(2, "generate", tiny, "--prompts", tmp_path / "latin")
 
 
 # Settings of the command itself.
@@ -282,7 +282,7 @@ def test_an_earlier_output_survives_a_request_that_fails(tmp_path: Path) -> None
 def test_a_full_disk(tiny: Path) -> None:
     """/dev/full takes nothing."""
     said = _refused(1, *_generate(tiny, "--output", "/dev/full"))
-    assert said == "/dev/full cannot be written: No space left on device; the samples finished before are kept"
+    assert said == "/dev/full cannot be written: No space left on device; the batches finished before are kept"
 
 
 def test_a_process_ends_with_the_code_and_the_sentence_alone(tmp_path: Path) -> None:

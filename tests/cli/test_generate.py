@@ -10,7 +10,7 @@ import pytest
 import regrow
 from command import lines, run
 from regrow.cli.bar import Bar
-from regrow.cli.decode import Sample
+from regrow.cli.plan import Sample
 from regrow.cli.views import JsonLines
 from regrow.models import encode, load
 
@@ -121,13 +121,6 @@ def test_skipped_layers_stay_dense(tiny: Path) -> None:
     assert half["actual_sparsity"] == 0.25
 
 
-def test_output_holds_the_samples_and_replaces_an_earlier_file(tiny: Path, tmp_path: Path) -> None:
-    path = tmp_path / "samples.jsonl"
-    path.write_text("something older\n" * 1000)
-    samples, _ = _json(tiny, "--output", path)
-    assert lines(path.read_text()) == samples
-
-
 def test_the_screen_shows_answers_and_a_summary(tiny: Path) -> None:
     samples, summary = _json(tiny, "--init-steps", 4)
     shown = run("generate", tiny, *_options(), "--init-steps", 4)
@@ -175,3 +168,27 @@ def test_chat_is_the_default_where_there_is_a_template(tiny: Path) -> None:
     default, _ = _json(tiny)
     assert _json(tiny, "--chat")[0] == default
     assert _json(tiny, "--no-chat")[0] != default
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        (["--init-steps", 48], "every decode step was dense: answers ended before T_init = 48 steps were over"),
+        (["--explore-steps", 9, "--period", 9], "every decode step was dense: a period of nothing but exploration steps prunes none"),
+        (["--init-steps", 4], None),
+        (["-m", "griffin"], None),
+        (["--sparsity", 0], None),
+        (["-m", "dense"], None),
+    ],
+)
+def test_a_run_that_pruned_nothing_says_why(tiny: Path, options: list[object], note: str | None) -> None:
+    _, summary = _json(tiny, *options)
+    assert summary.get("note") == note
+    assert (summary["actual_sparsity"] == 0) == (note is not None or options[-1] in (0, "dense"))
+    shown = " ".join(run("generate", tiny, *_options(), *options).stdout.split())
+    assert (f"note {note}" in shown) if note else (" note " not in shown)
+
+
+def test_answers_of_one_token_have_no_decode_step(tiny: Path) -> None:
+    result = run("generate", tiny, "--json", "-p", "A", "--max-new-tokens", 1)
+    assert lines(result.stdout)[-1]["note"].startswith("no decode step was taken")

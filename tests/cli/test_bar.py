@@ -1,0 +1,46 @@
+"""Progress where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from io import StringIO
+
+import pytest
+
+from regrow.cli.bar import SECONDS_BETWEEN_LINES, Bar
+
+
+def _lines(monkeypatch: pytest.MonkeyPatch, seconds_a_step: float, steps: int) -> list[str]:
+    """What a bar of ten steps prints, at this speed."""
+    now, stream = [0.0], StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Bar(lambda: now[0]) as bar:
+        bar.begin("decoding", 10)
+        for step in range(1, steps + 1):
+            now[0] += seconds_a_step
+            bar.show(step, f"{step} tokens")
+    return stream.getvalue().splitlines()
+
+
+def test_long_work_says_how_far_it_is_and_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = _lines(monkeypatch, SECONDS_BETWEEN_LINES / 2, 4)
+    assert said == [
+        "regrow: decoding: 2 tokens (10.0 s so far, at most 40.0 s left)",
+        "regrow: decoding: 4 tokens (20.0 s so far, at most 30.0 s left)",
+    ]
+
+
+def test_quick_work_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _lines(monkeypatch, SECONDS_BETWEEN_LINES / 11, 10) == []
+
+
+def test_the_end_has_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _lines(monkeypatch, SECONDS_BETWEEN_LINES, 10)[-1] == "regrow: decoding: 10 tokens (1 min 40 s so far)"
+
+
+def test_a_stream_that_takes_no_more_stops_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("builtins.print", full)
+    assert _lines(monkeypatch, SECONDS_BETWEEN_LINES, 3) == []
