@@ -95,6 +95,8 @@ def why_dense(params: Mapping[str, Any], target: float, counters: Counters) -> s
         return None
     if not counters.decode_steps:
         return "there was no decode step, as no answer has a second token, so that nothing was pruned"
+    if params.get("explore_steps", 0) >= params.get("period", 1):
+        return "every decode step was dense: a period of nothing but exploration steps prunes none"
     init = params.get("init_steps", 0)
     if counters.sparse_steps or not isinstance(init, int) or not init:
         return "no decode step left any weight out"

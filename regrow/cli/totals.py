@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self, final
 
 from regrow.counters import Counters
-from regrow.report import Counted, Report
+from regrow.report import Counted, Report, why_dense
 
 
 @final
@@ -40,6 +40,11 @@ class Totals:
     @property
     def target_sparsity(self) -> float:
         return self.report.target_sparsity
+
+    @property
+    def note(self) -> str | None:
+        """Why a run that should have pruned never did; None where it did."""
+        return why_dense(self.method, self.target_sparsity, self.counters)
 
     @property
     def actual_sparsity(self) -> float:

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from regrow.cli.output import line
 from regrow.format import duration, parameters, percent, rate
-from regrow.report import why_dense
 
 if TYPE_CHECKING:
     from regrow.cli.decode import Decoding
@@ -51,7 +50,7 @@ class JsonLines(View):
 
         kept = {"kept": decoding.kept} if decoding.kept else {}
         counted = {"samples": 0} if totals is None else totals.to_dict()
-        why = {"note": note} if totals is not None and (note := why_dense(totals)) else {}
+        why = {"note": note} if totals is not None and (note := totals.note) else {}
         typer.echo(line({"type": "summary", **decoding.about(), **kept, **counted, **why, "versions": versions()}))
 
 
@@ -106,7 +105,7 @@ def _summary(decoding: Decoding, totals: Totals) -> Iterator[tuple[str, str]]:
     sparsity, target = percent(totals.actual_sparsity), percent(totals.target_sparsity)
     yield "actual sparsity", f"{sparsity} of the weights it prunes, over all decode steps (target {target})"
     yield "sparse steps", f"{totals.sparse_steps} of {totals.decode_steps} ({percent(totals.sparse_share)})"
-    if note := why_dense(totals.method, totals.target_sparsity, totals.counters):
+    if note := totals.note:
         yield "note", note
     yield "time", f"prompts {duration(totals.prefill_seconds)}, decoding {duration(totals.decode_seconds)}"
     yield "speed", f"{rate(totals.decode_tokens_per_second)} tokens/s, all samples together"

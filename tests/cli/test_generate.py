@@ -173,7 +173,7 @@ def test_chat_is_the_default_where_there_is_a_template(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        (["--init-steps", 48], "every decode step was dense: answers ended before T_init = 48 steps were over"),
+        (["--init-steps", 48], "every decode step was dense: pruning begins after 48 of them (init_steps), and the longest answer has 48 tokens"),
         (["--explore-steps", 9, "--period", 9], "every decode step was dense: a period of nothing but exploration steps prunes none"),
         (["--init-steps", 4], None),
         (["-m", "griffin"], None),
@@ -191,4 +191,4 @@ def test_a_run_that_pruned_nothing_says_why(tiny: Path, options: list[object], n
 
 def test_answers_of_one_token_have_no_decode_step(tiny: Path) -> None:
     result = run("generate", tiny, "--json", "-p", "A", "--max-new-tokens", 1)
-    assert lines(result.stdout)[-1]["note"].startswith("no decode step was taken")
+    assert lines(result.stdout)[-1]["note"].startswith("there was no decode step")
