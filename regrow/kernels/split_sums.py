@@ -185,12 +185,8 @@ def fit(largest: int, size: int) -> int:
     return min(largest, max(16, 1 << (size - 1).bit_length()))
 
 
-def resident(rows: int) -> int:
-    """How many programs a GPU holds at once: two a multiprocessor, one where x is large.
-
-    Work is cut into about as many equal pieces, so that all run from start to end and none is left over for a second wave.
-    """
-    return 2 * PROCESSORS if rows <= 32 else PROCESSORS
+RESIDENT: Final = 2 * PROCESSORS  # programs that a GPU holds at once, two a multiprocessor
+# Work is cut into about as many equal pieces, so that all run from start to end and none is left over for a second wave.
 
 
 @functools.cache
@@ -203,21 +199,21 @@ def most_shared(device: torch.device) -> int:
 
 
 def depth(stage: int, rows: int, shared: int) -> int:
-    """Pipeline stages of `stage` bytes: as many as leave room for the programs that share a multiprocessor.
+    """Pipeline stages of `stage` bytes: as many as leave room for two programs a multiprocessor.
 
-    Two of 108 KB fit into the 227 KB of an H100, one of 160 into the 163 KB of an A100. Triton keeps a buffer less than it has stages,
-    except where Hopper's matrix units read the buffers themselves, which takes 64 rows. More than 6 stages are more than latency asks for:
-    bandwidth times latency of an H200 is about 30 KB a multiprocessor.
+    Two of 108 KB fit into the 227 KB of an H100. Triton keeps a buffer less than it has stages, except where Hopper's matrix units read
+    the buffers themselves, which takes 64 rows. More than 6 stages are more than latency asks for: bandwidth times latency of an H200 is
+    about 30 KB a multiprocessor.
     """
-    if rows <= 32:
-        return min(6, min(108 * 1024, shared) // stage + 1)
-    return min(6, max(1, min(160 * 1024, shared) // stage))
+    return max(1, min(6, min(108 * 1024, shared) // stage + (rows <= 32)))
 
 
 def partial_tile(rows: int, inputs: int, outputs: int, size: int = 2, shared: int = H100_SHARED) -> Tile:
-    """For elements of `size` bytes: steps of 16 KB of weight, 64 rows of 256 bytes (two rows per warp and load instruction)."""
+    """For elements of `size` bytes: steps of 16 KB of weight, 64 rows of 256 bytes; four stages and, up to 32 rows, eight warps, the
+    fastest of those tried on an H200 (results/h200/tiles.log)."""
     padded, terms, columns = 1 if rows == 1 else fit(LARGEST_ROWS, rows), fit(128 // size, inputs), fit(128, outputs)
-    return Tile(padded, terms, columns, depth(size * terms * (padded + columns), rows, shared))
+    stages = min(4, depth(size * terms * (padded + columns), rows, shared))
+    return Tile(padded, terms, columns, stages, 8 if rows <= 32 else 4)
 
 
 def workspace_shape(rows: int, inputs: int, outputs: int) -> tuple[int, int, int]:
@@ -225,7 +221,7 @@ def workspace_shape(rows: int, inputs: int, outputs: int) -> tuple[int, int, int
 
     Of the numbers of splits that keep the GPU at once (three at most where outputs alone fill it), the least that loads it most evenly.
     """
-    tile, programs = partial_tile(rows, inputs, outputs), resident(rows)
+    tile, programs = partial_tile(rows, inputs, outputs), RESIDENT
     columns = blocks(outputs, tile.outputs)
     most = min(max(programs, 3 * columns) // columns, LARGEST_SPLITS, blocks(inputs, tile.inputs))
     splits = max(range(1, most + 1), key=lambda count: (count * columns / blocks(count * columns, programs), -count))

@@ -14,7 +14,7 @@ from kernels.test_sparse_ffn import ACTS
 from regrow.core import FFNWeights
 from regrow.kernels.pruned_ffn import reference
 from regrow.kernels.pruned_ffn.triton import ACTIVATIONS, down_gather, gated_gather, gated_tile, launch_gated
-from regrow.kernels.split_sums import H100_SHARED, LARGEST_ROWS, Tile, blocks, partial_tile, resident, sum_rows, workspace_shape
+from regrow.kernels.split_sums import H100_SHARED, LARGEST_ROWS, RESIDENT, Tile, blocks, partial_tile, sum_rows, workspace_shape
 
 ROWS = 1, 2, 3, 7, 16, 17, 33, 64
 # bfloat16 only for one row: the interpreter's matrix product of bfloat16 is wrong (compiled ahead of time, it is covered for all rows).
@@ -270,8 +270,8 @@ def test_blocks_cover_and_run_at_once(rows: int) -> None:
         tile, share = gated_tile(rows, width, keep)
         assert tile.rows >= rows
         assert share <= tile.outputs
-        assert blocks(keep, share) <= resident(rows)
+        assert blocks(keep, share) <= RESIDENT
         splits, *rest = workspace_shape(rows, keep, width)
         assert rest == [rows, width]
-        assert splits * blocks(width, 128) <= resident(rows)
+        assert splits * blocks(width, 128) <= RESIDENT
         assert (splits - 1) * 64 < keep  # none is empty by design

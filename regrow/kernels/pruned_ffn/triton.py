@@ -13,7 +13,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from regrow.kernels.split_sums import H100_SHARED, LARGEST_ROWS, Tile, blocks, check, depth, fit, most_shared, resident, sum_rows
+from regrow.kernels.split_sums import H100_SHARED, LARGEST_ROWS, RESIDENT, Tile, blocks, check, depth, fit, most_shared, sum_rows
 
 ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh", "relu")
 
@@ -131,15 +131,13 @@ def gated_tile(rows: int, width: int, columns: int, size: int = 2, shared: int =
     """Block sizes for elements of `size` bytes, and the neurons of a program; `shared`: bytes of shared memory that a block may use.
 
     Columns of the output are shared out evenly, in numbers that need not be a power of two, since the padding of a block is not read:
-    9472 neurons are 36 for each of 264 programs, where blocks of 32 would give some multiprocessors three and others two. Every program
-    reads all of x, which with 64 rows would be as many bytes as the weights; hence one larger program a multiprocessor there. Steps are
-    of 256 bytes a row where there is room, else of 128.
+    9472 neurons are 36 for each of 264 programs, where blocks of 32 would give some multiprocessors three and others two. Steps are of
+    256 bytes a row where there is room, else of 128.
     """
-    largest = 64 if rows <= 32 else 128
-    share = min(largest, max(16, blocks(columns, resident(rows))))
-    padded, neurons = 1 if rows == 1 else fit(LARGEST_ROWS, rows), fit(largest, share)
+    share = min(64, max(16, blocks(columns, RESIDENT)))
+    padded, neurons = 1 if rows == 1 else fit(LARGEST_ROWS, rows), fit(64, share)
     step = fit((256 if rows <= 16 else 128) // size, width)
-    return Tile(padded, step, neurons, depth(size * step * (padded + 2 * neurons), rows, shared), 4 if 1 < rows <= 32 else 8), share
+    return Tile(padded, step, neurons, depth(size * step * (padded + 2 * neurons), rows, shared), 8 if rows == 1 else 4), share
 
 
 @torch.library.custom_op("regrow::gated_gather", mutates_args=("out",))

@@ -10,11 +10,11 @@ from regrow.kernels.split_sums import (
     ADD,
     H100_SHARED,
     PROCESSORS,
+    RESIDENT,
     add_partials,
     partial_dot,
     partial_tile,
     partial_vector,
-    resident,
     workspace_shape,
 )
 
@@ -49,7 +49,7 @@ def gated(
         types |= integers("rows", "x_stride", "out_stride")
         constants |= {"ROWS": tile.rows}
     name = f"gated {rows} {dtype} {act} {index}{' biased' * biased}{' odd' * bool(odd)}{' small' * (shared < H100_SHARED)}"
-    return variant(name, kernel, types, constants, tile.warps, odd, resident(rows) // PROCESSORS)
+    return variant(name, kernel, types, constants, tile.warps, odd, RESIDENT // PROCESSORS)
 
 
 def partial(rows: int, dtype: str, choice: str = "i64", shared: int = H100_SHARED, counted: bool = False) -> Variant:
@@ -63,7 +63,7 @@ def partial(rows: int, dtype: str, choice: str = "i64", shared: int = H100_SHARE
         types |= integers("rows", "x_stride")
         constants |= {"ROWS": tile.rows}
     name = f"partial {rows} {dtype} {choice}{' counted' * counted}{' small' * (shared < H100_SHARED)}"
-    return variant(name, partial_vector if rows == 1 else partial_dot, types, constants, tile.warps, programs=resident(rows) // PROCESSORS)
+    return variant(name, partial_vector if rows == 1 else partial_dot, types, constants, tile.warps, programs=RESIDENT // PROCESSORS)
 
 
 def gather_inputs(dtype: str) -> Variant:
