@@ -149,8 +149,7 @@ def _inside_kernels(module: str) -> Iterator[str]:
             yield f"{FILES[module].relative_to(PACKAGE.parent)}:{line}: take it from regrow.kernels instead of {dotted}"
 
 
-# `bench.gpu_checks` compares kernels with their references, as tests do.
-@pytest.mark.parametrize("module", [name for name in MODULES if _group(name) != "kernels" and name != "bench.gpu_checks"])
+@pytest.mark.parametrize("module", [name for name in MODULES if _group(name) != "kernels"])
 def test_kernels_are_reached_through_their_dispatcher_alone(module: str) -> None:
     found = list(_inside_kernels(module))
     assert not found, "\n".join(found)

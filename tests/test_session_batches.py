@@ -93,10 +93,11 @@ def test_two_sessions_on_two_models_do_not_disturb_each_other() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_state_bytes_are_those_of_the_buffers(family: str) -> None:
-    """float32: accumulator and memory [L, S, F], indices and flags, and the compact copies with a neuron-major down."""
+    """float32: two accumulators and the memory [L, S, F], z [L, S, F] of an observed step, indices and flags, and the compact copies with a
+    neuron-major down."""
     model = build(family)
     with regrow.prune(model, METHODS[2]) as session:
         run(model, FIRST, steps=5)
-        state = 2 * LAYERS * 3 * NEURONS * 4 + LAYERS * (NEURONS // 2) * 8 + LAYERS * NEURONS
+        state = 4 * LAYERS * 3 * NEURONS * 4 + LAYERS * (NEURONS // 2) * 8 + LAYERS * NEURONS
         copies = LAYERS * WIDTH * (3 * NEURONS // 2 + NEURONS) * 4
         assert session.report().state_bytes == state + copies

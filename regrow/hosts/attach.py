@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from regrow.adapter.patch import Patch
@@ -80,14 +80,15 @@ class Attachment:
         """What tells that nothing derived from the weights is stale: where they lie, how often they were written, and the contents of
         those that there are copies or norms of, since writes to `.data` leave no other trace. Of a calibration, the fingerprint."""
         parameters = list(self._model.parameters())
+        homes = frozenset((parameter.device, parameter.dtype) for parameter in parameters)
         if not self.session.pruner.places and not self._stands_in:
-            return frozenset((parameter.device, parameter.dtype) for parameter in parameters)
-        derived: Sequence[Tensor] = self.session.pruner.sources
-        if self._stands_in:
-            derived = [self._model.get_parameter(f"{place.name}.weight") for place in self._blocks.linears]
+            return homes
         calibrated = self._calibration is not None and not any(parameter.is_meta for parameter in parameters)
         print_of = fingerprint(self._model) if calibrated else None
-        return tuple(map(Place.of, parameters)), checksums(tensor for tensor in derived if not tensor.is_meta), print_of
+        if self._stands_in:  # they may lie elsewhere, as long as they are the same
+            stand_ins = [self._model.get_parameter(f"{place.name}.weight") for place in self._blocks.linears]
+            return homes, checksums(tensor for tensor in stand_ins if not tensor.is_meta), print_of
+        return tuple(map(Place.of, parameters)), checksums(self.session.pruner.sources), print_of
 
     @property
     def _stands_in(self) -> bool:

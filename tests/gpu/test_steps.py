@@ -58,8 +58,8 @@ def logits(engine: Engine, prompt: dict[str, Any]) -> Tensor:
     return torch.stack(dictated.seen)
 
 
-def plain(network: FusedNetwork, planned: Pass, ids: Tensor, **_: Any) -> Tensor:
-    return network._plain(ids[:, -planned.width :], planned.position, ids.shape[1], False)
+def plain(network: FusedNetwork, planned: Pass, ids: Tensor, *, every: bool = False, **_: Any) -> Tensor:
+    return network._plain(ids[:, -planned.width :], planned.position, ids.shape[1], every)
 
 
 def step_errors(ours: Tensor, theirs: Tensor) -> Tensor:

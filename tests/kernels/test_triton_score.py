@@ -126,7 +126,9 @@ def test_the_reference_is_the_accumulation_of_index_sets() -> None:
     z, slot = normal(6, 50), torch.tensor([0, -1, 2, 0, 1, 2])
     z[4] = 0
     total = state.total[1].clone()
+    method.open(state)
     method.observe(state, 1, z, slot)
+    method.commit(state, slot)
     reference.observe(z, slot, total)
     assert torch.equal(state.total[1], total)
 
