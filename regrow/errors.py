@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _SENTENCE_END = re.compile(r"(?<=[\w)\]`'\"])[.!?] (?=[A-Z])")
 _QUOTED = 160  # characters of another library's error
@@ -36,3 +37,11 @@ def said(error: BaseException) -> str:
     text = _SENTENCE_END.split(text, maxsplit=1)[0]
     cut = text if len(text) <= _QUOTED else text[:_QUOTED].rsplit(" ", 1)[0] + " …"
     return cut.strip().rstrip(".:,;")
+
+
+def require_one_of(choices: Iterable[str], **given: str) -> None:
+    """Raises UsageError unless the value given, under the name that a user knows it by, is one of the choices."""
+    known = list(choices)
+    for name, value in given.items():
+        if value not in known:
+            raise UsageError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")

@@ -16,7 +16,7 @@ from regrow.bench.machine import bandwidth, device_name
 from regrow.bench.result import Lost, Result, Row
 from regrow.bench.shapes import shape
 from regrow.bench.turnover import bundled_turnover
-from regrow.errors import UsageError
+from regrow.errors import require_one_of
 from regrow.method.base import Method
 from regrow.models import DTYPES, load
 from regrow.versions import versions
@@ -42,8 +42,7 @@ class Plan:
         """Raises UsageError for an unknown shape or dtype."""
         for name in self.shapes:
             shape(name)
-        if self.dtype not in DTYPES:
-            raise UsageError(f"unknown dtype {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+        require_one_of(DTYPES, dtype=self.dtype)
 
 
 class Listener(Protocol):

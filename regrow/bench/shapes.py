@@ -8,7 +8,7 @@ from typing import Final, final
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, initialization
 
-from regrow.errors import UsageError
+from regrow.errors import require_one_of
 
 
 @final
@@ -66,6 +66,5 @@ SHAPES: Final = {shape.name: shape for shape in _ALL}
 
 def shape(name: str) -> Shape:
     """Raises UsageError for a name that is not there."""
-    if name not in SHAPES:
-        raise UsageError(f"unknown shape {name!r}; choose one of {', '.join(SHAPES)}")
+    require_one_of(SHAPES, shape=name)
     return SHAPES[name]

@@ -152,7 +152,7 @@ def prune(
     """
     turn, context = _turn(model), ExitStack()
     with turn.take("regrow.prune"):
-        session = context.enter_context(_pruned(model, method, skip_layers, calibration, record_masks=record_masks))
+        session = context.enter_context(_pruned(model, method, skip_layers, calibration=calibration, record_masks=record_masks))
     try:
         yield session
     finally:
@@ -160,19 +160,12 @@ def prune(
 
 
 @contextmanager
-def _pruned(
-    model: PreTrainedModel,
-    method: Choice,
-    skip_layers: Collection[int] = (),
-    calibration: Calibration | None = None,
-    *,
-    record_masks: bool = False,
-) -> Iterator[Session]:
+def _pruned(model: PreTrainedModel, method: Choice, skip_layers: Collection[int] = (), **how: Any) -> Iterator[Session]:
     """As `prune`, for a caller that has the model to itself."""
     if active_session(model) is not None:
         raise UsageError("this model is already pruned; leave the first `with regrow.prune(...)` before entering another")
     chosen, skipped = chosen_method(method), layer_numbers(skip_layers)
-    with Attachment(model, chosen, skipped, calibration, record_masks=record_masks) as attachment, Patch() as patch:
+    with Attachment(model, chosen, skipped, **how) as attachment, Patch() as patch:
         patch.replace(model, "generate", _Generate(model, attachment))
         yield attachment.session
 

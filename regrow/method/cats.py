@@ -7,7 +7,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from regrow.core import Blocks
-from regrow.errors import UsageError
+from regrow.errors import require_one_of
 from regrow.method.base import Method, Needs, thresholds
 from regrow.pruning.base import DensePruner, Pruner
 from regrow.pruning.tokens import TokenPruner, TokenRule
@@ -32,8 +32,7 @@ class CATS(Method):
     source: ClassVar[str] = "Lee et al. 2024, github.com/ScalingIntelligence/CATS"
 
     def check(self) -> None:
-        if self.share not in ("mean", "none"):
-            raise UsageError(f"unknown share {self.share!r}; choose one of mean, none")
+        require_one_of(("mean", "none"), share=self.share)
         self._rule()
 
     @property

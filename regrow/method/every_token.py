@@ -7,7 +7,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from regrow.core import Blocks
-from regrow.errors import UsageError
+from regrow.errors import require_one_of
 from regrow.method.base import Method
 from regrow.pruning.base import DensePruner, Pruner
 from regrow.pruning.tokens import TokenPruner, TokenRule
@@ -28,8 +28,7 @@ class EveryToken(Method):
     source: ClassVar[str] = "Batch-wise Adaptive Pruning, figure 1 (middle)"
 
     def check(self) -> None:
-        if self.aggregate not in ("max", "mean"):
-            raise UsageError(f"unknown aggregate {self.aggregate!r}; choose one of max, mean")
+        require_one_of(("max", "mean"), aggregate=self.aggregate)
         self._rule()
 
     def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner:  # noqa: ARG002

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
-from regrow.errors import UsageError
+from regrow.errors import require_one_of
 from regrow.method.base import NeuronMethod
 from regrow.selection.budget import Sparsity, parse_sparsity
 from regrow.selection.index_set import IndexSet
@@ -25,7 +25,6 @@ class Griffin(NeuronMethod):
     source: ClassVar[str] = "Dong et al. 2024, github.com/hdong920/GRIFFIN"
 
     def index_set(self) -> IndexSet:
-        if self.aggregate not in _AGGREGATES:
-            raise UsageError(f"unknown aggregate {self.aggregate!r}; choose one of {', '.join(_AGGREGATES)}")
+        require_one_of(_AGGREGATES, aggregate=self.aggregate)
         sparsity = parse_sparsity(self.sparsity)
         return IndexSet(sparsity, unless_zero(sparsity, ALWAYS_SPARSE), aggregate=_AGGREGATES[self.aggregate])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from regrow.errors import UsageError
+from regrow.errors import UsageError, require_one_of
 from regrow.method.base import Method
 from regrow.method.batchwise_adaptive import BatchwiseAdaptive
 from regrow.method.cats import CATS
@@ -37,8 +37,7 @@ METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 def parameters(name: str) -> dict[str, Any]:
     """Parameter names and defaults of a method. Raises UsageError on an unknown name."""
-    if name not in METHODS:
-        raise UsageError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
+    require_one_of(METHODS, method=name)
     return {field.name: field.default for field in fields(METHODS[name])}  # type: ignore[arg-type]
 
 

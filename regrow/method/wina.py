@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from regrow.errors import UsageError
+from regrow.errors import require_one_of
 from regrow.method.base import InputMethod
 from regrow.pruning.inputs import InputRule
 from regrow.selection.budget import Sparsity
@@ -25,6 +25,5 @@ class WINA(InputMethod):
     source: ClassVar[str] = "Chen et al. 2025, github.com/microsoft/wina"
 
     def rule(self) -> InputRule:
-        if self.selection not in SELECTIONS:
-            raise UsageError(f"unknown selection {self.selection!r}; choose one of {', '.join(SELECTIONS)}")
+        require_one_of(SELECTIONS, selection=self.selection)
         return InputRule(self.target, weighed=True, share=self.share, by_threshold=self.selection == "threshold")

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from regrow.bundled import model_path
-from regrow.errors import RegrowError, UsageError
+from regrow.errors import RegrowError, require_one_of
 from regrow.models.blame import blaming
 from regrow.models.checkpoint import check_files, check_loaded
 from regrow.models.configuration import read_configuration, remedy, setting_of, stored_dtype
@@ -31,8 +31,7 @@ def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = 
     Raises UsageError for a request that cannot be met (no such model, dtype or device), RegrowError for damaged files.
     """
     require_supported()
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    require_one_of(DTYPES, dtype=dtype)
     name = BUNDLED if model is None else str(model)
     target = find_device(device)
     directory = model_path() if model is None else find_directory(name, trust_remote_code)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from regrow.core import Blocks, Mode, Pass, score_dtype
-from regrow.errors import UsageError
+from regrow.errors import require_one_of
 from regrow.kernels import exceeding, magnitude
 from regrow.pruning.base import Pruner
 from regrow.pruning.input_groups import InputGroup, share_an_input
@@ -39,8 +39,7 @@ class InputRule:
     by_threshold: bool
 
     def __post_init__(self) -> None:
-        if self.share not in SHARES:
-            raise UsageError(f"unknown share {self.share!r}; choose one of {', '.join(SHARES)}")
+        require_one_of(SHARES, share=self.share)
 
 
 @final

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from regrow.core import Blocks, FFNWeights, Mode, Pass, Site, score_dtype
-from regrow.errors import UsageError
+from regrow.errors import require_one_of
 from regrow.kernels import relative
 from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
@@ -38,8 +38,7 @@ class TokenRule:
     by_threshold: bool
 
     def __post_init__(self) -> None:
-        if self.share not in SHARES:
-            raise UsageError(f"unknown share {self.share!r}; choose one of {', '.join(SHARES)}")
+        require_one_of(SHARES, share=self.share)
 
 
 @final

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regrow.core import Rows, Spec
-from regrow.errors import UsageError
+from regrow.errors import UsageError, require_one_of
 from regrow.kernels import observe
 from regrow.selection.budget import keep_count
 from regrow.selection.schedule import Schedule
@@ -48,12 +48,9 @@ class IndexSet:
     selection: str = "topk"
 
     def __post_init__(self) -> None:
-        if self.aggregate not in AGGREGATES:
-            raise UsageError(f"unknown aggregate {self.aggregate!r}; choose one of {', '.join(AGGREGATES)}")
-        if self.memory not in MEMORIES:
-            raise UsageError(f"unknown memory {self.memory!r}; choose one of {', '.join(MEMORIES)}")
-        if self.selection not in SELECTIONS:
-            raise UsageError(f"unknown selection {self.selection!r}; choose one of {', '.join(SELECTIONS)}")
+        require_one_of(AGGREGATES, aggregate=self.aggregate)
+        require_one_of(MEMORIES, memory=self.memory)
+        require_one_of(SELECTIONS, selection=self.selection)
         if not 0 <= self.decay <= 1:
             raise UsageError(f"decay must lie in [0, 1], not {self.decay!r}")
 

@@ -9,7 +9,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from regrow.errors import RegrowError, UsageError
+from regrow.errors import RegrowError, UsageError, require_one_of
 from regrow.selection.budget import keep_count
 
 PATTERNS: Final = ("2:4", "unstructured")
@@ -25,8 +25,7 @@ class Pattern:
     sparsity: Decimal = HALF
 
     def __post_init__(self) -> None:
-        if self.name not in PATTERNS:
-            raise UsageError(f"unknown pattern {self.name!r}; choose one of {', '.join(PATTERNS)}")
+        require_one_of(PATTERNS, pattern=self.name)
         if self.name == "2:4" and self.sparsity != HALF:
             raise UsageError(f"the pattern 2:4 drops half of the weights, not {self.sparsity}; set the sparsity to 0.5 or use unstructured")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regrow.errors import UsageError
+from regrow.errors import require_one_of
 from regrow.evaluation.tasks.base import Task
 from regrow.evaluation.tasks.tiny_reasoner import TinyReasoner
 
@@ -11,6 +11,5 @@ TASKS: dict[str, Task] = {task.name: task for task in (TinyReasoner(),)}
 
 def find(name: str) -> Task:
     """The task of that name. Raises UsageError on an unknown one."""
-    if name not in TASKS:
-        raise UsageError(f"unknown task {name!r}; choose one of {', '.join(TASKS)}")
+    require_one_of(TASKS, task=name)
     return TASKS[name]
