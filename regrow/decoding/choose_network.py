@@ -47,6 +47,8 @@ class Networks:
             raise UsageError(
                 f"{part} of the model was replaced, and Regrow brings its own decode loop; undo that, or decode without Regrow"
             )
+        if inputs["past_key_values"].get_seq_length() > 0:  # columns of the batch are not those of the cache
+            return StockNetwork(model, ids.shape[1], inputs)
         cast = torch.is_autocast_enabled(model.device.type)  # then it computes in other dtypes than it is stored in
         numbered = positions is not None and _in_order(mask, positions.expand_as(ids))
         shipped = not cast and positions is not None and not prepares_its_own_inputs(model)
