@@ -92,8 +92,11 @@ class Attachment:
             derived = [self._model.get_parameter(f"{place.name}.weight") for place in self._blocks.linears]
         calibrated = self._calibration is not None and not any(parameter.is_meta for parameter in parameters)
         print_of = fingerprint(self._model) if calibrated else None
+        places = [Place.of(parameter) for parameter in parameters]
+        if self._stands_in:  # only what they hold counts: to be sent to another process, tensors move to shared memory
+            places = [replace(place, address=0, version=0) for place in places]
         modules = made_of(self._model, self._forwards)
-        return modules, tuple(map(Place.of, parameters)), checksums(tensor for tensor in derived if not tensor.is_meta), print_of
+        return modules, tuple(places), checksums(tensor for tensor in derived if not tensor.is_meta), print_of
 
     @property
     def _stands_in(self) -> bool:
