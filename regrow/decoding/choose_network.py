@@ -60,6 +60,13 @@ class Networks:
         ours = self._kernels and shipped and _without_gaps(mask) and self._attends_alike()
         return StockNetwork(model, ids.shape[1], inputs, DecodeAttention(model, mask, len(ids)) if ours else None)
 
+    def check(self, network: Network) -> None:
+        """Raises UsageError where the model was hooked into since the batch began, and its network goes around its forward."""
+        if isinstance(network, FusedNetwork) and not pristine(self._model):
+            raise UsageError(
+                "the model was hooked into in the middle of a generation that would go around the hook; register it before or afterwards"
+            )
+
     def _by_parts(self) -> FusedNetwork | None:
         """The model by its parts as it is now, if it is known, and as transformers ships it, and gives the same logits that way."""
         model = self._model

@@ -53,7 +53,7 @@ class Attachment:
 
         Raises UsageError for weights that the method cannot follow; nothing is patched then until they fit again.
         """
-        check_inside(self._model, self._forwards)
+        self.check()
         if self._state() == self._seen:
             return False
         if self._stands_in:
@@ -68,6 +68,10 @@ class Attachment:
             self.session.bind(blocks, self._tensors)
             self._take(blocks, modules)
         return True
+
+    def check(self) -> None:
+        """Raises UsageError where a hook, or a forward of somebody else's, would hold in some steps and not in others."""
+        check_inside(self._model, self._forwards)
 
     def _surveyed(self) -> tuple[Blocks, list[nn.Module]]:
         self._tensors = fitting(self._calibration, self._model, self._method)

@@ -18,8 +18,10 @@ from regrow.adapter.patch import Patch
 from regrow.calibration.result import Calibration
 from regrow.decoding.batch import Batch
 from regrow.decoding.choose_network import Networks
+from regrow.decoding.late_hooks import LateHooks
 from regrow.decoding.loop import Loop, Progress
 from regrow.decoding.memory import out_of_memory
+from regrow.decoding.network import Network
 from regrow.decoding.sampler import Sampler, Streamer
 from regrow.errors import UsageError
 from regrow.hosts.arguments import Choice, Prompts, causal_model, chosen_method, embeddings, encoded, fits, layer_numbers
@@ -92,7 +94,8 @@ class _Generate:
                 vocabulary = embeddings(self.model)
                 batch = Batch.of(input_ids, inputs.get("attention_mask"), inputs.get("position_ids"), room, sampler.pad, vocabulary)
                 chunk = generation_config.prefill_chunk_size
-                loop = Loop(self.session, network, batch, sampler, chunk=chunk, watch=watch, mark=mark, every_step=returned)
+                late = LateHooks(partial(self._check, network))
+                loop = Loop(self.session, network, batch, sampler, chunk=chunk, watch=watch, mark=mark, every_step=returned, late=late)
                 sequences = loop.run()
             if not generation_config.return_dict_in_generate:
                 return sequences
@@ -102,6 +105,10 @@ class _Generate:
         generate: Callable[..., Tensor | GenerateDecoderOnlyOutput] = type(self.model).generate  # type: ignore[attr-defined]
         given = without_saved(self.model, signature(generate).bind_partial(self.model, *args).arguments | kwargs)
         return generate(**given, streamer=streamer, custom_generate=decode)
+
+    def _check(self, network: Network) -> None:
+        self._attachment.check()
+        self._networks.check(network)
 
 
 @contextmanager

@@ -309,3 +309,52 @@ def test_a_compiled_ffn_within_is_refused() -> None:
         mlp(model).compile()
         with pytest.raises(UsageError, match="another forward while it was pruned"):
             model.generate(**arguments(BATCH))
+
+
+# In the middle of a generation
+
+
+def hooking(where: Any, hook: Callable[[Any], Any], at: int, handles: list[Any]) -> Callable[..., Tensor]:
+    """Return a criterion that registers a hook after so many tokens."""
+    calls: list[int] = []
+
+    def call(input_ids: Tensor, _: Any, **__: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == at:
+            handles.append(hook(where))
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    return call
+
+
+@pytest.mark.parametrize("at", [1, 8])
+@pytest.mark.parametrize("hook", [post, pre])
+@pytest.mark.parametrize("part", ["mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj", "self_attn.o_proj", "input_layernorm"])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("method", [regrow.Dense(), PRUNED], ids=lambda method: method.name)
+def test_a_hook_in_the_middle_is_called_from_then_on_or_refused(
+    family: str, method: Method, part: str, hook: Callable[[Any], Any], at: int
+) -> None:
+    model, handles = build(family), list[Any]()
+    where = model.model.layers[1].get_submodule(part)
+    stock = model.generate(**arguments(BATCH), stopping_criteria=[hooking(where, hook, at, handles)])
+    handles.pop().remove()
+    with regrow.prune(model, method):
+        want = model.generate(**arguments(BATCH))
+        made = or_sentence(lambda: model.generate(**arguments(BATCH), stopping_criteria=[hooking(where, hook, at, handles)]))
+        handles.pop().remove()
+        if family == "llama" or (method is PRUNED and part.startswith("mlp")):
+            assert made == "refused in 1 line"
+        elif method is PRUNED:
+            assert not torch.equal(made, want)
+        else:
+            assert torch.equal(made, stock)
+        assert torch.equal(model.generate(**arguments(BATCH)), want)
+
+
+def test_a_hook_on_another_model_in_the_middle_disturbs_nothing() -> None:
+    model, handles = build("llama"), list[Any]()
+    with regrow.prune(model, PRUNED):
+        want = model.generate(**arguments(BATCH))
+        assert torch.equal(model.generate(**arguments(BATCH), stopping_criteria=[hooking(nn.Linear(2, 2), post, 4, handles)]), want)
+    assert handles
