@@ -103,7 +103,10 @@ class _Generate:
             return GenerateDecoderOnlyOutput(**output, past_key_values=inputs["past_key_values"])
 
         generate: Callable[..., Tensor | GenerateDecoderOnlyOutput] = type(self.model).generate  # type: ignore[attr-defined]
-        given = without_saved(self.model, signature(generate).bind_partial(self.model, *args).arguments | kwargs)
+        placed = signature(generate).bind_partial(self.model, *args).arguments
+        if twice := sorted(placed.keys() & kwargs.keys()):
+            raise UsageError(f"{twice[0]} was passed twice, once by its place; leave one out")
+        given = without_saved(self.model, placed | kwargs)
         return generate(**given, streamer=streamer, custom_generate=decode)
 
     def _check(self, network: Network) -> None:

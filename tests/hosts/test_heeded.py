@@ -229,3 +229,20 @@ def test_a_mask_of_another_length_is_refused(model: PreTrainedModel, columns: in
         pytest.raises(UsageError, match=f"attention_mask has {columns} columns and input_ids {LENGTH}"),
     ):
         model.generate(**arguments(BATCH) | {"attention_mask": mask})
+
+
+def test_prompts_that_are_passed_twice_are_refused(model: PreTrainedModel) -> None:
+    ids = arguments(BATCH)["input_ids"]
+    with regrow.Engine(model, PRUNED) as engine:
+        for generate in (model.generate, engine.generate):
+            with pytest.raises(UsageError, match="inputs was passed twice"):
+                generate(ids, inputs=ids.flip(1), max_new_tokens=2)
+
+
+def test_stop_strings_through_an_engine(model: PreTrainedModel) -> None:
+    given, strings = arguments(BATCH), stops(model)
+    stock = in_the_call(model, strings)
+    ids, mask = given.pop("input_ids"), given.pop("attention_mask")
+    made = regrow.generate(model, ids, mask, **given, stop_strings=strings, tokenizer=TOKENIZER)
+    assert torch.equal(made.sequences, stock)
+    assert "stop" in made.report.finish_reasons
