@@ -91,7 +91,9 @@ def _resolve(name: str, module: nn.Module) -> GatedFFN:
     if reason := wrapped(module):
         raise UsageError(f"{name} ({type(module).__name__}) {reason}")
     *first, down = _linears(name, module)
-    act = next((function for key in _ACTIVATIONS if callable(function := getattr(module, key, None))), silu)
+    key, act = next(((key, function) for key in _ACTIVATIONS if callable(function := getattr(module, key, None))), ("", silu))
+    if isinstance(act, nn.Module) and (reason := wrapped(act)):
+        raise UsageError(f"{name}.{key} {reason}")
     weights, hidden = _split(*first, down=down, act=act) if len(first) == 2 else _fused(*first, down=down, act=act)
     neurons, width = weights.gate.shape
     if weights.up.shape != (neurons, width) or weights.down.shape != (width, neurons):

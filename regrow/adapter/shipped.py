@@ -42,7 +42,9 @@ def class_is_shipped(kind: type) -> bool:
 
 def functions_are_shipped(module: ModuleType, names: Collection[str] | None = None) -> bool:
     """Whether everything callable in the module, or what it has under `names`, is what a library defines by that name."""
-    found = vars(module) if names is None else {name: getattr(module, name, None) for name in names}
+    # torch.compile keeps names of its own, with two underscores, in the modules of what it has compiled.
+    own = {name: value for name, value in vars(module).items() if not name.startswith("__")}
+    found = own if names is None else {name: getattr(module, name, None) for name in names}
     return all(is_shipped(value, name) and _at_home(value, str(module.__file__)) for name, value in found.items())
 
 

@@ -22,9 +22,10 @@ class Batch:
     ended: Tensor  # [B] bool: generated its EOS, or was stopped
     by_eos: Tensor  # [B] bool: generated its EOS
     lengths: Tensor  # [B] new tokens so far, the EOS included
+    highest: int | None  # id that the model takes, if some column, masked or after a row's end, holds another
 
     @classmethod
-    def of(cls, ids: Tensor, mask: Tensor | None, positions: Tensor | None, room: int, pad: Tensor) -> Self:
+    def of(cls, ids: Tensor, mask: Tensor | None, positions: Tensor | None, room: int, pad: Tensor, vocabulary: int) -> Self:
         """Prompts `ids` [B, P], padded on the left where `mask` [B, P] is zero (None: nowhere), with room for N new tokens. `positions`
         [B or 1, P] are counted from the mask if not given."""
         rows, width = ids.shape
@@ -40,10 +41,16 @@ class Batch:
             ended=ended,
             by_eos=ended.clone(),
             lengths=torch.zeros(rows, dtype=torch.int64, device=ids.device),
+            highest=vocabulary - 1 if bool(((ids < 0) | (ids >= vocabulary)).any()) or not 0 <= int(pad) < vocabulary else None,
         )
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def fed(self, length: int) -> Tensor:
+        """The first columns [B, length] as a model takes them: what stands for a pad that it does not have is never seen by a row."""
+        ids = self.ids[:, :length]
+        return ids if self.highest is None else ids.clamp(0, self.highest)
 
     @property
     def capacity(self) -> int:

@@ -47,6 +47,8 @@ class Networks:
             raise UsageError(
                 f"{part} of the model was replaced, and Regrow brings its own decode loop; undo that, or decode without Regrow"
             )
+        if inputs["past_key_values"].get_seq_length() > 0:  # columns of the batch are not those of the cache
+            return StockNetwork(model, ids.shape[1], inputs)
         cast = torch.is_autocast_enabled(model.device.type)  # then it computes in other dtypes than it is stored in
         numbered = positions is not None and _in_order(mask, positions.expand_as(ids))
         shipped = not cast and positions is not None and not prepares_its_own_inputs(model)
@@ -57,6 +59,13 @@ class Networks:
                 return fused
         ours = self._kernels and shipped and _without_gaps(mask) and self._attends_alike()
         return StockNetwork(model, ids.shape[1], inputs, DecodeAttention(model, mask, len(ids)) if ours else None)
+
+    def check(self, network: Network) -> None:
+        """Raises UsageError where the model was hooked into since the batch began, and its network goes around its forward."""
+        if isinstance(network, FusedNetwork) and not pristine(self._model):
+            raise UsageError(
+                "the model was hooked into in the middle of a generation that would go around the hook; register it before or afterwards"
+            )
 
     def _by_parts(self) -> FusedNetwork | None:
         """The model by its parts as it is now, if it is known, and as transformers ships it, and gives the same logits that way."""

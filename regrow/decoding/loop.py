@@ -15,6 +15,7 @@ from regrow.core import Pass
 from regrow.decoding.batch import Batch
 from regrow.decoding.cpu_matmul import products_for
 from regrow.decoding.flags import Flags
+from regrow.decoding.late_hooks import LateHooks
 from regrow.decoding.network import Network
 from regrow.decoding.sampler import Sampler
 from regrow.session import Session
@@ -44,15 +45,20 @@ class Loop:
         chunk: int | None = None,
         watch: Callable[[Progress], None] | None = None,
         mark: Callable[[str], None] | None = None,
+        every_step: bool = False,
+        late: LateHooks | None = None,
     ) -> None:
         """`chunk`: prompt tokens a row that are fed at once, by default what suits the network. `mark(phase)` is called at the end of each
-        phase: "prompt", "dense", "observe", "sparse" (decode steps), "refresh" (a new mask)."""
+        phase: "prompt", "dense", "observe", "sparse" (decode steps), "refresh" (a new mask).
+        `every_step`: the host looks after every step whether decoding is over, so that none is run after the last row's end.
+        `late` is asked before each step."""
         self._session, self._network, self._batch, self._sampler = session, network, batch, sampler
         self._chunk = chunk or network.chunk or batch.prompt_length
+        self._late = late
         self._watch, self._mark = watch, mark or _unheard
         self._slot, self._nowhere = batch.rows.clone(), torch.full_like(batch.rows, -1)
         self._position = batch.positions[:, -1:].clone()
-        self._flags = Flags(batch.ids.device)
+        self._flags, self._every_step = Flags(batch.ids.device), every_step or sampler.told
 
     def run(self) -> Tensor:
         """The sequences [B, P + N], padded after each row's end; counters and finish reasons are left in the session."""
@@ -87,6 +93,8 @@ class Loop:
 
     def _step(self, length: int) -> tuple[Pass, Tensor]:
         """One decode step: feeds the token before column `length` of every row; logits [B, V]."""
+        if self._late is not None:
+            self._late.look()
         torch.where(self._batch.ended, self._nowhere, self._batch.rows, out=self._slot)
         self._position += 1
         planned = self._session.plan(self._slot, self._position)
@@ -95,7 +103,7 @@ class Loop:
 
     def _forward(self, planned: Pass, length: int) -> Tensor:
         with self._session.running(planned) as key:
-            logits = self._network.forward(planned, self._batch.ids[:, :length], key=key)
+            logits = self._network.forward(planned, self._batch.fed(length), key=key)
         return logits.to(copy=True, dtype=torch.float32)
 
     def _settle(self, planned: Pass, logits: Tensor, length: int, phase: str | None = None) -> bool:
@@ -117,9 +125,9 @@ class Loop:
         """Whether decoding is over, as far as the host can tell without a synchronisation."""
         start = self._batch.prompt_length
         full = start + generated >= self._batch.capacity
-        if not full and not self._flags.due(generated):
+        if not full and not self._every_step and not self._flags.due(generated):
             return False
-        finished = self._flags.read(self._batch.ended, now=full)
+        finished = self._flags.read(self._batch.ended, now=full or self._every_step)
         if finished is None:
             return False
         if self._watch is not None:

@@ -38,7 +38,7 @@ class Sampler:
         # The two that every call has are looked at on the device, or not at all.
         limits = [one.max_length for one in stopping if type(one) is MaxLengthCriteria]
         self.limit: int = min(limits, default=config.max_length)
-        eos = [one.eos_token_id.to(device) for one in stopping if type(one) is EosTokenCriteria]
+        eos = [one.eos_token_id.to(device).flatten() for one in stopping if type(one) is EosTokenCriteria]
         self._eos = torch.cat(eos) if eos else torch.empty(0, dtype=torch.int64, device=device)
         self._others = StoppingCriteriaList(one for one in stopping if type(one) not in (MaxLengthCriteria, EosTokenCriteria))
         # Without an EOS, rows that a criterion has stopped go on as long as the others do.
@@ -53,8 +53,7 @@ class Sampler:
 
     def choose(self, batch: Batch, logits: Tensor, length: int) -> None:
         """Puts the next token of every row into column `length` of the batch, by the logits [B, V] after the columns before it."""
-        # Processors and criteria may take the ids for contiguous, as transformers' are.
-        scores: Tensor = self._processors(batch.ids[:, :length].contiguous(), logits) if self._processors else logits  # type: ignore[arg-type]
+        scores = self._processed(batch, logits, length) if self._processors else logits
         if self.scores is not None:
             self.scores += (scores,)
         if self.logits is not None:
@@ -70,11 +69,30 @@ class Sampler:
         batch.by_eos.logical_or_(torch.isin(token, self._eos) & ~batch.ended)
         batch.ended.logical_or_(batch.by_eos)
         if self._others:
-            batch.ended.logical_or_(self._others(batch.ids[:, : length + 1].contiguous(), self.scores))
+            ids = _handed_out(batch, length + 1)
+            batch.ended.logical_or_(self._others(ids, self.scores))
+            batch.ids[:, : length + 1] = ids
         if self._streamer is not None:
             self._streamer.put(token.cpu())
+
+    @property
+    def told(self) -> bool:
+        """Whether somebody of the caller's is told of every step, and would see one after the last row's end."""
+        return self._streamer is not None or bool(self._others)
+
+    def _processed(self, batch: Batch, logits: Tensor, length: int) -> Tensor:
+        ids = _handed_out(batch, length)
+        scores: Tensor = self._processors(ids, logits)  # type: ignore[arg-type]
+        batch.ids[:, :length] = ids
+        return scores
 
     def end(self) -> None:
         """No token follows."""
         if self._streamer is not None:
             self._streamer.end()
+
+
+def _handed_out(batch: Batch, length: int) -> Tensor:
+    """The ids [B, length] for a function of the caller's, which may take them for contiguous, keep them, or write to them: as
+    transformers' own, they are a tensor of this step alone, and what is written to them is taken over."""
+    return batch.ids[:, :length].clone(memory_format=torch.contiguous_format)

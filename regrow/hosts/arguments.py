@@ -113,13 +113,24 @@ def fits(ids: Tensor, mask: Tensor | None, model: Any) -> None:
     """Raises UsageError for token ids that the model does not have, or prompts, without their padding, that fill its context."""
     if not ids.numel():
         return
-    size: int = model.get_input_embeddings().weight.shape[0]
-    outside = ids[(ids < 0) | (ids >= size)]
-    if len(outside):
-        raise UsageError(f"token id {int(outside[0])} is not one of the model's 0 to {size - 1}; use the tokenizer of this model")
+    known(ids, mask, model)
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is None:
         return
     lengths = torch.full((len(ids),), ids.shape[1]) if mask is None else mask.sum(dim=1).cpu()
     if int(lengths.max()) >= limit:
         raise UsageError(f"a prompt of {int(lengths.max())} tokens leaves no room in the model's context of {limit}; shorten it")
+
+
+def known(ids: Tensor, mask: Tensor | None, model: Any) -> None:
+    """Raises UsageError for token ids [B, P] that the model does not have, but for those that the mask's last P columns hide."""
+    size = embeddings(model)
+    strange = (ids < 0) | (ids >= size)
+    outside = ids[strange if mask is None else strange & mask[:, -ids.shape[1] :].bool()]
+    if len(outside):
+        raise UsageError(f"token id {int(outside[0])} is not one of the model's 0 to {size - 1}; use the tokenizer of this model")
+
+
+def embeddings(model: Any) -> int:
+    """How many token ids a model takes."""
+    return len(model.get_input_embeddings().weight)

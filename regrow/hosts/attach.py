@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from regrow.adapter.inside import check_inside, made_of
 from regrow.adapter.patch import Patch
 from regrow.adapter.survey import survey
 from regrow.adapter.weights_state import Place, checksums
@@ -38,7 +39,7 @@ class Attachment:
     ) -> None:
         """Raises UsageError for a model, layers or a calibration that do not fit; nothing is changed then."""
         self._model, self._method, self._skipped, self._calibration = model, method, skip_layers, calibration
-        self._patch = Patch()
+        self._patch, self._forwards = Patch(), dict[nn.Module, partial[Tensor]]()
         blocks, modules = self._surveyed()
         with self._patched_or_not():
             blocks = self._with_weights(blocks)
@@ -47,11 +48,12 @@ class Attachment:
             self._take(blocks, modules)
 
     def follow(self) -> bool:
-        """Before a batch: where the weights are no longer those that copies, norms or masks were made of, all of it is made anew. Whether
-        it was.
+        """Before a batch: where the weights, or the modules, are no longer those that copies, norms or masks were made of, all of it is
+        made anew. Whether it was.
 
         Raises UsageError for weights that the method cannot follow; nothing is patched then until they fit again.
         """
+        self.check()
         if self._state() == self._seen:
             return False
         if self._stands_in:
@@ -60,19 +62,26 @@ class Attachment:
                 "change the weights there, and calibrate again"
             )
         self._patch.restore()
+        self._forwards = {}  # until the model fits again
         blocks, modules = self._surveyed()
         with self._patched_or_not(), torch.inference_mode(mode=False), torch.no_grad():
             self.session.bind(blocks, self._tensors)
             self._take(blocks, modules)
         return True
 
+    def check(self) -> None:
+        """Raises UsageError where a hook, or a forward of somebody else's, would hold in some steps and not in others."""
+        check_inside(self._model, self._forwards)
+
     def _surveyed(self) -> tuple[Blocks, list[nn.Module]]:
         self._tensors = fitting(self._calibration, self._model, self._method)
         return survey(self._model, self._method.surface, self._method.sites, self._skipped)
 
     def _take(self, blocks: Blocks, modules: list[nn.Module]) -> None:
-        for place, module in enumerate(modules[: self.session.pruner.places]):
-            self._patch.replace(module, "forward", partial(self.session.run, place))
+        patched = modules[: self.session.pruner.places]
+        self._forwards = {module: partial(self.session.run, place) for place, module in enumerate(patched)}
+        for module, forward in self._forwards.items():
+            self._patch.replace(module, "forward", forward)
         self._blocks = blocks
         self._seen = self._state()
 
@@ -85,10 +94,11 @@ class Attachment:
             return homes
         calibrated = self._calibration is not None and not any(parameter.is_meta for parameter in parameters)
         print_of = fingerprint(self._model) if calibrated else None
+        modules = made_of(self._model, self._forwards)
         if self._stands_in:  # they may lie elsewhere, as long as they are the same
             stand_ins = [self._model.get_parameter(f"{place.name}.weight") for place in self._blocks.linears]
-            return homes, checksums(tensor for tensor in stand_ins if not tensor.is_meta), print_of
-        return tuple(map(Place.of, parameters)), checksums(self.session.pruner.sources), print_of
+            return modules, homes, checksums(tensor for tensor in stand_ins if not tensor.is_meta), print_of
+        return modules, tuple(map(Place.of, parameters)), checksums(self.session.pruner.sources), print_of
 
     @property
     def _stands_in(self) -> bool:

@@ -5,32 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
-from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from regrow.adapter.patch import Patch
 from regrow.calibration.result import Calibration
 from regrow.decoding.batch import Batch
 from regrow.decoding.choose_network import Networks
+from regrow.decoding.late_hooks import LateHooks
 from regrow.decoding.loop import Loop, Progress
 from regrow.decoding.memory import out_of_memory
+from regrow.decoding.network import Network
 from regrow.decoding.sampler import Sampler, Streamer
 from regrow.errors import UsageError
-from regrow.hosts.arguments import Choice, Prompts, causal_model, chosen_method, encoded, fits, layer_numbers
+from regrow.hosts.arguments import Choice, Prompts, causal_model, chosen_method, embeddings, encoded, fits, layer_numbers
 from regrow.hosts.attach import Attachment
 from regrow.hosts.saved_settings import without_saved
+from regrow.hosts.supported import supported, with_tokenizer
 from regrow.hosts.turns import Turn, turn_of
 from regrow.method.dense import Dense
 from regrow.report import Report
 from regrow.session import Session
-
-MODEL_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 
 
 @final
@@ -76,11 +77,10 @@ class _Generate:
             logits_processor: LogitsProcessorList,
             stopping_criteria: StoppingCriteriaList,
             generation_config: GenerationConfig,
+            tokenizer: object = None,  # noqa: ARG001 (transformers has made stop strings and healed prompts of it)
             **inputs: Any,
         ) -> Tensor | GenerateDecoderOnlyOutput:
-            _refuse(generation_config, inputs)
-            if not len(input_ids):
-                raise UsageError("the batch is empty; give at least one prompt")
+            supported(self.model, generation_config, input_ids, inputs, prunes=self.session.schedule.prunes)
             returned = generation_config.return_dict_in_generate or kwargs.get("past_key_values") is not None
             sampler = Sampler(generation_config, logits_processor, stopping_criteria, streamer, input_ids.device)
             room = max(sampler.limit - input_ids.shape[1], 1)
@@ -91,43 +91,27 @@ class _Generate:
                         self._networks = Networks(self.model)
                     self.session.start(len(input_ids))
                     network = self._networks.for_batch(input_ids, input_ids.shape[1] + room, inputs, returned=returned)
-                batch = Batch.of(input_ids, inputs.get("attention_mask"), inputs.get("position_ids"), room, sampler.pad)
+                vocabulary = embeddings(self.model)
+                batch = Batch.of(input_ids, inputs.get("attention_mask"), inputs.get("position_ids"), room, sampler.pad, vocabulary)
                 chunk = generation_config.prefill_chunk_size
-                sequences = Loop(self.session, network, batch, sampler, chunk=chunk, watch=watch, mark=mark).run()
+                late = LateHooks(partial(self._check, network))
+                loop = Loop(self.session, network, batch, sampler, chunk=chunk, watch=watch, mark=mark, every_step=returned, late=late)
+                sequences = loop.run()
             if not generation_config.return_dict_in_generate:
                 return sequences
             output: dict[str, Any] = {"sequences": sequences, "scores": sampler.scores, "logits": sampler.logits}
             return GenerateDecoderOnlyOutput(**output, past_key_values=inputs["past_key_values"])
 
         generate: Callable[..., Tensor | GenerateDecoderOnlyOutput] = type(self.model).generate  # type: ignore[attr-defined]
-        given = without_saved(self.model, signature(generate).bind_partial(self.model, *args).arguments | kwargs)
+        placed = signature(generate).bind_partial(self.model, *args).arguments
+        if twice := sorted(placed.keys() & kwargs.keys()):
+            raise UsageError(f"{twice[0]} was passed twice, once by its place; leave one out")
+        given = without_saved(self.model, placed | kwargs)
         return generate(**given, streamer=streamer, custom_generate=decode)
 
-
-def _refuse(config: GenerationConfig, inputs: dict[str, Any]) -> None:
-    """One sentence for everything that our loop does not do."""
-    mode = config.get_generation_mode()
-    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-        raise UsageError(f"generation mode {mode.value!r} is not supported; use greedy decoding or sampling (num_beams=1)")
-    if config.prefill_chunk_size is not None and config.prefill_chunk_size < 1:
-        raise UsageError(f"prefill_chunk_size must be at least 1, not {config.prefill_chunk_size}")
-    if config.output_attentions or config.output_hidden_states:
-        raise UsageError("output_attentions and output_hidden_states are not supported while a model is pruned; leave them out")
-    unknown = [name for name, value in inputs.items() if name not in MODEL_INPUTS and value is not None]
-    if unknown:
-        raise UsageError(f"model input {unknown[0]!r} is not supported while a model is pruned; pass input_ids and attention_mask only")
-    cache = inputs.get("past_key_values")
-    if not inputs.get("use_cache", True) or cache is None:
-        raise UsageError("Regrow needs the KV cache; leave use_cache on")
-    if cache.get_seq_length() > 0:
-        raise UsageError("past_key_values already holds tokens whose activations were not seen; pass the whole prompt and no cache")
-    mask = inputs.get("attention_mask")
-    if mask is not None:
-        empty = (mask.sum(dim=1) == 0).nonzero().flatten().tolist()
-        if empty:
-            raise UsageError(f"prompt {empty[0]} is nothing but padding; give every sample at least one token")
-        if not bool(mask[:, -1].all()):
-            raise UsageError("the prompts are padded on the right; set the tokenizer's padding_side to 'left'")
+    def _check(self, network: Network) -> None:
+        self._attachment.check()
+        self._networks.check(network)
 
 
 @contextmanager
@@ -167,6 +151,8 @@ def _pruned(model: PreTrainedModel, method: Choice, skip_layers: Collection[int]
     chosen, skipped = chosen_method(method), layer_numbers(skip_layers)
     with Attachment(model, chosen, skipped, **how) as attachment, Patch() as patch:
         patch.replace(model, "generate", _Generate(model, attachment))
+        extract: Any = model._extract_generation_mode_kwargs
+        patch.replace(model, "_extract_generation_mode_kwargs", partial(with_tokenizer, extract))
         yield attachment.session
 
 
