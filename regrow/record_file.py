@@ -26,7 +26,7 @@ def read(path: Path) -> tuple[Record, ...]:
     Raises UsageError for a file that cannot be read, RegrowError for one that is damaged or holds no complete batch.
     """
     try:
-        if path.exists() and not path.is_file():  # to read a pipe that nobody writes to would take for ever
+        if path.exists() and not (path.is_file() or _is_open_pipe(path)):
             raise UsageError(f"{path} is not a regular file; give a record file")
         data = path.read_bytes()
     except OSError as error:
@@ -35,6 +35,12 @@ def read(path: Path) -> tuple[Record, ...]:
     if not records:
         raise RegrowError(f"{path} holds no complete batch: run the evaluation first")
     return tuple(records[batch] for batch in sorted(records))
+
+
+def _is_open_pipe(path: Path) -> bool:
+    """Whether it is a pipe that a shell opened, such as `<(zcat file.gz)`, which lies nowhere. One that lies in a folder may have nobody
+    who writes to it, and reading it would take for ever."""
+    return path.is_fifo() and not Path(os.path.realpath(path)).exists()
 
 
 def refuse_other(path: Path, config: RunConfig) -> None:

@@ -173,7 +173,10 @@ def test_chat_is_the_default_where_there_is_a_template(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        (["--init-steps", 48], "every decode step was dense: pruning begins after 48 of them (init_steps), and the longest answer has 48 tokens"),
+        (
+            ["--init-steps", 48],
+            "every decode step was dense: pruning begins after 48 of them (init_steps), and the longest answer has 48 tokens",
+        ),
         (["--explore-steps", 9, "--period", 9], "every decode step was dense: a period of nothing but exploration steps prunes none"),
         (["--init-steps", 4], None),
         (["-m", "griffin"], None),
