@@ -52,10 +52,10 @@ class SampleFile:
         self._refuse_other(asked)
         if len(self._samples) > len(prompts):
             raise RegrowError(f"{self.path} holds more samples than there are prompts; restore the file or choose another --output")
-        other = next((place for place, sample in enumerate(self._samples) if sample.get("prompt") != prompts[place]), None)
+        whole = len(prompts) if len(self._samples) == len(prompts) else len(self._samples) // batch_size * batch_size
+        other = next((place for place, sample in enumerate(self._samples[:whole]) if sample.get("prompt") != prompts[place]), None)
         if other is not None:
             raise self._damaged(other)
-        whole = len(prompts) if len(self._samples) == len(prompts) else len(self._samples) // batch_size * batch_size
         self._size = self._ends[whole]
         self._cut()
         return self._samples[:whole]

@@ -152,11 +152,3 @@ def test_samples_of_other_prompts_are_damage(tiny: Path, tmp_path: Path) -> None
         assert result.exit_code == 1
         assert "is damaged: restore the file or choose another --output" in result.stderr
         assert path.read_bytes() == before
-
-
-def test_nothing_is_said_to_be_kept_where_nothing_is(tiny: Path) -> None:
-    result = run("generate", tiny, "-p", "a", "--max-new-tokens", 3, "-m", "dense", "-o", "/dev/full")
-    assert result.exit_code == 1
-    assert (
-        result.stderr.strip() == "regrow: error: /dev/full cannot be written: No space left on device; make room or choose another --output"
-    )
