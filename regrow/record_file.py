@@ -60,7 +60,8 @@ class RecordFile:
 
         Raises RegrowError for a file that cannot be written, that another process writes, that is damaged or of another configuration.
         """
-        self._path, self._config = path, config
+        self._path, self._config, self._size = path, config, 0
+        self._made = not path.exists()
         self._descriptor = _open(path)
         try:
             with _disk(path):
@@ -94,6 +95,8 @@ class RecordFile:
         self._done.add(record.batch)
 
     def close(self) -> None:
+        if self._made and not self._size:
+            self._path.unlink(missing_ok=True)  # made by a run that recorded nothing
         os.close(self._descriptor)  # the lock goes with it
 
     def __enter__(self) -> Self:
@@ -121,6 +124,8 @@ def _open(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:  # its writer took it away in between
+            raise BlockingIOError
     except BlockingIOError as error:
         os.close(descriptor)
         raise RegrowError(f"{path} is being written by another process: wait for it or choose another file") from error

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import transformers
 
 from command import SCRIPT, lines, run
 
@@ -121,29 +123,14 @@ def test_any_name_may_be_tried_as_a_parameter(parameter: str) -> None:
 
 @pytest.mark.parametrize("name", ["~nobody-of-that-name/model", "x" * 300, "a/" + "x" * 300])
 def test_a_model_that_cannot_be_opened_is_refused(name: str) -> None:
-    for command in (("generate", name, "-p", "a"), ("bench", name, "--quick")):
-        assert name[:100] in _refused(*command)
+    assert name[:100] in _refused("generate", name, "-p", "a")
 
 
 def test_samples_of_other_prompts_are_damage(tiny: Path, tmp_path: Path) -> None:
     """Settings hold a digest of the prompts; the samples below them may still have been changed."""
     path = tmp_path / "out.jsonl"
-    command = (
-        "generate",
-        tiny,
-        "-p",
-        "A add 1 2",
-        "-p",
-        "B rev ab",
-        "--batch-size",
-        1,
-        "--max-new-tokens",
-        3,
-        "--init-steps",
-        0,
-        "-o",
-        path,
-    )
+    prompts = ("-p", "A add 1 2", "-p", "B rev ab")
+    command = ("generate", tiny, *prompts, "--batch-size", 1, "--max-new-tokens", 3, "--init-steps", 0, "-o", path)
     assert run(*command).exit_code == 0
     settings, first, second = lines(path.read_text())
     for samples in ([first | {"prompt": "C"}, second], [first, second | {"prompt": first["prompt"]}]):
@@ -152,3 +139,34 @@ def test_samples_of_other_prompts_are_damage(tiny: Path, tmp_path: Path) -> None
         assert result.exit_code == 1
         assert "is damaged: restore the file or choose another --output" in result.stderr
         assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 4}, {"stop_strings": [""]}, {"penalty_alpha": 0.6, "top_k": 4}])
+def test_an_evaluation_that_cannot_begin_leaves_no_file(tiny: Path, tmp_path: Path, settings: dict[str, object]) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    saved = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps(saved | settings))
+    arguments = ("--task", "tiny-reasoner", "--limit", 1, "--max-new-tokens", 4, "--init-steps", 0)
+    result = run("evaluate", model, *arguments, "--out", tmp_path / "out.jsonl")
+    assert result.exit_code in (1, 2)
+    assert result.stderr.count("\n") == 1
+    assert "generation_config.json" in result.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_an_evaluation_gives_the_tokenizer_where_a_setting_needs_it(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    saved = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps(saved | {"stop_strings": ["="]}))
+    given: list[object] = []
+
+    def generate(*_: object, **arguments: object) -> None:
+        given.append(arguments["tokenizer"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("regrow.evaluation.run.generate", generate)
+    assert (
+        run("evaluate", model, "--task", "tiny-reasoner", "--limit", 1, "--max-new-tokens", 4, "--out", tmp_path / "out").exit_code == 130
+    )
+    assert isinstance(given[0], transformers.PreTrainedTokenizerBase)
+    assert not (tmp_path / "out").exists()
