@@ -170,3 +170,25 @@ def test_an_evaluation_gives_the_tokenizer_where_a_setting_needs_it(tiny: Path, 
     )
     assert isinstance(given[0], transformers.PreTrainedTokenizerBase)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_is_utf_8_in_a_locale_of_ascii(tiny: Path) -> None:
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = (*SCRIPT, "generate", str(tiny), "-p", "é", "--max-new-tokens", "2", "-m", "dense", "--json")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | plain)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert lines(done.stdout)[0]["prompt"] == "é"
+
+
+def test_a_table_in_a_very_narrow_terminal_has_all_its_numbers(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "records.jsonl"
+    assert (
+        run("evaluate", tiny, "--task", "tiny-reasoner", "--limit", 1, "--max-new-tokens", 4, "-m", "dense", "--out", path).exit_code == 0
+    )
+    wide = run("table", path).stdout
+    monkeypatch.setenv("COLUMNS", "20")
+    code = "from regrow.cli import main; main()"
+    narrow = subprocess.run([sys.executable, "-c", code, "table", str(path)], capture_output=True, text=True, timeout=120).stdout
+    for shown in ("dense", "0.0 %", "right"):
+        assert shown in wide
+        assert shown in narrow
