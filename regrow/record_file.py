@@ -26,7 +26,7 @@ def read(path: Path) -> tuple[Record, ...]:
     Raises UsageError for a file that cannot be read, RegrowError for one that is damaged or holds no complete batch.
     """
     try:
-        if path.exists() and not path.is_file():  # to read a pipe that nobody writes to would take for ever
+        if path.exists() and not (path.is_file() or _is_open_pipe(path)):
             raise UsageError(f"{path} is not a regular file; give a record file")
         data = path.read_bytes()
     except OSError as error:
@@ -35,6 +35,12 @@ def read(path: Path) -> tuple[Record, ...]:
     if not records:
         raise RegrowError(f"{path} holds no complete batch: run the evaluation first")
     return tuple(records[batch] for batch in sorted(records))
+
+
+def _is_open_pipe(path: Path) -> bool:
+    """Whether it is a pipe that a shell opened, such as `<(zcat file.gz)`, which lies nowhere. One that lies in a folder may have nobody
+    who writes to it, and reading it would take for ever."""
+    return path.is_fifo() and not Path(os.path.realpath(path)).exists()
 
 
 def refuse_other(path: Path, config: RunConfig) -> None:
@@ -54,7 +60,8 @@ class RecordFile:
 
         Raises RegrowError for a file that cannot be written, that another process writes, that is damaged or of another configuration.
         """
-        self._path, self._config = path, config
+        self._path, self._config, self._size = path, config, 0
+        self._made = not path.exists()
         self._descriptor = _open(path)
         try:
             with _disk(path):
@@ -88,6 +95,8 @@ class RecordFile:
         self._done.add(record.batch)
 
     def close(self) -> None:
+        if self._made and not self._size:
+            self._path.unlink(missing_ok=True)  # made by a run that recorded nothing
         os.close(self._descriptor)  # the lock goes with it
 
     def __enter__(self) -> Self:
@@ -115,6 +124,8 @@ def _open(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:  # its writer took it away in between
+            raise BlockingIOError
     except BlockingIOError as error:
         os.close(descriptor)
         raise RegrowError(f"{path} is being written by another process: wait for it or choose another file") from error

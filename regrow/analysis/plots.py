@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -12,9 +13,9 @@ from matplotlib.figure import Figure
 from regrow.analysis.comparison import Row
 
 
-def figure(rows: Sequence[Row], path: Path, sparsity: float) -> None:
+def figure(rows: Sequence[Row], file: IO[bytes] | Path, sparsity: float) -> None:
     """At one target sparsity: accuracy, divergence from dense and actual sparsity against batch size, a line a method with two sizes or
-    more; a mark a method where none has two. Written as SVG."""
+    more; a mark a method where none has two. Written to `file` as SVG."""
     shown = [row for row in rows if row.target in (0.0, sparsity)]
     page = Figure(figsize=(11, 4), layout="constrained")
     parts: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
@@ -32,7 +33,7 @@ def figure(rows: Sequence[Row], path: Path, sparsity: float) -> None:
     handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[1]))
     page.legend(handles, labels, loc="outside right center", fontsize=8)
     with rc_context({"svg.hashsalt": "regrow"}):  # the same rows give the same file
-        page.savefig(path, format="svg", metadata={"Date": None})
+        page.savefig(file, format="svg", metadata={"Date": None})
 
 
 def _lines(axis: Axes, rows: Sequence[Row], value: Callable[[Row], float | None]) -> None:

@@ -72,19 +72,26 @@ class Result:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Raises UsageError for a file that cannot be read, RegrowError for one that holds something else."""
+        if path.exists() and not path.is_file():  # to read a pipe that nobody writes to would take for ever
+            raise UsageError(f"{path} is no regular file; give a file that `regrow bench --out` wrote")
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_bytes())
             rows = [_row(row) for row in found["rows"]]
             return cls(found["made_with"], found["bandwidth"], found["settings"], rows, [Lost(**one) for one in found["lost"]])
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}; give a file that `regrow bench --out` wrote") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RegrowError(f"{path} is no result of `regrow bench`; give a file that `regrow bench --out` wrote") from error
 
 
 def _row(found: Mapping[str, Any]) -> Row:
-    spreads = {name: Spread(**found[name]) for name in ("tokens_per_second", "ratio")}
-    return Row(**{**found, **spreads})
+    """Raises TypeError or ValueError where what a comparison looks at is of another type."""
+    row = Row(**{**found, **{name: Spread(**found[name]) for name in ("tokens_per_second", "ratio")}})
+    if not all(isinstance(name, str) for name in (row.model, row.label)) or not all(type(size) is int for size in (row.rows, row.prompt)):
+        raise TypeError("a row does not say what it is of")
+    if not all(isinstance(value, int | float) and value > 0 for value in asdict(row.ratio).values()):
+        raise TypeError("a ratio is no number")
+    return row
 
 
 @final

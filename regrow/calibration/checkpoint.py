@@ -13,14 +13,20 @@ from regrow.core import Surface
 from regrow.errors import RegrowError, UsageError
 from regrow.method.base import Method
 from regrow.models import Loaded
+from regrow.whole_file import refuse_place
 
 
 def refuse(method: Method, directory: Path) -> None:
-    """Raises UsageError for a method without weights of its own, and for a directory that is there already."""
+    """Raises UsageError for a method without weights of its own, and for a directory that is there already or cannot be."""
     if method.surface is not Surface.WEIGHTS:
         raise UsageError(f"method {method.name!r} changes no weights, so there is no checkpoint to write; use --out FILE")
-    if directory.exists():
+    try:
+        there = directory.exists()
+    except OSError as error:  # a name too long
+        raise UsageError(f"{directory} cannot be written: {error.strerror}; choose another --checkpoint") from error
+    if there:
         raise UsageError(f"{directory} exists already; choose another --checkpoint")
+    refuse_place(directory, "--checkpoint")
 
 
 def write(loaded: Loaded, calibration: Calibration, directory: Path) -> None:

@@ -63,6 +63,8 @@ class Calibration:
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Raises UsageError for a file that cannot be read, RegrowError for one that is damaged or holds something else."""
+        if Path(path).exists() and not Path(path).is_file():
+            raise UsageError(f"{path} cannot be read: it is no regular file; make it with `regrow calibrate`")
         try:
             Path(path).open("rb").close()  # safetensors calls every file that does not open missing
             with safe_open(path, framework="pt") as file:
@@ -75,7 +77,7 @@ class Calibration:
                 return cls(Origin(**values), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}; make it with `regrow calibrate`") from error
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise RegrowError(f"{path} is damaged ({error}); make it again with `regrow calibrate`") from error
 
 

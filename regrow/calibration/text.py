@@ -19,6 +19,8 @@ from regrow.errors import UsageError
 from regrow.models import BUNDLED, Loaded
 
 C4: Final = ("allenai/c4", "en/c4-train.00000-of-01024.json.gz")
+_JSON_LINES: Final = (".jsonl", ".ndjson")
+_OTHERS: Final = (".json", ".csv", ".tsv", ".tab", ".yaml", ".yml", ".xml", ".html", ".gz", ".parquet", ".arrow", ".pdf", ".zip")
 LARGEST: Final = (1, 2, 3, 4, 5, 6)  # problems of a generated exercise
 
 
@@ -38,9 +40,9 @@ class Text:
 def sequences(loaded: Loaded, path: Path | None, count: int, length: int) -> Text:
     """`count` sequences of `length` tokens, cut to the model's context.
 
-    From the file: documents (lines of a .jsonl file with a "text" field, or the whole of any other) joined by the EOS and cut. Without
-    one, for the bundled model, generated exercises, a conversation each, until there are as many tokens; for other models C4 from the
-    hub. Raises UsageError for a text that cannot be read or is too short.
+    From the file: documents (lines of a .jsonl or .ndjson file with a "text" field, or the whole of a plain text) joined by the EOS
+    and cut. Without one, for the bundled model, generated exercises, a conversation each, until there are as many tokens; for other
+    models C4 from the hub. Raises UsageError for a text that cannot be read or is too short.
     """
     length = length if loaded.context is None else min(length, loaded.context)
     if path is None and loaded.name == BUNDLED:
@@ -83,7 +85,9 @@ def _windows(loaded: Loaded, documents: Iterable[str], count: int, length: int) 
 
 
 def read(path: Path) -> bytes:
-    """Raises UsageError for a file that cannot be read."""
+    """Raises UsageError for a file that cannot be read, and for a pipe: a comparison reads its text more than once."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UsageError(f"{path} is no regular file; save the text in one")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -95,12 +99,30 @@ def _documents(path: Path) -> Iterator[str]:
         text = read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text (byte {error.start}); convert it") from error
-    if path.suffix.lower() != ".jsonl":
+    if path.suffix.lower() not in _JSON_LINES:
+        _refuse_structured(path, text)
         yield text
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield _field(f"{path}, line {number}", line)
+
+
+def _refuse_structured(path: Path, text: str) -> None:
+    """As one plain text, the marks and names of other formats would count as words."""
+    remedy = 'make it plain text, or JSON lines with a "text" field (.jsonl)'
+    if path.suffix.lower() in _OTHERS:
+        raise UsageError(f"{path} is of a kind that is not read ({path.suffix}); {remedy}")
+    lines = [line for line in text.split("\n") if line.strip()]
+    if text.lstrip().startswith(("{", "[")) and (_is_json(text) or all(map(_is_json, lines))):
+        raise UsageError(f"{path} holds JSON and would be read as plain text; {remedy}")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _c4() -> Iterator[str]:

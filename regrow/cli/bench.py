@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +11,9 @@ import typer
 
 from regrow.cli import options
 from regrow.cli.group import INTERRUPTED, fail
-from regrow.cli.loading import quieten
+from regrow.cli.loading import is_remote, quieten
 from regrow.errors import UsageError
-from regrow.whole_file import write_whole
+from regrow.whole_file import refuse_place, write_whole
 
 if TYPE_CHECKING:
     from regrow.bench.result import Reference, Result
@@ -70,9 +71,9 @@ def bench(
     if model is not None and shape:
         raise UsageError("a model and --shape exclude each other; choose one")
     reference = _reference(compare)
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise UsageError(f"{out} cannot be a file; choose another --out")
-    quieten(bars=model is not None)
+    if out is not None:
+        refuse_place(out)
+    quieten(bars=is_remote(model) and sys.stderr.isatty())
     from regrow.bench.contenders import METHODS, methods
     from regrow.bench.decode import Setting
     from regrow.bench.run import Plan, run

@@ -14,6 +14,7 @@ from regrow.cli.bar import Bar
 from regrow.cli.loading import load
 from regrow.cli.output import line
 from regrow.errors import UsageError
+from regrow.whole_file import refuse_place
 
 if TYPE_CHECKING:
     from regrow.calibration.result import Calibration
@@ -59,14 +60,17 @@ def calibrate(
         raise UsageError(f"method {method!r} with these parameters needs no calibration; use it as it is")
     if out is None and checkpoint is None:
         raise UsageError("there is nowhere to write to: give --out FILE, or --checkpoint DIR for a method that changes weights")
-    count = sequences or pruning.needs.value[0]
-    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    if out is not None:
+        refuse_place(out)
     from regrow.calibration import checkpoint as files
-    from regrow.calibration import run
-    from regrow.calibration.text import sequences as read
 
     if checkpoint is not None:
         files.refuse(pruning, checkpoint)
+    count = sequences or pruning.needs.value[0]
+    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    from regrow.calibration import run
+    from regrow.calibration.text import sequences as read
+
     given = read(loaded, text, count, length)
     with Bar() as bar:
         bar.begin(f"calibrating {method}", 1)

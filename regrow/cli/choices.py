@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
+
+_PLACE = re.compile(r"\{(\w+)\}")
 
 
 def fill(text: str) -> str:
     """`text` with each `{name}` replaced by the choices of that name."""
-    for name, load in _LISTS.items():
-        place = f"{{{name}}}"
-        if place in text:
-            text = text.replace(place, ", ".join(load()))
-    return text
+    return _replaced(text, lambda name: ", ".join(_LISTS[name]()))
+
+
+def leave_out(text: str) -> str:
+    """`text` with dots where a list would stand."""
+    return _replaced(text, lambda _: "...")
+
+
+def _replaced(text: str, choices: Callable[[str], str]) -> str:
+    return _PLACE.sub(lambda place: choices(place[1]) if place[1] in _LISTS else place[0], text)
 
 
 def _methods() -> Iterable[str]:

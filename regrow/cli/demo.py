@@ -13,7 +13,8 @@ from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.loading import load
 from regrow.cli.options import Json
 from regrow.cli.output import line
-from regrow.errors import RegrowError, UsageError
+from regrow.errors import UsageError
+from regrow.whole_file import refuse_place, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,8 @@ def demo(
 
     if svg is not None and json:
         raise UsageError("--svg and --json exclude each other; choose one")
+    if svg is not None:
+        refuse_place(svg, "--svg")
     loaded, exercises = load(), heldout(batch_size, start)
     from regrow.cli import demo_view
     from regrow.evaluation import demo as runner
@@ -66,7 +69,7 @@ def demo(
         console = Console(highlight=False, record=svg is not None)
         demo_view.show(console, loaded, exercises, runs, start)
         if svg is not None:
-            _save(console, svg)
+            write_whole(svg, console.export_svg(title="regrow demo").encode())
 
 
 def _on(bar: Bar, what: str) -> Watch:
@@ -79,10 +82,3 @@ def _on(bar: Bar, what: str) -> Watch:
         )
 
     return begin
-
-
-def _save(console: Console, path: Path) -> None:
-    try:
-        path.write_text(console.export_svg(title="regrow demo"), encoding="utf-8")
-    except OSError as error:
-        raise RegrowError(f"{path} cannot be written: {error.strerror}; choose another --svg") from error

@@ -107,7 +107,7 @@ def generate(
 
 
 def _run(decoding: Decoding, view: View, file: SampleFile | None) -> None:
-    prompts, batch_size = len(decoding.prompts), decoding.plan.batch_size
+    prompts, batch_size = [prompt.text for prompt in decoding.prompts], decoding.plan.batch_size
     earlier = [] if file is None else file.begin(decoding.settings(), batch_size, prompts)
     told = _Told(view, file, len(earlier))
     decoding.kept = len(earlier)
@@ -115,7 +115,7 @@ def _run(decoding: Decoding, view: View, file: SampleFile | None) -> None:
     try:
         totals = decoding.run(told.finished, told.complete)
     except KeyboardInterrupt:
-        fail(f"interrupted: {told.count} of {prompts} samples had finished{told.kept}", INTERRUPTED)
+        fail(f"interrupted: {told.count} of {len(prompts)} samples had finished{told.kept}", INTERRUPTED)
     view.end(decoding, totals)
 
 

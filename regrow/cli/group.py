@@ -8,7 +8,7 @@ from typing import Any, final
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from regrow.cli.choices import fill
+from regrow.cli.choices import fill, leave_out
 from regrow.cli.terminal import say, standard_streams
 from regrow.errors import RegrowError
 from regrow.versions import require_supported
@@ -46,11 +46,23 @@ class Command(TyperCommand):
         return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        require_supported()
+        """Where the lists cannot be had, without them, and says why."""
+        lacking = _lacking()
         for option in self.params:
             if isinstance(option, TyperOption) and option.help:
-                option.help = fill(option.help)
+                option.help = leave_out(option.help) if lacking else fill(option.help)
         super().format_help(ctx, formatter)
+        if lacking:
+            say(f"the lists of choices are left out: {lacking}")
+
+
+def _lacking() -> str | None:
+    """What keeps commands from running here."""
+    try:
+        require_supported()
+    except RegrowError as error:
+        return str(error)
+    return None
 
 
 def fail(sentence: str, code: int) -> None:

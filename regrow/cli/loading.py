@@ -17,12 +17,20 @@ def load(model: str | None = None, *, dtype: str = "auto", device: str = "auto",
     """As `regrow.models.load`."""
     name = "the bundled model" if model is None else model
     # The bars of a download stay: it can take minutes.
-    downloads = model is not None and not Path(model).expanduser().exists()
+    downloads = is_remote(model)
     quieten(bars=downloads and sys.stderr.isatty())
     if downloads:
         return _load(model, dtype, device, trust_remote_code)
     with Console(stderr=True).status(f"loading {name}"):
         return _load(model, dtype, device, trust_remote_code)
+
+
+def is_remote(model: str | None) -> bool:
+    """Whether it has to come from the hub."""
+    try:
+        return model is not None and not Path(model).expanduser().exists()
+    except (OSError, RuntimeError):  # no such user, too long a name: refused where it is looked for
+        return False
 
 
 def quieten(*, bars: bool = False) -> None:

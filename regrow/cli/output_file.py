@@ -24,6 +24,8 @@ def open_alone(path: Path) -> int:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             _refuse_stdout(path, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(descriptor).st_nlink:  # its writer took it away in between
+                raise BlockingIOError
     except BlockingIOError as error:
         os.close(descriptor)
         raise RegrowError(f"{path} is being written by another process; wait for it or choose another --output") from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from regrow.cli import prompt_rows
@@ -40,6 +42,8 @@ def _option(number: int, text: str) -> Prompt:
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        with suppress(UnicodeError):  # in a locale of ASCII, the bytes of UTF-8 come as lone surrogates
+            return Prompt(os.fsencode(text).decode())
         raise UsageError(f"--prompt number {number} is not valid UTF-8 text (character {error.start + 1}); correct it") from error
     return Prompt(text)
 

@@ -41,7 +41,7 @@ class SampleFile:
             self._close()
             raise
 
-    def begin(self, settings: Mapping[str, Any], batch_size: int, prompts: int) -> list[dict[str, Any]]:
+    def begin(self, settings: Mapping[str, Any], batch_size: int, prompts: Sequence[str]) -> list[dict[str, Any]]:
         """The samples that are there, those of whole batches. Raises UsageError for a file made with other
         settings."""
         asked = {"type": "settings", **json.loads(line(settings))}
@@ -50,9 +50,12 @@ class SampleFile:
             self._append([asked])
             return []
         self._refuse_other(asked)
-        if len(self._samples) > prompts:
+        if len(self._samples) > len(prompts):
             raise RegrowError(f"{self.path} holds more samples than there are prompts; restore the file or choose another --output")
-        whole = prompts if len(self._samples) == prompts else len(self._samples) // batch_size * batch_size
+        whole = len(prompts) if len(self._samples) == len(prompts) else len(self._samples) // batch_size * batch_size
+        other = next((place for place, sample in enumerate(self._samples[:whole]) if sample.get("prompt") != prompts[place]), None)
+        if other is not None:
+            raise self._damaged(other)
         self._size = self._ends[whole]
         self._cut()
         return self._samples[:whole]
@@ -81,7 +84,8 @@ class SampleFile:
         except OSError as error:
             with suppress(OSError):  # what then stays is a torn line, which the next run cuts off
                 self._cut()
-            raise RegrowError(f"{self.path} cannot be written: {error.strerror}; {_ADVICE}") from error
+            kept = _ADVICE if self._regular and (self._written or self._samples) else "make room or choose another --output"
+            raise RegrowError(f"{self.path} cannot be written: {error.strerror}; {kept}") from error
         self._size += len(data)
 
     def _cut(self) -> None:
@@ -103,10 +107,13 @@ class SampleFile:
         for number, part in enumerate(lines[1:]):
             sample = _object(part)
             if sample is None or sample.get("type") != "sample" or sample.get("index") != number:
-                raise RegrowError(f"{self.path}, line {number + 2} is damaged: restore the file or choose another --output")
+                raise self._damaged(number)
             samples.append(sample)
             self._ends.append(self._ends[-1] + len(part))
         return settings, samples
+
+    def _damaged(self, sample: int) -> RegrowError:
+        return RegrowError(f"{self.path}, line {sample + 2} is damaged: restore the file or choose another --output")
 
     def _refuse_other(self, asked: Mapping[str, Any]) -> None:
         there = self.settings or {}

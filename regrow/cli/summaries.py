@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from regrow.run_config import RunConfig
 
 WIDE = 100  # columns of a terminal that has room for spaces beside the lines
+NARROWEST = 60  # a narrower terminal wraps the lines: columns of no width would hold nothing
 _OTHERS = 58  # columns that a table takes beside the names of its runs
 # Settings that the table shows in columns, by digests of others, or as parameters.
 _ELSEWHERE = {"method", "params", "batch_size", "task_sha256", "prompts_sha256", "generation_config"}
 
 
 def print_tables(console: Console, summaries: Sequence[Summary]) -> None:
+    console.width = max(console.width, NARROWEST)
     console.print(_runs(summaries, console.width))
     console.print(_families(summaries))
     for number, summary in enumerate(summaries, 1):

@@ -57,7 +57,16 @@ class Trace:
 def trace(loaded: Loaded, prompts: Sequence[str], *, chat: bool, max_new_tokens: int) -> Trace:
     ids, mask = encode(loaded, prompts, chat=chat)
     seen = _Watcher()
-    done = generate(loaded.model, ids, mask, method=Dense(), max_new_tokens=max_new_tokens, do_sample=False, logits_processor=seen.list)
+    done = generate(
+        loaded.model,
+        ids,
+        mask,
+        method=Dense(),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        logits_processor=seen.list,
+        **loaded.beside_prompts,
+    )
     lengths = torch.tensor([len(row) for row in done.tokens], device=ids.device)
     return Trace(ids, mask, done.sequences[:, ids.shape[1] :], lengths, seen.logits)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from io import BytesIO
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final
@@ -65,12 +66,10 @@ def rows(directory: Path, cells: Sequence[Cell]) -> list[comparison.Row]:
 
 def write(directory: Path, found: Sequence[comparison.Row]) -> None:
     """table.md, table.json and figure.svg. Raises RegrowError where they cannot be written."""
-    try:
-        (directory / "table.md").write_text(comparison.markdown(found), encoding="utf-8")
-        (directory / "table.json").write_text(comparison.to_json(found), encoding="utf-8")
-        plots.figure(found, directory / "figure.svg", float(SPARSITY))
-    except OSError as error:
-        raise RegrowError(f"{directory} cannot be written: {error.strerror}; make room or choose another --out") from error
+    write_whole(directory / "table.md", comparison.markdown(found).encode())
+    write_whole(directory / "table.json", comparison.to_json(found).encode())
+    plots.figure(found, drawn := BytesIO(), float(SPARSITY))
+    write_whole(directory / "figure.svg", drawn.getvalue())
 
 
 def _place(cell: Cell) -> tuple[bool, float, int]:

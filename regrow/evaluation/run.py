@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regrow.calibration.result import Calibration
 from regrow.decoding.loop import Progress
-from regrow.errors import UsageError
+from regrow.errors import RegrowError, UsageError, said
 from regrow.evaluation.tasks.base import Item, Task, batches, fingerprint
 from regrow.hosts.hugging_face import Generation, generate, prune
 from regrow.method.base import Method
@@ -142,7 +142,16 @@ def _run(
 ) -> Record:
     began = time.perf_counter()
     input_ids, mask = encode(loaded, [item.prompt for item in items], chat=config.chat)
-    done = generate(loaded.model, input_ids, mask, watch=watch, max_new_tokens=config.max_new_tokens, do_sample=False)
+    limits = {"max_new_tokens": config.max_new_tokens, "do_sample": False, **loaded.beside_prompts}
+    try:
+        done = generate(loaded.model, input_ids, mask, watch=watch, **limits)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, RegrowError) or not config.generation_config:
+            raise
+        raise RegrowError(
+            f"the generation_config.json of {loaded.name} cannot be followed ({', '.join(config.generation_config)}): {said(error)}; "
+            "correct that file"
+        ) from error
     return Record(
         config=config,
         batch=index,

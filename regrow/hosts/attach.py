@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from regrow.adapter.inside import check_inside, made_of

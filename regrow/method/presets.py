@@ -41,7 +41,7 @@ def parameters(name: str) -> dict[str, Any]:
     return {field.name: field.default for field in fields(METHODS[name])}  # type: ignore[arg-type]
 
 
-def make(name: str, **given: Any) -> Method:
+def make(name: str, /, **given: Any) -> Method:
     """The method of that name. Raises UsageError on an unknown name or parameter."""
     known = parameters(name)
     unknown = [key for key in given if key not in known]

@@ -16,6 +16,7 @@ _TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.
 _TOKENIZER_FILES_OF_FAMILIES = ("tekken.json", "*.model", "*.tiktoken", "tokenization_*.py")
 # What `generate` returns beside the tokens, and whether it computes anything twice, decides none of them.
 _RETURNED = ["return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "output_logits"]
+_ON_TEXTS = {"stop_strings", "token_healing"}
 _BESIDE_TOKENS = [*_RETURNED, "use_cache"]
 
 
@@ -71,6 +72,11 @@ class Loaded:
             return {}
         settings: dict[str, Any] = json.loads(config.to_json_string(ignore_metadata=True, keys_to_pop=_BESIDE_TOKENS))
         return settings
+
+    @property
+    def beside_prompts(self) -> dict[str, Any]:
+        """What `generate` must be given for the model's own settings: some work on texts."""
+        return {"tokenizer": self.tokenizer} if _ON_TEXTS & self.generation_settings.keys() else {}
 
 
 def _matching(directory: Path, patterns: Iterable[str]) -> list[Path]:

@@ -282,7 +282,7 @@ def test_an_earlier_output_survives_a_request_that_fails(tmp_path: Path) -> None
 def test_a_full_disk(tiny: Path) -> None:
     """/dev/full takes nothing."""
     said = _refused(1, *_generate(tiny, "--output", "/dev/full"))
-    assert said == "/dev/full cannot be written: No space left on device; the batches finished before are kept"
+    assert said == "/dev/full cannot be written: No space left on device; make room or choose another --output"
 
 
 def test_a_process_ends_with_the_code_and_the_sentence_alone(tmp_path: Path) -> None:

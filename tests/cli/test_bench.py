@@ -130,8 +130,8 @@ def test_bad_input(tmp_path: Path) -> None:
     assert "exclude each other" in _refused(2, tmp_path, "--shape", "tiny")
     assert "torn.json is no result of `regrow bench`" in _refused(1, "--compare", torn)
     assert "nothing.json cannot be read" in _refused(2, "--compare", tmp_path / "nothing.json")
-    for out in (tmp_path / "no" / "made.json", tmp_path):
-        assert "cannot be a file" in _refused(2, "--cpu", "--shape", "tiny", "--out", out)
+    for out in (torn / "made.json", tmp_path):
+        assert "cannot be written" in _refused(2, "--cpu", "--shape", "tiny", "--out", out)
     assert "unknown dtype 'int8'" in _refused(2, *OPTIONS, "--dtype", "int8")
     assert "unknown method 'no'" in _refused(2, *OPTIONS, "--method", "no")
     assert "changes weights" in _refused(2, *OPTIONS, "--method", "wanda")

@@ -171,6 +171,6 @@ def test_2_4_needs_widths_of_fours(tiny: Path, text: Path, tmp_path: Path) -> No
 
 def test_an_output_that_cannot_be_written(tiny: Path, text: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in _refused(1, _calibrate(tiny, text, "-m", "teal", "-o", tmp_path / "file" / "made"))
+    assert "cannot be written" in _refused(2, _calibrate(tiny, text, "-m", "teal", "-o", tmp_path / "file" / "made"))
     (tmp_path / "there").mkdir()
     assert "exists already" in _refused(2, _calibrate(tiny, text, "-m", "wanda", "--checkpoint", tmp_path / "there"))

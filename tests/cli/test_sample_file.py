@@ -244,11 +244,11 @@ def test_standard_output_as_a_file_is_refused(tiny: Path, prompts: Path, tmp_pat
 def test_more_samples_than_prompts_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with SampleFile(path) as file:
-        file.begin({"a": 1}, 1, 1)
+        file.begin({"a": 1}, 1, ["a"])
         file.write([{"type": "sample", "index": 0}])
         file.write([{"type": "sample", "index": 1}])
     with SampleFile(path) as file, pytest.raises(RegrowError, match="more samples than there are prompts"):
-        file.begin({"a": 1}, 1, 1)
+        file.begin({"a": 1}, 1, ["a"])
 
 
 def _one_sentence(result: Any, code: int, said: str) -> None:
