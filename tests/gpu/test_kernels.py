@@ -68,7 +68,8 @@ def test_scores() -> None:
             ours, again, theirs = torch.zeros(3, 4, neurons, device=DEVICE)
             scores_reference.observe(z, slot, theirs)
             for total in (ours, again):
-                observe(z, slot, total, torch.full(observe_workspace(1, tokens, neurons), torch.nan, device=DEVICE))
+                partial = torch.full(observe_workspace(1, tokens, neurons), torch.nan, device=DEVICE)
+                observe(z, slot, total, partial, torch.full((4, 2), -(2**31), dtype=torch.int32, device=DEVICE))
             assert torch.equal(ours, again), f"two runs with {tokens} tokens differ"
             found.append((torch.float32, relative(ours, theirs) if bool(theirs.any()) else 0.0))
     expect_within(found, 64)
