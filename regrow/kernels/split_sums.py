@@ -3,7 +3,7 @@
 Rows that are not chosen are not read. Each split writes float32 partial sums to a workspace and a second kernel adds
 them up in a fixed order, so that the same input gives the same output bit for bit, which atomic additions would not.
 A single row of x is padded for the matrix units as any other number is: on an H200 that is faster than a sum of
-products without them (results/h200/tiles.log).
+products without them (results/h200/sums.log).
 
 The index of the next step is loaded one step ahead and carried through the loop: were it loaded in the step that uses
 it, Triton would spend half of its pipeline's depth on that load, and fewer bytes of the weight would be in flight.
