@@ -130,7 +130,8 @@ def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
     from regrow.kernels.scores import triton
 
     layers = z if z.dim() == 3 else z[None]
-    triton.observe(z, slot, total, z.new_empty(triton.observe_workspace(*layers.shape), dtype=torch.float32))
+    partial = z.new_empty(triton.observe_workspace(*layers.shape), dtype=torch.float32)
+    triton.observe(z, slot, total, partial, slot.new_empty(total.shape[-2], 2, dtype=torch.int32))
 
 
 def attention_workspace(q: Tensor, kv_heads: int, capacity: int) -> Sequence[Tensor]:

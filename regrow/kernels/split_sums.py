@@ -1,11 +1,12 @@
-"""Sums over chosen rows of a weight, y[m] = sum_i x[m, i] W[row i], split over many programs and added up in a fixed order.
+"""Sums over rows of a weight that an index chooses, y[m] = sum_i x[m, i] W[index[i]], split over many programs.
 
-Rows are chosen by an index (`INDEXED`: row i of the sum is row `choice[i]` of the weight) or by flags (row i itself, where `choice[i]` is
-true). Rows that are not chosen are not read. Each split writes float32 partial sums to a workspace and a second kernel adds them up, so
-that the same input gives the same output bit for bit, which atomic additions would not.
+Rows that are not chosen are not read. Each split writes float32 partial sums to a workspace and a second kernel adds
+them up in a fixed order, so that the same input gives the same output bit for bit, which atomic additions would not.
+A single row of x is padded for the matrix units as any other number is: on an H200 that is faster than a sum of
+products without them (results/h200/sums.log).
 
-The index or flag of the next step is loaded one step ahead and carried through the loop: were it loaded in the step that uses it, Triton
-would spend half of its pipeline's depth on that load, and fewer bytes of the weight would be in flight.
+The index of the next step is loaded one step ahead and carried through the loop: were it loaded in the step that uses
+it, Triton would spend half of its pipeline's depth on that load, and fewer bytes of the weight would be in flight.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LARGEST_SPLITS: Final = 32  # the adding kernel is unrolled over them
 class Tile(NamedTuple):
     """What one program works on in one step, and how far it loads ahead."""
 
-    rows: int  # of x, a power of two from 16; 1 is the form without matrix units
+    rows: int  # of x, a power of two from 16; 1: a sum without matrix units, which the sparse FFN has for one row
     inputs: int  # terms of the sums
     outputs: int
     stages: int
@@ -63,7 +64,7 @@ def bounds(inputs: tl.tensor, share: tl.tensor, count: tl.tensor) -> tuple[tl.te
 def partial_dot(
     x: tl.tensor,  # [M, inputs]
     weight: tl.tensor,  # [any, outputs]
-    choice: tl.tensor,  # [inputs]
+    index: tl.tensor,  # [inputs]
     count: tl.tensor,  # [1] how many inputs there are; None: all of them
     partial: tl.tensor,  # [splits, M, outputs] float32
     rows: tl.tensor,  # M
@@ -72,7 +73,6 @@ def partial_dot(
     share: tl.tensor,  # inputs of a split, a multiple of INPUTS
     x_stride: tl.tensor,
     weight_stride: tl.tensor,
-    INDEXED: tl.constexpr,
     ROWS: tl.constexpr,
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -84,69 +84,21 @@ def partial_dot(
     column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)[None, :]
     start, end, filled, readable = bounds(inputs, share, count)
     i = start + tl.arange(0, INPUTS)
-    chosen = tl.load(choice + i, mask=i < filled, other=0)
+    chosen = tl.load(index + i, mask=i < filled, other=0)
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
     for first in tl.range(start, end, INPUTS, num_stages=STAGES):
         i = first + tl.arange(0, INPUTS)
-        source = chosen.to(tl.int64) if INDEXED else i.to(tl.int64)
-        used = i < readable if INDEXED else chosen != 0
         values = tl.load(x + row * x_stride + i[None, :], mask=(row < rows) & (i[None, :] < filled), other=0.0)
-        if not INDEXED:  # what is not chosen counts for nothing, infinities included
-            values = tl.where(used[None, :], values, 0.0)
         terms = tl.load(
-            weight + source[:, None] * weight_stride + column,
-            mask=used[:, None] & (column < outputs),
+            weight + chosen.to(tl.int64)[:, None] * weight_stride + column,
+            mask=(i < readable)[:, None] & (column < outputs),
             other=0.0,
             eviction_policy="evict_first",
         )
-        chosen = tl.load(choice + i + INPUTS, mask=i + INPUTS < filled, other=0)
+        chosen = tl.load(index + i + INPUTS, mask=i + INPUTS < filled, other=0)
         total = tl.dot(values, terms, total, input_precision="ieee")
     place = (split.to(tl.int64) * rows + row) * outputs + column
     tl.store(partial + place, total, mask=(row < rows) & (column < outputs))
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def partial_vector(
-    x: tl.tensor,  # [inputs]
-    weight: tl.tensor,
-    choice: tl.tensor,
-    count: tl.tensor,
-    partial: tl.tensor,  # [splits, outputs] float32
-    inputs: tl.tensor,
-    outputs: tl.tensor,
-    share: tl.tensor,
-    weight_stride: tl.tensor,
-    INDEXED: tl.constexpr,
-    INPUTS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    STAGES: tl.constexpr,
-) -> None:
-    """`partial_dot` for a single row of x: products are kept apart by input and added at the end, so that a step has no exchange."""
-    split = tl.program_id(1)
-    column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)[None, :]
-    start, end, filled, readable = bounds(inputs, share, count)
-    i = start + tl.arange(0, INPUTS)
-    chosen = tl.load(choice + i, mask=i < filled, other=0)
-    values = tl.load(x + i, mask=i < filled, other=0.0)
-    total = tl.zeros((INPUTS, OUTPUTS), tl.float32)
-    for first in tl.range(start, end, INPUTS, num_stages=STAGES):
-        i = first + tl.arange(0, INPUTS)
-        source = chosen.to(tl.int64) if INDEXED else i.to(tl.int64)
-        used = i < readable if INDEXED else chosen != 0
-        terms = tl.load(
-            weight + source[:, None] * weight_stride + column,
-            mask=used[:, None] & (column < outputs),
-            other=0.0,
-            eviction_policy="evict_first",
-        )
-        factors = values.to(tl.float32)
-        if not INDEXED:
-            factors = tl.where(used, factors, 0.0)
-        total += factors[:, None] * terms.to(tl.float32)
-        chosen = tl.load(choice + i + INPUTS, mask=i + INPUTS < filled, other=0)
-        values = tl.load(x + i + INPUTS, mask=i + INPUTS < filled, other=0.0)
-    place = split.to(tl.int64) * outputs + column
-    tl.store(partial + place, tl.sum(total, axis=0)[None, :], mask=column < outputs)
 
 
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
@@ -209,15 +161,17 @@ def depth(stage: int, rows: int, shared: int) -> int:
 
 
 def partial_tile(rows: int, inputs: int, outputs: int, size: int = 2, shared: int = H100_SHARED) -> Tile:
-    """For elements of `size` bytes: steps of 16 KB of weight, 64 rows of 256 bytes; four stages and, up to 32 rows, eight warps, the
-    fastest of those tried on an H200 (results/h200/tiles.log)."""
-    padded, terms, columns = 1 if rows == 1 else fit(LARGEST_ROWS, rows), fit(128 // size, inputs), fit(128, outputs)
+    """For elements of `size` bytes: steps of 16 KB of weight, 64 rows of 256 bytes; four stages and, up to 32 rows, eight
+    warps, the fastest of those tried on an H200 (results/h200/tiles.log). Of float32 eight warps have registers for 16
+    rows only, where two programs are to run on a multiprocessor of an A100.
+    """
+    padded, terms, columns = fit(LARGEST_ROWS, rows), fit(128 // size, inputs), fit(128, outputs)
     stages = min(4, depth(size * terms * (padded + columns), rows, shared))
-    return Tile(padded, terms, columns, stages, 8 if rows <= 32 else 4)
+    return Tile(padded, terms, columns, stages, 8 if rows * size <= 64 else 4)
 
 
 def workspace_shape(rows: int, inputs: int, outputs: int) -> tuple[int, int, int]:
-    """[splits, M, D] of the float32 workspace of `down_gather` (inputs = k) and `masked_linear` (inputs = all of them).
+    """[splits, M, D] of the float32 workspace of `down_gather` (inputs = k) and `kept_linear` (inputs = all of them).
 
     Of the numbers of splits that keep the GPU at once (three at most where outputs alone fill it), the least that loads it most evenly.
     """
@@ -246,37 +200,34 @@ def sum_rows(
     name: str,
     x: Tensor,
     weight: Tensor,
-    choice: Tensor,
+    index: Tensor,
     bias: Tensor | None,
     workspace: Tensor,
     out: Tensor,
     *,
-    indexed: bool,
     count: Tensor | None = None,
     tile: Tile | None = None,
 ) -> None:
     """out [M, D] of x [M, inputs]: both kernels in a row. Splits are those of the workspace; `tile` is for tests.
 
-    With a `count` [1] int32 there are only so many inputs, of an index: x is zero from there to the next multiple of 16, and what x and
-    `choice` hold beyond does not matter.
+    With a `count` [1] int32 there are only so many inputs: x is zero from there to the next multiple of 16, and what x
+    and `index` hold beyond does not matter.
     """
     check(name, x, {"weight": weight}, {"bias": bias}, out)
     (rows, inputs), outputs = x.shape, weight.shape[1]
-    assert choice.shape == (inputs,), f"{name}: x has {inputs} inputs, and {list(choice.shape)} of them are chosen"
-    assert choice.is_contiguous(), f"{name}: what chooses rows is contiguous"
+    assert index.shape == (inputs,), f"{name}: x has {inputs} inputs, and {list(index.shape)} of them are chosen"
+    assert index.is_contiguous(), f"{name}: what chooses rows is contiguous"
     assert bias is None or bias.shape == (outputs,), f"{name}: bias is [{outputs}]"
     assert out.shape == (rows, outputs), f"{name}: out is [{rows}, {outputs}], not {list(out.shape)}"
-    assert count is None or (indexed and count.dtype == torch.int32), f"{name}: the count is int32"
+    assert count is None or count.dtype == torch.int32, f"{name}: the count is int32"
     assert workspace.dtype == torch.float32, f"{name}: the workspace is float32, not {workspace.dtype}"
     assert workspace.is_contiguous(), f"{name}: the workspace is contiguous"
     assert workspace.shape[1:] == out.shape, f"{name}: the workspace is [splits, {rows}, {outputs}], not {list(workspace.shape)}"
     tile, splits = tile or partial_tile(rows, inputs, outputs, x.element_size(), most_shared(x.device)), workspace.shape[0]
     share = blocks(blocks(inputs, splits), tile.inputs) * tile.inputs
     grid = blocks(outputs, tile.outputs), splits
-    constants = {"INDEXED": indexed, "INPUTS": tile.inputs, "OUTPUTS": tile.outputs, "STAGES": tile.stages, "num_warps": tile.warps}
-    if tile.rows == 1:
-        partial_vector[grid](x, weight, choice, count, workspace, inputs, outputs, share, weight.stride(0), **constants)
-    else:
-        strides = x.stride(0), weight.stride(0)
-        partial_dot[grid](x, weight, choice, count, workspace, rows, inputs, outputs, share, *strides, ROWS=tile.rows, **constants)
+    partial_dot[grid](
+        x, weight, index, count, workspace, rows, inputs, outputs, share, x.stride(0), weight.stride(0),
+        tile.rows, tile.inputs, tile.outputs, tile.stages, num_warps=tile.warps,
+    )  # fmt: skip
     add_partials[blocks(outputs, ADD), rows](workspace, bias, out, rows, outputs, out.stride(0), SPLITS=splits, OUTPUTS=ADD, num_warps=2)

@@ -9,12 +9,12 @@ from torch.nn.functional import silu
 from gpu.errors import expect_within, relative
 from gpu.sizes import DEVICE, SIZES
 from regrow.core import FFNWeights
+from regrow.kernels import masked_linear
 from regrow.kernels.attention import reference as attention_reference
 from regrow.kernels.attention.triton import attention_workspace, decode_attention
 from regrow.kernels.pruned_ffn import reference as ffn_reference
 from regrow.kernels.pruned_ffn.gather import GatherFFN
 from regrow.kernels.pruned_linear import reference as linear_reference
-from regrow.kernels.pruned_linear.input_major import InputMajorLinear
 from regrow.kernels.scores import reference as scores_reference
 from regrow.kernels.scores.triton import observe, observe_workspace
 from regrow.kernels.threshold import reference as threshold_reference
@@ -50,11 +50,12 @@ def test_masked_linear() -> None:
     for dtype in SIZES.halves:
         weight, bias = random(dtype, neurons, width, scale=width**-0.5), random(dtype, neurons)
         keep = torch.rand(width, device=DEVICE) > 0.5
-        ours = InputMajorLinear(weight, bias)
+        ours = masked_linear(weight, bias)
         for rows in (1, 3, 16, 64):
             x = random(dtype, rows, width)
             theirs = linear_reference.masked_linear(x.float(), weight.t().float(), keep, bias.float())
-            found.append((dtype, relative(ours(x, keep), theirs)))
+            found.append((dtype, relative(y := ours(x, keep), theirs)))
+            assert torch.equal(y, ours(x, keep)), f"two runs with {rows} rows differ"
     expect_within(found, 2)
 
 
@@ -67,7 +68,8 @@ def test_scores() -> None:
             ours, again, theirs = torch.zeros(3, 4, neurons, device=DEVICE)
             scores_reference.observe(z, slot, theirs)
             for total in (ours, again):
-                observe(z, slot, total, torch.full(observe_workspace(1, tokens, neurons), torch.nan, device=DEVICE))
+                partial = torch.full(observe_workspace(1, tokens, neurons), torch.nan, device=DEVICE)
+                observe(z, slot, total, partial, torch.full((4, 2), -(2**31), dtype=torch.int32, device=DEVICE))
             assert torch.equal(ours, again), f"two runs with {tokens} tokens differ"
             found.append((torch.float32, relative(ours, theirs) if bool(theirs.any()) else 0.0))
     expect_within(found, 64)

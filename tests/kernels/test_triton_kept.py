@@ -9,12 +9,30 @@ import torch
 from torch import Tensor
 
 from kernels.custom_ops import check_custom_op
-from kernels.operands import framed, poisoned, random
+from kernels.operands import framed, poisoned, random, summed, within
 from kernels.test_triton_gather import case
-from kernels.test_triton_masked import KEPT, close, kept
+from regrow.kernels.pruned_linear import reference
 from regrow.kernels.pruned_linear import triton as pruned_linear
 from regrow.kernels.pruned_linear.triton import gather_inputs, kept_linear
 from regrow.kernels.split_sums import Tile, blocks, sum_rows, workspace_shape
+
+KEPT = {
+    "all": lambda i: i >= 0,
+    "none": lambda i: i < 0,
+    "one": lambda i: i == 16,
+    "some": lambda i: i * 7 % 5 < 2,
+    "last": lambda i: i == 36,
+}
+
+
+def kept(which: str, inputs: int) -> Tensor:
+    return KEPT[which](torch.arange(inputs))
+
+
+def close(y: Tensor, x: Tensor, weight_t: Tensor, keep: Tensor, bias: Tensor | None) -> None:
+    x, weight_t, bias = x.double(), weight_t.double(), None if bias is None else bias.double()
+    terms = reference.masked_linear(x.abs(), weight_t.abs(), keep, None if bias is None else bias.abs())
+    within(y, reference.masked_linear(x, weight_t, keep, bias), summed(terms, int(keep.sum()) + 1))
 
 
 @dataclass(frozen=True)
@@ -67,15 +85,19 @@ def run(x: Tensor, weight_t: Tensor, keep: Tensor, bias: Tensor | None, splits: 
     rows, width, found = len(x), weight_t.shape[1], gather(x, keep)
     stored, out = framed(weight_t), framed(poisoned(rows, width, dtype=x.dtype))
     stored.inner[~keep] = float("nan")
-    padded, results = 1 if rows == 1 else max(16, 1 << (rows - 1).bit_length()), []
+    padded, results = max(16, 1 << (rows - 1).bit_length()), []
     for terms in (16, 32):
         workspace = poisoned(splits, rows, width)
         sum_rows(
             "kept_linear", found.kept, stored.inner, found.index, bias, workspace, out.inner,
-            indexed=True, count=found.count, tile=Tile(padded, terms, 16, 2),
+            count=found.count, tile=Tile(padded, terms, 16, 2),
         )  # fmt: skip
         assert out.frame_is_untouched()
         assert not workspace.isnan().any()
+        total = torch.zeros(rows, width)
+        for partial in workspace:  # in this order, bit for bit
+            total = total + partial
+        assert torch.equal(out.inner, (total if bias is None else total + bias.float()).to(x.dtype))
         results.append(out.inner.clone())
         close(out.inner, x, weight_t, keep, bias)
     return results[0]
@@ -83,7 +105,10 @@ def run(x: Tensor, weight_t: Tensor, keep: Tensor, bias: Tensor | None, splits: 
 
 @case
 def test_equals_the_reference(rows: int, dtype: torch.dtype) -> None:
-    run(random(0, rows, 37, dtype=dtype), random(1, 37, 21, dtype=dtype), kept("some", 37), None)
+    """Across block borders: up to 37 inputs in steps of 16, 21 outputs in blocks of 16."""
+    x, weight_t = random(0, rows, 37, dtype=dtype), random(1, 37, 21, dtype=dtype)
+    for which in ("some", "all"):
+        run(x, weight_t, kept(which, 37), None)
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -101,9 +126,42 @@ def test_every_split_has_its_share() -> None:
     keep = torch.arange(200) % 2 == 0
     found = gather(torch.ones(1, 200), keep)
     workspace, out = poisoned(3, 1, 4), poisoned(1, 4)
-    sum_rows("kept_linear", found.kept, torch.ones(200, 4), found.index, None, workspace, out, indexed=True, count=found.count)
+    sum_rows("kept_linear", found.kept, torch.ones(200, 4), found.index, None, workspace, out, count=found.count)
     assert workspace[:, 0, 0].tolist() == [48, 48, 4]
     assert out.tolist() == [[100] * 4]
+
+
+@pytest.mark.parametrize("of", ["x", "the weight"])
+@pytest.mark.parametrize("terms", [16, 32, 64])
+@pytest.mark.parametrize("place", [0, 47, 48, 95, 96, 99])
+def test_an_infinity_counts_in_its_own_split_alone(place: int, terms: int, of: str) -> None:
+    """Of 100 inputs that are kept, splits end at 48 and 96, inside a step of 32 or 64: what is beyond is the next one's,
+    and would be no number if it were multiplied here by a zero that stands for what is not read."""
+    keep, x, weight_t = torch.arange(200) % 2 == 0, random(0, 2, 200), random(1, 200, 21)
+    x[0, ~keep], weight_t[~keep] = torch.inf, torch.inf
+    column, row = x[:1, 2 * place], weight_t[2 * place]
+    (column if of == "x" else row).fill_(torch.inf)
+    found, workspace, out = gather(x, keep), poisoned(3, 2, 21), poisoned(2, 21)
+    sum_rows(
+        "kept_linear", found.kept, weight_t, found.index, None, workspace, out,
+        count=found.count, tile=Tile(16, terms, 16, 2),
+    )  # fmt: skip
+    assert torch.equal(out[0], column * row)
+    assert [split for split in range(3) if workspace[split, 0].isinf().any()] == [place // 48]
+    assert torch.equal(out[1].isfinite(), (x[1, 2 * place] * row).isfinite())
+
+
+@pytest.mark.parametrize(("inputs", "width"), [(3, 5), (37, 1), (131, 129)])
+def test_one_row_lies_anywhere(inputs: int, width: int) -> None:
+    """Odd sizes and strides, of x and of the weight."""
+    weight_t, x, keep = random(1, inputs, width), random(0, 1, inputs), kept("some", inputs)
+    stored, given, out = framed(weight_t), framed(x), framed(poisoned(1, width))
+    room = blocks(inputs, 16) * 16
+    into, index = framed(poisoned(1, room)), torch.full((room,), beyond(inputs), dtype=torch.int32)
+    gather_inputs(given.inner, keep, into.inner, index, count := torch.zeros(1, dtype=torch.int32))
+    kept_linear(into.inner, stored.inner, index, count, None, poisoned(*workspace_shape(1, inputs, width)), out.inner)
+    assert out.frame_is_untouched()
+    close(out.inner, x, weight_t, keep, None)
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -153,3 +211,25 @@ def test_refuses(place: int, value: Tensor, message: str) -> None:
     arguments[place] = value
     with pytest.raises(ValueError, match=message):
         gather_inputs(*arguments)
+
+
+WRONG = {
+    "index is int32": {2: torch.zeros(48, dtype=torch.int64)},
+    "x has 48 inputs": {2: torch.zeros(37, dtype=torch.int32)},
+    "the count is int32": {3: torch.zeros(1, dtype=torch.int64)},
+    "bias is": {4: random(0, 23)},
+    "out is": {6: poisoned(2, 25)},
+    "the workspace is": {5: poisoned(1, 3, 24)},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_the_linear_refuses(message: str) -> None:
+    x, keep, into, index, count = operands()
+    gather_inputs(x, keep, into, index, count)
+    workspace = torch.zeros(workspace_shape(2, 37, 24))
+    arguments = [into, random(1, 37, 24), index, count, random(2, 24), workspace, torch.zeros(2, 24)]
+    for place, value in WRONG[message].items():
+        arguments[place] = value
+    with pytest.raises(AssertionError, match=message):
+        kept_linear(*arguments)

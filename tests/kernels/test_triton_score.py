@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.custom_ops import check_custom_op
 from regrow.core import Spec
 from regrow.kernels.scores import reference
+from regrow.kernels.scores import triton as score
 from regrow.kernels.scores.triton import observe, observe_workspace
 from regrow.selection.budget import parse_sparsity
 from regrow.selection.index_set import IndexSet
@@ -30,6 +31,11 @@ def poisoned(layers: int, tokens: int, neurons: int) -> Tensor:
     return torch.full(observe_workspace(layers, tokens, neurons), NAN)
 
 
+def spans(slots: int) -> Tensor:
+    """Where the tokens of a slot lie, before it is known: nowhere in memory."""
+    return torch.full((slots, 2), -(2**31), dtype=torch.int32)
+
+
 def expected(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
     """The definition, token by token, in float64."""
     total = total.double()
@@ -43,7 +49,7 @@ def expected(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
 def run(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
     """The kernels, checked against the definition on the way."""
     wanted, given = expected(z, slot, total), total.clone()
-    observe(z, torch.tensor(slot), total, poisoned(1, *z.shape))
+    observe(z, torch.tensor(slot), total, poisoned(1, *z.shape), spans(len(total)))
     torch.testing.assert_close(total.double(), wanted, rtol=RTOL, atol=0)
     reference.observe(z, torch.tensor(slot), given)
     torch.testing.assert_close(given.double(), wanted, rtol=RTOL, atol=0)
@@ -59,6 +65,8 @@ def run(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
         pytest.param([1, -1, 0, 1, -1], 33, id="a slot twice, and tokens that do not count"),
         pytest.param([-1, -1], 40, id="nothing counts"),
         pytest.param([0, 1] * 9 + [3] + [-1] * 14 + [0, 3], 520, id="tokens of a slot lie far apart"),
+        pytest.param([3, 1, 0, 2], 2100, id="one token a slot"),
+        pytest.param([1, -1, 1], 2100, id="fewer tokens than slots, two of them of one"),
         pytest.param([1, 0, 1], 9000, id="squares summed in three parts"),
         pytest.param([2] + [0] * 1030 + [2, 1] + [-1] * 40 + [2], 40, id="more tokens than are looked through at once"),
     ],
@@ -73,7 +81,7 @@ def test_what_has_no_norm_adds_nothing() -> None:
     z[2, 7] = NAN
     total = normal(3, 60, seed=1).square()
     others = total[[1, 2]].clone()
-    observe(z, torch.tensor([0, 1, 2, 0]), total, poisoned(1, 4, 60))
+    observe(z, torch.tensor([0, 1, 2, 0]), total, poisoned(1, 4, 60), spans(3))
     assert torch.equal(total[[1, 2]], others)
     assert not total.isnan().any()
 
@@ -88,7 +96,7 @@ def test_scores_do_not_depend_on_the_scale_of_a_token(scale: float) -> None:
 def test_slots_without_a_token_are_left_alone() -> None:
     total = torch.full((4, 100), NAN)
     total[1] = 0
-    observe(normal(2, 100), torch.tensor([1, -1]), total, poisoned(1, 2, 100))
+    observe(normal(2, 100), torch.tensor([1, -1]), total, poisoned(1, 2, 100), spans(4))
     assert total[1].isfinite().all()
     assert total[[0, 2, 3]].isnan().all()
 
@@ -106,8 +114,8 @@ def test_all_layers_at_once_give_the_bits_of_one_after_the_other() -> None:
     total = normal(3, 2, 600, seed=1).square()
     one_by_one, together = total.clone(), total.clone()
     for layer in range(3):
-        observe(z[layer], slot, one_by_one[layer], poisoned(1, 5, 600))
-    observe(z, slot, together, poisoned(3, 5, 600))
+        observe(z[layer], slot, one_by_one[layer], poisoned(1, 5, 600), spans(2))
+    observe(z, slot, together, poisoned(3, 5, 600), spans(2))
     assert torch.equal(one_by_one, together)
     reference.observe(z, slot, total)
     torch.testing.assert_close(total, together, rtol=RTOL, atol=0)
@@ -116,7 +124,7 @@ def test_all_layers_at_once_give_the_bits_of_one_after_the_other() -> None:
 def test_the_same_step_gives_the_same_bits() -> None:
     z, slot, totals = normal(20, 600), torch.tensor([0, 1, 1, 0] * 5), torch.zeros(2, 2, 600)
     for total, before in zip(totals, (NAN, 0), strict=True):
-        observe(z, slot, total, torch.full(observe_workspace(1, 20, 600), float(before)))
+        observe(z, slot, total, torch.full(observe_workspace(1, 20, 600), float(before)), spans(2))
     assert torch.equal(*totals)
 
 
@@ -135,8 +143,52 @@ def test_the_reference_is_the_accumulation_of_index_sets() -> None:
 
 def test_refuses_neurons_that_are_not_adjacent() -> None:
     with pytest.raises(ValueError, match="adjacent"):
-        observe(normal(6, 4).t(), torch.zeros(4, dtype=torch.int64), torch.zeros(1, 6), poisoned(1, 4, 6))
+        observe(normal(6, 4).t(), torch.zeros(4, dtype=torch.int64), torch.zeros(1, 6), poisoned(1, 4, 6), spans(1))
 
 
 def test_is_a_custom_operator() -> None:
-    check_custom_op(observe, (normal(3, 40), torch.tensor([0, -1, 1]), torch.zeros(2, 40), torch.zeros(observe_workspace(1, 3, 40))))
+    check_custom_op(
+        observe,
+        (
+            normal(3, 40),
+            torch.tensor([0, -1, 1]),
+            torch.zeros(3, 40),
+            torch.zeros(observe_workspace(1, 3, 40)),
+            torch.zeros(3, 2, dtype=torch.int32),
+        ),
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (3, 2), (2, 3), (4,)])
+def test_refuses_spans_of_another_shape(shape: tuple[int, ...]) -> None:
+    span = torch.zeros(shape, dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"span is \[2, 2\] int32"):
+        observe(normal(2, 6), torch.tensor([0, 1]), torch.zeros(2, 6), poisoned(1, 2, 6), span)
+
+
+@pytest.mark.parametrize("span", [torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.int32).t()])
+def test_refuses_spans_that_lie_or_count_otherwise(span: Tensor) -> None:
+    with pytest.raises(ValueError, match="span"):
+        observe(normal(2, 6), torch.tensor([0, 1]), torch.zeros(2, 6), poisoned(1, 2, 6), span)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    "slot",
+    [[0, 1, 2, 3], [2], [3, -1, 0, -1], [-1, -1], [1, 1, 1], [0, 3, 0, 3], [2, 0, 2, 2], [5, 4, 3, 2, 1, 0], list(range(40))],
+)
+def test_one_by_one_has_the_bits_of_tokens_that_are_looked_for(slot: list[int], dtype: torch.dtype) -> None:
+    """Three layers at once; a token has no norm, and one no number for it."""
+    z, slots = normal(3, len(slot), 2100).to(dtype), max(len(slot), 6)
+    z[1, 0], z[2, -1, 7] = 0, NAN
+    found, total = torch.tensor(slot), normal(3, slots, 2100, seed=1).square()
+    ours, theirs = total.clone(), total.clone()
+    observe(z, found, ours, poisoned(*z.shape), spans(slots))
+    partial = poisoned(*z.shape)
+    score.square[(len(slot), 1, 3)](z, partial, z.stride(0), z.stride(1), 2100, 4096)
+    score.add_tokens[(2, slots, 3)](
+        z, found, partial, theirs, len(slot), z.stride(0), z.stride(1), theirs.stride(0), theirs.stride(1),
+        2100, 1, 1, 16, 1, 2048,
+    )  # fmt: skip
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, total) or max(slot) < 0

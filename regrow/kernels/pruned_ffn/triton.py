@@ -207,4 +207,4 @@ def down_gather(h: Tensor, down_t: Tensor, index: Tensor, bias: Tensor | None, w
     bit for bit. 1 <= M <= 64. Rows may have any stride; 16-byte loads need row strides, D and k that are multiples of 16.
     """
     check_index("down_gather", index)
-    sum_rows("down_gather", h, down_t, index, bias, workspace, out, indexed=True)
+    sum_rows("down_gather", h, down_t, index, bias, workspace, out)

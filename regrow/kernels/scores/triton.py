@@ -1,8 +1,12 @@
 """Scores of a dense step, added to where they are remembered (paper, eq. 2): total[slot of t] += (z_t / ||z_t||_2)^2.
 
-Two kernels and no atomic operation, so that the same step gives the same bits: one squares, one adds. In the second, a program owns some
-neurons of one slot and collects the tokens of that slot. Were it to own the neurons of all slots, every token would have to wait for the
-read and write of the one before it.
+No operation is atomic, so that the same step gives the same bits: one kernel squares, one adds. In the second, a program
+owns some neurons of one slot and collects the tokens of that slot. Were it to own the neurons of all slots, every token
+would have to wait for the read and write of the one before it.
+
+Where a slot has several tokens on average, a program looks for its tokens and takes some at once (`add_tokens`). In a
+decode step it has one or none, and thousands of programs would wait for the same search: it is made once for each slot
+(`find`), and what is left to each program is to read and to write (`add_one_by_one`).
 """
 
 from __future__ import annotations
@@ -13,9 +17,9 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 PART = 4096  # neurons of a token whose squares one program sums: two loads of 16 bytes a thread
-MOST_TOKENS, MOST_NEURONS, NUMBERS = 16, 2048, 8192  # that a program of the second kernel reads at once, and their product
-MOST_SLOTS = 1024  # of tokens that it looks through at once
-SQUARE_WARPS, ADD_WARPS = 8, 4
+MOST_TOKENS, MOST_NEURONS, NUMBERS = 16, 2048, 8192  # that a program of add_tokens reads at once, and their product
+MOST_SLOTS = 1024  # of tokens that a search looks through at once
+SQUARE_WARPS, FIND_WARPS, ADD_WARPS = 8, 1, 4
 
 
 def block(tokens: int, slots: int) -> tuple[int, int, int]:
@@ -29,18 +33,21 @@ def observe_workspace(layers: int, tokens: int, neurons: int) -> tuple[int, int,
     return layers, tokens, -(-neurons // PART)
 
 
-@torch.library.custom_op("regrow::observe", mutates_args=("total", "partial"))
-def observe(z: Tensor, slot: Tensor, total: Tensor, partial: Tensor) -> None:
+@torch.library.custom_op("regrow::observe", mutates_args=("total", "partial", "span"))
+def observe(z: Tensor, slot: Tensor, total: Tensor, partial: Tensor, span: Tensor) -> None:
     """Adds zbar^2 of the activations z [T, F] to the rows `slot` [T] int64 of total [S, F] float32.
 
     Norms are taken in float32 over all F neurons. A token whose slot is -1 does not count, one with ||z|| = 0 adds nothing, and so does one
     whose norm is no number. With z [L, T, F] and total [L, S, F] all layers are added at once. z may have any stride between tokens, total
-    between slots; neurons are adjacent. `partial` has the shape that `observe_workspace` says, what it held does not matter.
+    between slots; neurons are adjacent. `partial` has the shape that `observe_workspace` says, `span` is [S, 2] int32; what
+    they held does not matter.
     """
     if z.stride(-1) != 1 or total.stride(-1) != 1:
         raise ValueError("the neurons of z and total have to be adjacent in memory")
-    if not slot.is_contiguous() or not partial.is_contiguous():
-        raise ValueError("slot and partial have to be contiguous")
+    if not all(tensor.is_contiguous() for tensor in (slot, partial, span)):
+        raise ValueError("slot, partial and span have to be contiguous")
+    if span.shape != (total.shape[-2], 2) or span.dtype != torch.int32:
+        raise ValueError(f"span is [{total.shape[-2]}, 2] int32, not {list(span.shape)} {span.dtype}")
     if z.dim() == 2:
         z, total = z[None], total[None]
     layers, tokens, neurons = z.shape
@@ -48,11 +55,15 @@ def observe(z: Tensor, slot: Tensor, total: Tensor, partial: Tensor) -> None:
     if not tokens:
         return
     square[(tokens, parts, layers)](z, partial, z.stride(0), z.stride(1), neurons, PART, num_warps=SQUARE_WARPS)
-    sizes = block(tokens, total.shape[1])
-    add_tokens[(triton.cdiv(neurons, sizes[-1]), total.shape[1], layers)](
-        z, slot, partial, total, tokens, z.stride(0), z.stride(1), total.stride(0), total.stride(1),
-        neurons, parts, triton.next_power_of_2(parts), *sizes, num_warps=ADD_WARPS,
-    )  # fmt: skip
+    slots = total.shape[1]
+    seen, apiece, width = block(tokens, slots)
+    grid = triton.cdiv(neurons, width), slots, layers
+    sizes = tokens, z.stride(0), z.stride(1), total.stride(0), total.stride(1), neurons, parts, triton.next_power_of_2(parts)
+    if apiece > 1:
+        add_tokens[grid](z, slot, partial, total, *sizes, seen, apiece, width, num_warps=ADD_WARPS)
+    else:
+        find[(slots,)](slot, span, tokens, seen, num_warps=FIND_WARPS)
+        add_one_by_one[grid](z, slot, span, partial, total, *sizes, width, num_warps=ADD_WARPS)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -64,6 +75,48 @@ def square(
     value = tl.load(z + layer * z_layer + token * z_token + neuron, mask=neuron < F, other=0.0).to(tl.float32)
     place = (layer * tl.num_programs(0) + token) * tl.num_programs(1) + part
     tl.store(partial + place, tl.sum(value * value, axis=0))
+
+
+@triton.jit(do_not_specialize=["tokens"])  # type: ignore[untyped-decorator]
+def find(slot: tl.tensor, span: tl.tensor, tokens: int, SLOTS: tl.constexpr) -> None:
+    """The first token of a slot, and one more than its last; 0 where there is none."""
+    row = tl.program_id(0)
+    start, end = tokens, 0
+    for chunk in range(0, tokens, SLOTS):
+        seen = chunk + tl.arange(0, SLOTS)
+        here = tl.load(slot + seen, mask=seen < tokens, other=-1) == row
+        start = tl.minimum(start, tl.min(tl.where(here, seen, tokens), axis=0))
+        end = tl.maximum(end, tl.max(tl.where(here, seen + 1, 0), axis=0))
+    tl.store(span + 2 * row, start)
+    tl.store(span + 2 * row + 1, end)
+
+
+@triton.jit(do_not_specialize=["tokens"])  # type: ignore[untyped-decorator]
+def add_one_by_one(
+    z: tl.tensor, slot: tl.tensor, span: tl.tensor, partial: tl.tensor, total: tl.tensor, tokens: int,
+    z_layer: int, z_token: int, total_layer: int, total_slot: int,
+    F: tl.constexpr, SUMS: tl.constexpr, PARTS: tl.constexpr, NEURONS: tl.constexpr,
+) -> None:  # fmt: skip
+    """`add_tokens` where a slot has a token or none: some tokens more are added in their order."""
+    neuron = tl.program_id(0) * NEURONS + tl.arange(0, NEURONS)
+    inside = neuron < F
+    row, layer = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    target = total + layer * total_layer + row.to(tl.int64) * total_slot + neuron
+    start, end = tl.load(span + 2 * row), tl.load(span + 2 * row + 1)
+    score = tl.load(target, mask=inside, other=0.0)  # before it is known whether it changes: one wait less
+    part = tl.arange(0, PARTS)
+    for token in range(start, end):
+        if tl.load(slot + token) == row:
+            squares = tl.load(partial + (layer * tokens + token) * SUMS + part, mask=part < SUMS, other=0.0)
+            norm = tl.sqrt(tl.sum(squares, axis=0))
+            counted = norm > 0
+            inverse = 1.0 / tl.where(counted, norm, 1.0)
+            place = z + layer * z_layer + tl.cast(token, tl.int64) * z_token
+            value = tl.load(place + neuron, mask=inside, other=0.0).to(tl.float32)
+            value = tl.where(counted, value * inverse, 0.0)
+            score += value * value
+    if end > 0:
+        tl.store(target, score, mask=inside)
 
 
 @triton.jit(do_not_specialize=["tokens"])  # type: ignore[untyped-decorator]

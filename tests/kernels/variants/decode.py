@@ -35,8 +35,15 @@ def observe(shape: str, dtype: str) -> list[Variant]:
     constants = {"F": neurons, "SUMS": parts, "PARTS": 1 << (parts - 1).bit_length()}
     found = [variant(f"square {shape} {dtype}", score.square, square_types, {"F": neurons, "PART": score.PART}, score.SQUARE_WARPS)]
     for tokens in (BATCH, 5 * BATCH, 2048 * BATCH):
-        sizes = dict(zip(("SLOTS", "TOKENS", "NEURONS"), score.block(tokens, BATCH), strict=True))
-        found.append(variant(f"add {tokens} tokens {shape} {dtype}", score.add_tokens, types, constants | sizes, score.ADD_WARPS))
+        seen, apiece, width = score.block(tokens, BATCH)
+        name, sizes = f"{tokens} tokens {shape} {dtype}", constants | {"NEURONS": width}
+        if apiece > 1:
+            sizes |= {"SLOTS": seen, "TOKENS": apiece}
+            found.append(variant(f"add {name}", score.add_tokens, types, sizes, score.ADD_WARPS))
+        else:
+            search = {"slot": "*i64", "span": "*i32", "tokens": "i32"}
+            found.append(variant(f"find {name}", score.find, search, {"SLOTS": seen}, score.FIND_WARPS))
+            found.append(variant(f"add {name}", score.add_one_by_one, types | search, sizes, score.ADD_WARPS))
     return found
 
 

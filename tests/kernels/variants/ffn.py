@@ -1,4 +1,4 @@
-"""The sparse FFN and the masked linear, at the width, the intermediate size and half of the neurons of Qwen2.5-7B."""
+"""The sparse FFN and the linear over kept inputs, at the width, the intermediate size and half of the neurons of Qwen2.5-7B."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from regrow.kernels.split_sums import (
     add_partials,
     partial_dot,
     partial_tile,
-    partial_vector,
     workspace_shape,
 )
 
 WIDTH, NEURONS, KEEP = 3584, 18944, 9472
 ROWS = 1, 16, 64  # 2 to 16 rows are one kernel
+SUM_ROWS = 1, 32, 64  # of the sums over chosen rows; 1 to 16 rows are one kernel
 DTYPES = "bf16", "fp16"
 SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
@@ -52,18 +52,15 @@ def gated(
     return variant(name, kernel, types, constants, tile.warps, odd, RESIDENT // PROCESSORS)
 
 
-def partial(rows: int, dtype: str, choice: str = "i64", shared: int = H100_SHARED, counted: bool = False) -> Variant:
-    """`choice` i1: the linear over flags; `counted`: the linear over the inputs that were gathered."""
-    tile = partial_tile(rows, NEURONS if choice == "i1" else KEEP, WIDTH, SIZES[dtype], shared)
-    types = dict.fromkeys(("x", "weight"), f"*{dtype}") | {"choice": f"*{choice}", "partial": "*fp32"}
+def partial(rows: int, dtype: str, index: str = "i64", shared: int = H100_SHARED, counted: bool = False) -> Variant:
+    """`counted`: the linear over the inputs that were gathered."""
+    tile = partial_tile(rows, KEEP, WIDTH, SIZES[dtype], shared)
+    types = dict.fromkeys(("x", "weight"), f"*{dtype}") | {"index": f"*{index}", "partial": "*fp32"}
     types |= {"count": "*i32"} if counted else {}
-    types |= integers("inputs", "outputs", "share", "weight_stride")
-    constants = {"INDEXED": choice != "i1", "INPUTS": tile.inputs, "OUTPUTS": tile.outputs, "STAGES": tile.stages}
-    if rows > 1:
-        types |= integers("rows", "x_stride")
-        constants |= {"ROWS": tile.rows}
-    name = f"partial {rows} {dtype} {choice}{' counted' * counted}{' small' * (shared < H100_SHARED)}"
-    return variant(name, partial_vector if rows == 1 else partial_dot, types, constants, tile.warps, programs=RESIDENT // PROCESSORS)
+    types |= integers("rows", "inputs", "outputs", "share", "x_stride", "weight_stride")
+    constants = {"ROWS": tile.rows, "INPUTS": tile.inputs, "OUTPUTS": tile.outputs, "STAGES": tile.stages}
+    name = f"partial {rows} {dtype} {index}{' counted' * counted}{' small' * (shared < H100_SHARED)}"
+    return variant(name, partial_dot, types, constants, tile.warps, programs=RESIDENT // PROCESSORS)
 
 
 def gather_inputs(dtype: str) -> Variant:
@@ -87,13 +84,13 @@ VARIANTS: list[Variant] = [
     gated(16, "bf16", index="i32"),
     *[gated(rows, "bf16", odd=("keep",)) for rows in ROWS],  # a number of neurons that is no multiple of 16
     *[gated(rows, "bf16", shared=SMALL_SHARED) for rows in ROWS],
-    *[partial(rows, "bf16", choice, SMALL_SHARED) for rows in ROWS for choice in ("i64", "i1")],
+    *[partial(rows, "bf16", shared=SMALL_SHARED) for rows in SUM_ROWS],
     *[gated(rows, "fp32") for rows in (1, 16)],
-    *[partial(rows, dtype, choice) for rows in ROWS for dtype in DTYPES for choice in ("i64", "i1")],
-    partial(16, "bf16", "i32"),
-    *[partial(rows, dtype, "i32", counted=True) for rows in ROWS for dtype in DTYPES],
-    *[partial(rows, "bf16", "i32", SMALL_SHARED, counted=True) for rows in ROWS],
+    *[partial(rows, dtype) for rows in SUM_ROWS for dtype in DTYPES],
+    partial(1, "bf16", "i32"),
+    *[partial(rows, dtype, "i32", counted=True) for rows in SUM_ROWS for dtype in DTYPES],
+    *[partial(rows, "bf16", "i32", SMALL_SHARED, counted=True) for rows in SUM_ROWS],
     *[gather_inputs(dtype) for dtype in DTYPES],
-    *[partial(rows, "fp32") for rows in (1, 16)],
+    *[partial(rows, "fp32") for rows in SUM_ROWS],
     *[add(rows, dtype, biased) for rows, dtype in ((16, "bf16"), (64, "fp16")) for biased in (False, True)],
 ]
