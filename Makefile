@@ -13,8 +13,8 @@ help: ## this list
 demo: $(INSTALLED) ## decode a batch of problems with the bundled model, dense and pruned
 	$(BIN)/regrow demo
 
-test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## run the tests, in as many processes as there are cores
+	$(BIN)/python -m pytest -n auto
 
 check: $(INSTALLED) ## formatting, lint, types, then the tests
 	$(BIN)/ruff format --check

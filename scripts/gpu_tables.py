@@ -1,4 +1,4 @@
-"""Prints the tables of docs/performance.md that come from results/h100: `python scripts/gpu_tables.py`."""
+"""Prints the tables of docs/performance.md that come from results/h200 and results/h100: `python scripts/gpu_tables.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from regrow.bench.result import PAPER
 
-RESULTS = Path(__file__).parents[1] / "results" / "h100"
+RESULTS = Path(__file__).parents[1] / "results"
 SIZES = (1, 4, 8, 16, 64)
 NONE = "–"
 METHODS = {"bap": "Batch-wise Adaptive", "griffin": "GRIFFIN", "teal": "TEAL"}
@@ -38,9 +38,15 @@ def main() -> None:
 
 
 def tables() -> list[str]:
-    """Return speed, the parts of a generation, and the kernels one by one."""
-    decode, kernels = (json.loads((RESULTS / name).read_text())["rows"] for name in ("decode.json", "kernels.json"))
-    return ["\n".join(lines) for lines in (speed(decode), steps(decode), of_kernels(kernels))]
+    """Return speed and the parts of a generation on the H200, the same on the H100, and the kernels there one by one."""
+    newer = [row for row in _rows("h200/decode.json") if row["model"] == "qwen-7b"]
+    older = _rows("h100/decode.json")
+    return ["\n".join(lines) for lines in (speed(newer), steps(newer), speed(older), steps(older), of_kernels(_rows("h100/kernels.json")))]
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((RESULTS / name).read_text())["rows"]
+    return rows
 
 
 def speed(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -54,8 +60,8 @@ def speed(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(_line(f"**{name}, 50 %**", lambda n, found=found: f"**{found[n]['ratio']['median']:.2f}x**"))
         lines.append(_line("at most, by bytes", lambda n, found=found: f"{found[n]['bound']:.2f}x"))
         lines.append(_line("the paper, on an H200", lambda n, paper=paper: f"{paper[n]:.2f}x" if paper[n] else NONE))
-    stock = _of(rows, "label", "transformers")
-    lines.append(_line("transformers' own loop", lambda n: f"{stock[n]['ratio']['median']:.2f}x" if n in stock else NONE))
+    if stock := _of(rows, "label", "transformers"):
+        lines.append(_line("transformers' own loop", lambda n: f"{stock[n]['ratio']['median']:.2f}x" if n in stock else NONE))
     return [*_head("ratio to dense"), *lines]
 
 
@@ -63,8 +69,8 @@ def steps(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return what the parts of a generation take."""
     lines = []
     for name, (label, part) in STEPS.items():
-        found = _of(rows, "label", label)
-        lines.append(_line(name, lambda n, found=found, part=part: f"{found[n]['ms'][part]:.2f}" if n in found else NONE))
+        if found := _of(rows, "label", label):
+            lines.append(_line(name, lambda n, found=found, part=part: f"{found[n]['ms'][part]:.2f}" if n in found else NONE))
     return [*_head("milliseconds"), *lines]
 
 
