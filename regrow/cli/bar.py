@@ -86,5 +86,8 @@ class _Lines:
             return
         self._last = now
         spent = now - self._began
+        if spent < 1:  # it is told when it is done: how long it took is not known here
+            say(f"{self._what}: {note}")
+            return
         left = f", at most {duration(spent * (self._total - done) / done)} left" if 0 < done < self._total else ""
         say(f"{self._what}: {note} ({duration(spent)} so far{left})")

@@ -44,3 +44,14 @@ def test_a_stream_that_takes_no_more_stops_no_work(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("builtins.print", full)
     assert _lines(monkeypatch, SECONDS_BETWEEN_LINES, 3) == []
+
+
+def test_work_that_is_told_when_it_is_done_has_no_time_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    with Bar(lambda: now[0]) as bar:
+        now[0] = SECONDS_BETWEEN_LINES + 1
+        bar.begin("divergence", 1)
+        bar.show(1, "1 of 1")
+    assert capsys.readouterr().err == "regrow: divergence: 1 of 1\n"
