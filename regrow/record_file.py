@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Self, final
 
 from regrow.errors import RegrowError, UsageError
+from regrow.locked_file import lock, write_all
 from regrow.records import Record
 from regrow.run_config import FORMAT, FORMATS, RunConfig
 
@@ -86,7 +86,8 @@ class RecordFile:
         line = record.line()
         with _disk(self._path):
             try:
-                _write(self._descriptor, line)
+                write_all(self._descriptor, line)
+                os.fsync(self._descriptor)
             except OSError:
                 with suppress(OSError):  # what then stays is a torn line, which the next run cuts off
                     os.ftruncate(self._descriptor, self._size)
@@ -123,23 +124,11 @@ def _open(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.fstat(descriptor).st_nlink:  # its writer took it away in between
-            raise BlockingIOError
-    except BlockingIOError as error:
+        lock(descriptor, path, "file")
+    except RegrowError:
         os.close(descriptor)
-        raise RegrowError(f"{path} is being written by another process: wait for it or choose another file") from error
-    except OSError as error:
-        os.close(descriptor)
-        raise RegrowError(f"{path} cannot be locked ({error.strerror}): choose a file on a disk that has locks") from error
+        raise
     return descriptor
-
-
-def _write(descriptor: int, line: bytes) -> None:
-    rest = memoryview(line)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-    os.fsync(descriptor)
 
 
 def _parse(path: Path, data: bytes) -> tuple[dict[int, Record], int]:

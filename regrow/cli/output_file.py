@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import sys
 from errno import EINVAL, ENOTSUP
 from pathlib import Path
 
-from regrow.errors import RegrowError, UsageError
+from regrow.errors import UsageError
+from regrow.locked_file import lock, write_all
 
 
 def open_alone(path: Path) -> int:
@@ -23,15 +23,7 @@ def open_alone(path: Path) -> int:
     try:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             _refuse_stdout(path, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(descriptor).st_nlink:  # its writer took it away in between
-                raise BlockingIOError
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise RegrowError(f"{path} is being written by another process; wait for it or choose another --output") from error
-    except OSError as error:
-        os.close(descriptor)
-        raise UsageError(f"{path} cannot be locked ({error.strerror}); choose an --output on a disk that has locks") from error
+            lock(descriptor, path, "--output")
     except BaseException:
         os.close(descriptor)
         raise
@@ -47,10 +39,9 @@ def _refuse_stdout(path: Path, descriptor: int) -> None:
         raise UsageError(f"{path} is where standard output goes too; use --json, or choose another --output")
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def write_through(descriptor: int, data: bytes) -> None:
+    """Returns when all of it is on the disk, where there is one."""
+    write_all(descriptor, data)
     try:
         os.fsync(descriptor)
     except OSError as error:

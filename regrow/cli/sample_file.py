@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 from regrow.cli.output import line
-from regrow.cli.output_file import open_alone, write_all
+from regrow.cli.output_file import open_alone, write_through
 from regrow.errors import RegrowError, UsageError
 
 _START = b'{"type": "settings", '
@@ -80,7 +80,7 @@ class SampleFile:
     def _append(self, values: Sequence[Mapping[str, Any]]) -> None:
         data = "".join(f"{line(value)}\n" for value in values).encode()
         try:
-            write_all(self._descriptor, data)
+            write_through(self._descriptor, data)
         except OSError as error:
             with suppress(OSError):  # what then stays is a torn line, which the next run cuts off
                 self._cut()

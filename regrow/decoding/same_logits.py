@@ -41,7 +41,9 @@ def same_by_parts(model: PreTrainedModel, network: FusedNetwork) -> bool:
             use_cache=True,
             return_dict=True,
         ).logits
-        ours = network.forward(_pass(position[:, start:stop], prompt=not start), ids[:, :stop], every=True)
+        # Steps are tried as the loop takes them, by the last logits alone: buffers are made for no other kind.
+        ours = network.forward(_pass(position[:, start:stop], prompt=not start), ids[:, :stop], every=not start)
+        ours = ours if not start else ours[:, None]
         live = mask[:, start:stop].bool()
         if not _close(ours[live], theirs[live], model.dtype):
             return False

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import io
-import pickle
 from collections.abc import Callable
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import pytest
@@ -14,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from copies import deep, pickled, saved, sent, shallow
 from families import FAMILIES, VOCABULARY, build
 from regrow.adapter.patch import Patch
 
@@ -146,31 +143,7 @@ def test_refuses_what_an_instance_attribute_cannot_replace(kind: Callable[[], ob
     assert getattr(thing, "__dict__", {}) == {}
 
 
-def copied(thing: Any) -> Any:
-    return copy.copy(thing)
-
-
-def deep(thing: Any) -> Any:
-    return copy.deepcopy(thing)
-
-
-def pickled(thing: Any) -> Any:
-    return pickle.loads(pickle.dumps(thing))
-
-
-def saved(thing: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(thing, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-def sent(thing: Any) -> Any:
-    """Return what another process would be given."""
-    return pickle.loads(bytes(ForkingPickler.dumps(thing)))
-
-
-COPIES = [copied, deep, pickled, saved, sent]
+COPIES = [shallow, deep, pickled, saved, sent]
 
 
 @pytest.mark.parametrize("way", COPIES)
@@ -207,7 +180,7 @@ def test_a_parameter_is_moved_with_its_module() -> None:
     with Patch() as patch:
         patch.replace_parameter(module, "weight", nn.Parameter(torch.zeros(2, 2, dtype=torch.float64)))
         address = weight.data_ptr()
-    assert weight.data_ptr() == address  # nothing is copied where nothing was moved
+    assert weight.data_ptr() == address  # nothing is shallow where nothing was moved
 
 
 class WithState(Plain):

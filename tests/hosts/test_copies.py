@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import io
-import pickle
 from collections.abc import Callable
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +14,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import regrow
 from batches import arguments, prompts
 from calibrations import calibration_for
+from copies import deep, pickled, saved, sent, shallow
 from families import build
 from regrow.errors import UsageError
 
 BATCH = prompts(3)
 METHOD = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)
-
-
-def deep(thing: Any) -> Any:
-    return copy.deepcopy(thing)
-
-
-def shallow(thing: Any) -> Any:
-    return copy.copy(thing)
-
-
-def pickled(thing: Any) -> Any:
-    return pickle.loads(pickle.dumps(thing))
-
-
-def saved(thing: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(thing, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-def sent(thing: Any) -> Any:
-    """Return what another process would be given."""
-    return pickle.loads(bytes(ForkingPickler.dumps(thing)))
 
 
 WHOLE = [deep, pickled, saved, sent]
