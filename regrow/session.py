@@ -41,7 +41,8 @@ class Session:
     def bind(self, blocks: Blocks, calibration: Mapping[str, Tensor] | None = None) -> None:
         """Takes up these weights: everything derived from others is forgotten."""
         weight = blocks.ffns[0].weights.gate
-        self._blocks, self._device, self._element = blocks, weight.device, weight.element_size()
+        self._blocks = replace(blocks, ffns=(), linears=())  # only what is counted: the pruner alone holds weights, if it needs any
+        self._device, self._element = weight.device, weight.element_size()
         self.pruner = self.method.pruner(blocks, calibration or {})
         self.schedule = self.pruner.schedule
         self._clock = 0
@@ -156,7 +157,7 @@ class Session:
             refresh_bytes=self._meter.refresh_bytes,
             replaced=max(0, self.counters.updates - 1),
             left=self.pruner.memory.turnover,
-            state_bytes=self.pruner.state_bytes,
+            state_bytes=self.counters.state_bytes + self.pruner.state_bytes,
         )
         return Report(self.method.describe(), float(self.method.target), counters)
 

@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "session": ("method", "report"),
     "method": ("pruning", "weights"),
     "weights": ("adapter", "selection"),
-    "adapter": ("core",),
+    "adapter": ("kernels",),
     "pruning": ("selection",),
     "selection": ("kernels",),
     "kernels": ("core",),

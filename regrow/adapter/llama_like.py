@@ -50,8 +50,7 @@ class DecoderWeights:
     embedding: Tensor  # [V, D]
     blocks: tuple[Block, ...]
     norm: Norm
-    head: Tensor  # [V, D]
-    head_bias: Tensor | None
+    head: Callable[[Tensor], Tensor]  # [..., D] -> [..., V]
     heads: int
     kv_heads: int
     head_width: int
@@ -123,13 +122,12 @@ def _is_ordinary(model: PreTrainedModel, place: int, layer: Any) -> bool:
 
 def read(model: PreTrainedModel) -> DecoderWeights:
     """The parts of a model that is `readable`."""
-    config, inner, head = model.config, model.model, model.lm_head
+    config, inner = model.config, model.model
     return DecoderWeights(
         embedding=inner.embed_tokens.weight.detach(),
         blocks=tuple(_block(layer) for layer in inner.layers),
         norm=_norm(inner.norm),
-        head=head.weight.detach(),
-        head_bias=None if head.bias is None else head.bias.detach(),
+        head=model.lm_head,
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         head_width=inner.layers[0].self_attn.head_dim,

@@ -50,6 +50,12 @@ class Patch:
         parameters[name] = value
         self._copies_as_before(module)
 
+    def replace_copying(self, obj: object, value: object) -> None:
+        """Makes `value` what copy, deepcopy and pickle call for the object's state; the last replacement on this object."""
+        attributes = vars(obj)
+        self._undo.append((attributes, "__getstate__", attributes.get("__getstate__", _ABSENT)))
+        attributes["__getstate__"] = value
+
     def restore(self) -> None:
         """Undoes every replacement, latest first; a second call does nothing."""
         while self._undo:

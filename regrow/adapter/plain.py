@@ -10,11 +10,20 @@ from torch import nn
 DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+class OwnForward:
+    """A forward of Regrow's that gives what the module's own gives: nothing is wrapped around a module that has one."""
+
+
+def has_other_forward(module: nn.Module) -> bool:
+    """Whether the module runs another forward than its class's, or one of Regrow's that gives the same."""
+    return "forward" in vars(module) and not isinstance(vars(module)["forward"], OwnForward)
+
+
 def wrapped(module: nn.Module) -> str | None:
     """What stands between a call of this module and its class's forward, with the remedy; None if nothing does."""
     if "_hf_hook" in vars(module):
         return "is placed by accelerate (offloaded, or spread over devices); load the whole model onto one device"
-    if "forward" in vars(module):
+    if has_other_forward(module):
         return "has had its forward replaced; leave the pruning session (or undo the patch) that did it first"
     if module._forward_hooks or module._forward_pre_hooks:
         return "carries forward hooks; remove them first"

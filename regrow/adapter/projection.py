@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from regrow.adapter.plain import odd_linear
+from regrow.kernels import LaidOutWeight
 
 
 class Projection(ABC):
@@ -39,27 +40,42 @@ class Separate(Projection):
 
 @final
 class SideBySide(Projection):
-    """One linear whose weight [sum of out, D] is a copy, at an address that never changes."""
+    """One linear whose weight [sum of out, D] is a copy, at an address that never changes, or laid out (`LaidOut`)."""
 
     def __init__(self, linears: list[nn.Linear]) -> None:
-        self._linears = linears
-        weights = [module.weight.detach() for module in linears]
-        self._weight = torch.cat(weights)
+        self.linears = linears
+        self.sizes = [len(module.weight) for module in linears]
+        weight = linears[0].weight.detach()
         biased = any(module.bias is not None for module in linears)
-        self._bias = self._weight.new_zeros(len(self._weight)) if biased else None
-        self._sizes = [len(weight) for weight in weights]
+        self._bias = weight.new_zeros(sum(self.sizes)) if biased else None
+        self._weight: Tensor | LaidOutWeight = weight.new_empty(sum(self.sizes), weight.shape[1])
         self.refresh()
 
     def __call__(self, x: Tensor) -> Tensor:
+        if isinstance(self._weight, LaidOutWeight):
+            return self._weight(x, self._bias)
         return linear(x, self._weight, self._bias)
 
     def refresh(self) -> None:
-        """Neither an address nor a version tells of a write to `weight.data`: so everything is copied again."""
-        for module, weight in zip(self._linears, self._weight.split_with_sizes(self._sizes), strict=True):
-            weight.copy_(module.weight.detach())
-        for module, bias in zip(self._linears, () if self._bias is None else self._bias.split_with_sizes(self._sizes), strict=False):
+        """Neither an address nor a version tells of a write to `weight.data`: so everything is copied again. What is laid out stays."""
+        if isinstance(self._weight, Tensor):
+            for module, weight in zip(self.linears, self._weight.split_with_sizes(self.sizes), strict=True):
+                weight.copy_(module.weight.detach())
+        for module, bias in zip(self.linears, () if self._bias is None else self._bias.split_with_sizes(self.sizes), strict=False):
             if module.bias is not None:
                 bias.copy_(module.bias.detach())
+
+    def lay_out(self, fewest: int) -> LaidOutWeight:
+        """Takes the weights of the linears in oneDNN's layout, in the place of the copy."""
+        self._weight = torch.empty(0)  # the memory of the copy goes first
+        self._weight = LaidOutWeight(torch.cat([module.weight.detach() for module in self.linears]), fewest)
+        return self._weight
+
+    def lay_back(self) -> None:
+        """The copy again, of the weights that the linears have now."""
+        first = self.linears[0].weight
+        self._weight = first.new_empty(sum(self.sizes), first.shape[1]).detach()
+        self.refresh()
 
 
 def joined(linears: list[nn.Linear]) -> Projection:

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from regrow.bench.operands import dense_ffn, ffn_weights, normal
-from regrow.decoding.cpu_matmul import products_for
-from regrow.kernels import SparseFFN, sparse_ffn
+from regrow.kernels import SparseFFN, native, products, sparse_ffn
 
 WIDTH, NEURONS = 1536, 8960  # Qwen2.5-1.5B
 SPARSITY = 0.5
@@ -34,13 +33,14 @@ def measure(dtype: torch.dtype, rows: int, *, sparsity: float, layers: int, repe
     weights = [ffn_weights(WIDTH, NEURONS, dtype=dtype) for _ in range(layers)]
     keep = NEURONS - round(NEURONS * sparsity)
     scratch = torch.empty(keep, WIDTH, dtype=dtype)
-    sparse = [sparse_ffn(w, keep, scratch) for w in weights]
+    suited = products(dtype, scratch.device, layers * 3 * weights[0].gate.nbytes)
+    sparse = [sparse_ffn(w, keep, scratch, laid_out=suited if suited.lays_out(rows) else None) for w in weights]
     index = torch.randperm(NEURONS, generator=generator)[:keep].sort().values
     _refresh(sparse, index)
     x = normal(rows, WIDTH, dtype=dtype)
 
     times: dict[str, list[float]] = {"dense": [], "sparse": [], "refresh": []}
-    with products_for(rows, x.device, dtype):
+    with native(suited.native(rows)):
         for _ in range(repeats + 2):  # the first two warm up
             index = _turned(index, generator)
             times["dense"].append(_clock(lambda: [dense_ffn(w, x) for w in weights]) / layers)

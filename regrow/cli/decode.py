@@ -19,7 +19,8 @@ from regrow.cli.prompt_rows import Prompt
 from regrow.cli.totals import Totals
 from regrow.cli.watched import Watched
 from regrow.errors import RegrowError, UsageError, said
-from regrow.hosts.hugging_face import Generation, generate, prune
+from regrow.hosts.engine import Engine
+from regrow.hosts.hugging_face import Generation, generate
 from regrow.models import Loaded, encode
 from regrow.report import Report
 from regrow.versions import versions
@@ -81,7 +82,8 @@ class Decoding:
         """Calls `finished` with every sample once, in the order in which they end, and `complete` with every batch, in
         the order of the prompts. The first `kept` prompts are not decoded; None where that leaves nothing."""
         batches = [(number, batch) for number, batch in enumerate(self._batches, 1) if batch.start >= self.kept]
-        with prune(self.loaded.model, self.plan.method, self.plan.skip_layers, self.plan.calibration), Bar() as bar:
+        own = self.loaded.model, self.plan.method, self.plan.skip_layers, self.plan.calibration
+        with Engine(*own, owns_model=True), Bar() as bar:
             bar.begin("decoding", sum(batch.new for _, batch in batches))
             reports, steps = [], 0
             for number, batch in batches:

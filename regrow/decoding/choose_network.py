@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from regrow.adapter.laid_out import LaidOut, Layout
 from regrow.adapter.llama_like import read, readable
+from regrow.adapter.plain import has_other_forward
 from regrow.adapter.pristine import has_class_methods, prepares_its_own_inputs, pristine, replaced_loop, structure
 from regrow.decoding.attention import DecodeAttention
 from regrow.decoding.fused import FusedNetwork
@@ -20,6 +22,7 @@ from regrow.decoding.graphs import CudaRecorder
 from regrow.decoding.network import Network, StockNetwork
 from regrow.decoding.same_logits import attends_alike, same_by_parts
 from regrow.errors import UsageError
+from regrow.kernels import products
 
 # Whether a model by its parts, and with our attention, gave its logits, and the structure it had then. Both tests feed a
 # text of hundreds of tokens, so that one prune context after another should not repeat them.
@@ -30,11 +33,29 @@ _ATTENDS: Final[_Verdicts] = WeakKeyDictionary()
 
 @final
 class Networks:
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+    def __init__(self, model: PreTrainedModel, layout: Layout = Layout.STORED) -> None:
+        """`layout`: of the weights of a model that is run by its parts on a CPU."""
+        self._model, self._layout = model, layout
+        size = sum(parameter.nbytes for parameter in model.parameters())
+        self.products = products(model.dtype, model.device, size)
         self._kernels = model.device.type == "cuda" and model.dtype != torch.float64
         self._fused: FusedNetwork | None = None
         self._of: Hashable = None  # the structure and the tensors that it was made of
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that laid-out weights take beside the model's own."""
+        return 0 if self._fused is None else self._fused.nbytes
+
+    def rest(self) -> None:
+        """After a batch: modules run their own forwards, unless their weights were given up."""
+        if self._fused is not None:
+            self._fused.rest()
+
+    def close(self) -> None:
+        """The model has its weights again."""
+        if self._fused is not None:
+            self._fused.close()
 
     def for_batch(self, ids: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
         """For a batch of prompts ids [B, P] that grows to `capacity` columns. `inputs` are what else transformers prepared,
@@ -48,6 +69,7 @@ class Networks:
                 f"{part} of the model was replaced, and Regrow brings its own decode loop; undo that, or decode without Regrow"
             )
         if inputs["past_key_values"].get_seq_length() > 0:  # columns of the batch are not those of the cache
+            self.close()
             return StockNetwork(model, ids.shape[1], inputs)
         cast = torch.is_autocast_enabled(model.device.type)  # then it computes in other dtypes than it is stored in
         numbered = positions is not None and _in_order(mask, positions.expand_as(ids))
@@ -56,7 +78,10 @@ class Networks:
             fused = self._by_parts()
             if fused is not None:
                 fused.start(len(ids), capacity)
+                fused.suit(len(ids))
+                self._of = (structure(model), _tensors(model))  # weights that were laid out lie elsewhere
                 return fused
+        self.close()
         ours = self._kernels and shipped and _without_gaps(mask) and self._attends_alike()
         return StockNetwork(model, ids.shape[1], inputs, DecodeAttention(model, mask, len(ids)) if ours else None)
 
@@ -74,8 +99,11 @@ class Networks:
             return None
         found = structure(model)
         if self._of != (found, _tensors(model)):
+            self.close()
             self._fused, self._of = None, (found, _tensors(model))  # the memory of the old one goes first
-            network = FusedNetwork(read(model), kernels=self._kernels, recorder=CudaRecorder if self._kernels else None)
+            decoder = read(model)
+            laid_out = LaidOut(model, decoder, self.products, self._layout) if self._layout is not Layout.STORED else None
+            network = FusedNetwork(decoder, kernels=self._kernels, recorder=CudaRecorder if self._kernels else None, laid_out=laid_out)
             same = _remembered(_BY_PARTS, model, (found, self._kernels), partial(same_by_parts, model, network))
             self._fused = network if same else None
         elif self._fused is not None:
@@ -98,7 +126,7 @@ def _remembered(verdicts: _Verdicts, model: PreTrainedModel, found: Hashable, te
 
 def _tensors(model: PreTrainedModel) -> Hashable:
     """Which modules and which tensors a model is made of; values written into the tensors are not told."""
-    modules = tuple((id(module), "forward" in vars(module)) for module in model.modules())
+    modules = tuple((id(module), has_other_forward(module)) for module in model.modules())
     return modules, tuple(parameter.data_ptr() for parameter in model.parameters())
 
 

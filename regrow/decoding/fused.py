@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
+from regrow.adapter.laid_out import LaidOut
 from regrow.adapter.llama_like import Block, DecoderWeights, Norm
 from regrow.core import Pass
 from regrow.decoding.graphs import Graphs, Recorder
@@ -27,10 +28,19 @@ FOLDED: Final = 32  # up to so many queries a row, the query heads of a key-valu
 
 @final
 class FusedNetwork(Network):
-    def __init__(self, decoder: DecoderWeights, *, kernels: bool, recorder: Callable[[], Recorder] | None = None) -> None:
-        """`kernels`: decode steps run through them; they are recorded if a `recorder` can be made."""
-        self._decoder, self._kernels, self._recorder = decoder, kernels, recorder
+    def __init__(
+        self,
+        decoder: DecoderWeights,
+        *,
+        kernels: bool,
+        recorder: Callable[[], Recorder] | None = None,
+        laid_out: LaidOut | None = None,
+    ) -> None:
+        """`kernels`: decode steps run through them; they are recorded if a `recorder` can be made. `laid_out`: its linears, where they may
+        be."""
+        self._decoder, self._kernels, self._recorder, self._laid_out = decoder, kernels, recorder, laid_out
         self.dtype = decoder.embedding.dtype
+        self._norm = _as_the_model
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
         self._steppers: dict[tuple[int, bool], Stepper] = {}  # by tokens a row, and whether every one gets logits
@@ -44,6 +54,27 @@ class FusedNetwork(Network):
         self._keys_values[:, :, :capacity].zero_()
         self.chunk = max(SHORTEST_CHUNK, min(LONGEST_CHUNK, CHUNK_TOKENS // batch))
 
+    def suit(self, batch: int) -> None:
+        """Its linears take the form that batches of so many rows run fastest with. Raises NoMemoryError without enough for it."""
+        if self._laid_out is not None:
+            # Where sums run in another order than the model's own, norms need not be the model's to the last bit.
+            self._norm = _as_the_model if self._laid_out.suit(batch) else _in_one_call
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that laid-out weights take beside the model's own."""
+        return 0 if self._laid_out is None else self._laid_out.nbytes
+
+    def rest(self) -> None:
+        """Nothing runs through it for a while."""
+        if self._laid_out is not None:
+            self._laid_out.stop()
+
+    def close(self) -> None:
+        """The model has its weights again."""
+        if self._laid_out is not None:
+            self._laid_out.give_back()
+
     def refresh(self) -> None:
         """Takes over the values that the model's weights have now; addresses stay, and so do recorded steps."""
         self._decoder.refresh()
@@ -53,12 +84,17 @@ class FusedNetwork(Network):
         # Recorded steps know the addresses of the cache: they go before it does. Without enough memory for another, there is none.
         self._size, self._graphs, self._steppers = (0, 0), None, {}
         self._keys_values = of.embedding.new_empty(0)
-        # A column more: padding is written there.
-        self._keys_values = of.embedding.new_empty(len(of.blocks), batch, columns + 1, 2, of.kv_heads, of.head_width)
-        self._rows = torch.arange(batch, device=of.embedding.device)[:, None] * (columns + 1)
-        self._columns = torch.arange(columns, device=of.embedding.device)
+        # A column more: padding is written there. On a CPU what a head reads lies in one piece, which halves the time of attention.
+        home = of.embedding.device
+        sizes = {"batch": batch, "columns": columns + 1, "kinds": 2, "heads": of.kv_heads, "width": of.head_width}
+        order = ("batch", "kinds", "heads", "columns", "width") if home.type == "cpu" else tuple(sizes)
+        cache = of.embedding.new_empty(len(of.blocks), *(sizes[name] for name in order))
+        self._keys_values = cache.permute(0, *(1 + order.index(name) for name in sizes))  # [L, B, columns + 1, 2, H_kv, d]
+        self._rows = torch.arange(batch, device=home)[:, None]
+        self._columns = torch.arange(columns, device=home)
         cos, sin = of.rotary(of.embedding, self._columns[None])
-        self._cos, self._sin = cos[0], sin[0]
+        first = of.head_width // 2
+        self._cos, self._sin = cos[0], torch.cat((-sin[0, :, :first], sin[0, :, first:]), dim=-1)
         self._graphs = None if self._recorder is None else Graphs(self._recorder())
         self._size = (batch, columns)
 
@@ -83,45 +119,72 @@ class FusedNetwork(Network):
 
     def _plain(self, ids: Tensor, position: Tensor, length: int, every: bool) -> Tensor:
         of = self._decoder
-        place = (self._rows + torch.where(position < 0, self._size[1], position)).flatten()
+        at = torch.where(position < 0, self._size[1], position)
         held = position.clamp(min=0)
         cos, sin = self._cos[held][:, :, None], self._sin[held][:, :, None]  # [B, w, 1, d]
-        mask = (self._columns[:length] <= held[:, :, None])[:, None]  # [B, 1, w, length]
-        if ids.shape[1] <= FOLDED:
-            mask = mask.repeat_interleave(of.heads // of.kv_heads, dim=2)  # a line for each query head of a key-value head
+        mask = self._mask(held, length)
+        keys, values = (kind.unbind() for kind in self._keys_values[:, :, :length].permute(3, 0, 1, 4, 2, 5))
         x = of.embedding[ids]
-        for block, cache in zip(of.blocks, self._keys_values, strict=True):
-            x = x + self._attention(block, cache, _rms_norm(x, block.attention_norm), place, cos, sin, mask)
-            x = x + block.ffn(_rms_norm(x, block.ffn_norm))
-        return linear(_rms_norm(x if every else x[:, -1], of.norm), of.head, of.head_bias)
+        for layer, block in enumerate(of.blocks):
+            query = self._query(block, self._keys_values[layer], self._norm(x, block.attention_norm), at, cos, sin)
+            x += block.output(self._attended(query, keys[layer], values[layer], mask))
+            x += block.ffn(self._norm(x, block.ffn_norm))
+        return of.head(self._norm(x if every else x[:, -1], of.norm))
 
-    def _attention(self, block: Block, cache: Tensor, x: Tensor, place: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """[B, w, D] of the normed x [B, w, D]; `cache` [B, capacity + 1, 2, H_kv, d], `place` [B w] of the new tokens in it,
-        `mask` of the queries as they are laid out."""
+    def _mask(self, position: Tensor, length: int) -> Tensor | None:
+        """Of the queries at `position` [B, w], as `_attended` lays them out, over the first `length` columns; None where it hides nothing
+        but what comes later in the text."""
+        width = position.shape[1]
+        # A GPU would have to be waited for.
+        if position.device.type == "cpu" and width in (1, length) and bool((position == self._columns[length - width : length]).all()):
+            return None
+        seen = (self._columns[:length] <= position[:, :, None])[:, None]  # [B, 1, w, length]
+        if width > FOLDED:
+            return seen
+        if width > 1:
+            seen = seen.repeat_interleave(self._decoder.heads // self._decoder.kv_heads, dim=2)  # for each query head of a key-value head
+        # As what is added to the scores: a mask of bools would be made that in every layer.
+        return torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
+
+    def _query(self, block: Block, cache: Tensor, x: Tensor, at: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """[B, w, H, d] of the normed x [B, w, D]; keys and values go to the columns `at` [B, w] of `cache` [B, columns, 2, H_kv, d]."""
         of = self._decoder
-        (batch, width), length = x.shape[:2], mask.shape[-1]
-        split = (of.heads, of.kv_heads, of.kv_heads)
-        query, key, value = block.qkv(x).view(batch, width, -1, of.head_width).split_with_sizes(split, dim=2)
-        query, key = (
-            _rotated(part if norm is None else _rms_norm(part, norm), cos, sin)
-            for part, norm in ((query, block.query_norm), (key, block.key_norm))
-        )
-        cache.flatten(0, 1).index_copy_(0, place, torch.stack((key, value), dim=2).flatten(0, 1))
-        keys, values = cache[:, :length].permute(2, 0, 3, 1, 4)  # [B, H_kv, length, d] each
+        qkv = block.qkv(x).view(*at.shape, -1, of.head_width)
+        query, value = qkv.split_with_sizes((of.heads + of.kv_heads, of.kv_heads), dim=2)
+        if block.query_norm is not None and block.key_norm is not None:
+            parts = query.split_with_sizes((of.heads, of.kv_heads), dim=2)
+            query = torch.cat([self._norm(*of_head) for of_head in zip(parts, (block.query_norm, block.key_norm), strict=True)], dim=2)
+        query, key = _rotated(query, cos, sin).split_with_sizes((of.heads, of.kv_heads), dim=2)
+        cache.index_put_((self._rows, at), torch.stack((key, value), dim=2))
+        return query
+
+    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, w, H d] of query [B, w, H, d], keys and values [B, H_kv, length, d]."""
+        of = self._decoder
+        batch, width = query.shape[:2]
         groups = of.heads // of.kv_heads
-        if width > FOLDED:  # fused attention with a mask takes no shared heads: they are repeated
+        if width > FOLDED or (mask is None and width > 1):  # fused attention takes no shared heads: they are repeated
             keys, values = (shared.repeat_interleave(groups, dim=1) for shared in (keys, values))
-            y = scaled_dot_product_attention(query.transpose(1, 2), keys, values, mask)
-            return block.output(y.transpose(1, 2).flatten(2))
+            y = scaled_dot_product_attention(query.transpose(1, 2), keys, values, mask, is_causal=mask is None)
+            return y.transpose(1, 2).flatten(2)
+        if width == 1:
+            return scaled_dot_product_attention(query.view(batch, of.kv_heads, groups, -1), keys, values, mask).reshape(batch, 1, -1)
         query = query.view(batch, width, of.kv_heads, groups, -1).transpose(1, 2).flatten(2, 3)  # [B, H_kv, w groups, d]
         y = scaled_dot_product_attention(query, keys, values, mask)
-        return block.output(y.reshape(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2))
+        return y.reshape(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2)
 
 
-def _rms_norm(x: Tensor, norm: Norm) -> Tensor:
+def _as_the_model(x: Tensor, norm: Norm) -> Tensor:
+    """RMSNorm with the operations and dtypes of transformers' modules."""
     return norm.weight * unit(x, norm.eps)
 
 
+def _in_one_call(x: Tensor, norm: Norm) -> Tensor:
+    """RMSNorm as torch has it: one rounding less in bfloat16."""
+    return rms_norm(x, norm.weight.shape, norm.weight, norm.eps)
+
+
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`sin` with the sign of what it is multiplied with: the first half of a head's width gets minus the second."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return (x * cos).add_(torch.cat((second, first), dim=-1).mul_(sin))

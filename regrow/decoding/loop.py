@@ -13,11 +13,11 @@ from torch import Tensor
 
 from regrow.core import Pass
 from regrow.decoding.batch import Batch
-from regrow.decoding.cpu_matmul import products_for
 from regrow.decoding.flags import Flags
 from regrow.decoding.late_hooks import LateHooks
 from regrow.decoding.network import Network
 from regrow.decoding.sampler import Sampler
+from regrow.kernels import native
 from regrow.session import Session
 
 
@@ -47,14 +47,15 @@ class Loop:
         mark: Callable[[str], None] | None = None,
         every_step: bool = False,
         late: LateHooks | None = None,
+        natively: bool = False,
     ) -> None:
         """`chunk`: prompt tokens a row that are fed at once, by default what suits the network. `mark(phase)` is called at the end of each
         phase: "prompt", "dense", "observe", "sparse" (decode steps), "refresh" (a new mask).
         `every_step`: the host looks after every step whether decoding is over, so that none is run after the last row's end.
-        `late` is asked before each step."""
+        `late` is asked before each step. `natively`: decode steps multiply with torch's own product in the place of oneDNN's."""
         self._session, self._network, self._batch, self._sampler = session, network, batch, sampler
         self._chunk = chunk or network.chunk or batch.prompt_length
-        self._late = late
+        self._late, self._natively = late, natively
         self._watch, self._mark = watch, mark or _unheard
         self._slot, self._nowhere = batch.rows.clone(), torch.full_like(batch.rows, -1)
         self._position = batch.positions[:, -1:].clone()
@@ -98,7 +99,7 @@ class Loop:
         torch.where(self._batch.ended, self._nowhere, self._batch.rows, out=self._slot)
         self._position += 1
         planned = self._session.plan(self._slot, self._position)
-        with products_for(len(self._batch), self._batch.ids.device, self._network.dtype):
+        with native(self._natively):
             return planned, self._forward(planned, length)
 
     def _forward(self, planned: Pass, length: int) -> Tensor:

@@ -6,7 +6,6 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from regrow.adapter.llama_like import DecoderWeights
 from regrow.kernels import add_rms_norm, attention_workspace, decode_attention, rope_cache
@@ -57,4 +56,4 @@ class Stepper:
             x = block.ffn(self._normed)
         add_rms_norm(x, self._residual, of.norm.weight, of.norm.eps, self._normed)
         asked = self._normed.view(*self.ids.shape, -1)
-        return linear(asked if self._every else asked[:, -1], of.head, of.head_bias)
+        return of.head(asked if self._every else asked[:, -1])

@@ -14,7 +14,8 @@ from regrow.calibration.result import Calibration
 from regrow.decoding.loop import Progress
 from regrow.errors import RegrowError, UsageError, said
 from regrow.evaluation.tasks.base import Item, Task, batches, fingerprint
-from regrow.hosts.hugging_face import Generation, generate, prune
+from regrow.hosts.engine import Engine
+from regrow.hosts.hugging_face import Generation, generate
 from regrow.method.base import Method
 from regrow.models import Loaded, encode
 from regrow.record_file import RecordFile
@@ -56,8 +57,8 @@ def evaluate(
         todo = [index for index in range(len(planned)) if index not in file.done]
         if not todo:
             return
-        made_with = versions()
-        with prune(loaded.model, method, config.skip_layers, calibration):
+        with Engine(loaded.model, method, config.skip_layers, calibration, owns_model=True) as engine:
+            made_with = {**versions(), **engine.products.to_text()}
             for index in todo:
                 record = _run(loaded, config, index, planned[index], made_with, watch)
                 file.append(record)

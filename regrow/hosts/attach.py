@@ -47,15 +47,16 @@ class Attachment:
                 self.session = Session(method, blocks, self._tensors, record_masks=record_masks)
             self._take(blocks, modules)
 
-    def follow(self) -> bool:
-        """Before a batch: where the weights, or the modules, are no longer those that copies, norms or masks were made of, all of it is
-        made anew. Whether it was.
+    def changed(self) -> bool:
+        """Before a batch: whether the weights, or the modules, are no longer those that copies, norms or masks were made of."""
+        self.check()
+        return self._state() != self._seen
+
+    def renew(self) -> None:
+        """Makes all of it anew, of the weights and modules that the model has now.
 
         Raises UsageError for weights that the method cannot follow; nothing is patched then until they fit again.
         """
-        self.check()
-        if self._state() == self._seen:
-            return False
         if self._stands_in:
             raise UsageError(
                 f"the model's weights were changed while those that {self._method.name} had pruned stood in for them; leave the `with`, "
@@ -67,7 +68,10 @@ class Attachment:
         with self._patched_or_not(), torch.inference_mode(mode=False), torch.no_grad():
             self.session.bind(blocks, self._tensors)
             self._take(blocks, modules)
-        return True
+
+    def moved(self) -> None:
+        """Weights were laid out elsewhere, or came back; their values are the same."""
+        self._seen = self._state()
 
     def check(self) -> None:
         """Raises UsageError where a hook, or a forward of somebody else's, would hold in some steps and not in others."""
@@ -82,7 +86,7 @@ class Attachment:
         self._forwards = {module: partial(self.session.run, place) for place, module in enumerate(patched)}
         for module, forward in self._forwards.items():
             self._patch.replace(module, "forward", forward)
-        self._blocks = blocks
+        self._stand_ins = [f"{place.name}.weight" for place in blocks.linears] if self._stands_in else []
         self._seen = self._state()
 
     def _state(self) -> Hashable:
@@ -96,7 +100,7 @@ class Attachment:
         print_of = fingerprint(self._model) if calibrated else None
         modules = made_of(self._model, self._forwards)
         if self._stands_in:  # they may lie elsewhere, as long as they are the same
-            stand_ins = [self._model.get_parameter(f"{place.name}.weight") for place in self._blocks.linears]
+            stand_ins = [self._model.get_parameter(name) for name in self._stand_ins]
             return modules, homes, checksums(tensor for tensor in stand_ins if not tensor.is_meta), print_of
         return modules, tuple(map(Place.of, parameters)), checksums(self.session.pruner.sources), print_of
 

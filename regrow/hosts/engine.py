@@ -10,12 +10,15 @@ from typing import Any, Self, final
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from regrow.adapter.laid_out import Layout
 from regrow.calibration.result import Calibration
+from regrow.core import Surface
 from regrow.decoding.loop import Progress
 from regrow.errors import UsageError
-from regrow.hosts.arguments import Choice, Prompts
-from regrow.hosts.hugging_face import Generation, active_session, generate_alone, prune
+from regrow.hosts.arguments import Choice, Prompts, chosen_method
+from regrow.hosts.hugging_face import Generation, active_session, generate_alone, taken
 from regrow.hosts.turns import turn_of
+from regrow.kernels import Products
 from regrow.method.dense import Dense
 from regrow.session import Session
 
@@ -32,13 +35,29 @@ class Engine:
         calibration: Calibration | None = None,
         *,
         record_masks: bool = False,
+        lay_out: bool = False,
+        owns_model: bool = False,
     ) -> None:
-        """As `regrow.prune`; dense without a method."""
+        """As `regrow.prune`; dense without a method.
+
+        `owns_model`: nobody else uses the model until `close`. On a CPU its weights may then be laid out for
+        oneDNN in their own place: read meanwhile, they are NaN, and the model cannot be saved or copied.
+        """
         self._model = model
+        layout = Layout.COPIED if lay_out else Layout.STORED
+        chosen = chosen_method(Dense() if method is None else method)
+        if owns_model and calibration is None and chosen.surface is not Surface.WEIGHTS:  # otherwise the model's weights are looked at
+            layout = Layout.MOVED
+        how = {"calibration": calibration, "record_masks": record_masks, "layout": layout}
         with ExitStack() as stack:
-            pruned = prune(model, Dense() if method is None else method, skip_layers, calibration, record_masks=record_masks)
-            self.session: Session = stack.enter_context(pruned)
+            self.session: Session = stack.enter_context(taken(model, chosen, skip_layers, "regrow.Engine", **how))
+            self._products: Products = vars(model)["generate"].products
             self._open = stack.pop_all()
+
+    @property
+    def products(self) -> Products:
+        """What rows are multiplied by weights with on this CPU, as it was measured when the engine was made."""
+        return self._products
 
     def generate(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from regrow.adapter.laid_out import Layout
 from regrow.adapter.patch import Patch
 from regrow.calibration.result import Calibration
 from regrow.decoding.batch import Batch
@@ -29,6 +30,7 @@ from regrow.hosts.attach import Attachment
 from regrow.hosts.saved_settings import without_saved
 from regrow.hosts.supported import supported, with_tokenizer
 from regrow.hosts.turns import Turn, turn_of
+from regrow.kernels import Products
 from regrow.method.dense import Dense
 from regrow.report import Report
 from regrow.session import Session
@@ -46,9 +48,9 @@ class Generation:
 class _Generate:
     """Stands in for `model.generate` while a session is attached."""
 
-    def __init__(self, model: PreTrainedModel, attachment: Attachment) -> None:
+    def __init__(self, model: PreTrainedModel, attachment: Attachment, layout: Layout) -> None:
         self.model, self.session = model, attachment.session
-        self._attachment, self._networks = attachment, Networks(model)
+        self._attachment, self._layout, self._networks = attachment, layout, Networks(model, layout)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self.model, "generate")  # copies of a pruned model are not pruned
@@ -87,16 +89,17 @@ class _Generate:
             with out_of_memory(f"{len(input_ids)} rows of {sampler.limit} tokens beside the model"):
                 # Buffers outlive the batch: made in the caller's inference mode, they could not be written outside of it.
                 with torch.inference_mode(mode=False), torch.no_grad():
-                    if self._attachment.follow():  # captured steps know the addresses of what was derived from the weights
-                        self._networks = Networks(self.model)
-                    self.session.start(len(input_ids))
-                    network = self._networks.for_batch(input_ids, input_ids.shape[1] + room, inputs, returned=returned)
+                    network = self._begin(input_ids, input_ids.shape[1] + room, inputs, returned=returned)
                 vocabulary = embeddings(self.model)
                 batch = Batch.of(input_ids, inputs.get("attention_mask"), inputs.get("position_ids"), room, sampler.pad, vocabulary)
                 chunk = generation_config.prefill_chunk_size
                 late = LateHooks(partial(self._check, network))
-                loop = Loop(self.session, network, batch, sampler, chunk=chunk, watch=watch, mark=mark, every_step=returned, late=late)
-                sequences = loop.run()
+                natively = self.products.native(len(input_ids))
+                how = {"chunk": chunk, "watch": watch, "mark": mark, "every_step": returned, "late": late, "natively": natively}
+                try:
+                    sequences = Loop(self.session, network, batch, sampler, **how).run()
+                finally:
+                    self._networks.rest()
             if not generation_config.return_dict_in_generate:
                 return sequences
             output: dict[str, Any] = {"sequences": sequences, "scores": sampler.scores, "logits": sampler.logits}
@@ -108,6 +111,27 @@ class _Generate:
             raise UsageError(f"{twice[0]} was passed twice, once by its place; leave one out")
         given = without_saved(self.model, placed | kwargs)
         return generate(**given, streamer=streamer, custom_generate=decode)
+
+    def _begin(self, ids: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
+        """What a batch of prompts ids [B, P] runs through, after everything derived has followed the model's weights."""
+        if self._attachment.changed():  # captured steps know the addresses of what was derived from the weights
+            self.close()
+            self._attachment.renew()
+            self._networks = Networks(self.model, self._layout)
+        self.session.start(len(ids))
+        network = self._networks.for_batch(ids, capacity, inputs, returned=returned)
+        if self._layout is Layout.MOVED:
+            self._attachment.moved()
+        self.session.counters.state_bytes = self._networks.nbytes
+        return network
+
+    @property
+    def products(self) -> Products:
+        return self._networks.products
+
+    def close(self) -> None:
+        """The model has its weights again, where they were given up."""
+        self._networks.close()
 
     def _check(self, network: Network) -> None:
         self._attachment.check()
@@ -122,38 +146,55 @@ def prune(
     calibration: Calibration | None = None,
     *,
     record_masks: bool = False,
+    lay_out: bool = False,
 ) -> Iterator[Session]:
     """Prunes a causal language model while the context lasts: `model.generate` decodes through Regrow's loop.
 
     `method` may also be a name, or a class that needs no arguments. `skip_layers` stay dense. `calibration`
     is what `regrow calibrate` made of this model for this method, where it needs one. With `record_masks`,
-    `session.masks` lists (decode step, retained indices [L, k]) of the latest batch.
+    `session.masks` lists (decode step, retained indices [L, k]) of the latest batch. With `lay_out`, a CPU runs
+    batches of several rows through a second copy of the linears' weights in oneDNN's layout, where that is
+    faster; `session.report().state_bytes` holds its size.
 
     Calls of the model outside `generate` compute densely, and so do copies of it. Several threads may call
     `model.generate`: they take turns. Leaving waits for a generation that another thread still runs. The
     model is restored exactly, however the context ends. Raises UsageError for a model or a method that does
     not fit.
     """
-    turn, context = _turn(model), ExitStack()
-    with turn.take("regrow.prune"):
-        session = context.enter_context(_pruned(model, method, skip_layers, calibration=calibration, record_masks=record_masks))
-    try:
+    layout = Layout.COPIED if lay_out else Layout.STORED
+    with taken(model, method, skip_layers, "regrow.prune", calibration=calibration, record_masks=record_masks, layout=layout) as session:
         yield session
-    finally:
-        turn.leave(context.close, "leaving regrow.prune")
 
 
 @contextmanager
-def _pruned(model: PreTrainedModel, method: Choice, skip_layers: Collection[int] = (), **how: Any) -> Iterator[Session]:
+def taken(model: PreTrainedModel, method: Choice, skip_layers: Collection[int], what: str, **how: Any) -> Iterator[Session]:
+    """As `prune`, for the caller named `what`: entering and leaving take turns with calls of the model."""
+    turn, context = _turn(model), ExitStack()
+    with turn.take(what):
+        session = context.enter_context(_pruned(model, method, skip_layers, **how))
+    try:
+        yield session
+    finally:
+        turn.leave(context.close, f"leaving {what}")
+
+
+@contextmanager
+def _pruned(
+    model: PreTrainedModel, method: Choice, skip_layers: Collection[int] = (), *, layout: Layout = Layout.STORED, **how: Any
+) -> Iterator[Session]:
     """As `prune`, for a caller that has the model to itself."""
     if active_session(model) is not None:
         raise UsageError("this model is already pruned; leave the first `with regrow.prune(...)` before entering another")
     chosen, skipped = chosen_method(method), layer_numbers(skip_layers)
     with Attachment(model, chosen, skipped, **how) as attachment, Patch() as patch:
-        patch.replace(model, "generate", _Generate(model, attachment))
+        generate = _Generate(model, attachment, layout)
+        patch.replace(model, "generate", generate)
         extract: Any = model._extract_generation_mode_kwargs
         patch.replace(model, "_extract_generation_mode_kwargs", partial(with_tokenizer, extract))
-        yield attachment.session
+        try:
+            yield attachment.session
+        finally:
+            generate.close()
 
 
 def active_session(model: PreTrainedModel) -> Session | None:

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from regrow.core import FFNWeights
 from regrow.kernels.attention import reference as attention_reference
+from regrow.kernels.laid_out.products import Products, native, products
+from regrow.kernels.laid_out.weight import LaidOutWeight
 from regrow.kernels.norm import reference as norm_reference
 from regrow.kernels.norm.reference import unit
 from regrow.kernels.pruned_ffn.compact import CompactFFN
+from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeightsLinears
 from regrow.kernels.rotary import reference as rotary_reference
 from regrow.kernels.scores import reference as scores_reference
@@ -25,8 +28,10 @@ from regrow.kernels.threshold import reference as threshold_reference
 from regrow.kernels.threshold.reference import magnitude
 
 __all__ = [
+    "LaidOutWeight",
     "MaskedLinear",
     "MaskedLinears",
+    "Products",
     "SparseFFN",
     "add_rms_norm",
     "attention_workspace",
@@ -35,7 +40,9 @@ __all__ = [
     "magnitude",
     "masked_linear",
     "masked_linears",
+    "native",
     "observe",
+    "products",
     "relative",
     "rope_cache",
     "sparse_ffn",
@@ -77,14 +84,16 @@ class MaskedLinears(Protocol):
         ...
 
 
-def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool = False) -> SparseFFN:
+def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool = False, laid_out: Products | None = None) -> SparseFFN:
     """The sparse form of one FFN with `keep` retained neurons, or at most so many if that `varies`; `scratch` [keep, D] may be shared by
-    all layers."""
+    all layers. With `laid_out`, a copy in oneDNN's layout where there can be one."""
     if _on_gpu(weights.gate) and not varies:
         from regrow.kernels.pruned_ffn.gather import GatherFFN, activation
 
         if act := activation(weights.act):
             return GatherFFN(weights, act, keep)
+    if laid_out is not None and not varies and LaidOutFFN.fits(weights, keep):
+        return LaidOutFFN(weights, keep, scratch, laid_out.fewest)
     return CompactFFN(weights, keep, scratch)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regrow.core import Blocks, Mode, Pass, Rows, Site, Spec, score_dtype
-from regrow.kernels import SparseFFN, relative, sparse_ffn
+from regrow.kernels import Products, SparseFFN, products, relative, sparse_ffn
 from regrow.pruning.base import Pruner, SampleMemory
 from regrow.pruning.meter import Meter
 from regrow.selection.index_set import IndexSet, IndexState
@@ -27,6 +27,7 @@ class NeuronPruner(Pruner, SampleMemory):
         self._device, self._dtype = weights.gate.device, score_dtype(weights.gate)
         self._keep = rule.keep(self._neurons)
         self._sparse: list[SparseFFN] = []  # from the first batch on
+        self._laid_out: Products | None = None  # why they lie in oneDNN's layout, if they do
         self._seen: dict[int, Tensor] = {}  # [L, T, F] z of an observed decode pass, by T; addresses never change
         self._dictated: list[Tensor] = []
         self.state: IndexState | None = None  # of batches of one size
@@ -38,10 +39,7 @@ class NeuronPruner(Pruner, SampleMemory):
 
     def start(self, slots: int, meter: Meter) -> None:
         self._meter, self._kept, self._coming = meter, [0] * self.places, iter(self._dictated)
-        if not self._sparse:
-            kind = self._blocks.ffns[0].weights.gate
-            scratch = kind.new_empty(self._keep, self._width)
-            self._sparse = [sparse_ffn(ffn.weights, self._keep, scratch, varies=self._rule.by_threshold) for ffn in self._blocks.ffns]
+        self._take_copies(slots)
         for sparse in self._sparse:
             sparse.forget()
         if self.state is None or len(self.state.tokens) != slots:
@@ -49,6 +47,17 @@ class NeuronPruner(Pruner, SampleMemory):
             self.state = self._rule.init(Spec(self.places, self._neurons, slots, self._device, self._dtype), self._threshold)
         else:  # the same buffers: a captured step knows their addresses
             self._rule.clear(self.state)
+
+    def _take_copies(self, rows: int) -> None:
+        """In the form that steps of so many rows run fastest with; the copies for the batch before are kept if theirs is the same."""
+        kind, ffns = self._blocks.ffns[0].weights.gate, self._blocks.ffns
+        suited = products(kind.dtype, self._device, 3 * len(ffns) * kind.nbytes)
+        laid_out = suited if suited.lays_out(rows) else None
+        if self._sparse and laid_out is self._laid_out:
+            return
+        self._sparse, self._laid_out = [], laid_out  # the memory of the old ones goes first
+        scratch, varies = kind.new_empty(self._keep, self._width), self._rule.by_threshold
+        self._sparse = [sparse_ffn(ffn.weights, self._keep, scratch, varies=varies, laid_out=laid_out) for ffn in ffns]
 
     def join(self, joining: Tensor) -> None:
         state = self._begun()

@@ -80,8 +80,8 @@ def test_sparse_steps_compute_the_definition(name: str, family: str, monkeypatch
     calls: list[float] = []
 
     class Checked:
-        def __init__(self, weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool) -> None:
-            self.weights, self.inner = weights, sparse_ffn(weights, keep, scratch, varies=varies)
+        def __init__(self, weights: FFNWeights, keep: int, scratch: Tensor, **how: Any) -> None:
+            self.weights, self.inner = weights, sparse_ffn(weights, keep, scratch, **how)
             self.forget, self.state_bytes = self.inner.forget, self.inner.state_bytes
             self.index = torch.empty(0)
 

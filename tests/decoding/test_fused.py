@@ -17,7 +17,8 @@ from families import FAMILIES, LAYERS, build
 from passes import planned, run
 from recorder import Recorder
 from regrow.adapter.llama_like import read, readable
-from regrow.core import Mode
+from regrow.adapter.survey import survey
+from regrow.core import FFN_SITES, Mode, Surface
 from regrow.decoding.choose_network import Networks
 from regrow.decoding.fused import FusedNetwork
 from regrow.decoding.graphs import Graphs
@@ -255,7 +256,9 @@ def test_a_step_that_observes_is_recorded_for_one_state_and_one_with_thresholds_
         assert (changed, len(set(keys))) == ([Mode.OBSERVE], len(Mode))
     del state
     by_threshold = NeuronPruner(
-        IndexSet(Decimal("0.5"), Schedule(2, 1, 4), selection="threshold"), session._blocks, threshold=torch.zeros(2)
+        IndexSet(Decimal("0.5"), Schedule(2, 1, 4), selection="threshold"),
+        survey(model, Surface.NEURONS, FFN_SITES)[0],
+        threshold=torch.zeros(2),
     )
     by_threshold.start(2, session._meter)
     steps = {mode: planned(torch.zeros(2, 1, dtype=torch.int64), decode=True, mode=mode) for mode in (Mode.SPARSE, Mode.OBSERVE)}

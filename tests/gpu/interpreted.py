@@ -18,8 +18,8 @@ def as_on_a_gpu() -> Iterator[None]:
     """Steps run through the kernels, and are recorded."""
     made = Networks.__init__
 
-    def make(self: Networks, model: Any) -> None:
-        made(self, model)
+    def make(self: Networks, model: Any, *more: Any) -> None:
+        made(self, model, *more)
         self._kernels = True
 
     recorded = patch.object(choose_network, "CudaRecorder", Recorder)

@@ -24,7 +24,7 @@ class Spy:
     rows: list[int] = field(default_factory=list)
     inputs: list[tuple[int, ...]] = field(default_factory=list)
 
-    def __call__(self, weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool) -> _Seen:
+    def __call__(self, weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool, laid_out: None) -> _Seen:
         inner = sparse_ffn(weights, keep, scratch, varies=varies)
         assert isinstance(inner, CompactFFN)
         return _Seen(self, inner)

@@ -1,9 +1,8 @@
 """A preallocated compact copy of the retained neurons, refreshed by moving only those that changed.
 
 Gate and up are [k, D], down [D, k] as in the model, so that the products are those of a smaller dense FFN. Moving a
-column of down touches every row of the copy, but a refresh is one in twenty steps; it comes from a source that lies neuron by neuron. The
-order of the neurons in the copy is free: one that stays keeps its place, a new one takes the place of one that left. Costs F D elements for
-that source and 3 k D for the copy, beside the model's own weights.
+column of down touches every row of the copy, but a refresh is one in twenty steps; it comes from a source that lies neuron by neuron. Costs
+F D elements for that source and 3 k D for the copy, beside the model's own weights.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from regrow.core import FFNWeights
+from regrow.kernels.pruned_ffn.places import Places
 
 
 @final
@@ -31,9 +31,7 @@ class CompactFFN:
         if self._bias is not None:
             biases = [(weights.gate_bias, self._bias[0]), (weights.up_bias, self._bias[1])]
             self._biases = [(source.detach(), target) for source, target in biases if source is not None]
-        self._scratch = scratch
-        self._held = torch.empty(0, dtype=torch.int64, device=weights.gate.device)  # [k] neuron of each compact row; empty: none yet
-        self._neurons = neurons
+        self._scratch, self._places, self._kept = scratch, Places(neurons), 0
 
     @property
     def state_bytes(self) -> int:
@@ -41,33 +39,27 @@ class CompactFFN:
         return self._gate_up.nbytes + self._down.nbytes + self._down_rows.nbytes
 
     def forget(self) -> None:
-        """Makes the next `load` a full one, so that a batch does not depend on the batch before it."""
-        self._held = self._held[:0]
+        self._places.forget()
 
     def load(self, index: Tensor) -> int:
         """Makes `index`, at most `keep` neurons, the retained set; returns how many were moved. On the CPU, where a set of the same size
         follows, those that changed; elsewhere (where finding out would stop the host) all."""
-        if index.device.type != "cpu" or self._held.numel() != index.numel():
-            for source, target in self._rows + self._biases:
-                torch.index_select(source, 0, index, out=target[: len(index)])
-            self._down[:, : len(index)] = torch.index_select(self._down_rows, 0, index, out=self._scratch[: len(index)]).t()
-            self._held = index.clone()
-            return index.numel()
-        wanted = torch.zeros(self._neurons, dtype=torch.bool).index_fill_(0, index, True)
-        places = (~wanted[self._held]).nonzero().squeeze(1)  # compact rows whose neuron left
-        incoming = index[~torch.zeros_like(wanted).index_fill_(0, self._held, True)[index]]
+        self._kept = index.numel()
+        if index.device.type != "cpu":
+            places, incoming = torch.arange(self._kept, device=index.device), index
+        else:
+            places, incoming = self._places.take(index)
         moved = self._scratch[: len(incoming)]
         for source, target in self._rows:
             target.index_copy_(0, places, torch.index_select(source, 0, incoming, out=moved))
         self._down.index_copy_(1, places, torch.index_select(self._down_rows, 0, incoming, out=moved).t())
         for source, target in self._biases:
             target.index_copy_(0, places, source[incoming])
-        self._held[places] = incoming
         return len(incoming)
 
     def __call__(self, x: Tensor) -> Tensor:
         """y [..., D] of x [..., D]: act(W_g[I] x) * (W_1[I] x), then W_2[:, I] (eq. 4)."""
-        kept = self._held.numel()
+        kept = self._kept
         gate, up = self._gate_up[:, :kept]
         gate_bias, up_bias = (None, None) if self._bias is None else self._bias[:, :kept]
         hidden = self._act(functional.linear(x, gate, gate_bias)) * functional.linear(x, up, up_bias)

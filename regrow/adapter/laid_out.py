@@ -1,0 +1,202 @@
+"""The linears of a decoder in oneDNN's layout: in the place of their forwards while a batch runs, or of the weights themselves (CPU)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from regrow.adapter.llama_like import DecoderWeights
+from regrow.adapter.patch import Patch
+from regrow.adapter.plain import OwnForward, odd_linear
+from regrow.adapter.projection import SideBySide
+from regrow.adapter.weights_state import Place, checksums
+from regrow.errors import NoMemoryError, UsageError
+from regrow.kernels import LaidOutWeight, Products
+
+LARGEST_SHARE: Final = 0.05  # of the weights that are given up: those laid out at one time
+
+
+@final
+class Layout(Enum):
+    """What weights the linears of a model run with on a CPU."""
+
+    STORED = auto()  # as the model stores them
+    COPIED = auto()  # a second copy, laid out
+    MOVED = auto()  # laid out in the place of the model's own, where nothing else reads those
+
+
+@final
+class _Laid(OwnForward):
+    """Stands in for the forward of a linear."""
+
+    def __init__(self, module: nn.Linear, fewest: int) -> None:
+        self._module, self.weight = module, LaidOutWeight(module.weight, fewest)
+
+    def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 (the argument's name in nn.Linear)
+        return self.weight(input, self._module.bias)
+
+    def plain(self) -> Tensor:
+        return self.weight.plain()
+
+
+@final
+class _LaidBeside(OwnForward):
+    """Stands in for the forward of a linear whose weight lies beside others': for calls from outside of the decode loop."""
+
+    def __init__(self, joint: SideBySide, weight: LaidOutWeight, number: int) -> None:
+        self._joint, self._weight, self._number = joint, weight, number
+
+    def __call__(self, input: Tensor) -> Tensor:  # noqa: A002
+        return self._joint(input).split_with_sizes(self._joint.sizes, dim=-1)[self._number]
+
+    def plain(self) -> Tensor:
+        return self._weight.plain().split_with_sizes(self._joint.sizes)[self._number].clone()
+
+
+@final
+class LaidOut:
+    """The block linears and the head of one decoder: stored at first, laid out for batches that run faster so.
+
+    A linear with a forward of a method's own stays as it is. Where weights are moved, a placeholder stands for each that was given up: of
+    the same shape, it takes no memory, holds NaN and cannot be written to. Weights that a method reads, and a head that is the embedding,
+    are never given up.
+    """
+
+    def __init__(self, model: PreTrainedModel, decoder: DecoderWeights, products: Products, layout: Layout) -> None:
+        self._model, self._products, self._layout = model, products, layout
+        layers: list[Any] = list(model.model.layers)
+        self._joints = [block.qkv for block in decoder.blocks if isinstance(block.qkv, SideBySide)]
+        owned = [layer.self_attn.o_proj for layer in layers]
+        read: list[nn.Linear] = []  # by a method too
+        for mlp in (layer.mlp for layer in layers):
+            (read if "forward" in vars(mlp) else owned).extend([mlp.gate_proj, mlp.up_proj, mlp.down_proj])
+        (read if model.lm_head.weight is model.model.embed_tokens.weight else owned).append(model.lm_head)
+        self._linears: list[nn.Linear] = [module for module in (*owned, *read) if not odd_linear(module)]
+        moved = [*owned, *(module for joint in self._joints for module in joint.linears)]
+        self._gives_up = set(moved) if layout is Layout.MOVED else set()
+        self._forwards: dict[nn.Linear, _Laid | _LaidBeside] = {}
+        self._sources: tuple[tuple[Place, ...], tuple[int, ...]] = ((), ())  # the state of the weights that were laid out
+        self._placeholders: dict[nn.Linear, int] = {}  # address of each
+        self._patch = Patch()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken beside the model's own weights."""
+        return sum(module.weight.nbytes for module in self._forwards if module not in self._gives_up)
+
+    def suit(self, rows: int) -> bool:
+        """Takes the form that batches of so many rows run fastest with, of the weights that the model has now. Whether decode steps then
+        multiply as the model's own forward does.
+
+        Raises NoMemoryError where a second copy is asked for and does not fit.
+        """
+        if not self._products.lays_out(rows):
+            self.stop()
+            if self._layout is Layout.MOVED:
+                self.give_back()
+            return not self._products.native(rows)
+        if self._forwards and self._state() != self._sources:
+            self.give_back()
+        if not self._forwards and not self._lay_out():
+            return True
+        self._stand_in()
+        return False
+
+    def stop(self) -> None:
+        """The forwards are the modules' own again, unless their weights were given up."""
+        if not self._placeholders:
+            self._patch.restore()
+
+    def give_back(self) -> None:
+        """Nothing is laid out any more, and the model has its weights again, but for those that were replaced meanwhile."""
+        self._patch.restore()
+        laid_out = bool(self._forwards)
+        for module, address in self._placeholders.items():
+            forward = self._forwards.pop(module)  # its memory goes as that of the weight comes
+            if module.weight.data_ptr() == address:
+                module.weight.data = forward.plain()
+        for joint in self._joints if laid_out else ():
+            joint.lay_back()
+        self._forwards, self._placeholders = {}, {}
+
+    def _lay_out(self) -> bool:
+        if not self._has_room():
+            return False
+        self._sources = ((), ())
+        fewest = self._products.fewest
+        state = self._state()  # before a weight goes
+        for module in self._linears:
+            self._forwards[module] = _Laid(module, fewest)
+            self._give_up(module)
+        for joint in self._joints:
+            weight = joint.lay_out(fewest)
+            for number, module in enumerate(joint.linears):
+                self._forwards[module] = _LaidBeside(joint, weight, number)
+                self._give_up(module)
+        self._sources = self._state() if self._placeholders else state
+        return True
+
+    def _give_up(self, module: nn.Linear) -> None:
+        if module in self._gives_up:
+            like = module.weight
+            module.weight.data = torch.full((), float("nan"), dtype=like.dtype).expand(like.shape)
+            self._placeholders[module] = module.weight.data_ptr()
+
+    def _stand_in(self) -> None:
+        self._patch.restore()
+        for module, forward in self._forwards.items():
+            self._patch.replace(module, "forward", forward)
+        if self._placeholders:
+            for name in ("state_dict", "save_pretrained"):
+                self._patch.replace(self._model, name, _Refused())
+            self._patch.replace_copying(self._model, _Refused())
+
+    def _state(self) -> tuple[tuple[Place, ...], tuple[int, ...]]:
+        """Of the weights that are, or will be, laid out: where they lie and how often they were written, and a checksum of their values,
+        since writes to `.data` leave no other trace."""
+        weights = [module.weight for module in self._all()]
+        values = (weight.as_strided((1,), (1,)) if weight.stride() == (0, 0) else weight for weight in weights)  # one of a placeholder
+        return tuple(map(Place.of, weights)), checksums(values)
+
+    def _all(self) -> Iterator[nn.Linear]:
+        yield from self._linears
+        for joint in self._joints:
+            yield from joint.linears
+
+    def _has_room(self) -> bool:
+        """Raises NoMemoryError for a second copy without."""
+        copies = [module.weight.nbytes for module in self._all() if module not in self._gives_up]
+        needed, there = sum(copies) + LARGEST_SHARE * sum(module.weight.nbytes for module in self._gives_up), available_memory()
+        if there is None or needed <= there:
+            return True
+        if self._layout is Layout.MOVED:
+            return False
+        raise NoMemoryError(
+            f"a second copy of the weights, laid out for oneDNN, takes {needed / 1e9:.1f} GB, and {there / 1e9:.1f} GB are free; "
+            "leave out lay_out, or let an Engine own the model (owns_model=True)"
+        )
+
+
+@final
+class _Refused:
+    """In the place of what would read placeholders for weights."""
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        raise UsageError(
+            "an Engine that owns the model holds its weights in another layout; close the engine before you save or copy the model"
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that can be taken without swapping; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None

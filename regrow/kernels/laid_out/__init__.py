@@ -1,0 +1,1 @@
+"""Weights in the layout that oneDNN multiplies fastest with, on a CPU."""

@@ -1,0 +1,215 @@
+"""Weights that are laid out for oneDNN: the tokens are transformers' own, changes are followed, and the model is left as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+import regrow
+from batches import arguments, new_tokens, prompts
+from families import SIZES
+from regrow.adapter import laid_out
+from regrow.decoding import choose_network
+from regrow.errors import NoMemoryError, UsageError
+from regrow.kernels import Products
+from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
+from regrow.method.base import Method
+from regrow.pruning import neurons
+
+BATCH = prompts(3, seed=4)
+LAID_OUT = Products("laid out", "laid out", 4, {})
+NATIVE_ALONE = Products("native", "laid out", 4, {})
+BAP = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)
+METHODS: list[Method] = [regrow.Dense(), BAP, regrow.Griffin(sparsity=0.5), regrow.Magnitude(sparsity=0.5), regrow.EveryToken(sparsity=0.5)]
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, products: Products) -> None:
+    for module in (choose_network, neurons):
+        monkeypatch.setattr(module, "products", lambda *_: products)
+
+
+@pytest.fixture(autouse=True)
+def _laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, LAID_OUT)
+
+
+def build(family: str = "Qwen2", *, tied: bool = False, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Large enough that what is retained fits oneDNN's blocks."""
+    sizes = SIZES | {"hidden_size": 64, "intermediate_size": 192, "head_dim": 16, "tie_word_embeddings": tied}
+    sizes |= {"sliding_window": None} if family == "Mistral" else {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes))
+    return model.to(dtype).eval()
+
+
+def tokens(model: PreTrainedModel, batch: list[list[int]] = BATCH) -> list[list[int]]:
+    return new_tokens(batch, model.generate(**arguments(batch, max_new_tokens=40)))
+
+
+def copied(model: PreTrainedModel, method: Method) -> AbstractContextManager[object]:
+    return regrow.prune(model, method, lay_out=True)
+
+
+def moved(model: PreTrainedModel, method: Method) -> AbstractContextManager[object]:
+    return regrow.Engine(model, method, owns_model=True)
+
+
+WAYS = [copied, moved]
+Way = Callable[[PreTrainedModel, Method], AbstractContextManager[object]]
+
+
+def is_laid_out(model: PreTrainedModel) -> bool:
+    return "forward" in vars(model.model.layers[0].self_attn.o_proj)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_dense_tokens_are_those_of_transformers(family: str, tied: bool, way: Way, rows: int) -> None:
+    model, batch = build(family, tied=tied), BATCH[:rows]
+    theirs, weights = tokens(model, batch), copy.deepcopy(model.state_dict())
+    seen: list[bool] = []
+    with way(model, regrow.Dense()):
+        watched = arguments(batch, max_new_tokens=40) | {"watch": lambda _: seen.append(is_laid_out(model))}
+        assert new_tokens(batch, model.generate(**watched)) == theirs
+        assert tokens(model, batch) == theirs
+    assert all(seen)
+    assert len(seen) == 40
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+    assert not is_laid_out(model)
+    assert tokens(model, batch) == theirs
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_pruned_model_gives_the_tokens_of_plain_weights(method: Method, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, loads = build(), []
+    load = LaidOutFFN.load
+    monkeypatch.setattr(LaidOutFFN, "load", lambda self, index: loads.append(index) or load(self, index))
+    with monkeypatch.context() as plain:
+        measured(plain, Products("onednn", "onednn", 1, {}))
+        with regrow.prune(model, method):
+            want = tokens(model)
+    assert not loads
+    with way(model, method):
+        assert tokens(model) == want
+    assert bool(loads) == (method.name in ("bap", "griffin", "magnitude"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_batches_of_one_row_and_of_several_take_turns(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, NATIVE_ALONE)
+    model = build()
+    want = [tokens(model, BATCH[:rows]) for rows in (3, 1, 3, 1)]
+    with way(model, regrow.Dense()):
+        found = []
+        for rows in (3, 1, 3, 1):
+            found.append(tokens(model, BATCH[:rows]))
+            assert is_laid_out(model) == (rows > 1 and way is moved)  # between batches a copy stands in for nothing
+    assert found == want
+
+
+def replaced(model: PreTrainedModel) -> None:
+    for layer in model.model.layers:
+        for linear in (layer.mlp.gate_proj, layer.self_attn.q_proj, layer.self_attn.o_proj):
+            linear.weight.data = torch.full_like(linear.weight, 0.125).copysign_(torch.randn(linear.weight.shape))
+
+
+def written(model: PreTrainedModel) -> None:
+    for layer in model.model.layers:
+        for linear in (layer.mlp.gate_proj, layer.self_attn.k_proj, layer.self_attn.o_proj):
+            linear.weight.data.neg_()
+
+
+@pytest.mark.parametrize("method", [regrow.Dense(), BAP], ids=["dense", "bap"])
+@pytest.mark.parametrize(("way", "change"), [(copied, replaced), (copied, written), (moved, replaced)])
+def test_weights_that_change_between_batches_are_followed(way: Way, change: Callable[..., None], method: Method) -> None:
+    model, other = build(), build()
+    for one in (model, other):
+        torch.manual_seed(1)
+        change(one)
+    with regrow.prune(other, method):
+        want = tokens(other)
+    model = build()
+    with way(model, method):
+        before = tokens(model)
+        torch.manual_seed(1)
+        change(model)
+        assert tokens(model) == want != before
+    assert all(torch.equal(weight, other.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+def test_weights_that_were_given_up_cannot_be_written_to_read_or_saved(tmp_path: Path) -> None:
+    model = build()
+    with moved(model, regrow.Dense()):
+        tokens(model)
+        weight = model.model.layers[0].self_attn.o_proj.weight
+        assert weight.isnan().all()
+        assert weight.untyped_storage().nbytes() <= 8
+        with pytest.raises(RuntimeError, match="single memory location"):
+            weight.data.mul_(2)
+        for use in (model.state_dict, lambda: model.save_pretrained(tmp_path), lambda: copy.deepcopy(model)):
+            with pytest.raises(UsageError, match="close the engine"):
+                use()
+    assert not list(tmp_path.iterdir())
+    copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_calls_outside_of_generate_give_the_models_own_logits(way: Way) -> None:
+    model, ids = build(), torch.tensor([BATCH[0]])
+    with torch.no_grad():
+        want = model(ids).logits
+        with way(model, regrow.Dense()):
+            tokens(model)
+            assert torch.allclose(model(ids).logits, want, atol=1e-4)
+
+
+def test_another_network_has_the_weights_back() -> None:
+    """A hook sends the model through its own forward."""
+    model = build()
+    want = tokens(model)
+    with moved(model, regrow.Dense()):
+        tokens(model)
+        handle = model.model.layers[0].register_forward_hook(lambda *_: None)
+        assert tokens(model) == want
+        assert not is_laid_out(model)
+        handle.remove()
+        assert tokens(model) == want
+
+
+def test_the_price_of_a_copy_is_told_and_one_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build()
+    linears = sum(p.nbytes for name, p in model.named_parameters() if "proj.weight" in name or "lm_head" in name)
+    with regrow.prune(model, regrow.Dense(), lay_out=True) as session:
+        tokens(model)
+        assert session.report().state_bytes == linears
+    monkeypatch.setattr(laid_out, "available_memory", lambda: linears - 1)
+    with regrow.prune(model, regrow.Dense(), lay_out=True), pytest.raises(NoMemoryError, match="a second copy"):
+        tokens(model)
+    with regrow.Engine(model, owns_model=True) as engine:
+        tokens(model)
+        assert engine.session.report().state_bytes == 0
+    with regrow.Engine(model, BAP, owns_model=True):  # copies that nobody asked for are not made
+        monkeypatch.setattr(laid_out, "available_memory", lambda: 1)
+        tokens(model)
+        assert not is_laid_out(model)
+
+
+def test_a_method_with_weights_of_its_own_or_a_calibration_keeps_the_models() -> None:
+    model = build()
+    with regrow.Engine(model, regrow.TEAL(sparsity=0), owns_model=True):
+        tokens(model)
+        assert is_laid_out(model)
+    with regrow.Engine(model, regrow.Wanda(sparsity=0), owns_model=True):
+        tokens(model)
+        assert not is_laid_out(model)
