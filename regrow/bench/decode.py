@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from regrow.bench.roofline import Weights, per_step, weights_of
 from regrow.calibration.result import Calibration
 from regrow.decoding.memory import out_of_memory
 from regrow.errors import NoMemoryError
-from regrow.hosts.hugging_face import prune
+from regrow.hosts.engine import Engine
 from regrow.method.base import Method
 from regrow.selection.budget import keep_count
 from regrow.selection.schedule import Schedule
@@ -28,15 +28,24 @@ from regrow.selection.schedule import Schedule
 WARM = 3  # new tokens of runs that do not count, on a CPU: enough to make copies and caches
 
 
+class Peer(Protocol):
+    """Another engine, with the same weights."""
+
+    def run(self, ids: Tensor, new: int, /) -> Sequence[tuple[str, float]]:
+        """The phases of one batch of prompts ids [B, P] and `new` tokens ("prompt", "dense"), with their seconds."""
+        ...
+
+
 @final
 @dataclass(frozen=True)
 class Contender:
-    """A method through Regrow's loop, or without one transformers' own `generate` with a cache of this kind."""
+    """A method through Regrow's loop, another engine, or transformers' own `generate` with a cache of this kind."""
 
     label: str
     method: Method | None = None
     calibration: Calibration | None = None
     cache: str = "dynamic"
+    peer: Peer | None = None
 
 
 @final
@@ -104,11 +113,15 @@ class Runner:
         return found
 
     def _run(self, contender: Contender, ids: Tensor, new: int, warm: int, into: Measured) -> None:
+        if contender.peer is not None:
+            into.add(contender.peer.run(ids, new))
+            return
         how: dict[str, Any] = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
         if contender.method is None:
             self._stock(contender, ids, how, into)
             return
-        with prune(self._model, contender.method, calibration=contender.calibration) as session:
+        with Engine(self._model, contender.method, calibration=contender.calibration, owns_model=True) as engine:
+            session = engine.session
             if self._turnover is not None:
                 session.pruner.memory.dictate(self._replayed(self._turnover, contender.method, session.pruner.schedule, new))
             self._model.generate(ids if ids.is_cuda else ids[:, :1], **{**how, "max_new_tokens": warm})  # type: ignore[operator]

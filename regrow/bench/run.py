@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, final
 
 import torch
@@ -11,12 +13,14 @@ from transformers import PreTrainedModel
 
 from regrow.bench.benchmark import Benchmark, Bound
 from regrow.bench.contenders import contenders
-from regrow.bench.decode import Setting
+from regrow.bench.decode import Peer, Setting
 from regrow.bench.machine import bandwidth, device_name
 from regrow.bench.result import Lost, Result, Row
 from regrow.bench.shapes import shape
 from regrow.bench.turnover import bundled_turnover
+from regrow.bench.vllm import started
 from regrow.errors import require_one_of
+from regrow.kernels import products
 from regrow.method.base import Method
 from regrow.models import DTYPES, load
 from regrow.versions import versions
@@ -37,6 +41,9 @@ class Plan:
     dtype: str
     device: torch.device
     trust_remote_code: bool = False
+    vllm: Path | None = None  # the Python of an environment that has it
+    vllm_eager: bool = False
+    untimed: Sequence[str] = ()  # methods that were left out because their time would say nothing
 
     def __post_init__(self) -> None:
         """Raises UsageError for an unknown shape or dtype."""
@@ -74,13 +81,24 @@ def run(plan: Plan, listener: Listener, keep: Callable[[Result], None]) -> Resul
         bandwidth(plan.device),
         {"sparsity": float(plan.sparsity), "dtype": plan.dtype, "repeats": plan.repeats, "methods": list(plan.methods)},
     )
+    result.settings["untimed"] = list(plan.untimed)
     listener.begin(result)
     result.settings["turnover"] = turnover = _turnover(plan, listener)
     for name in [plan.model] if plan.model else plan.shapes:
         listener.working(name, "loading")
         model = _model(plan, name)
         speed = result.bandwidth["copy" if plan.device.type == "cuda" else "read"]  # what a GPU reads for a sum falls short of it
-        _measure(plan, Benchmark(name, model, contenders(model, plan.methods), speed, turnover), result, listener, keep)
+        how = products(model.dtype, model.device, sum(parameter.nbytes for parameter in model.parameters()))
+        result.settings["products"] = {"alone": how.alone, "several": how.several, "fewest": how.fewest, "gb_per_second": dict(how.speed)}
+        with ExitStack() as stack:
+            peers: dict[str, Peer] = {}
+            if plan.vllm is not None:
+                listener.working(name, "starting vLLM")
+                worker = stack.enter_context(started(plan.vllm, model, name, plan.settings, eager=plan.vllm_eager))
+                result.made_with["vllm, torch there"] = worker.version
+                peers[f"vLLM, {'eager' if plan.vllm_eager else 'compiled'}"] = worker
+            found = contenders(model, plan.methods, peers)
+            _measure(plan, Benchmark(name, model, found, speed, turnover), result, listener, keep)
     listener.end(result)
     return result
 

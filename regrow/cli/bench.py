@@ -51,6 +51,13 @@ def bench(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", rich_help_panel=_HOW, help="Small, in minutes: a look, no result.")] = False,
     cpu: Annotated[bool, typer.Option("--cpu", rich_help_panel=_HOW, help="As --device cpu, with shapes that suit one.")] = False,
+    vllm: Annotated[
+        Path | None,
+        typer.Option(
+            "--vllm", metavar="PYTHON", rich_help_panel=_HOW, help="Also time vLLM, with the Python of an environment that has it."
+        ),
+    ] = None,
+    vllm_eager: Annotated[bool, typer.Option("--vllm-eager", rich_help_panel=_HOW, help="vLLM without compiling the model.")] = False,
     dtype: options.DTypeName = "bfloat16",
     device: options.DeviceName = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
@@ -74,7 +81,7 @@ def bench(
     if out is not None:
         refuse_place(out)
     quieten(bars=is_remote(model) and sys.stderr.isatty())
-    from regrow.bench.contenders import METHODS, methods
+    from regrow.bench.contenders import METHODS, ON_A_GPU, methods
     from regrow.bench.decode import Setting
     from regrow.bench.run import Plan, run
     from regrow.cli.bar import Bar
@@ -82,11 +89,18 @@ def bench(
     from regrow.models import find_device
 
     where = find_device("cpu" if cpu else device)
+    untimed = [name for name in method or METHODS if where.type == "cpu" and name in ON_A_GPU]
+    if method and untimed:
+        raise UsageError(f"method {untimed[0]!r} reads all weights on a CPU, so that its time would say nothing; leave it out")
+    if vllm_eager and vllm is None:
+        raise UsageError("--vllm-eager says how vLLM runs; also pass --vllm with the Python of an environment that has it")
+    if vllm is not None and where.type != "cpu":
+        raise UsageError("--vllm times vLLM on a CPU; add --cpu")
     sizes = batch_size or ([1, 4] if quick else [1, 4, 8, 16])
     plan = Plan(
         model,
         [] if model else shape or _usual(where.type, quick),
-        methods(method or METHODS, sparsity),
+        methods([name for name in method or METHODS if name not in untimed], sparsity),
         [Setting(rows, tokens, new or (42 if quick else 128)) for tokens in prompt or _prompts(where.type, quick) for rows in sizes],
         repeats or (3 if quick else 5),
         sparsity,
@@ -94,6 +108,9 @@ def bench(
         dtype,
         where,
         trust_remote_code,
+        vllm,
+        vllm_eager,
+        untimed,
     )
     try:
         with Bar() as bar:

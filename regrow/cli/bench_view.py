@@ -85,6 +85,7 @@ class Screen(_WithBar):
         made = ", ".join(f"{name} {value}" for name, value in result.made_with.items() if name != "device")
         changed = result.settings["turnover"]
         notes = [] if changed is None else [f"a refresh replaces {changed:.1%} of the neurons"]
+        notes += [f"{name} is not timed on a CPU, where it reads all weights" for name in result.settings["untimed"]]
         self._print("; ".join([f"{result.settings['dtype']}, {made}", *notes]), style="dim")
 
     def _print(self, *what: RenderableType, style: str | None = None) -> None:
