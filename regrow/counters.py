@@ -75,6 +75,8 @@ class Counters:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     state_bytes: int = 0  # the most that a batch held
+    sparse_seconds: float = 0.0  # of `decode_seconds`, that of sparse steps and of new masks; 0 where the host does not wait for a step
+    refresh_seconds: float = 0.0
 
     def __add__(self, other: Counters) -> Counters:
         """Raises ValueError for counters of other layers."""
@@ -115,6 +117,16 @@ class Counters:
         return _ratio(decoded, self.decode_seconds) if decoded > 0 else None
 
     @property
+    def step_seconds(self) -> tuple[float, float, float] | None:
+        """Of a sparse and of a dense step, and of a step with its share of the new masks, on average; None where they were not timed, or
+        one kind did not occur."""
+        dense = self.decode_steps - self.sparse_steps
+        if not self.sparse_seconds or not self.sparse_steps or not dense:
+            return None
+        others = self.decode_seconds - self.sparse_seconds - self.refresh_seconds
+        return self.sparse_seconds / self.sparse_steps, others / dense, self.decode_seconds / self.decode_steps
+
+    @property
     def bytes_per_token(self) -> float | None:
         return _ratio(self.bytes_read, self.new_tokens)
 
@@ -146,7 +158,7 @@ class Counters:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The same from JSON values. Raises ValueError for what cannot have been counted."""
         lacking = [name for name in REQUIRED if not _is_number(values.get(name))]
-        lacking += [name for name in ("updates", "state_bytes") if not _is_number(values.get(name, 0))]
+        lacking += [name for name in ("updates", *_LATER) if not _is_number(values.get(name, 0))]
         if lacking:
             raise ValueError(f"no number of at least 0 for {', '.join(lacking)}")
         if values["sparse_steps"] > values["decode_steps"] or values["weights_kept"] > values["weights_dense"]:
@@ -159,11 +171,13 @@ class Counters:
             sites=_sites(values.get("sites", {})),
             left=[share * replaced for share in _numbers("turnover", values.get("turnover", []))],
             tokens=_numbers("tokens", values.get("tokens", [])),
-            state_bytes=values.get("state_bytes", 0),
+            **{name: values.get(name, 0) for name in _LATER},
         )
 
 
-_NUMBERS = (*REQUIRED, "updates", "replaced")  # they add up
+_TIMED = ("sparse_seconds", "refresh_seconds")
+_LATER = ("state_bytes", *_TIMED)  # older records lack them
+_NUMBERS = (*REQUIRED, "updates", "replaced", *_TIMED)  # they add up
 _Numbers = list[Any]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Final, Generic, TypeVar, final
 
 from regrow.counters import Counters, SiteCount
 from regrow.format import NONE, duration, parameters, percent, rate
 
 T = TypeVar("T")
+SHOWN: Final = 10**7  # bytes beside the model from which on they are told
+TELLING: Final = 20  # decode steps whose times say something
 ENDS = {"eos": "ended by itself", "length": "cut at the limit", "stop": "stopped"}
 
 
@@ -77,7 +79,7 @@ def summary(method: Mapping[str, Any], target: float, counters: Counters) -> lis
     name = settings.pop("name")
     ends = ", ".join(f"{count} {ENDS.get(reason, reason)}" for reason, count in sorted(Counter(c.finish_reasons).items()))
     pruned = f"{percent(c.actual_sparsity)} of the weights it prunes, over all decode steps (target {percent(target)})"
-    why = why_dense(settings, target, c)
+    why, not_worth = why_dense(settings, target, c), why_slow(c)
     return [
         ("method", f"{name}: {parameters(settings)}" if settings else name),
         ("samples", f"{c.samples}: {ends or NONE}"),
@@ -85,8 +87,30 @@ def summary(method: Mapping[str, Any], target: float, counters: Counters) -> lis
         ("sparse steps", f"{c.sparse_steps} of {c.decode_steps} ({percent(c.sparse_share)})"),
         ("time", f"prompts {duration(c.prefill_seconds)}, decoding {duration(c.decode_seconds)}"),
         ("speed", f"{rate(c.decode_tokens_per_second)} tokens/s, all samples together"),
+        *([("steps", _steps(c))] if c.step_seconds else []),
+        *([("memory", f"{c.state_bytes / 1e9:.2f} GB beside the model's weights")] if c.state_bytes >= SHOWN else []),
         *([("note", why)] if why else []),
+        *([("note", not_worth)] if not_worth else []),
     ]
+
+
+def _steps(counters: Counters) -> str:
+    sparse, dense, _ = counters.step_seconds or (0.0, 0.0, 0.0)
+    masks = f", a new mask {1e3 * counters.refresh_seconds / counters.replaced:.1f} ms" if counters.replaced else ""
+    return f"sparse {1e3 * sparse:.1f} ms, dense {1e3 * dense:.1f} ms{masks}"
+
+
+def why_slow(counters: Counters) -> str | None:
+    """That pruning cost more time than it saved, where that was measured."""
+    if counters.step_seconds is None or counters.decode_steps < TELLING:
+        return None
+    _, dense, average = counters.step_seconds
+    if average < dense:
+        return None
+    return (
+        f"pruning costs more than it saves at this batch size: a step with its share of new masks took {1e3 * average:.1f} ms on average, "
+        f"a dense one {1e3 * dense:.1f} ms"
+    )
 
 
 def why_dense(params: Mapping[str, Any], target: float, counters: Counters) -> str | None:

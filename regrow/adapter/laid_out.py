@@ -84,6 +84,7 @@ class LaidOut:
         self._sources: tuple[tuple[Place, ...], tuple[int, ...]] = ((), ())  # the state of the weights that were laid out
         self._placeholders: dict[nn.Linear, int] = {}  # address of each
         self._patch = Patch()
+        self.moves = 0  # times that weights were given up or came back
 
     @property
     def nbytes(self) -> int:
@@ -117,6 +118,7 @@ class LaidOut:
         """Nothing is laid out any more, and the model has its weights again, but for those that were replaced meanwhile."""
         self._patch.restore()
         laid_out = bool(self._forwards)
+        self.moves += bool(self._placeholders)
         for module, address in self._placeholders.items():
             forward = self._forwards.pop(module)  # its memory goes as that of the weight comes
             if module.weight.data_ptr() == address:
@@ -139,6 +141,7 @@ class LaidOut:
             for number, module in enumerate(joint.linears):
                 self._forwards[module] = _LaidBeside(joint, weight, number)
                 self._give_up(module)
+        self.moves += bool(self._placeholders)
         self._sources = self._state() if self._placeholders else state
         return True
 

@@ -47,6 +47,11 @@ class Networks:
         """Memory that laid-out weights take beside the model's own."""
         return 0 if self._fused is None else self._fused.nbytes
 
+    @property
+    def moves(self) -> Hashable:
+        """Another value tells that weights lie elsewhere."""
+        return self._fused, 0 if self._fused is None else self._fused.moves
+
     def rest(self) -> None:
         """After a batch: modules run their own forwards, unless their weights were given up."""
         if self._fused is not None:

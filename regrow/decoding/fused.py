@@ -65,6 +65,11 @@ class FusedNetwork(Network):
         """Memory that laid-out weights take beside the model's own."""
         return 0 if self._laid_out is None else self._laid_out.nbytes
 
+    @property
+    def moves(self) -> int:
+        """Times that weights were given up or came back."""
+        return 0 if self._laid_out is None else self._laid_out.moves
+
     def rest(self) -> None:
         """Nothing runs through it for a while."""
         if self._laid_out is not None:

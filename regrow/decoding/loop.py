@@ -59,6 +59,7 @@ class Loop:
         self._watch, self._mark = watch, mark or _unheard
         self._slot, self._nowhere = batch.rows.clone(), torch.full_like(batch.rows, -1)
         self._position = batch.positions[:, -1:].clone()
+        self._waits, self._since = not batch.ids.is_cuda, 0.0  # for each step: then its seconds are known; the end of the phase before
         self._flags, self._every_step = Flags(batch.ids.device), every_step or sampler.told
 
     def run(self) -> Tensor:
@@ -116,11 +117,22 @@ class Loop:
             completed=range(len(self._batch)) if planned.prompt else (),
             finished=self._batch.ended,
             last=over,
-            counted=partial(self._mark, phase or planned.mode.name.lower()),
+            counted=partial(self._ended, phase or planned.mode.name.lower()),
         )
         if selected:
-            self._mark("refresh")
+            self._ended("refresh")
         return over
+
+    def _ended(self, phase: str) -> None:
+        self._mark(phase)
+        now = time.perf_counter()
+        if self._waits and phase in ("sparse", "refresh") and self._session.counters.decode_steps:
+            counters, seconds = self._session.counters, now - self._since
+            if phase == "sparse":
+                counters.sparse_seconds += seconds
+            else:
+                counters.refresh_seconds += seconds
+        self._since = now
 
     def _look(self, generated: int) -> bool:
         """Whether decoding is over, as far as the host can tell without a synchronisation."""

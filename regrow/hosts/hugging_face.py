@@ -119,8 +119,9 @@ class _Generate:
             self._attachment.renew()
             self._networks = Networks(self.model, self._layout)
         self.session.start(len(ids))
+        before = self._networks.moves
         network = self._networks.for_batch(ids, capacity, inputs, returned=returned)
-        if self._layout is Layout.MOVED:
+        if self._networks.moves != before:
             self._attachment.moved()
         self.session.counters.state_bytes = self._networks.nbytes
         return network
