@@ -52,6 +52,8 @@ class Report:
     prefill_seconds = Counted[float]()
     decode_seconds = Counted[float]()
     state_bytes = Counted[int]()
+    sparse_seconds = Counted[float]()
+    refresh_seconds = Counted[float]()
 
     @property
     def actual_sparsity(self) -> float:

@@ -134,6 +134,26 @@ def test_a_run_that_is_meant_to_be_dense_needs_no_reason() -> None:
     assert why_dense({"init_steps": 64}, 0.5, ONE) is None
 
 
+def test_a_report_tells_what_steps_take_and_when_pruning_does_not_pay() -> None:
+    """30 steps in 3 s: 10 dense ones of 90 ms, 20 sparse ones of 90 ms, and new masks for the rest."""
+    seconds = {"decode_seconds": 3.0, "sparse_seconds": 1.8, "refresh_seconds": 0.3}
+    slow = _report(
+        decode_steps=30, sparse_steps=20, weights_kept=1, weights_dense=2, updates=4, replaced=3, state_bytes=2 * 10**9, **seconds
+    )
+    assert slow.counters.step_seconds == pytest.approx((0.09, 0.09, 0.1))
+    assert "sparse 90.0 ms, dense 90.0 ms, a new mask 100.0 ms" in str(slow)
+    assert "2.00 GB beside the model's weights" in str(slow)
+    assert "pruning costs more than it saves" in str(slow)
+    assert "took 100.0 ms on average, a dense one 90.0 ms" in str(slow)
+    fast = _report(decode_steps=30, sparse_steps=20, **{**seconds, "sparse_seconds": 0.9})
+    assert "steps" in str(fast)
+    assert "costs more" not in str(fast)
+    assert "costs more" not in str(_report(decode_steps=3, sparse_steps=2, **{name: value / 10 for name, value in seconds.items()}))
+    untimed = _report(decode_steps=30, sparse_steps=20, decode_seconds=3.0)
+    assert untimed.counters.step_seconds is None
+    assert "memory" not in str(untimed)
+
+
 def test_names_of_a_report_are_those_of_its_json() -> None:
     report = Report({"name": "bap"}, 0.5, ONE)
     for name, value in report.to_dict().items():

@@ -57,6 +57,7 @@ LIBRARIES: dict[str, set[str]] = {
     "safetensors": {"models", "calibration"},
     "matplotlib": {"analysis"},
     "triton": {"kernels"},
+    "vllm": {"bench"},  # by the worker alone, which another Python runs
     "typer": {"cli"},
     "rich": {"cli"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from enum import Enum, auto
 from pathlib import Path
@@ -64,8 +65,8 @@ class LaidOut:
     """The block linears and the head of one decoder: stored at first, laid out for batches that run faster so.
 
     A linear with a forward of a method's own stays as it is. Where weights are moved, a placeholder stands for each that was given up: of
-    the same shape, it takes no memory, holds NaN and cannot be written to. Weights that a method reads, and a head that is the embedding,
-    are never given up.
+    the same shape, it takes no memory, holds NaN and cannot be written to. Weights that a method reads, or that several modules share (a
+    head that is the embedding), are never given up.
     """
 
     def __init__(self, model: PreTrainedModel, decoder: DecoderWeights, products: Products, layout: Layout) -> None:
@@ -76,10 +77,11 @@ class LaidOut:
         read: list[nn.Linear] = []  # by a method too
         for mlp in (layer.mlp for layer in layers):
             (read if "forward" in vars(mlp) else owned).extend([mlp.gate_proj, mlp.up_proj, mlp.down_proj])
-        (read if model.lm_head.weight is model.model.embed_tokens.weight else owned).append(model.lm_head)
+        owned.append(model.lm_head)
         self._linears: list[nn.Linear] = [module for module in (*owned, *read) if not odd_linear(module)]
         moved = [*owned, *(module for joint in self._joints for module in joint.linears)]
-        self._gives_up = set(moved) if layout is Layout.MOVED else set()
+        users = Counter(id(module.weight) for module in model.modules() if isinstance(getattr(module, "weight", None), nn.Parameter))
+        self._gives_up = {module for module in moved if users[id(module.weight)] == 1} if layout is Layout.MOVED else set()
         self._forwards: dict[nn.Linear, _Laid | _LaidBeside] = {}
         self._sources: tuple[tuple[Place, ...], tuple[int, ...]] = ((), ())  # the state of the weights that were laid out
         self._placeholders: dict[nn.Linear, int] = {}  # address of each
@@ -121,8 +123,9 @@ class LaidOut:
         self.moves += bool(self._placeholders)
         for module, address in self._placeholders.items():
             forward = self._forwards.pop(module)  # its memory goes as that of the weight comes
-            if module.weight.data_ptr() == address:
-                module.weight.data = forward.plain()
+            weight = module.weight
+            if weight.data_ptr() == address or bool(weight.isnan().all()):  # the placeholder, or what `model.to` has made of it
+                weight.data = forward.plain().to(weight.device, weight.dtype)
         for joint in self._joints if laid_out else ():
             joint.lay_back()
         self._forwards, self._placeholders = {}, {}

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from regrow.bench.decode import Contender, Measured, Runner, Setting
 from regrow.bench.result import Lost, Row, Spread
+from regrow.kernels import products
 
 BASELINE = "dense"  # through Regrow's loop, that every ratio is to
 
@@ -36,6 +37,7 @@ class Benchmark:
         """`bandwidth` in bytes a second; `turnover`: see Runner."""
         self.name, self._contenders, self._bandwidth = name, contenders, bandwidth
         self.runner = Runner(model, turnover)
+        self.products = products(model.dtype, model.device, sum(parameter.nbytes for parameter in model.parameters()))
 
     def bounds(self, setting: Setting) -> list[Bound]:
         dense = self.runner.weights.dense(setting.rows, setting.context)

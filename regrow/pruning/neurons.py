@@ -22,7 +22,7 @@ class NeuronPruner(Pruner, SampleMemory):
         """`threshold` [L] for a rule that goes by one. `fixed` [L, F]: scores that stand from the start, so that nothing is observed."""
         weights = blocks.ffns[0].weights
         self.schedule, self._rule, self._blocks, self._threshold, self._fixed = rule.schedule, rule, blocks, threshold, fixed
-        self.memory, self.places = self, len(blocks.ffns)
+        self.places = len(blocks.ffns)
         self._neurons, self._width = weights.gate.shape
         self._device, self._dtype = weights.gate.device, score_dtype(weights.gate)
         self._keep = rule.keep(self._neurons)
@@ -34,6 +34,10 @@ class NeuronPruner(Pruner, SampleMemory):
 
     def dictate(self, scores: Sequence[Tensor]) -> None:
         self._dictated = [score.to(self._device, self._dtype) for score in scores]
+
+    @property
+    def memory(self) -> SampleMemory:
+        return self  # as an attribute it would keep the copies alive until Python looks for circles
 
     # The batch
 

@@ -83,7 +83,8 @@ def test_every_setting_of_every_shape_is_kept_and_then_told() -> None:
         ("rows", "other", 2, 0),
         ("end", 4 * contenders),
     ]
-    assert result.settings == {"sparsity": 0.5, "dtype": "float32", "repeats": 1, "methods": ["dense", "griffin"], "turnover": None}
+    own = {"sparsity": 0.5, "dtype": "float32", "repeats": 1, "methods": ["dense", "griffin"], "turnover": None, "untimed": []}
+    assert result.settings == own
 
 
 @pytest.mark.parametrize(("device", "memory"), [("cpu", "read"), ("cuda", "copy")])
@@ -100,7 +101,7 @@ def test_the_share_of_bandwidth_is_of_what_the_device_reads_best(device: str, me
     monkeypatch.setattr("regrow.bench.run.bandwidth", lambda _: {"read": 1.0, "copy": 2.0})
     monkeypatch.setattr("regrow.bench.run.device_name", str)
     monkeypatch.setattr("regrow.bench.run._model", lambda plan, name: None)
-    monkeypatch.setattr("regrow.bench.run.contenders", lambda model, methods: [])
+    monkeypatch.setattr("regrow.bench.run.contenders", lambda model, methods, peers: [])
     monkeypatch.setattr("regrow.bench.run.Benchmark", caught)
     with pytest.raises(CaughtError):
         run(Plan(**PLAN | {"device": torch.device(device)}), Log(), lambda _: None)

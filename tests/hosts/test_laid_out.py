@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,6 +21,8 @@ from regrow.adapter import laid_out
 from regrow.decoding import choose_network
 from regrow.errors import NoMemoryError, UsageError
 from regrow.kernels import Products
+from regrow.kernels.laid_out.products import STORED
+from regrow.kernels.laid_out.weight import can_lay_out
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.method.base import Method
 from regrow.pruning import neurons
@@ -32,7 +36,7 @@ METHODS: list[Method] = [regrow.Dense(), BAP, regrow.Griffin(sparsity=0.5), regr
 
 def measured(monkeypatch: pytest.MonkeyPatch, products: Products) -> None:
     for module in (choose_network, neurons):
-        monkeypatch.setattr(module, "products", lambda *_: products)
+        monkeypatch.setattr(module, "products", lambda dtype, *_: products if can_lay_out(dtype) else STORED)
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +168,31 @@ def test_weights_that_were_given_up_cannot_be_written_to_read_or_saved(tmp_path:
     copy.deepcopy(model)
 
 
+@pytest.mark.parametrize("between", [False, True], ids=["before closing", "before another batch"])
+def test_a_model_that_is_cast_meanwhile_has_its_weights_cast(between: bool) -> None:
+    model, other = build(), build().double()
+    with moved(model, BAP):
+        tokens(model)
+        model.double()
+        if between:
+            with regrow.prune(other, BAP):
+                assert tokens(model) == tokens(other)
+    assert all(torch.equal(weight, other.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_that_modules_share_are_laid_out_for_each(way: Way) -> None:
+    model = build()
+    first, second = model.model.layers
+    for name in ("mlp.gate_proj", "self_attn.o_proj", "self_attn.q_proj"):
+        second.get_submodule(name).weight = first.get_submodule(name).weight
+    theirs = tokens(model)
+    with way(model, regrow.Dense()):
+        assert tokens(model) == theirs
+    assert tokens(model) == theirs
+    assert second.mlp.gate_proj.weight is first.mlp.gate_proj.weight
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_calls_outside_of_generate_give_the_models_own_logits(way: Way) -> None:
     model, ids = build(), torch.tensor([BATCH[0]])
@@ -213,3 +242,22 @@ def test_a_method_with_weights_of_its_own_or_a_calibration_keeps_the_models() ->
     with regrow.Engine(model, regrow.Wanda(sparsity=0), owns_model=True):
         tokens(model)
         assert not is_laid_out(model)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize("way", WAYS)
+def test_copies_go_with_their_context(method: Method, way: Way) -> None:
+    """By reference counts alone: gigabytes do not wait for Python's search for circles."""
+    model = build()
+    gc.collect()
+    gc.disable()
+    try:
+        with way(model, method) as context:
+            tokens(model)
+            session = getattr(context, "session", context)
+            pruner, network = weakref.ref(session.pruner), weakref.ref(vars(model)["generate"]._networks._fused)
+        del context, session
+        assert pruner() is None
+        assert network() is None
+    finally:
+        gc.enable()

@@ -1,7 +1,7 @@
 """A compact copy of the retained neurons in oneDNN's layout, for batches of several rows on a CPU.
 
-A refresh writes the neurons that changed into the layout itself (`LaidOutWeight.blocks`): laying out a whole matrix anew takes about three
-times as long as writing a tenth of it. Places beyond the retained neurons hold zeros, whose activation is zero.
+A refresh writes the neurons that changed into the layout itself (`LaidOutWeight.blocks`), because to lay a whole matrix out anew reads and
+writes all of it. Places beyond the retained neurons hold zeros, whose activation is zero.
 """
 
 from __future__ import annotations
