@@ -70,7 +70,7 @@ def test_an_earlier_result_stands_beside_ours(written: Path) -> None:
     assert "made.json" in result.stdout
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "results").glob("bench-cpu-*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "results").glob("bench-vllm*.json")), ids=lambda path: path.stem)
 def test_results_that_are_kept_can_be_compared_with(path: Path) -> None:
     assert Reference.of(path).ratios
 

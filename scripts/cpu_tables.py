@@ -1,0 +1,41 @@
+"""Markdown tables of a CPU benchmark: `python scripts/cpu_tables.py results/bench-vllm.json`; docs/performance.md holds them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from regrow.bench.result import Result, Row
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] * len(head)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def tables(result: Result) -> str:
+    sizes = sorted({row.rows for row in result.rows})
+    labels = list(dict.fromkeys(row.label for row in result.rows))
+    of = {(row.label, row.rows): row for row in result.rows}
+    batches = [f"batch {size}" for size in sizes]
+    speeds = [[label, *(_speed(of.get((label, size))) for size in sizes)] for label in labels]
+    kinds = {(label, part): None for label in labels for row in result.rows if row.label == label for part in row.ms}
+    parts = [[f"{label}: {part}", *(_ms(of.get((label, size)), part) for size in sizes)] for label, part in kinds]
+    return "\n\n".join([table(["tokens a second", *batches], speeds), table(["milliseconds", *batches], parts)])
+
+
+def _speed(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    bound = f"; at most {row.bound:.2f}x" if row.bound > 1 else ""
+    ratio = "" if row.ratio.low == row.ratio.high == 1 else f" ({row.ratio.median:.2f}x; {row.ratio.low:.2f} – {row.ratio.high:.2f}{bound})"
+    return f"{row.tokens_per_second.median:.1f}{ratio}"
+
+
+def _ms(row: Row | None, part: str) -> str:
+    return "–" if row is None or part not in row.ms else f"{row.ms[part]:.1f}"
+
+
+if __name__ == "__main__":
+    print(tables(Result.load(Path(sys.argv[1]))))
