@@ -25,7 +25,7 @@ def run(model: Any, batch: Sequence[Sequence[int]], steps: int = 20) -> Tensor:
 def done(session: Session) -> dict[str, Any]:
     """Return what a batch left: its report without the clock, and its masks."""
     report = session.report().to_dict()
-    del report["prefill_seconds"], report["decode_seconds"]
+    del report["prefill_seconds"], report["decode_seconds"], report["sparse_seconds"], report["refresh_seconds"]
     return report | {"masks": [(when, index.tolist()) for when, index in session.masks]}
 
 
