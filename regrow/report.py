@@ -89,17 +89,16 @@ def summary(method: Mapping[str, Any], target: float, counters: Counters) -> lis
         ("sparse steps", f"{c.sparse_steps} of {c.decode_steps} ({percent(c.sparse_share)})"),
         ("time", f"prompts {duration(c.prefill_seconds)}, decoding {duration(c.decode_seconds)}"),
         ("speed", f"{rate(c.decode_tokens_per_second)} tokens/s, all samples together"),
-        *([("steps", _steps(c))] if c.step_seconds else []),
+        *([("steps", _steps(c, *c.step_seconds))] if c.step_seconds else []),
         *([("memory", f"{c.state_bytes / 1e9:.2f} GB beside the model's weights")] if c.state_bytes >= SHOWN else []),
         *([("note", why)] if why else []),
         *([("note", not_worth)] if not_worth else []),
     ]
 
 
-def _steps(counters: Counters) -> str:
-    sparse, dense, _ = counters.step_seconds or (0.0, 0.0, 0.0)
-    masks = f", a new mask {1e3 * counters.refresh_seconds / counters.replaced:.1f} ms" if counters.replaced else ""
-    return f"sparse {1e3 * sparse:.1f} ms, dense {1e3 * dense:.1f} ms{masks}"
+def _steps(counters: Counters, sparse: float, dense: float, average: float) -> str:
+    masks = 1e3 * counters.refresh_seconds / counters.decode_steps
+    return f"sparse {1e3 * sparse:.1f} ms, dense {1e3 * dense:.1f} ms, on average {1e3 * average:.1f} ms with {masks:.1f} ms for new masks"
 
 
 def why_slow(counters: Counters) -> str | None:

@@ -141,7 +141,7 @@ def test_a_report_tells_what_steps_take_and_when_pruning_does_not_pay() -> None:
         decode_steps=30, sparse_steps=20, weights_kept=1, weights_dense=2, updates=4, replaced=3, state_bytes=2 * 10**9, **seconds
     )
     assert slow.counters.step_seconds == pytest.approx((0.09, 0.09, 0.1))
-    assert "sparse 90.0 ms, dense 90.0 ms, a new mask 100.0 ms" in str(slow)
+    assert "sparse 90.0 ms, dense 90.0 ms, on average 100.0 ms with 10.0 ms for new masks" in str(slow)
     assert "2.00 GB beside the model's weights" in str(slow)
     assert "pruning costs more than it saves" in str(slow)
     assert "took 100.0 ms on average, a dense one 90.0 ms" in str(slow)

@@ -159,9 +159,10 @@ class LaidOut:
         for module, forward in self._forwards.items():
             self._patch.replace(module, "forward", forward)
         if self._placeholders:
-            for name in ("state_dict", "save_pretrained"):
-                self._patch.replace(self._model, name, _Refused())
-            self._patch.replace_copying(self._model, _Refused())
+            self._patch.replace(self._model, "save_pretrained", _Refused())
+            for part in self._model.modules():
+                self._patch.replace(part, "state_dict", _Refused())
+                self._patch.replace_copying(part, _Refused())
 
     def _state(self) -> tuple[tuple[Place, ...], tuple[int, ...]]:
         """Of the weights that are, or will be, laid out: where they lie and how often they were written, and a checksum of their values,

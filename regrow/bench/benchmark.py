@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from regrow.bench.decode import Contender, Measured, Runner, Setting
 from regrow.bench.result import Lost, Row, Spread
-from regrow.kernels import products
+from regrow.decoding.choose_network import Networks
 
 BASELINE = "dense"  # through Regrow's loop, that every ratio is to
 
@@ -37,7 +37,7 @@ class Benchmark:
         """`bandwidth` in bytes a second; `turnover`: see Runner."""
         self.name, self._contenders, self._bandwidth = name, contenders, bandwidth
         self.runner = Runner(model, turnover)
-        self.products = products(model.dtype, model.device, sum(parameter.nbytes for parameter in model.parameters()))
+        self.products = Networks(model).products
 
     def bounds(self, setting: Setting) -> list[Bound]:
         dense = self.runner.weights.dense(setting.rows, setting.context)

@@ -87,13 +87,13 @@ def run(plan: Plan, listener: Listener, keep: Callable[[Result], None]) -> Resul
     result.settings["turnover"] = turnover = _turnover(plan, listener)
     for name in [plan.model] if plan.model else plan.shapes:
         listener.working(name, "loading")
-        model = _model(plan, name)
+        model, directory = _model(plan, name)
         speed = result.bandwidth["copy" if plan.device.type == "cuda" else "read"]  # what a GPU reads for a sum falls short of it
         with ExitStack() as stack:
             peers: dict[str, Peer] = {}
             if plan.vllm is not None:
                 listener.working(name, "starting vLLM")
-                worker = stack.enter_context(started(plan.vllm, model, name, plan.settings, eager=plan.vllm_eager))
+                worker = stack.enter_context(started(plan.vllm, model, directory or name, plan.settings, eager=plan.vllm_eager))
                 result.made_with["vllm, torch there"] = worker.version
                 peers[f"vLLM, {'eager' if plan.vllm_eager else 'compiled'}"] = worker
             found = contenders(model, plan.methods, peers)
@@ -123,7 +123,9 @@ def _turnover(plan: Plan, listener: Listener) -> float | None:
     return bundled_turnover(plan.sparsity)
 
 
-def _model(plan: Plan, name: str) -> PreTrainedModel:
+def _model(plan: Plan, name: str) -> tuple[PreTrainedModel, Path | None]:
+    """The model, and where its weights lie if it was loaded."""
     if plan.model:
-        return load(plan.model, dtype=plan.dtype, device=str(plan.device), trust_remote_code=plan.trust_remote_code).model
-    return shape(name).build(torch.bfloat16 if plan.dtype == "auto" else getattr(torch, plan.dtype), plan.device)
+        loaded = load(plan.model, dtype=plan.dtype, device=str(plan.device), trust_remote_code=plan.trust_remote_code)
+        return loaded.model, loaded.directory
+    return shape(name).build(torch.bfloat16 if plan.dtype == "auto" else getattr(torch, plan.dtype), plan.device), None

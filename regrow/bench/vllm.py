@@ -68,10 +68,10 @@ class Vllm:
 
 
 @contextmanager
-def started(python: Path, model: PreTrainedModel, name: str, settings: Sequence[Setting], *, eager: bool) -> Iterator[Vllm]:
-    """vLLM with the weights of `model`: `name` is a directory that holds them, or a shape whose weights are saved once."""
+def started(python: Path, model: PreTrainedModel, weights: Path | str, settings: Sequence[Setting], *, eager: bool) -> Iterator[Vllm]:
+    """vLLM with the weights of `model`, from the directory that holds them; those of a shape are saved once, by its name."""
     dtype = str(model.dtype).removeprefix("torch.")
-    directory = Path(name) if Path(name).is_dir() else _saved(model, f"{name}-{dtype}")
+    directory = weights if isinstance(weights, Path) else _saved(model, f"{weights}-{dtype}")
     worker = Vllm(python, directory, dtype, settings, eager=eager)
     try:
         yield worker

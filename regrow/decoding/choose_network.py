@@ -40,27 +40,28 @@ class Networks:
         self.products = products(model.dtype, model.device, size)
         self._kernels = model.device.type == "cuda" and model.dtype != torch.float64
         self._fused: FusedNetwork | None = None
+        self._laid_out: LaidOut | None = None  # its linears, where they may be
         self._of: Hashable = None  # the structure and the tensors that it was made of
 
     @property
     def nbytes(self) -> int:
         """Memory that laid-out weights take beside the model's own."""
-        return 0 if self._fused is None else self._fused.nbytes
+        return 0 if self._laid_out is None else self._laid_out.nbytes
 
     @property
     def moves(self) -> Hashable:
         """Another value tells that weights lie elsewhere."""
-        return self._fused, 0 if self._fused is None else self._fused.moves
+        return self._laid_out, 0 if self._laid_out is None else self._laid_out.moves
 
     def rest(self) -> None:
         """After a batch: modules run their own forwards, unless their weights were given up."""
-        if self._fused is not None:
-            self._fused.rest()
+        if self._laid_out is not None:
+            self._laid_out.stop()
 
     def close(self) -> None:
         """The model has its weights again."""
-        if self._fused is not None:
-            self._fused.close()
+        if self._laid_out is not None:
+            self._laid_out.give_back()
 
     def for_batch(self, ids: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
         """For a batch of prompts ids [B, P] that grows to `capacity` columns. `inputs` are what else transformers prepared,
@@ -83,7 +84,7 @@ class Networks:
             fused = self._by_parts()
             if fused is not None:
                 fused.start(len(ids), capacity)
-                fused.suit(len(ids))
+                fused.exact = self._laid_out is None or self._laid_out.suit(len(ids))
                 self._of = (structure(model), _tensors(model))  # weights that were laid out lie elsewhere
                 return fused
         self.close()
@@ -105,12 +106,13 @@ class Networks:
         found = structure(model)
         if self._of != (found, _tensors(model)):
             self.close()
-            self._fused, self._of = None, (found, _tensors(model))  # the memory of the old one goes first
+            self._fused, self._laid_out, self._of = None, None, (found, _tensors(model))  # the memory of the old one goes first
             decoder = read(model)
-            laid_out = LaidOut(model, decoder, self.products, self._layout) if self._layout is not Layout.STORED else None
-            network = FusedNetwork(decoder, kernels=self._kernels, recorder=CudaRecorder if self._kernels else None, laid_out=laid_out)
+            network = FusedNetwork(decoder, kernels=self._kernels, recorder=CudaRecorder if self._kernels else None)
             same = _remembered(_BY_PARTS, model, (found, self._kernels), partial(same_by_parts, model, network))
             self._fused = network if same else None
+            if same and self._layout is not Layout.STORED:
+                self._laid_out = LaidOut(model, decoder, self.products, self._layout)
         elif self._fused is not None:
             self._fused.refresh()
         return self._fused

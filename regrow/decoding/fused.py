@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
-from regrow.adapter.laid_out import LaidOut
 from regrow.adapter.llama_like import Block, DecoderWeights, Norm
 from regrow.core import Pass
 from regrow.decoding.graphs import Graphs, Recorder
@@ -34,13 +33,11 @@ class FusedNetwork(Network):
         *,
         kernels: bool,
         recorder: Callable[[], Recorder] | None = None,
-        laid_out: LaidOut | None = None,
     ) -> None:
-        """`kernels`: decode steps run through them; they are recorded if a `recorder` can be made. `laid_out`: its linears, where they may
-        be."""
-        self._decoder, self._kernels, self._recorder, self._laid_out = decoder, kernels, recorder, laid_out
+        """`kernels`: decode steps run through them; they are recorded if a `recorder` can be made."""
+        self._decoder, self._kernels, self._recorder = decoder, kernels, recorder
         self.dtype = decoder.embedding.dtype
-        self._norm = _as_the_model
+        self.exact = True  # norms are the model's to the last bit; they need not be where sums run in another order anyway
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
         self._steppers: dict[tuple[int, bool], Stepper] = {}  # by tokens a row, and whether every one gets logits
@@ -54,32 +51,6 @@ class FusedNetwork(Network):
         self._keys_values[:, :, :capacity].zero_()
         self.chunk = max(SHORTEST_CHUNK, min(LONGEST_CHUNK, CHUNK_TOKENS // batch))
 
-    def suit(self, batch: int) -> None:
-        """Its linears take the form that batches of so many rows run fastest with. Raises NoMemoryError without enough for it."""
-        if self._laid_out is not None:
-            # Where sums run in another order than the model's own, norms need not be the model's to the last bit.
-            self._norm = _as_the_model if self._laid_out.suit(batch) else _in_one_call
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that laid-out weights take beside the model's own."""
-        return 0 if self._laid_out is None else self._laid_out.nbytes
-
-    @property
-    def moves(self) -> int:
-        """Times that weights were given up or came back."""
-        return 0 if self._laid_out is None else self._laid_out.moves
-
-    def rest(self) -> None:
-        """Nothing runs through it for a while."""
-        if self._laid_out is not None:
-            self._laid_out.stop()
-
-    def close(self) -> None:
-        """The model has its weights again."""
-        if self._laid_out is not None:
-            self._laid_out.give_back()
-
     def refresh(self) -> None:
         """Takes over the values that the model's weights have now; addresses stay, and so do recorded steps."""
         self._decoder.refresh()
@@ -89,11 +60,12 @@ class FusedNetwork(Network):
         # Recorded steps know the addresses of the cache: they go before it does. Without enough memory for another, there is none.
         self._size, self._graphs, self._steppers = (0, 0), None, {}
         self._keys_values = of.embedding.new_empty(0)
-        # A column more: padding is written there. On a CPU what a head reads lies in one piece, which halves the time of attention.
+        # A column more: padding is written there. On a CPU what a head reads lies in one piece.
         home = of.embedding.device
         sizes = {"batch": batch, "columns": columns + 1, "kinds": 2, "heads": of.kv_heads, "width": of.head_width}
         order = ("batch", "kinds", "heads", "columns", "width") if home.type == "cpu" else tuple(sizes)
-        cache = of.embedding.new_empty(len(of.blocks), *(sizes[name] for name in order))
+        # Zeros: drafts may look further than what `start` clears, and what is masked is multiplied by zero.
+        cache = of.embedding.new_zeros(len(of.blocks), *(sizes[name] for name in order))
         self._keys_values = cache.permute(0, *(1 + order.index(name) for name in sizes))  # [L, B, columns + 1, 2, H_kv, d]
         self._rows = torch.arange(batch, device=home)[:, None]
         self._columns = torch.arange(columns, device=home)
@@ -136,6 +108,10 @@ class FusedNetwork(Network):
             x += block.ffn(self._norm(x, block.ffn_norm))
         return of.head(self._norm(x if every else x[:, -1], of.norm))
 
+    def _norm(self, x: Tensor, norm: Norm) -> Tensor:
+        """RMSNorm with the operations and dtypes of transformers' modules, or in torch's one call, a rounding less in bfloat16."""
+        return norm.weight * unit(x, norm.eps) if self.exact else rms_norm(x, norm.weight.shape, norm.weight, norm.eps)
+
     def _mask(self, position: Tensor, length: int) -> Tensor | None:
         """Of the queries at `position` [B, w], as `_attended` lays them out, over the first `length` columns; None where it hides nothing
         but what comes later in the text."""
@@ -177,16 +153,6 @@ class FusedNetwork(Network):
         query = query.view(batch, width, of.kv_heads, groups, -1).transpose(1, 2).flatten(2, 3)  # [B, H_kv, w groups, d]
         y = scaled_dot_product_attention(query, keys, values, mask)
         return y.reshape(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2)
-
-
-def _as_the_model(x: Tensor, norm: Norm) -> Tensor:
-    """RMSNorm with the operations and dtypes of transformers' modules."""
-    return norm.weight * unit(x, norm.eps)
-
-
-def _in_one_call(x: Tensor, norm: Norm) -> Tensor:
-    """RMSNorm as torch has it: one rounding less in bfloat16."""
-    return rms_norm(x, norm.weight.shape, norm.weight, norm.eps)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

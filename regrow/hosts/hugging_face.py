@@ -95,9 +95,20 @@ class _Generate:
                 chunk = generation_config.prefill_chunk_size
                 late = LateHooks(partial(self._check, network))
                 natively = self.products.native(len(input_ids))
-                how = {"chunk": chunk, "watch": watch, "mark": mark, "every_step": returned, "late": late, "natively": natively}
+                loop = Loop(
+                    self.session,
+                    network,
+                    batch,
+                    sampler,
+                    chunk=chunk,
+                    watch=watch,
+                    mark=mark,
+                    every_step=returned,
+                    late=late,
+                    natively=natively,
+                )
                 try:
-                    sequences = Loop(self.session, network, batch, sampler, **how).run()
+                    sequences = loop.run()
                 finally:
                     self._networks.rest()
             if not generation_config.return_dict_in_generate:

@@ -180,7 +180,7 @@ def test_a_parameter_is_moved_with_its_module() -> None:
     with Patch() as patch:
         patch.replace_parameter(module, "weight", nn.Parameter(torch.zeros(2, 2, dtype=torch.float64)))
         address = weight.data_ptr()
-    assert weight.data_ptr() == address  # nothing is shallow where nothing was moved
+    assert weight.data_ptr() == address  # nothing is copied where nothing was moved
 
 
 class WithState(Plain):

@@ -7,6 +7,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 
 import regrow
 from batches import arguments, new_tokens, prompts
+from calibrations import calibration_for
 from families import SIZES
 from regrow.adapter import laid_out
 from regrow.decoding import choose_network
@@ -161,11 +163,14 @@ def test_weights_that_were_given_up_cannot_be_written_to_read_or_saved(tmp_path:
         assert weight.untyped_storage().nbytes() <= 8
         with pytest.raises(RuntimeError, match="single memory location"):
             weight.data.mul_(2)
-        for use in (model.state_dict, lambda: model.save_pretrained(tmp_path), lambda: copy.deepcopy(model)):
+        attention = model.model.layers[1].self_attn
+        uses = [part.state_dict for part in (model, attention)] + [partial(copy.deepcopy, part) for part in (model, attention)]
+        for use in (*uses, partial(model.save_pretrained, tmp_path)):
             with pytest.raises(UsageError, match="close the engine"):
                 use()
     assert not list(tmp_path.iterdir())
     copy.deepcopy(model)
+    attention.state_dict()
 
 
 @pytest.mark.parametrize("between", [False, True], ids=["before closing", "before another batch"])
@@ -240,6 +245,10 @@ def test_a_method_with_weights_of_its_own_or_a_calibration_keeps_the_models() ->
         tokens(model)
         assert is_laid_out(model)
     with regrow.Engine(model, regrow.Wanda(sparsity=0), owns_model=True):
+        tokens(model)
+        assert not is_laid_out(model)
+    method = regrow.CATS(sparsity=0.5)
+    with regrow.Engine(model, method, calibration=calibration_for(model, method), owns_model=True):
         tokens(model)
         assert not is_laid_out(model)
 
