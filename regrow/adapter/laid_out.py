@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Final, final
@@ -18,7 +18,7 @@ from regrow.adapter.plain import OwnForward, odd_linear
 from regrow.adapter.projection import SideBySide
 from regrow.adapter.weights_state import Place, checksums
 from regrow.errors import NoMemoryError, UsageError
-from regrow.kernels import LaidOutWeight, Products
+from regrow.kernels import LaidOutWeight, Products, gated
 
 LARGEST_SHARE: Final = 0.05  # of the weights that are given up: those laid out at one time
 
@@ -36,14 +36,26 @@ class Layout(Enum):
 class _Laid(OwnForward):
     """Stands in for the forward of a linear."""
 
-    def __init__(self, module: nn.Linear, fewest: int) -> None:
-        self._module, self.weight = module, LaidOutWeight(module.weight, fewest)
+    def __init__(self, module: nn.Linear, products: Products) -> None:
+        self._module, self.weight = module, LaidOutWeight(module.weight, products.fewest, products.most)
 
     def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 (the argument's name in nn.Linear)
         return self.weight(input, self._module.bias)
 
     def plain(self) -> Tensor:
         return self.weight.plain()
+
+
+@final
+class _LaidFFN(OwnForward):
+    """Stands in for the forward of a whole FFN, down(act(gate x) * up x), where no method has a forward of its own there."""
+
+    def __init__(self, mlp: Any, forwards: Mapping[nn.Linear, Callable[[Tensor], Tensor]]) -> None:
+        self._gate, self._up, self._down = (forwards[module] for module in _linears(mlp))
+        self._gated = gated(mlp.act_fn, mlp.gate_proj.weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._down(self._gated(self._gate(x), self._up(x)))
 
 
 @final
@@ -75,8 +87,9 @@ class LaidOut:
         self._joints = [block.qkv for block in decoder.blocks if isinstance(block.qkv, SideBySide)]
         owned = [layer.self_attn.o_proj for layer in layers]
         read: list[nn.Linear] = []  # by a method too
-        for mlp in (layer.mlp for layer in layers):
-            (read if "forward" in vars(mlp) else owned).extend([mlp.gate_proj, mlp.up_proj, mlp.down_proj])
+        self._ffns = [layer.mlp for layer in layers]
+        for mlp in self._ffns:
+            (read if "forward" in vars(mlp) else owned).extend(_linears(mlp))
         owned.append(model.lm_head)
         self._linears: list[nn.Linear] = [module for module in (*owned, *read) if not odd_linear(module)]
         moved = [*owned, *(module for joint in self._joints for module in joint.linears)]
@@ -134,13 +147,12 @@ class LaidOut:
         if not self._has_room():
             return False
         self._sources = ((), ())
-        fewest = self._products.fewest
         state = self._state()  # before a weight goes
         for module in self._linears:
-            self._forwards[module] = _Laid(module, fewest)
+            self._forwards[module] = _Laid(module, self._products)
             self._give_up(module)
         for joint in self._joints:
-            weight = joint.lay_out(fewest)
+            weight = joint.lay_out(self._products)
             for number, module in enumerate(joint.linears):
                 self._forwards[module] = _LaidBeside(joint, weight, number)
                 self._give_up(module)
@@ -158,6 +170,9 @@ class LaidOut:
         self._patch.restore()
         for module, forward in self._forwards.items():
             self._patch.replace(module, "forward", forward)
+        for mlp in self._ffns:
+            if "forward" not in vars(mlp) and all(module in self._forwards for module in _linears(mlp)):
+                self._patch.replace(mlp, "forward", _LaidFFN(mlp, self._forwards))
         if self._placeholders:
             self._patch.replace(self._model, "save_pretrained", _Refused())
             for part in self._model.modules():
@@ -188,6 +203,10 @@ class LaidOut:
             f"a second copy of the weights, laid out for oneDNN, takes {needed / 1e9:.1f} GB, and {there / 1e9:.1f} GB are free; "
             "leave out lay_out, or let an Engine own the model (owns_model=True)"
         )
+
+
+def _linears(mlp: Any) -> list[nn.Linear]:
+    return [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
 
 
 @final

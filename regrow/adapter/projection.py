@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from regrow.adapter.plain import odd_linear
-from regrow.kernels import LaidOutWeight
+from regrow.kernels import LaidOutWeight, Products
 
 
 class Projection(ABC):
@@ -65,10 +65,10 @@ class SideBySide(Projection):
             if module.bias is not None:
                 bias.copy_(module.bias.detach())
 
-    def lay_out(self, fewest: int) -> LaidOutWeight:
+    def lay_out(self, products: Products) -> LaidOutWeight:
         """Takes the weights of the linears in oneDNN's layout, in the place of the copy."""
         self._weight = torch.empty(0)  # the memory of the copy goes first
-        self._weight = LaidOutWeight(torch.cat([module.weight.detach() for module in self.linears]), fewest)
+        self._weight = LaidOutWeight(torch.cat([module.weight.detach() for module in self.linears]), products.fewest, products.most)
         return self._weight
 
     def lay_back(self) -> None:

@@ -13,7 +13,7 @@ from regrow.adapter.llama_like import Block, DecoderWeights, Norm
 from regrow.core import Pass
 from regrow.decoding.graphs import Graphs, Recorder
 from regrow.decoding.network import Network
-from regrow.kernels import unit
+from regrow.kernels import compiled, unit
 
 if TYPE_CHECKING:
     from regrow.decoding.stepper import Stepper
@@ -77,7 +77,8 @@ class FusedNetwork(Network):
 
     def forward(self, planned: Pass, ids: Tensor, *, length: int | None = None, key: Hashable | None = None, every: bool = False) -> Tensor:
         position, width, longest = planned.position, planned.width, length or ids.shape[1]
-        if not self._kernels or planned.prompt or width > WIDEST:
+        kernels = self._kernels or (not self.exact and compiled(self._decoder.embedding))
+        if not kernels or planned.prompt or width > WIDEST:
             return self._plain(ids[:, -width:], position, longest, every)
         stepper = self._stepper(width, every)
         stepper.ids.copy_(ids[:, -width:])

@@ -1,26 +1,34 @@
 """The one dispatcher: every other package imports the operations from here, and gets what suits the device of its tensors.
 
-An operation is a folder: `reference.py` defines it in plain PyTorch, `triton.py` holds its kernels for a GPU. Triton is imported only
-where there is a GPU; a CPU and float64 run the reference, or a form of its own where there is one.
+An operation is a folder: `reference.py` defines it in plain PyTorch, `triton.py` holds its kernels for a GPU, `cpu.py` and `cpu.cpp` those
+for a CPU. Triton is imported only where there is a GPU; float64, and a CPU without a compiler, run the reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from regrow.core import FFNWeights
+from regrow.kernels.attention import cpu as attention_cpu
 from regrow.kernels.attention import reference as attention_reference
+from regrow.kernels.cpu_library import KINDS, library
+from regrow.kernels.gate import cpu as gate_cpu
+from regrow.kernels.gate import reference as gate_reference
+from regrow.kernels.gate.reference import activation
 from regrow.kernels.laid_out.products import Products, native, products
 from regrow.kernels.laid_out.weight import LaidOutWeight
+from regrow.kernels.norm import cpu as norm_cpu
 from regrow.kernels.norm import reference as norm_reference
 from regrow.kernels.norm.reference import unit
 from regrow.kernels.pruned_ffn.compact import CompactFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeightsLinears
+from regrow.kernels.rotary import cpu as rotary_cpu
 from regrow.kernels.rotary import reference as rotary_reference
 from regrow.kernels.scores import reference as scores_reference
 from regrow.kernels.scores.reference import relative
@@ -35,8 +43,10 @@ __all__ = [
     "SparseFFN",
     "add_rms_norm",
     "attention_workspace",
+    "compiled",
     "decode_attention",
     "exceeding",
+    "gated",
     "magnitude",
     "masked_linear",
     "masked_linears",
@@ -53,6 +63,11 @@ __all__ = [
 def _on_gpu(x: Tensor) -> bool:
     """Whether an operation on x runs through its kernels, which take no float64."""
     return x.is_cuda and x.dtype != torch.float64
+
+
+def compiled(x: Tensor) -> bool:
+    """Whether operations on x run through compiled code of a CPU."""
+    return x.device.type == "cpu" and x.dtype in KINDS and library() is not None
 
 
 class SparseFFN(Protocol):
@@ -88,12 +103,12 @@ def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool 
     """The sparse form of one FFN with `keep` retained neurons, or at most so many if that `varies`; `scratch` [keep, D] may be shared by
     all layers. With `laid_out`, a copy in oneDNN's layout where there can be one."""
     if _on_gpu(weights.gate) and not varies:
-        from regrow.kernels.pruned_ffn.gather import GatherFFN, activation
+        from regrow.kernels.pruned_ffn.gather import GatherFFN
 
         if act := activation(weights.act):
             return GatherFFN(weights, act, keep)
     if laid_out is not None and not varies and LaidOutFFN.fits(weights, keep):
-        return LaidOutFFN(weights, keep, scratch, laid_out.fewest)
+        return LaidOutFFN(weights, keep, laid_out, gated(weights.act, weights.gate))
     return CompactFFN(weights, keep, scratch)
 
 
@@ -143,13 +158,21 @@ def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
     triton.observe(z, slot, total, partial, slot.new_empty(total.shape[-2], 2, dtype=torch.int32))
 
 
+def gated(act: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """What computes act(gate) * up of contiguous tensors with the type and the device of `like`."""
+    return gate_cpu.gated if compiled(like) and activation(act) == "silu" else partial(gate_reference.gated, act)
+
+
 def attention_workspace(q: Tensor, kv_heads: int, capacity: int) -> Sequence[Tensor]:
     """What `decode_attention` works in, for queries like q [B, w, H, d] and a cache of `capacity` positions; it may be shared by layers."""
+    rows, width, heads, head_width = q.shape
+    if compiled(q) and attention_cpu.takes(head_width):
+        shape = attention_cpu.attention_workspace(rows, width, heads, head_width, capacity)
+        return [q.new_empty(shape, dtype=torch.float32)]
     if not _on_gpu(q):
         return ()
     from regrow.kernels.attention import triton
 
-    rows, width, heads, head_width = q.shape
     shapes = triton.attention_workspace(rows, width, heads, kv_heads, head_width, capacity)
     return [q.new_empty(shape, dtype=torch.float32) for shape in shapes]
 
@@ -166,6 +189,9 @@ def decode_attention(
 ) -> None:
     """out [B, w, H, d] of q [B, w, H, d]: query i of row b attends to the positions start_b <= p <= length_b + i of `k_cache` and `v_cache`
     [B, H_kv, S, d]. What other positions hold does not matter on a GPU, and has to be finite elsewhere."""
+    if compiled(q) and attention_cpu.takes(q.shape[3]):
+        attention_cpu.decode_attention(q, k_cache, v_cache, start, length, scale, out, *workspace)
+        return
     if not _on_gpu(q):
         attention_reference.decode_attention(q, k_cache, v_cache, start, length, scale, out)
         return
@@ -176,6 +202,9 @@ def decode_attention(
 
 def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
     """residual [T, D] += x [T, D], unless x is None; then out [T, D] = weight [D] * residual / sqrt(mean(residual^2) + eps)."""
+    if compiled(residual):
+        norm_cpu.add_rms_norm(x, residual, weight, eps, out)
+        return
     if not _on_gpu(residual):
         norm_reference.add_rms_norm(x, residual, weight, eps, out)
         return
@@ -199,6 +228,9 @@ def rope_cache(
 ) -> None:
     """Queries of qkv [B, w, (H + 2 H_kv) d] to out [B, w, H, d], keys and values to `k_cache` and `v_cache` [B, H_kv, S, d] at the
     positions `at` [B, w]; normed by `q_weight` and `k_weight` [d] where given, and turned by the angles of `position` [B, w]."""
+    if compiled(qkv):
+        rotary_cpu.rope_cache(qkv, q_weight, k_weight, eps, cos, sin, position, at, k_cache, v_cache, out)
+        return
     if not _on_gpu(qkv):
         rotary_reference.rope_cache(qkv, q_weight, k_weight, eps, cos, sin, position, at, k_cache, v_cache, out)
         return

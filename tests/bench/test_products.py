@@ -10,12 +10,12 @@ from regrow.kernels import Products
 
 
 def test_the_last_line_is_what_was_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(products, "products", lambda *_: Products("native", "laid out", 4, {"onednn 1": 19.0}))
+    monkeypatch.setattr(products, "products", lambda *_: Products("native", "laid out", 4, 0, {"onednn 1": 19.0}))
     monkeypatch.setattr(products, "bandwidth", lambda _: {"read": 34e9})
     products.main()
     *lines, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
-    assert found["products"]["float32"] == {"alone": "native", "several": "laid out", "fewest": 4, "speed": {"onednn 1": 19.0}}
+    assert found["products"]["float32"] == {"alone": "native", "several": "laid out", "fewest": 4, "most": 0, "speed": {"onednn 1": 19.0}}
     assert found["read_gb_per_second"] == 34
     assert "bfloat16: a single row takes native, more take laid out" in lines
 

@@ -36,7 +36,7 @@ def test_the_setting_comes_back_after_an_error_and_is_never_switched_on() -> Non
 @pytest.mark.parametrize(("rows", "onednn"), [(1, False), (2, True)])
 def test_the_loop_takes_it_for_decode_steps_only(rows: int, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The product of the prompt, which is long, stays oneDNN's."""
-    monkeypatch.setattr(choose_network, "products", lambda *_: Products("native", "onednn", 1, {}))
+    monkeypatch.setattr(choose_network, "products", lambda *_: Products("native", "onednn", 1, 0, {}))
     seen: list[tuple[int, bool]] = []
     forward = StockNetwork.forward
 

@@ -19,19 +19,22 @@ import regrow
 from batches import arguments, new_tokens, prompts
 from calibrations import calibration_for
 from families import SIZES
+from kernels.compiled_here import COMPILED
+from regrow import kernels
 from regrow.adapter import laid_out
 from regrow.decoding import choose_network
 from regrow.errors import NoMemoryError, UsageError
 from regrow.kernels import Products
 from regrow.kernels.laid_out.products import STORED
-from regrow.kernels.laid_out.weight import can_lay_out
+from regrow.kernels.laid_out.weight import MOST, can_lay_out
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.method.base import Method
 from regrow.pruning import neurons
 
 BATCH = prompts(3, seed=4)
-LAID_OUT = Products("laid out", "laid out", 4, {})
-NATIVE_ALONE = Products("native", "laid out", 4, {})
+LAID_OUT = Products("laid out", "laid out", 4, 0, {})
+OURS = Products("compiled", "compiled", 4, MOST, {})
+NATIVE_ALONE = Products("native", "laid out", 4, 0, {})
 BAP = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)
 METHODS: list[Method] = [regrow.Dense(), BAP, regrow.Griffin(sparsity=0.5), regrow.Magnitude(sparsity=0.5), regrow.EveryToken(sparsity=0.5)]
 
@@ -41,9 +44,11 @@ def measured(monkeypatch: pytest.MonkeyPatch, products: Products) -> None:
         monkeypatch.setattr(module, "products", lambda dtype, *_: products if can_lay_out(dtype) else STORED)
 
 
-@pytest.fixture(autouse=True)
-def _laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured(monkeypatch, LAID_OUT)
+@pytest.fixture(autouse=True, params=["no compiler", "oneDNN", pytest.param("our own product", marks=COMPILED)])
+def _laid_out(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    measured(monkeypatch, OURS if request.param == "our own product" else LAID_OUT)
+    if request.param == "no compiler":
+        monkeypatch.setattr(kernels, "library", lambda: None)
 
 
 def build(family: str = "Qwen2", *, tied: bool = False, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -102,7 +107,7 @@ def test_a_pruned_model_gives_the_tokens_of_plain_weights(method: Method, way: W
     load = LaidOutFFN.load
     monkeypatch.setattr(LaidOutFFN, "load", lambda self, index: loads.append(index) or load(self, index))
     with monkeypatch.context() as plain:
-        measured(plain, Products("onednn", "onednn", 1, {}))
+        measured(plain, Products("onednn", "onednn", 1, 0, {}))
         with regrow.prune(model, method):
             want = tokens(model)
     assert not loads

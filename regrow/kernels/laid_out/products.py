@@ -1,4 +1,4 @@
-"""Which of torch's products a few rows take on this CPU, measured once a process on weights that no cache holds."""
+"""Which product a few rows take on this CPU, torch's or our own, measured once a process on weights that no cache holds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from regrow.kernels.laid_out.weight import LaidOutWeight, can_lay_out
+from regrow.kernels.laid_out.weight import MOST, LaidOutWeight, can_lay_out, has_few_rows
 
 SMALL: Final = 64 * 2**20  # bytes of weights that a cache may hold: there the layout does not matter
-NATIVE, ONEDNN, LAID_OUT = "native", "onednn", "laid out"
+NATIVE, ONEDNN, LAID_OUT, COMPILED = "native", "onednn", "laid out", "compiled"
 FILLED: Final = 4  # rows that oneDNN multiplies faster than one, on the CPUs seen
+ROWS: Final = (1, FILLED, 16)  # that are measured
 CLEARLY: Final = 1.05  # by how much another product has to be faster to be taken
 _SIZE, _BYTES, _ROUNDS = (2048, 4096), 256 * 2**20, 4
 
@@ -26,11 +27,13 @@ _SIZE, _BYTES, _ROUNDS = (2048, 4096), 256 * 2**20, 4
 @final
 @dataclass(frozen=True)
 class Products:
-    """What rows are multiplied by weights with: torch's own product ("native"), oneDNN's, or oneDNN's with weights laid out."""
+    """What rows are multiplied by weights with: torch's own product ("native"), oneDNN's, oneDNN's with weights laid out, or our own
+    with them ("compiled")."""
 
     alone: str  # a single row
     several: str  # more of them
-    fewest: int  # laid-out weights meet at least so many rows: fewer are filled up
+    fewest: int  # oneDNN's product with weights laid out meets at least so many rows: fewer are filled up
+    most: int  # weights laid out are multiplied by our own product up to so many rows
     speed: Mapping[str, float]  # gigabytes of weights a second, by product and rows
 
     def to_text(self) -> dict[str, str]:
@@ -38,13 +41,13 @@ class Products:
         return {"products": f"one row {self.alone}, more {self.several}"} if self.speed else {}
 
     def lays_out(self, rows: int) -> bool:
-        return (self.alone if rows == 1 else self.several) == LAID_OUT
+        return (self.alone if rows == 1 else self.several) in (LAID_OUT, COMPILED)
 
     def native(self, rows: int) -> bool:
         return (self.alone if rows == 1 else self.several) == NATIVE
 
 
-STORED: Final = Products(ONEDNN, ONEDNN, 1, {})  # weights as they are stored, through whatever torch takes by itself
+STORED: Final = Products(ONEDNN, ONEDNN, 1, 0, {})  # weights as they are stored, through whatever torch takes by itself
 
 
 def products(dtype: torch.dtype, device: torch.device, size: int) -> Products:
@@ -77,18 +80,25 @@ def _measured(dtype: torch.dtype, threads: int) -> Products:  # noqa: ARG001 (sp
 
 def chosen(speed: Mapping[str, float]) -> Products:
     """By gigabytes a second of every product that there is, named "native 1", "onednn 4", "laid out 16"."""
-    laid = f"{LAID_OUT} {FILLED}" in speed
-    fewest = FILLED if laid and speed[f"{LAID_OUT} {FILLED}"] > CLEARLY * speed[f"{LAID_OUT} 1"] else 1
+    laid_out, fewest = None, 1
+    if f"{LAID_OUT} 1" in speed:
+        laid_out = LAID_OUT
+        fewest = FILLED if speed[f"{LAID_OUT} {FILLED}"] > CLEARLY * speed[f"{LAID_OUT} 1"] else 1
+        if f"{COMPILED} 1" in speed and _gain(speed, COMPILED, LAID_OUT, ROWS) > 1:
+            laid_out = COMPILED
     one = {name: speed[f"{name} 1"] for name in (ONEDNN, NATIVE)}
-    if laid:
-        one[LAID_OUT] = speed[f"{LAID_OUT} {fewest}"]
+    if laid_out:
+        one[laid_out] = speed[f"{laid_out} {fewest if laid_out == LAID_OUT else 1}"]
     # Weights that are not laid out cost no memory, and torch's usual product is what other programs run.
     alone = NATIVE if one[NATIVE] > CLEARLY * one[ONEDNN] else ONEDNN
-    if laid and one[LAID_OUT] > CLEARLY * one[alone]:
-        alone = LAID_OUT
-    gains = [speed[f"{LAID_OUT} {rows}"] / speed[f"{ONEDNN} {rows}"] for rows in (FILLED, 16)] if laid else []
-    several = LAID_OUT if gains and statistics.geometric_mean(gains) > CLEARLY else ONEDNN
-    return Products(alone, several, fewest, speed)
+    if laid_out and one[laid_out] > CLEARLY * one[alone]:
+        alone = laid_out
+    several = laid_out if laid_out and _gain(speed, laid_out, ONEDNN, ROWS[1:]) > CLEARLY else ONEDNN
+    return Products(alone, several, fewest, MOST if laid_out == COMPILED else 0, speed)
+
+
+def _gain(speed: Mapping[str, float], of: str, over: str, rows: Sequence[int]) -> float:
+    return statistics.geometric_mean(speed[f"{of} {number}"] / speed[f"{over} {number}"] for number in rows)
 
 
 def _speeds(dtype: torch.dtype) -> dict[str, float]:
@@ -102,8 +112,11 @@ def _speeds(dtype: torch.dtype) -> dict[str, float]:
         laid = []
         while stored:
             laid.append(LaidOutWeight(stored.pop()))
-        for rows in (1, FILLED, 16):
-            found[f"{LAID_OUT} {rows}"] = _speed(laid, rows, lambda weight, x: weight(x))
+        for name, most in ((LAID_OUT, 0), (COMPILED, MOST))[: 1 + has_few_rows(*_SIZE, dtype)]:
+            for weight in laid:
+                weight.most = most
+            for rows in ROWS:
+                found[f"{name} {rows}"] = _speed(laid, rows, lambda weight, x: weight(x))
     return found
 
 

@@ -9,19 +9,25 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
+from regrow.kernels.cpu_library import LONG, POINTER, Kernel
+
 ROWS: Final = 16  # that the layout is asked for; oneDNN gives the same one for 4 to 512
 BLOCK: Final = 64  # outputs that lie side by side
+MOST: Final = 64  # rows that our own product takes
 _ONEDNN: Final[Any] = torch.ops.mkldnn
+_FEW_ROWS: Final = Kernel("few_rows", *[POINTER] * 4, *[LONG] * 3)
 
 
 @final
 class LaidOutWeight:
     """W [out, in] for products y = W x. What is laid out can be had back bit for bit."""
 
-    def __init__(self, weight: Tensor, fewest: int = 1) -> None:
-        """`fewest`: a product of fewer rows is filled up to so many, because oneDNN's is faster then (`Products`)."""
+    def __init__(self, weight: Tensor, fewest: int = 1, most: int = 0) -> None:
+        """`fewest`: a product of fewer rows is filled up to so many, because oneDNN's is faster then. Up to `most` rows are multiplied by
+        our own product where it can be (`Products`)."""
         self._laid: Tensor = _ONEDNN._reorder_linear_weight(weight.detach(), ROWS)
         self._fewest, self.shape, self.dtype = fewest, weight.shape, weight.dtype
+        self.most = most if most and has_few_rows(len(weight), weight.shape[1], weight.dtype) else 0
 
     @property
     def nbytes(self) -> int:
@@ -30,6 +36,8 @@ class LaidOutWeight:
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """y [..., out] of x [..., in]."""
         rows = x.shape[:-1].numel()
+        if rows <= self.most:
+            return self._few(x.contiguous(), rows, bias)
         if rows >= self._fewest:
             return self._product(x, bias)
         filled = torch.nn.functional.pad(x.reshape(rows, -1), (0, 0, 0, self._fewest - rows))
@@ -45,6 +53,12 @@ class LaidOutWeight:
         address = int(_ONEDNN.data_ptr(self._laid))
         memory = torch.frombuffer((ctypes.c_char * self.nbytes).from_address(address), dtype=_integer(self.dtype))
         return memory.view(-(-self.shape[0] // BLOCK), -1, BLOCK, pair(self.dtype))
+
+    def _few(self, x: Tensor, rows: int, bias: Tensor | None) -> Tensor:
+        y = x.new_empty(*x.shape[:-1], self.shape[0])
+        address, added = int(_ONEDNN.data_ptr(self._laid)), None if bias is None else bias.data_ptr()
+        _FEW_ROWS[x.dtype](x.data_ptr(), address, added, y.data_ptr(), rows, *self.shape)
+        return y
 
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         y: Tensor = _ONEDNN._linear_pointwise(x, self._laid, bias, "none", [], "")
@@ -66,6 +80,11 @@ def can_lay_out(dtype: torch.dtype) -> bool:
         return bool((weight(torch.ones(2, BLOCK, dtype=dtype)) == BLOCK).all())
     except (AttributeError, RuntimeError):  # another CPU, another build of torch
         return False
+
+
+def has_few_rows(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
+    """Whether our own product takes a weight of this size on this CPU."""
+    return _FEW_ROWS.get(dtype) is not None and has_blocks(outputs, inputs, dtype)
 
 
 @cache

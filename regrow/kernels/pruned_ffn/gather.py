@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Final, final
+from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from regrow.core import FFNWeights
 from regrow.kernels.pruned_ffn.triton import down_gather, gated_gather
 from regrow.kernels.split_sums import LARGEST_ROWS, workspace_shape
-
-_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
-    "relu": functional.relu,
-}
-
-
-def activation(act: Callable[[Tensor], Tensor]) -> str | None:
-    """The kernels' name of an activation, by what it computes; None for one that they do not have."""
-    x = torch.linspace(-8, 8, 257)
-    return next((name for name, known in _ACTIVATIONS.items() if torch.allclose(act(x), known(x), rtol=1e-5, atol=1e-6)), None)
 
 
 @final

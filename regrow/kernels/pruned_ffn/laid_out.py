@@ -6,33 +6,34 @@ writes all of it. Places beyond the retained neurons hold zeros, whose activatio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
-import torch
 from torch import Tensor
 
 from regrow.core import FFNWeights
+from regrow.kernels.laid_out.products import Products
 from regrow.kernels.laid_out.weight import BLOCK, LaidOutWeight, has_blocks
+from regrow.kernels.pruned_ffn import blocks, cpu
 from regrow.kernels.pruned_ffn.places import Places
 
 
 @final
 class LaidOutFFN:
-    def __init__(self, weights: FFNWeights, keep: int, scratch: Tensor, fewest: int) -> None:
-        """`fewest` as of `LaidOutWeight`. Only where `fits`."""
+    def __init__(self, weights: FFNWeights, keep: int, products: Products, gated: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """`gated` computes act(gate) * up. Only where it `fits`."""
         (neurons, width), places = weights.gate.shape, _filled(keep)
-        self._act, self._down_bias = weights.act, weights.down_bias
-        self._gate, self._up = (LaidOutWeight(weights.gate.new_zeros(places, width), fewest) for _ in range(2))
-        self._down = LaidOutWeight(weights.down.new_zeros(width, places), fewest)
-        self._down_rows = weights.down.detach().t().contiguous()  # [F, D]
-        # Words of 32 bits: [places / 64, 64, words] of gate and up; values [places / p, p, D / 64, 64] of down.
-        words = [weight.blocks().flatten(-2).view(torch.int32).transpose(1, 2) for weight in (self._gate, self._up)]
-        self._rows = list(zip((weights.gate.detach(), weights.up.detach()), words, strict=True))
-        self._columns = self._down.blocks().permute(1, 3, 0, 2)
+        self._gated, self._down_bias = gated, weights.down_bias
+        how = products.fewest, products.most
+        self._gate, self._up = (LaidOutWeight(weights.gate.new_zeros(places, width), *how) for _ in range(2))
+        self._down = LaidOutWeight(weights.down.new_zeros(width, places), *how)
+        self._sources = weights.gate.detach(), weights.up.detach(), weights.down.detach().t().contiguous()  # [F, D] each
+        self._blocks = self._gate.blocks(), self._up.blocks(), self._down.blocks()
+        self._write = cpu.write_neurons if cpu.takes(self._sources) else blocks.write_neurons
         self._gate_bias, self._up_bias = (None if bias is None else bias.new_zeros(places) for bias in (weights.gate_bias, weights.up_bias))
         biases = [(weights.gate_bias, self._gate_bias), (weights.up_bias, self._up_bias)]
         self._biases = [(source.detach(), target) for source, target in biases if source is not None and target is not None]
-        self._scratch, self._places = scratch, Places(neurons)
+        self._places = Places(neurons)
 
     @staticmethod
     def fits(weights: FFNWeights, keep: int) -> bool:
@@ -43,7 +44,7 @@ class LaidOutFFN:
     @property
     def state_bytes(self) -> int:
         """Memory taken beside the model's own weights."""
-        return self._gate.nbytes + self._up.nbytes + self._down.nbytes + self._down_rows.nbytes
+        return self._gate.nbytes + self._up.nbytes + self._down.nbytes + self._sources[2].nbytes
 
     def forget(self) -> None:
         self._places.forget()
@@ -51,21 +52,14 @@ class LaidOutFFN:
     def load(self, index: Tensor) -> int:
         """Makes `index` [keep] the retained set; returns how many neurons were moved."""
         places, incoming = self._places.take(index)
-        moved = self._scratch[: len(incoming)]
-        block, at = places // BLOCK, places % BLOCK
-        for source, target in self._rows:
-            target[block, at] = torch.index_select(source, 0, incoming, out=moved).view(torch.int32)
-        group, pairs = self._columns, self._columns.shape[1]
-        torch.index_select(self._down_rows, 0, incoming, out=moved)
-        group[places // pairs, places % pairs] = moved.view(group.dtype).view(len(incoming), *group.shape[2:])
+        self._write(self._sources, places, incoming, self._blocks)
         for source, target in self._biases:
             target[places] = source[incoming]
         return len(incoming)
 
     def __call__(self, x: Tensor) -> Tensor:
         """y [..., D] of x [..., D] (eq. 4)."""
-        hidden = self._act(self._gate(x, self._gate_bias)) * self._up(x, self._up_bias)
-        return self._down(hidden, self._down_bias)
+        return self._down(self._gated(self._gate(x, self._gate_bias), self._up(x, self._up_bias)), self._down_bias)
 
 
 def _filled(keep: int) -> int:

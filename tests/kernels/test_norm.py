@@ -12,19 +12,28 @@ from torch.nn import Module
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from kernels.compiled_here import COMPILED
 from kernels.custom_ops import check_custom_op
+from regrow.kernels.norm import cpu as norm_cpu
 from regrow.kernels.norm import reference as norm_reference
 from regrow.kernels.norm import triton as norm
+from regrow.kernels.rotary import cpu as rotary_cpu
 from regrow.kernels.rotary import reference as rotary_reference
 from regrow.kernels.rotary import triton as rotary
 
 EPS = 1e-6
 NAN = float("nan")
-EITHER = pytest.mark.parametrize("of", [norm, norm_reference], ids=["kernel", "reference"])
-EITHER_TURN = pytest.mark.parametrize("of", [rotary, rotary_reference], ids=["kernel", "reference"])
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+FORMS = ["kernel", "reference", "cpu"]
+EITHER = pytest.mark.parametrize("of", [norm, norm_reference, pytest.param(norm_cpu, marks=COMPILED)], ids=FORMS)
+EITHER_TURN = pytest.mark.parametrize("of", [rotary, rotary_reference, pytest.param(rotary_cpu, marks=COMPILED)], ids=FORMS)
+WHOLE_OR_HALF = pytest.mark.parametrize("precision", ["whole", "half"])
 # The mean of the squares is added up in another order, so that a quotient may round to the next number: one unit, and one of the product.
-UNIT = {torch.float32: 2**-23, torch.float16: 2**-10}
+UNIT = {torch.float32: 2**-23, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+
+
+def half(of: Any) -> torch.dtype:
+    """The type of 16 bits that a form takes."""
+    return torch.bfloat16 if of in (norm_cpu, rotary_cpu) else torch.float16
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -38,10 +47,11 @@ def norm_of(weight: Tensor, kind: type[Module] = LlamaRMSNorm) -> Module:
 
 
 @EITHER
-@DTYPES
+@WHOLE_OR_HALF
 @pytest.mark.parametrize("width", [7, 256, 600])
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_residual_and_norm_are_llamas(of: Any, tokens: int, width: int, dtype: torch.dtype) -> None:
+def test_residual_and_norm_are_llamas(of: Any, tokens: int, width: int, precision: str) -> None:
+    dtype = torch.float32 if precision == "whole" else half(of)
     x, residual, weight = normal(tokens, width, dtype=dtype), normal(tokens, width, dtype=dtype, seed=1), normal(width, dtype=dtype, seed=2)
     x[0], residual[0] = x[0] / 1000, residual[0] / 1000  # so small that eps counts
     total, out = x + residual, torch.full_like(x, NAN)
@@ -52,22 +62,22 @@ def test_residual_and_norm_are_llamas(of: Any, tokens: int, width: int, dtype: t
 
 @EITHER
 def test_rounds_before_the_product_with_the_weight(of: Any) -> None:
-    """Half of the channels are 1, so that the mean is exact and the quotient, 1.41421, the same everywhere: no float16."""
-    residual, weight = torch.tensor([[1.0, 0.0] * 32]).half(), normal(64, dtype=torch.float16)
+    """Half of the channels are 1, so that the mean is exact and the quotient, 1.41421, the same everywhere: no number of 16 bits."""
+    residual, weight = torch.tensor([[1.0, 0.0] * 32]).to(half(of)), normal(64, dtype=half(of))
     out = torch.empty_like(residual)
     of.add_rms_norm(None, residual, weight, EPS, out)
     assert torch.equal(out, norm_of(weight)(residual).detach())
-    assert not torch.equal(out, (residual * weight.double() / (0.5 + EPS) ** 0.5).half())
+    assert not torch.equal(out, (residual * weight.double() / (0.5 + EPS) ** 0.5).to(half(of)))
 
 
 @EITHER
 def test_the_norm_is_that_of_the_rounded_sum(of: Any) -> None:
-    x, residual, weight = (normal(1, 64, dtype=torch.float16, seed=seed) for seed in range(3))
+    x, residual, weight = (normal(1, 64, dtype=half(of), seed=seed) for seed in range(3))
     total, unrounded, out = x + residual, x.float() + residual.float(), torch.empty_like(x)
     of.add_rms_norm(x, residual, weight[0], EPS, out)
     # So few squares are added up that none of the quotients comes near enough to the middle between two numbers.
     assert torch.equal(out, norm_of(weight[0])(total).detach())
-    assert not torch.equal(out, norm_of(weight[0].float())(unrounded).detach().half())
+    assert not torch.equal(out, norm_of(weight[0].float())(unrounded).detach().to(half(of)))
 
 
 @EITHER
@@ -123,12 +133,11 @@ class Step:
 
 
 @EITHER_TURN
-@DTYPES
+@WHOLE_OR_HALF
 @pytest.mark.parametrize("normed", [False, True], ids=["llama", "qwen3"])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_width"), [(2, 2, 16), (7, 1, 80), (12, 4, 32)])
-def test_queries_and_keys_are_turned_and_written(
-    of: Any, heads: int, kv_heads: int, head_width: int, normed: bool, dtype: torch.dtype
-) -> None:
+def test_queries_and_keys_are_turned_and_written(of: Any, heads: int, kv_heads: int, head_width: int, normed: bool, precision: str) -> None:
+    dtype = torch.float32 if precision == "whole" else half(of)
     step = Step(heads, kv_heads, head_width, dtype, normed)
     query, caches = step.expected()
     step.run(of.rope_cache)
@@ -142,7 +151,7 @@ def test_queries_and_keys_are_turned_and_written(
 @EITHER_TURN
 def test_heads_are_rounded_as_qwens_are(of: Any) -> None:
     """At position 0 nothing turns."""
-    step = Step(2, 1, 16, torch.float16, True)
+    step = Step(2, 1, 16, half(of), True)
     step.position.zero_()
     query, caches = step.expected()
     step.run(of.rope_cache)

@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.compiled_here import COMPILED
 from kernels.custom_ops import check_custom_op
-from regrow.kernels.attention import reference
+from regrow.kernels.attention import cpu, reference
 from regrow.kernels.attention.triton import attention_workspace, decode_attention, split_count
 
 NAN = float("nan")
 SCALE = 0.3
 # Of the values, which are averaged: float16 rounds the probabilities and the output, 2^-11 each, and float32 hardly anything.
-TOLERANCE = {torch.float32: 1e-6, torch.float16: 2**-10}
+TOLERANCE = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+HALF = {"triton": torch.float16, "cpu": torch.bfloat16}
+FORMS = pytest.mark.parametrize("form", ["triton", pytest.param("cpu", marks=COMPILED)])
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,13 @@ def expected(q: Tensor, k: Tensor, v: Tensor, start: Tensor, length: Tensor) -> 
     return out
 
 
-def attend(case: Case, q: Tensor, k: Tensor, v: Tensor, start: Tensor, length: Tensor) -> Tensor:
+def attend(form: str, case: Case, q: Tensor, k: Tensor, v: Tensor, start: Tensor, length: Tensor) -> Tensor:
     out = torch.full_like(q, NAN)
-    decode_attention(q, k, v, start, length, SCALE, out, *case.workspaces())
+    if form == "cpu":
+        workspace = torch.full(cpu.attention_workspace(*q.shape, case.capacity), NAN)
+        cpu.decode_attention(q, k, v, start, length, SCALE, out, workspace)
+    else:
+        decode_attention(q, k, v, start, length, SCALE, out, *case.workspaces())
     return out
 
 
@@ -80,27 +87,30 @@ CASES = {
     # Position 64 + 3 is the last, and the only one of its split that any token sees: the last token.
     "a split that all tokens but the last do not see": Case(4, 1, 1, 16, start=(0,), length=(61,), capacity=65),
     "one split": Case(2, 2, 1, 16, start=(0,), length=(180,), splits=1),
+    "several pieces of a CPU's": Case(2, 14, 2, 64, start=(0, 600, 520), length=(1300, 1022, 1023), capacity=1302),
     "uneven splits, and one that a short row leaves": Case(1, 2, 1, 16, start=(0, 0), length=(198, 20), splits=2),
 }
 
 
+@FORMS
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_attends_to_the_positions_of_a_row(case: Case) -> None:
+def test_attends_to_the_positions_of_a_row(case: Case, form: str) -> None:
     tensors = case.tensors()
-    close(attend(case, *tensors), expected(*tensors), tensors[2])
+    close(attend(form, case, *tensors), expected(*tensors), tensors[2])
 
 
 @pytest.mark.parametrize("name", ["one token, ragged", "two tokens, padded heads"])
-def test_attends_in_half_precision(name: str) -> None:
+@FORMS
+def test_attends_in_half_precision(name: str, form: str) -> None:
     case = CASES[name]
-    tensors = case.tensors(torch.float16)
-    close(attend(case, *tensors), expected(*tensors), tensors[2])
+    tensors = case.tensors(HALF[form])
+    close(attend(form, case, *tensors), expected(*tensors), tensors[2])
 
 
 def test_lengths_may_be_of_32_bits() -> None:
     case = CASES["two tokens, padded heads"]
     q, k, v, start, length = case.tensors()
-    assert torch.equal(attend(case, q, k, v, start.int(), length.int()), attend(case, q, k, v, start, length))
+    assert torch.equal(attend("triton", case, q, k, v, start.int(), length.int()), attend("triton", case, q, k, v, start, length))
 
 
 def test_tensors_may_be_parts_of_wider_ones() -> None:
@@ -114,19 +124,28 @@ def test_tensors_may_be_parts_of_wider_ones() -> None:
     out = torch.full((2, 2, 5, 90), NAN)
     queries = fused[..., : 4 * 80].unflatten(-1, (4, 80))
     decode_attention(queries, keys, values, start, length, SCALE, out[:, :, :4, 8:88], *case.workspaces())
-    assert torch.equal(out[:, :, :4, 8:88], attend(case, q, k, v, start, length))
+    assert torch.equal(out[:, :, :4, 8:88], attend("triton", case, q, k, v, start, length))
     assert out.isnan().sum() == out.numel() - q.numel()
 
 
-def test_rows_do_not_depend_on_each_other() -> None:
+@COMPILED
+def test_on_a_cpu_caches_may_lie_in_any_order() -> None:
+    case = CASES["two tokens, padded heads"]
+    q, k, v, start, length = case.tensors()
+    beside = torch.stack((k, v)).permute(1, 3, 0, 2, 4).contiguous().permute(2, 0, 3, 1, 4)  # as [B, S, 2, H_kv, d]
+    assert torch.equal(attend("cpu", case, q, *beside, start, length), attend("cpu", case, q, k, v, start, length))
+
+
+@FORMS
+def test_rows_do_not_depend_on_each_other(form: str) -> None:
     """The same bits in another order, and for a row that stays while the others change. The longest row is cut in two unlike the others."""
     case = replace(CASES["one token, ragged"], splits=2)
     tensors = case.tensors()
-    out = attend(case, *tensors)
+    out = attend(form, case, *tensors)
     order = torch.tensor([3, 0, 2, 1])
-    assert torch.equal(attend(case, *(tensor[order] for tensor in tensors)), out[order])
+    assert torch.equal(attend(form, case, *(tensor[order] for tensor in tensors)), out[order])
     alone = replace(case, start=case.start[1:2], length=case.length[1:2])
-    assert torch.equal(attend(alone, *(tensor[1:2] for tensor in tensors)), out[1:2])
+    assert torch.equal(attend(form, alone, *(tensor[1:2] for tensor in tensors)), out[1:2])
 
 
 @pytest.mark.parametrize("rows", [1, 3, 16, 64, 1000])
@@ -139,13 +158,23 @@ def test_splits_fill_a_gpu_and_no_more(rows: int, capacity: int) -> None:
     assert count in (64, -(-capacity // 64)) or rows * 4 * count >= 512
 
 
-def test_refuses_what_it_would_read_wrongly() -> None:
+@FORMS
+def test_refuses_what_it_would_read_wrongly(form: str) -> None:
     case = CASES["the first token of a row"]
     q, k, v, start, length = case.tensors()
     with pytest.raises(ValueError, match="adjacent"):
-        attend(case, q, k.mT.contiguous().mT, v, start, length)
+        attend(form, case, q, k.mT.contiguous().mT, v, start, length)
     with pytest.raises(ValueError, match="contiguous"):
-        attend(case, q, k, v, start[:1].expand(2), length)
+        attend(form, case, q, k, v, start[:1].expand(2), length)
+
+
+@COMPILED
+def test_on_a_cpu_types_are_those_that_are_compiled() -> None:
+    case = CASES["the first token of a row"]
+    q, k, v, start, length = case.tensors()
+    for wrong in ((q, k, v, start.int(), length), (q, k.bfloat16(), v, start, length)):
+        with pytest.raises(TypeError, match="of type"):
+            attend("cpu", case, *wrong)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -1,0 +1,208 @@
+// Decode attention: `reference.py` says what is computed. Every key and value is read once for all queries of its head, in pieces of fixed
+// size, so that a result depends on no other row and on no number of threads.
+#include <algorithm>
+#include <limits>
+
+#include "../cpu.h"
+
+namespace regrow {
+
+constexpr long PIECE = 512;  // positions that one thread goes over
+constexpr long STRIP = 64;   // positions whose scores are held at once
+constexpr long QUERIES = 8;  // that go over a key at once
+constexpr float NOTHING = -std::numeric_limits<float>::infinity();
+
+struct AttentionSizes {
+    long rows, width, heads, kv_heads, head_width;
+    long k_row, k_head, k_place;  // strides of the key cache, in numbers
+    long v_row, v_head, v_place;
+    long capacity;  // positions of the cache
+};
+
+// Sixteen vectors summed up, each in its own lane. Every round folds two of them into one, whose halves go on by themselves.
+inline Wide sums(const Wide *of) {
+    Wide level[LANES];
+    std::memcpy(level, of, sizeof level);
+    for (long i = 0; i < 8; i++) {
+        const Wide a = level[i], b = level[i + 8];
+        level[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+                   __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    }
+    for (long i = 0; i < 4; i++) {
+        const Wide a = level[i], b = level[i + 4];
+        level[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+                   __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+    }
+    for (long i = 0; i < 2; i++) {
+        const Wide a = level[i], b = level[i + 2];
+        level[i] = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+                   __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+    const Wide a = level[0], b = level[1];
+    return __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+           __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+}
+
+// What a piece adds up: for each query the largest score, the sum of e^(score - largest), and the values weighted so.
+struct Partial {
+    float *largest, *total, *values;  // [queries], [queries], [queries, head_width]
+};
+
+// Adds C vectors of every value of a strip, weighted for each query.
+template <typename T, int R, int C>
+void weigh(const float (*weights)[STRIP], const T *values, long start, long stop, const AttentionSizes &of, float *into) {
+    Wide held[R][C];
+    for (int r = 0; r < R; r++) {
+        for (int c = 0; c < C; c++) held[r][c] = load(into + r * of.head_width + c * LANES);
+    }
+    for (long at = start; at < stop; at++) {
+        Wide part[C];
+        for (int c = 0; c < C; c++) part[c] = load(values + at * of.v_place + c * LANES);
+        for (int r = 0; r < R; r++) {
+            const Wide weight = wide(weights[r][at - start]);
+            for (int c = 0; c < C; c++) held[r][c] += weight * part[c];
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        for (int c = 0; c < C; c++) store(into + r * of.head_width + c * LANES, held[r][c]);
+    }
+}
+
+template <typename T, int R>
+void piece(const float *queries, const long *last, const T *keys, const T *values, long from, long to, const AttentionSizes &of, Partial into) {
+    const long width = of.head_width, vectors = width / LANES;
+    for (long start = from; start < to; start += STRIP) {
+        const long stop = std::min(start + STRIP, to);
+        alignas(64) float scores[R][STRIP];
+        for (long group = start; group < stop; group += LANES) {
+            Wide products[R][LANES];
+            for (long lane = 0; lane < LANES; lane++) {
+                const T *key = keys + std::min(group + lane, stop - 1) * of.k_place;
+                Wide dot[R];
+                for (int r = 0; r < R; r++) dot[r] = wide(0);
+                for (long v = 0; v < vectors; v++) {
+                    const Wide part = load(key + v * LANES);
+                    for (int r = 0; r < R; r++) dot[r] += part * load(queries + r * width + v * LANES);
+                }
+                for (int r = 0; r < R; r++) products[r][lane] = dot[r];
+            }
+            for (int r = 0; r < R; r++) store(scores[r] + group - start, sums(products[r]));
+        }
+        for (int r = 0; r < R; r++) {
+            const long seen = std::min(stop, last[r] + 1) - start;  // positions of the strip that the query attends to
+            float largest = into.largest[r];
+            for (long at = 0; at < STRIP; at++) {
+                if (at >= seen) scores[r][at] = NOTHING;
+                largest = scores[r][at] > largest ? scores[r][at] : largest;
+            }
+            if (seen <= 0) {
+                std::fill(scores[r], scores[r] + STRIP, 0.f);
+                continue;
+            }
+            Wide total = wide(0);
+            for (long at = 0; at < STRIP; at += LANES) {
+                const Wide weight = exp(load(scores[r] + at) - largest);
+                store(scores[r] + at, weight);
+                total += weight;
+            }
+            const float shrunk = exp(wide(into.largest[r] - largest))[0];
+            into.largest[r] = largest;
+            into.total[r] = into.total[r] * shrunk + sum(total);
+            for (long v = 0; v < vectors; v++) {
+                float *sum_of = into.values + r * width + v * LANES;
+                store(sum_of, load(sum_of) * shrunk);
+            }
+        }
+        constexpr long C = R <= 6 ? 4 : 2;  // R C sums in registers
+        long v = 0;
+        for (; v + C <= vectors; v += C) weigh<T, R, C>(scores, values + v * LANES, start, stop, of, into.values + v * LANES);
+        for (; v < vectors; v++) weigh<T, R, 1>(scores, values + v * LANES, start, stop, of, into.values + v * LANES);
+    }
+}
+
+template <typename T>
+void some_queries(int count, const float *queries, const long *last, const T *keys, const T *values, long from, long to, const AttentionSizes &of,
+                  Partial into) {
+    switch (count) {
+        case 1: return piece<T, 1>(queries, last, keys, values, from, to, of, into);
+        case 2: return piece<T, 2>(queries, last, keys, values, from, to, of, into);
+        case 3: return piece<T, 3>(queries, last, keys, values, from, to, of, into);
+        case 4: return piece<T, 4>(queries, last, keys, values, from, to, of, into);
+        case 5: return piece<T, 5>(queries, last, keys, values, from, to, of, into);
+        case 6: return piece<T, 6>(queries, last, keys, values, from, to, of, into);
+        case 7: return piece<T, 7>(queries, last, keys, values, from, to, of, into);
+        default: return piece<T, 8>(queries, last, keys, values, from, to, of, into);
+    }
+}
+
+template <typename T>
+void decode_attention(const T *q, const T *keys, const T *values, const int64_t *start, const int64_t *length, float scale, T *out,
+                      float *workspace, const AttentionSizes &of) {
+    const long groups = of.heads / of.kv_heads, together = groups * of.width, width = of.head_width;
+    const long pieces = (of.capacity + PIECE - 1) / PIECE, stride = together * (width + 2);
+    const long tasks = of.rows * of.kv_heads;
+#pragma omp parallel
+    {
+#pragma omp for schedule(dynamic) collapse(2)
+        for (long number = 0; number < pieces; number++) {
+            for (long task = 0; task < tasks; task++) {
+                const long row = task / of.kv_heads, head = task % of.kv_heads;
+                const long from = std::max<long>(start[row], number * PIECE);
+                const long to = std::min<long>(length[row] + of.width, (number + 1) * PIECE);
+                if (from >= to) continue;
+                float *partial = workspace + (task * pieces + number) * stride;
+                float *largest = partial, *total = partial + together, *sums = partial + 2 * together;
+                std::fill(largest, total, NOTHING);
+                std::fill(total, partial + stride, 0.f);
+                for (long first = 0; first < together; first += QUERIES) {
+                    const long count = std::min(QUERIES, together - first);
+                    alignas(64) float queries[QUERIES * 512];
+                    long last[QUERIES];
+                    for (long r = 0; r < count; r++) {
+                        const long token = (first + r) / groups, query = head * groups + (first + r) % groups;
+                        const T *asked = q + ((row * of.width + token) * of.heads + query) * width;
+                        for (long at = 0; at < width; at += LANES) store(queries + r * width + at, load(asked + at) * scale);
+                        last[r] = length[row] + token;
+                    }
+                    const Partial into{largest + first, total + first, sums + first * width};
+                    some_queries(int(count), queries, last, keys + row * of.k_row + head * of.k_head, values + row * of.v_row + head * of.v_head,
+                                 from, to, of, into);
+                }
+            }
+        }
+#pragma omp for schedule(static) collapse(2)
+        for (long task = 0; task < tasks; task++) {
+            for (long r = 0; r < together; r++) {
+                const long row = task / of.kv_heads, head = task % of.kv_heads, token = r / groups, query = head * groups + r % groups;
+                const long begin = start[row] / PIECE, end = (length[row] + of.width - 1) / PIECE + 1;
+                float *partials = workspace + task * pieces * stride;
+                float largest = NOTHING, total = 0;
+                for (long number = begin; number < end; number++) largest = std::max(largest, partials[number * stride + r]);
+                for (long number = begin; number < end; number++) {
+                    float &weight = partials[number * stride + r];
+                    weight = exp(wide(weight - largest))[0];
+                    total += weight * partials[number * stride + together + r];
+                }
+                T *to = out + ((row * of.width + token) * of.heads + query) * width;
+                for (long at = 0; at < width; at += LANES) {
+                    Wide value = wide(0);
+                    for (long number = begin; number < end; number++) {
+                        const float *partial = partials + number * stride;
+                        value += load(partial + 2 * together + r * width + at) * partial[r];
+                    }
+                    store(to + at, value / total);
+                }
+            }
+        }
+    }
+}
+
+}  // namespace regrow
+
+#define DECODE_ATTENTION(NAME, T)                                                                                                \
+    extern "C" void NAME(const T *q, const T *keys, const T *values, const int64_t *start, const int64_t *length, T *out,        \
+                         float *workspace, const regrow::AttentionSizes *of, float scale) {                                               \
+        regrow::decode_attention(q, keys, values, start, length, scale, out, workspace, *of);                                    \
+    }
+DECODE_ATTENTION(decode_attention_float32, float)
+DECODE_ATTENTION(decode_attention_bfloat16, regrow::bfloat16)

@@ -1,0 +1,127 @@
+// What the CPU kernels share: sixteen numbers at a time, computed in float32 and stored as float32 or bfloat16. GCC's vector types compile
+// to whatever the CPU has.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace regrow {
+
+constexpr long LANES = 16;
+
+typedef float Wide __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+inline Wide wide(float value) { return value - Wide{}; }
+
+inline float load_one(const float *from) { return *from; }
+
+inline float load_one(const bfloat16 *from) {
+    const uint32_t word = uint32_t(from->bits) << 16;
+    float value;
+    std::memcpy(&value, &word, sizeof value);
+    return value;
+}
+
+inline Wide load(const float *from) {
+    Wide value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+inline Wide load(const bfloat16 *from) {
+    Halves halves;
+    std::memcpy(&halves, from, sizeof halves);
+    return (Wide)(__builtin_convertvector(halves, Words) << 16);
+}
+
+// Rounded to the nearest, to even ones between two. What arithmetic makes of a NaN stays one.
+inline Halves rounded(Wide value) {
+    const Words words = (Words)value;
+    return __builtin_convertvector((words + 0x7fff + ((words >> 16) & 1)) >> 16, Halves);
+}
+
+inline void store(float *to, Wide value) { std::memcpy(to, &value, sizeof value); }
+
+inline void store(bfloat16 *to, Wide value) {
+    const Halves halves = rounded(value);
+    std::memcpy(to, &halves, sizeof halves);
+}
+
+inline void store_one(float *to, float value) { *to = value; }
+
+inline void store_one(bfloat16 *to, float value) {
+    const Halves halves = rounded(wide(value));
+    to->bits = halves[0];
+}
+
+// As the number would be read again.
+inline Wide as_stored(Wide value, const float *) { return value; }
+inline Wide as_stored(Wide value, const bfloat16 *) { return (Wide)(__builtin_convertvector(rounded(value), Words) << 16); }
+
+// The first `count` of sixteen, zeros behind them.
+template <typename T>
+inline Wide load_some(const T *from, long count) {
+    T some[LANES] = {};
+    std::memcpy(some, from, count * sizeof(T));
+    return load(some);
+}
+
+template <typename T>
+inline void store_some(T *to, Wide value, long count) {
+    T some[LANES];
+    store(some, value);
+    std::memcpy(to, some, count * sizeof(T));
+}
+
+template <typename T>
+inline Wide load_upto(const T *from, long count) {
+    return count >= LANES ? load(from) : load_some(from, count);
+}
+
+template <typename T>
+inline void store_upto(T *to, Wide value, long count) {
+    if (count >= LANES) {
+        store(to, value);
+    } else {
+        store_some(to, value, count);
+    }
+}
+
+inline float sum(Wide value) {
+    float total[LANES];
+    std::memcpy(total, &value, sizeof total);
+    for (long half = LANES / 2; half > 0; half /= 2) {
+        for (long lane = 0; lane < half; lane++) total[lane] += total[lane + half];
+    }
+    return total[0];
+}
+
+// e^x within two units in the last place: 2^n times a polynomial over half a power of two to either side. Above 88.7 infinity, below -87.3
+// zero (no denormal numbers).
+inline Wide exp(Wide x) {
+    const Wide high = wide(88.73f), low = wide(-87.33f);
+    const Ints above = x > high, below = x < low;
+    const Wide held = (Wide)(((Ints)high & above) | ((Ints)low & below) | ((Ints)x & ~(above | below)));
+    const Wide nearest = (held * 1.44269504f + 12582912.f) - 12582912.f;
+    const Wide rest = (held - nearest * 0.693359375f) + nearest * 2.12194440e-4f;
+    Wide power = wide(1.9875691500e-4f);
+    power = power * rest + 1.3981999507e-3f;
+    power = power * rest + 8.3334519073e-3f;
+    power = power * rest + 4.1665795894e-2f;
+    power = power * rest + 1.6666665459e-1f;
+    power = power * rest + 5.0000001201e-1f;
+    power = power * rest * rest + rest + 1.f;
+    const Ints exponent = (__builtin_convertvector(nearest, Ints) + 127) << 23;
+    const Wide value = power * (Wide)exponent;
+    return (Wide)((Ints)value & ~below);
+}
+
+}  // namespace regrow

@@ -1,0 +1,118 @@
+"""The CPU kernels, compiled where they run: once for a CPU and a compiler, kept in the user's cache.
+
+Every operation with a `cpu.cpp` has a form in C++ beside its reference, which decode steps run where there is a compiler (CXX, g++ or
+clang++, on Linux). Between the matmuls of a step each of torch's operations costs more than it computes: the weights have driven
+everything out of the caches that it needs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+
+KINDS: Final = (torch.float32, torch.bfloat16)
+POINTER, LONG, FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
+_HERE: Final = Path(__file__).parent
+_FLAGS: Final = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-Wno-psabi", "-shared")
+
+
+@final
+class Kernel:
+    """A function `name_dtype` of the library."""
+
+    def __init__(self, name: str, *arguments: type) -> None:
+        self._name, self._arguments = name, arguments
+        self._found: dict[torch.dtype, Callable[..., None] | None] = {}
+
+    def __getitem__(self, dtype: torch.dtype) -> Callable[..., None]:
+        found = self.get(dtype)
+        assert found is not None, f"{self._name} was asked for where it is not compiled"
+        return found
+
+    def get(self, dtype: torch.dtype) -> Callable[..., None] | None:
+        """None where there is none for this type on this CPU."""
+        if dtype not in self._found:
+            self._found[dtype] = self._find(dtype)
+        return self._found[dtype]
+
+    def _find(self, dtype: torch.dtype) -> Callable[..., None] | None:
+        there = library() if dtype in KINDS else None
+        function: Any = None if there is None else getattr(there, f"{self._name}_{str(dtype).removeprefix('torch.')}", None)
+        if function is not None:
+            function.argtypes, function.restype = self._arguments, None
+        return function  # type: ignore[no-any-return]
+
+
+def check(kind: torch.dtype, *of: Tensor | None) -> None:
+    """Raises TypeError where a kernel would take the numbers of a tensor for others."""
+    for tensor in of:
+        if tensor is not None and tensor.dtype is not kind:
+            raise TypeError(f"a tensor of type {tensor.dtype} stands where one of type {kind} is expected")
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """None without a compiler, and where threads are not torch's own; with a warning where a compiler fails."""
+    compiler, threads = _compiler(), _openmp()
+    if compiler is None or threads is None:
+        return None
+    try:
+        return ctypes.CDLL(str(_built(compiler, threads)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        warnings.warn(f"Regrow's CPU kernels could not be compiled, so that decode steps take longer: {said.strip()}", stacklevel=2)
+        return None
+
+
+def _compiler() -> str | None:
+    return next((found for name in (os.environ.get("CXX"), "g++", "clang++") if name and (found := shutil.which(name))), None)
+
+
+def _openmp() -> Path | None:
+    """The library whose threads torch computes with: those of another would fight them for the cores."""
+    try:
+        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    except OSError:  # not Linux
+        return None
+    return next((Path(name) for name in sorted(mapped) if Path(name).name.startswith(("libgomp", "libiomp", "libomp"))), None)
+
+
+def _built(compiler: str, threads: Path) -> Path:
+    sources = sorted(_HERE.glob("*/cpu.cpp"))
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "regrow" / "kernels"
+    target = home / f"{_fingerprint(compiler, threads, [*sources, _HERE / 'cpu.h'])}.so"
+    if not target.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as made:
+            library = Path(made) / target.name
+            subprocess.run([compiler, *_FLAGS, *sources, threads, "-o", library], capture_output=True, text=True, check=True)
+            library.rename(target)  # whole or not at all, whoever else compiles it now
+    return target
+
+
+def _fingerprint(compiler: str, threads: Path, sources: Sequence[Path]) -> str:
+    """Of what a library is made of and for: sources, compiler and CPU."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith(("flags", "Features"))), "")
+    parts = [version, *_FLAGS, str(threads), platform.machine(), cpu, *(source.read_text() for source in sources)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,1 @@
+"""The gate of an FFN, activated, times up."""

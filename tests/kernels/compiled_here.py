@@ -1,0 +1,9 @@
+"""Whether there are CPU kernels on the machine that the tests run on."""
+
+from __future__ import annotations
+
+import pytest
+
+from regrow.kernels.cpu_library import library
+
+COMPILED = pytest.mark.skipif(library() is None, reason="no C++ compiler to compile the CPU kernels with")

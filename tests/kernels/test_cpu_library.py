@@ -1,0 +1,68 @@
+"""CPU kernels are compiled once, and left out where they cannot be."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels.compiled_here import COMPILED
+from regrow.kernels import cpu_library
+from regrow.kernels.cpu_library import Kernel
+
+
+@pytest.fixture
+def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The cache of a user who never compiled anything."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu_library.library.cache_clear()
+    yield tmp_path / "regrow" / "kernels"
+    cpu_library.library.cache_clear()
+
+
+@COMPILED
+def test_is_compiled_once(anew: Path) -> None:
+    assert cpu_library.library() is not None
+    (kept,) = anew.iterdir()
+    made = kept.stat().st_mtime_ns
+    cpu_library.library.cache_clear()
+    assert cpu_library.library() is not None
+    assert [kept.stat().st_mtime_ns] == [file.stat().st_mtime_ns for file in anew.iterdir()] == [made]
+
+
+@COMPILED
+def test_other_sources_are_another_library(anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(cpu_library._HERE, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cpu_library, "_HERE", tmp_path / "kernels")
+    assert cpu_library.library() is not None
+    with (tmp_path / "kernels" / "cpu.h").open("a") as header:
+        header.write("// another\n")
+    cpu_library.library.cache_clear()
+    assert cpu_library.library() is not None
+    assert len(list(anew.iterdir())) == 2
+
+
+def test_a_compiler_that_fails_is_told_of_once_and_leaves_nothing(anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "c++"
+    broken.write_text('#!/bin/sh\ncase "$1" in --version) echo 1;; *) echo "no such option" >&2; exit 1;; esac\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    with pytest.warns(UserWarning, match="could not be compiled.*no such option"):
+        assert cpu_library.library() is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cpu_library.library() is None
+    assert list(anew.iterdir()) == []
+    assert Kernel("gated").get(torch.float32) is None
+
+
+def test_without_a_compiler_there_are_none(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cpu_library.library() is None
