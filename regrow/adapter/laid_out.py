@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Final, final
@@ -18,7 +18,7 @@ from regrow.adapter.plain import OwnForward, odd_linear
 from regrow.adapter.projection import SideBySide
 from regrow.adapter.weights_state import Place, checksums
 from regrow.errors import NoMemoryError, UsageError
-from regrow.kernels import LaidOutWeight, Products, gated
+from regrow.kernels import LaidOutGate, LaidOutWeight, Products
 
 LARGEST_SHARE: Final = 0.05  # of the weights that are given up: those laid out at one time
 
@@ -50,12 +50,12 @@ class _Laid(OwnForward):
 class _LaidFFN(OwnForward):
     """Stands in for the forward of a whole FFN, down(act(gate x) * up x), where no method has a forward of its own there."""
 
-    def __init__(self, mlp: Any, forwards: Mapping[nn.Linear, Callable[[Tensor], Tensor]]) -> None:
-        self._gate, self._up, self._down = (forwards[module] for module in _linears(mlp))
-        self._gated = gated(mlp.act_fn, mlp.gate_proj.weight)
+    def __init__(self, mlp: Any, gate: _Laid, up: _Laid, down: _Laid) -> None:
+        biases = mlp.gate_proj.bias, mlp.up_proj.bias
+        self._hidden, self._down = LaidOutGate(gate.weight, up.weight, biases, mlp.act_fn), down
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._down(self._gated(self._gate(x), self._up(x)))
+        return self._down(self._hidden(x))
 
 
 @final
@@ -171,8 +171,9 @@ class LaidOut:
         for module, forward in self._forwards.items():
             self._patch.replace(module, "forward", forward)
         for mlp in self._ffns:
-            if "forward" not in vars(mlp) and all(module in self._forwards for module in _linears(mlp)):
-                self._patch.replace(mlp, "forward", _LaidFFN(mlp, self._forwards))
+            laid = [found for module in _linears(mlp) if isinstance(found := self._forwards.get(module), _Laid)]
+            if "forward" not in vars(mlp) and len(laid) == 3:
+                self._patch.replace(mlp, "forward", _LaidFFN(mlp, *laid))
         if self._placeholders:
             self._patch.replace(self._model, "save_pretrained", _Refused())
             for part in self._model.modules():

@@ -21,7 +21,8 @@ class Stepper:
         """`cache` [L, B, S, 2, H_kv, d], `cos` and `sin` [positions, d / 2] float32. `every`: logits after every token of a
         row, not only after its last."""
         of, like = decoder, decoder.embedding
-        self._of, self._cache, self._cos, self._sin, self._every = decoder, cache, cos, sin, every
+        self._of, self._cos, self._sin, self._every = decoder, cos, sin, every
+        self._caches = [layer.permute(2, 0, 3, 1, 4).unbind() for layer in cache]  # keys and values of each layer, [B, H_kv, S, d]
         capacity, tokens, channels = cache.shape[2], rows * width, like.shape[1]
         heads = (rows, width, of.heads, of.head_width)
         self.ids = torch.zeros(rows, width, dtype=torch.int64, device=like.device)
@@ -41,8 +42,7 @@ class Stepper:
         self._length.copy_(self.position[:, 0])
         torch.index_select(of.embedding, 0, self.ids.view(-1), out=self._residual)
         x: Tensor | None = None
-        for block, layer in zip(of.blocks, self._cache, strict=True):
-            keys, values = layer.permute(2, 0, 3, 1, 4)  # [B, H_kv, S, d] each
+        for block, (keys, values) in zip(of.blocks, self._caches, strict=True):
             add_rms_norm(x, self._residual, block.attention_norm.weight, block.attention_norm.eps, self._normed)
             qkv = block.qkv(self._normed).view(*self.ids.shape, -1)
             norms = block.query_norm, block.key_norm

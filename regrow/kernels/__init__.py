@@ -6,8 +6,7 @@ for a CPU. Triton is imported only where there is a GPU; float64, and a CPU with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -16,10 +15,11 @@ from torch import Tensor
 from regrow.core import FFNWeights
 from regrow.kernels.attention import cpu as attention_cpu
 from regrow.kernels.attention import reference as attention_reference
+from regrow.kernels.checksums import cpu as checksum_cpu
+from regrow.kernels.checksums import reference as checksum_reference
 from regrow.kernels.cpu_library import KINDS, library
-from regrow.kernels.gate import cpu as gate_cpu
-from regrow.kernels.gate import reference as gate_reference
 from regrow.kernels.gate.reference import activation
+from regrow.kernels.laid_out.gate import LaidOutGate
 from regrow.kernels.laid_out.products import Products, native, products
 from regrow.kernels.laid_out.weight import LaidOutWeight
 from regrow.kernels.norm import cpu as norm_cpu
@@ -36,6 +36,7 @@ from regrow.kernels.threshold import reference as threshold_reference
 from regrow.kernels.threshold.reference import magnitude
 
 __all__ = [
+    "LaidOutGate",
     "LaidOutWeight",
     "MaskedLinear",
     "MaskedLinears",
@@ -43,10 +44,10 @@ __all__ = [
     "SparseFFN",
     "add_rms_norm",
     "attention_workspace",
+    "checksum",
     "compiled",
     "decode_attention",
     "exceeding",
-    "gated",
     "magnitude",
     "masked_linear",
     "masked_linears",
@@ -108,7 +109,7 @@ def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool 
         if act := activation(weights.act):
             return GatherFFN(weights, act, keep)
     if laid_out is not None and not varies and LaidOutFFN.fits(weights, keep):
-        return LaidOutFFN(weights, keep, laid_out, gated(weights.act, weights.gate))
+        return LaidOutFFN(weights, keep, laid_out)
     return CompactFFN(weights, keep, scratch)
 
 
@@ -158,9 +159,11 @@ def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
     triton.observe(z, slot, total, partial, slot.new_empty(total.shape[-2], 2, dtype=torch.int32))
 
 
-def gated(act: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """What computes act(gate) * up of contiguous tensors with the type and the device of `like`."""
-    return gate_cpu.gated if compiled(like) and activation(act) == "silu" else partial(gate_reference.gated, act)
+def checksum(words: Tensor, factors: Tensor) -> Tensor:
+    """[] int64: the words [n] int64 weighed by the factors [c] int64, chunk by chunk, modulo 2^64; the same on every device."""
+    if words.device.type == "cpu" and library() is not None:
+        return checksum_cpu.checksum(words, factors)
+    return checksum_reference.checksum(words, factors)
 
 
 def attention_workspace(q: Tensor, kv_heads: int, capacity: int) -> Sequence[Tensor]:

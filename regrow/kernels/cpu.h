@@ -124,4 +124,6 @@ inline Wide exp(Wide x) {
     return (Wide)((Ints)value & ~below);
 }
 
+inline Wide silu(Wide x) { return x / (1 + exp(-x)); }
+
 }  // namespace regrow

@@ -49,7 +49,7 @@ class Kernel:
         return self._found[dtype]
 
     def _find(self, dtype: torch.dtype) -> Callable[..., None] | None:
-        there = library() if dtype in KINDS else None
+        there = library()
         function: Any = None if there is None else getattr(there, f"{self._name}_{str(dtype).removeprefix('torch.')}", None)
         if function is not None:
             function.argtypes, function.restype = self._arguments, None

@@ -8,8 +8,9 @@ from torch.nn.functional import gelu, relu, silu
 from transformers.activations import ACT2FN
 
 from regrow.core import FFNWeights
+from regrow.kernels.gate.reference import activation
 from regrow.kernels.pruned_ffn import reference as ffn_reference
-from regrow.kernels.pruned_ffn.gather import GatherFFN, activation
+from regrow.kernels.pruned_ffn.gather import GatherFFN
 from regrow.kernels.pruned_linear import reference as linear_reference
 from regrow.kernels.pruned_linear.input_major import InputMajorLinear
 

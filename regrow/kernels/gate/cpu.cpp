@@ -13,7 +13,7 @@ void gated(const T *gate, const T *up, T *out, long numbers) {
         for (long at = start; at < stop; at += LANES) {
             const long count = stop - at;
             const Wide x = load_upto(gate + at, count);
-            const Wide activated = as_stored(x / (1 + exp(-x)), gate);
+            const Wide activated = as_stored(silu(x), gate);
             store_upto(out + at, activated * load_upto(up + at, count), count);
         }
     }

@@ -1,5 +1,5 @@
 // y [rows, outputs] = x W^T + bias for a few rows, W in oneDNN's layout: blocks of 64 outputs, in each the numbers of 4 bytes of a row side
-// by side (`weight.py`). Sums run over the inputs in their order, so that a row's result depends on no other row.
+// by side (`weight.py`); and the product of two of them, one activated. Sums run over the inputs in their order, so that a row's result depends on no other row.
 //
 // Few rows wait for the memory. Six at a time keep their sums in registers; of more, every group of rows goes over a chunk of the weights
 // that the first has brought into the cache, and each of them fetches its share of the next chunk ahead of time.
@@ -87,29 +87,67 @@ void block(const T *x, const T *w, long rows, long inputs, float *sums) {
 }
 
 template <typename T>
-void few_rows(const T *x, const T *w, const T *bias, T *y, long rows, long outputs, long inputs) {
-    const long blocks = outputs / BLOCK;
+struct Matrix {
+    const T *weight, *bias;  // in blocks; null: none
+};
+
+// The results of a row for sixteen outputs, as they would be stored.
+template <typename T>
+Wide result(const float *sums, const Matrix<T> &of, long output) {
+    const Wide sum = load(sums);
+    return as_stored(of.bias == nullptr ? sum : sum + load(of.bias + output), of.weight);
+}
+
+template <typename T>
+void few_rows(const T *x, const Matrix<T> &of, T *y, long rows, long outputs, long inputs) {
 #pragma omp parallel for schedule(static)
-    for (long number = 0; number < blocks; number++) {
+    for (long number = 0; number < outputs / BLOCK; number++) {
         alignas(64) float sums[MOST * BLOCK];
         std::memset(sums, 0, rows * BLOCK * sizeof(float));
-        block(x, w + number * BLOCK * inputs, rows, inputs, sums);
-        for (long column = 0; column < BLOCK; column += LANES) {
-            const long output = number * BLOCK + column;
-            const Wide added = bias == nullptr ? wide(0) : load(bias + output);
-            for (long row = 0; row < rows; row++) store(y + row * outputs + output, load(sums + row * BLOCK + column) + added);
+        block(x, of.weight + number * BLOCK * inputs, rows, inputs, sums);
+        for (long row = 0; row < rows; row++) {
+            for (long column = 0; column < BLOCK; column += LANES) {
+                const long output = number * BLOCK + column;
+                store(y + row * outputs + output, result(sums + row * BLOCK + column, of, output));
+            }
+        }
+    }
+}
+
+// silu(gate x) * up x, with neither of the two written anywhere.
+template <typename T>
+void gated_rows(const T *x, const Matrix<T> &gate, const Matrix<T> &up, T *y, long rows, long outputs, long inputs) {
+#pragma omp parallel for schedule(static)
+    for (long number = 0; number < outputs / BLOCK; number++) {
+        alignas(64) float gates[MOST * BLOCK], ups[MOST * BLOCK];
+        std::memset(gates, 0, rows * BLOCK * sizeof(float));
+        std::memset(ups, 0, rows * BLOCK * sizeof(float));
+        block(x, gate.weight + number * BLOCK * inputs, rows, inputs, gates);
+        block(x, up.weight + number * BLOCK * inputs, rows, inputs, ups);
+        for (long row = 0; row < rows; row++) {
+            for (long column = 0; column < BLOCK; column += LANES) {
+                const long output = number * BLOCK + column, at = row * BLOCK + column;
+                const Wide activated = as_stored(silu(result(gates + at, gate, output)), x);
+                store(y + row * outputs + output, activated * result(ups + at, up, output));
+            }
         }
     }
 }
 
 }  // namespace regrow
 
-extern "C" void few_rows_float32(const float *x, const float *w, const float *bias, float *y, long rows, long outputs, long inputs) {
-    regrow::few_rows(x, w, bias, y, rows, outputs, inputs);
-}
+#define FEW_ROWS(NAME, T)                                                                                                        \
+    extern "C" void NAME(const T *x, const T *w, const T *bias, T *y, long rows, long outputs, long inputs) {                    \
+        regrow::few_rows(x, {w, bias}, y, rows, outputs, inputs);                                                                \
+    }
+FEW_ROWS(few_rows_float32, float)
+FEW_ROWS(few_rows_bfloat16, regrow::bfloat16)
 
-extern "C" void few_rows_bfloat16(const regrow::bfloat16 *x, const regrow::bfloat16 *w, const regrow::bfloat16 *bias, regrow::bfloat16 *y,
-                                  long rows, long outputs, long inputs) {
-    regrow::few_rows(x, w, bias, y, rows, outputs, inputs);
-}
+#define GATED_ROWS(NAME, T)                                                                                                      \
+    extern "C" void NAME(const T *x, const T *gate, const T *gate_bias, const T *up, const T *up_bias, T *y, long rows,          \
+                         long outputs, long inputs) {                                                                            \
+        regrow::gated_rows(x, {gate, gate_bias}, {up, up_bias}, y, rows, outputs, inputs);                                       \
+    }
+GATED_ROWS(gated_rows_float32, float)
+GATED_ROWS(gated_rows_bfloat16, regrow::bfloat16)
 #endif

@@ -90,10 +90,11 @@ def chosen(speed: Mapping[str, float]) -> Products:
     if laid_out:
         one[laid_out] = speed[f"{laid_out} {fewest if laid_out == LAID_OUT else 1}"]
     # Weights that are not laid out cost no memory, and torch's usual product is what other programs run.
-    alone = NATIVE if one[NATIVE] > CLEARLY * one[ONEDNN] else ONEDNN
-    if laid_out and one[laid_out] > CLEARLY * one[alone]:
-        alone = laid_out
     several = laid_out if laid_out and _gain(speed, laid_out, ONEDNN, ROWS[1:]) > CLEARLY else ONEDNN
+    alone = NATIVE if one[NATIVE] > CLEARLY * one[ONEDNN] else ONEDNN
+    # Those that batches of several rows have laid out stay so, unless that is clearly slower.
+    if laid_out and one[laid_out] > (1 / CLEARLY if several == laid_out else CLEARLY) * one[alone]:
+        alone = laid_out
     return Products(alone, several, fewest, MOST if laid_out == COMPILED else 0, speed)
 
 

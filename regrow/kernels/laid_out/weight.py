@@ -30,6 +30,10 @@ class LaidOutWeight:
         self.most = most if most and has_few_rows(len(weight), weight.shape[1], weight.dtype) else 0
 
     @property
+    def address(self) -> int:
+        return int(_ONEDNN.data_ptr(self._laid))
+
+    @property
     def nbytes(self) -> int:
         return int(_ONEDNN._nbytes(self._laid))
 
@@ -50,19 +54,21 @@ class LaidOutWeight:
     def blocks(self) -> Tensor:
         """The memory itself, [out / 64, in / p, 64, p] integers of the weight's size, padded with zeros: what is written there is
         multiplied with. p values of a row share 32 bits. Only of a weight that `has_blocks`."""
-        address = int(_ONEDNN.data_ptr(self._laid))
-        memory = torch.frombuffer((ctypes.c_char * self.nbytes).from_address(address), dtype=_integer(self.dtype))
+        memory = torch.frombuffer((ctypes.c_char * self.nbytes).from_address(self.address), dtype=_integer(self.dtype))
         return memory.view(-(-self.shape[0] // BLOCK), -1, BLOCK, pair(self.dtype))
 
     def _few(self, x: Tensor, rows: int, bias: Tensor | None) -> Tensor:
         y = x.new_empty(*x.shape[:-1], self.shape[0])
-        address, added = int(_ONEDNN.data_ptr(self._laid)), None if bias is None else bias.data_ptr()
-        _FEW_ROWS[x.dtype](x.data_ptr(), address, added, y.data_ptr(), rows, *self.shape)
+        _FEW_ROWS[x.dtype](x.data_ptr(), self.address, address(bias), y.data_ptr(), rows, *self.shape)
         return y
 
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         y: Tensor = _ONEDNN._linear_pointwise(x, self._laid, bias, "none", [], "")
         return y
+
+
+def address(bias: Tensor | None) -> int | None:
+    return None if bias is None else bias.data_ptr()
 
 
 def pair(dtype: torch.dtype) -> int:

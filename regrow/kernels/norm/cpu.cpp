@@ -6,6 +6,7 @@ namespace regrow {
 template <typename T>
 void add_rms_norm(const T *x, T *residual, const T *weight, T *out, long tokens, long width, long x_token, long residual_token,
                   long out_token, float eps) {
+#pragma omp parallel for schedule(static) if (tokens > 1)
     for (long token = 0; token < tokens; token++) {
         const T *added = x + token * x_token;
         T *kept = residual + token * residual_token;

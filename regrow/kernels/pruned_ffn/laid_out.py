@@ -6,12 +6,12 @@ writes all of it. Places beyond the retained neurons hold zeros, whose activatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import final
 
 from torch import Tensor
 
 from regrow.core import FFNWeights
+from regrow.kernels.laid_out.gate import LaidOutGate
 from regrow.kernels.laid_out.products import Products
 from regrow.kernels.laid_out.weight import BLOCK, LaidOutWeight, has_blocks
 from regrow.kernels.pruned_ffn import blocks, cpu
@@ -20,19 +20,20 @@ from regrow.kernels.pruned_ffn.places import Places
 
 @final
 class LaidOutFFN:
-    def __init__(self, weights: FFNWeights, keep: int, products: Products, gated: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """`gated` computes act(gate) * up. Only where it `fits`."""
+    def __init__(self, weights: FFNWeights, keep: int, products: Products) -> None:
+        """Only where it `fits`."""
         (neurons, width), places = weights.gate.shape, _filled(keep)
-        self._gated, self._down_bias = gated, weights.down_bias
         how = products.fewest, products.most
-        self._gate, self._up = (LaidOutWeight(weights.gate.new_zeros(places, width), *how) for _ in range(2))
-        self._down = LaidOutWeight(weights.down.new_zeros(width, places), *how)
+        gate, up = (LaidOutWeight(weights.gate.new_zeros(places, width), *how) for _ in range(2))
+        self._down, self._down_bias = LaidOutWeight(weights.down.new_zeros(width, places), *how), weights.down_bias
         self._sources = weights.gate.detach(), weights.up.detach(), weights.down.detach().t().contiguous()  # [F, D] each
-        self._blocks = self._gate.blocks(), self._up.blocks(), self._down.blocks()
+        self._blocks = gate.blocks(), up.blocks(), self._down.blocks()
         self._write = cpu.write_neurons if cpu.takes(self._sources) else blocks.write_neurons
-        self._gate_bias, self._up_bias = (None if bias is None else bias.new_zeros(places) for bias in (weights.gate_bias, weights.up_bias))
-        biases = [(weights.gate_bias, self._gate_bias), (weights.up_bias, self._up_bias)]
+        gate_bias, up_bias = (None if bias is None else bias.new_zeros(places) for bias in (weights.gate_bias, weights.up_bias))
+        biases = [(weights.gate_bias, gate_bias), (weights.up_bias, up_bias)]
         self._biases = [(source.detach(), target) for source, target in biases if source is not None and target is not None]
+        self._hidden = LaidOutGate(gate, up, (gate_bias, up_bias), weights.act)
+        self._copied = gate.nbytes + up.nbytes + self._down.nbytes + self._sources[2].nbytes
         self._places = Places(neurons)
 
     @staticmethod
@@ -44,7 +45,7 @@ class LaidOutFFN:
     @property
     def state_bytes(self) -> int:
         """Memory taken beside the model's own weights."""
-        return self._gate.nbytes + self._up.nbytes + self._down.nbytes + self._sources[2].nbytes
+        return self._copied
 
     def forget(self) -> None:
         self._places.forget()
@@ -59,7 +60,7 @@ class LaidOutFFN:
 
     def __call__(self, x: Tensor) -> Tensor:
         """y [..., D] of x [..., D] (eq. 4)."""
-        return self._down(self._gated(self._gate(x, self._gate_bias), self._up(x, self._up_bias)), self._down_bias)
+        return self._down(self._hidden(x), self._down_bias)
 
 
 def _filled(keep: int) -> int:

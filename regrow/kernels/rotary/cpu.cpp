@@ -41,6 +41,7 @@ template <typename T>
 void rope_cache(const T *qkv, const T *q_weight, const T *k_weight, const float *cosine, const float *sine, const int64_t *position,
                 const int64_t *places, T *keys, T *values, T *out, const RotarySizes &of, float eps) {
     const long half = of.head_width / 2;
+#pragma omp parallel for schedule(static) if (of.rows > 1)
     for (long row = 0; row < of.rows; row++) {
         for (long token = 0; token < of.width; token++) {
             const long number = row * of.width + token;

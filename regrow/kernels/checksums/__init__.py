@@ -1,0 +1,1 @@
+"""A checksum of the bytes of a tensor."""

@@ -1,0 +1,20 @@
+"""Checksums in one pass at the speed of the memory (CPU)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from regrow.kernels.cpu_library import LONG, POINTER, Kernel, check
+
+KERNEL = Kernel("checksum", *[POINTER] * 2, *[LONG] * 2, POINTER)
+
+
+def checksum(words: Tensor, factors: Tensor) -> Tensor:
+    """As `reference.checksum`, to the bit; both are contiguous."""
+    if not words.is_contiguous() or not factors.is_contiguous():
+        raise ValueError("words and factors have to be contiguous")
+    check(torch.int64, words, factors)
+    out = words.new_empty(())
+    KERNEL[torch.int64](words.data_ptr(), factors.data_ptr(), len(words), len(factors), out.data_ptr())
+    return out
