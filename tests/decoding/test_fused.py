@@ -248,13 +248,14 @@ def test_a_step_that_observes_is_recorded_for_one_state_and_one_with_thresholds_
             return pruner.key(step)
 
         session.start(2)
-        state, keys = dict(pruner._seen), [key(mode) for mode in Mode]
+        keys = [key(mode) for mode in Mode]
+        held = dict(pruner._seen)  # so that another buffer gets another address
         session.start(2)
         assert [key(mode) for mode in Mode] == keys
         session.start(3)
         changed = [mode for mode, earlier in zip(Mode, keys, strict=True) if key(mode) != earlier]
         assert (changed, len(set(keys))) == ([Mode.OBSERVE], len(Mode))
-    del state
+    del held
     by_threshold = NeuronPruner(
         IndexSet(Decimal("0.5"), Schedule(2, 1, 4), selection="threshold"),
         survey(model, Surface.NEURONS, FFN_SITES)[0],

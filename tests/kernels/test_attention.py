@@ -45,6 +45,10 @@ class Case:
             caches[:, row, :, :first] = caches[:, row, :, past + self.width :] = NAN
         return q.to(dtype), *caches.to(dtype).unbind(), torch.tensor(self.start), torch.tensor(self.length)
 
+    def for_form(self, form: str) -> Case:
+        """With heads as wide as the form takes."""
+        return replace(self, head_width=-(-self.head_width // cpu.CHANNELS) * cpu.CHANNELS) if form == "cpu" else self
+
     def workspaces(self) -> tuple[Tensor, Tensor]:
         partial, mass = attention_workspace(self.rows, self.width, self.heads, self.kv_heads, self.head_width, self.capacity)
         if self.splits is not None:
@@ -95,14 +99,17 @@ CASES = {
 @FORMS
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_attends_to_the_positions_of_a_row(case: Case, form: str) -> None:
+    case = case.for_form(form)
     tensors = case.tensors()
     close(attend(form, case, *tensors), expected(*tensors), tensors[2])
 
 
-@pytest.mark.parametrize("name", ["one token, ragged", "two tokens, padded heads"])
+@pytest.mark.parametrize(
+    "name", ["one token, ragged", "two tokens, padded heads", "several pieces of a CPU's", "more queries than a program holds"]
+)
 @FORMS
 def test_attends_in_half_precision(name: str, form: str) -> None:
-    case = CASES[name]
+    case = CASES[name].for_form(form)
     tensors = case.tensors(HALF[form])
     close(attend(form, case, *tensors), expected(*tensors), tensors[2])
 
@@ -130,7 +137,7 @@ def test_tensors_may_be_parts_of_wider_ones() -> None:
 
 @COMPILED
 def test_on_a_cpu_caches_may_lie_in_any_order() -> None:
-    case = CASES["two tokens, padded heads"]
+    case = CASES["two tokens, padded heads"].for_form("cpu")
     q, k, v, start, length = case.tensors()
     beside = torch.stack((k, v)).permute(1, 3, 0, 2, 4).contiguous().permute(2, 0, 3, 1, 4)  # as [B, S, 2, H_kv, d]
     assert torch.equal(attend("cpu", case, q, *beside, start, length), attend("cpu", case, q, k, v, start, length))
@@ -139,7 +146,7 @@ def test_on_a_cpu_caches_may_lie_in_any_order() -> None:
 @FORMS
 def test_rows_do_not_depend_on_each_other(form: str) -> None:
     """The same bits in another order, and for a row that stays while the others change. The longest row is cut in two unlike the others."""
-    case = replace(CASES["one token, ragged"], splits=2)
+    case = replace(CASES["one token, ragged"], splits=2).for_form(form)
     tensors = case.tensors()
     out = attend(form, case, *tensors)
     order = torch.tensor([3, 0, 2, 1])
@@ -160,7 +167,7 @@ def test_splits_fill_a_gpu_and_no_more(rows: int, capacity: int) -> None:
 
 @FORMS
 def test_refuses_what_it_would_read_wrongly(form: str) -> None:
-    case = CASES["the first token of a row"]
+    case = CASES["the first token of a row"].for_form(form)
     q, k, v, start, length = case.tensors()
     with pytest.raises(ValueError, match="adjacent"):
         attend(form, case, q, k.mT.contiguous().mT, v, start, length)

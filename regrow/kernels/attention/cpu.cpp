@@ -5,11 +5,16 @@
 
 #include "../cpu.h"
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
 namespace regrow {
 
 constexpr long PIECE = 512;  // positions that one thread goes over
 constexpr long STRIP = 64;   // positions whose scores are held at once
 constexpr long QUERIES = 8;  // that go over a key at once
+constexpr long WIDEST = 512;  // channels of a head
 constexpr float NOTHING = -std::numeric_limits<float>::infinity();
 
 struct AttentionSizes {
@@ -48,8 +53,79 @@ struct Partial {
     float *largest, *total, *values;  // [queries], [queries], [queries, head_width]
 };
 
-// Adds C vectors of every value of a strip, weighted for each query.
-template <typename T, int R, int C>
+// Queries are multiplied as float32; bfloat16 as it is where the CPU multiplies pairs of it, and so are the weights of the values.
+template <typename T>
+struct Pairs {
+    static constexpr bool multiplied = false;
+    typedef float Query, Weight;
+};
+
+#ifdef __AVX512BF16__
+template <>
+struct Pairs<bfloat16> {
+    static constexpr bool multiplied = true;
+    typedef bfloat16 Query, Weight;
+};
+
+inline Wide multiplied(Wide sums, __m512i a, __m512i b) { return (Wide)_mm512_dpbf16_ps((__m512)sums, (__m512bh)a, (__m512bh)b); }
+
+// The products of one key with R queries, summed up in sixteen lanes.
+template <int R>
+void dots(const bfloat16 *key, const bfloat16 *queries, long width, Wide (&dot)[R]) {
+    for (long at = 0; at < width; at += 2 * LANES) {
+        const __m512i part = _mm512_loadu_si512(key + at);
+        for (int r = 0; r < R; r++) dot[r] = multiplied(dot[r], part, _mm512_loadu_si512(queries + r * width + at));
+    }
+}
+
+// Adds C times sixteen channels of every value of a strip, weighted for each query: two values at a time, whose channels are interleaved in
+// each quarter of a vector, so that sums lie in another order meanwhile.
+template <int R, int C>
+void weigh(const bfloat16 (*weights)[STRIP], const bfloat16 *values, long start, long stop, const AttentionSizes &of, float *into) {
+    static_assert(C % 2 == 0);
+    Wide held[R][C];
+    for (int r = 0; r < R; r++) {
+        for (int c = 0; c < C; c += 2) {
+            const Wide a = load(into + r * of.head_width + c * LANES), b = load(into + r * of.head_width + (c + 1) * LANES);
+            held[r][c] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+            held[r][c + 1] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+        }
+    }
+    for (long at = start; at < stop; at += 2) {
+        const bfloat16 *first = values + at * of.v_place, *second = values + std::min(at + 1, stop - 1) * of.v_place;
+        __m512i part[C];
+        for (int c = 0; c < C; c += 2) {
+            const __m512i a = _mm512_loadu_si512(first + c * LANES), b = _mm512_loadu_si512(second + c * LANES);
+            part[c] = _mm512_unpacklo_epi16(a, b);
+            part[c + 1] = _mm512_unpackhi_epi16(a, b);
+        }
+        for (int r = 0; r < R; r++) {
+            int pair;
+            std::memcpy(&pair, weights[r] + at - start, sizeof pair);
+            const __m512i weight = _mm512_set1_epi32(pair);
+            for (int c = 0; c < C; c++) held[r][c] = multiplied(held[r][c], weight, part[c]);
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        for (int c = 0; c < C; c += 2) {
+            const Wide a = held[r][c], b = held[r][c + 1];
+            float *to = into + r * of.head_width + c * LANES;
+            store(to, __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23));
+            store(to + LANES, __builtin_shufflevector(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31));
+        }
+    }
+}
+#endif
+
+template <int R, typename T>
+void dots(const T *key, const float *queries, long width, Wide (&dot)[R]) {
+    for (long at = 0; at < width; at += LANES) {
+        const Wide part = load(key + at);
+        for (int r = 0; r < R; r++) dot[r] += part * load(queries + r * width + at);
+    }
+}
+
+template <int R, int C, typename T>
 void weigh(const float (*weights)[STRIP], const T *values, long start, long stop, const AttentionSizes &of, float *into) {
     Wide held[R][C];
     for (int r = 0; r < R; r++) {
@@ -69,25 +145,23 @@ void weigh(const float (*weights)[STRIP], const T *values, long start, long stop
 }
 
 template <typename T, int R>
-void piece(const float *queries, const long *last, const T *keys, const T *values, long from, long to, const AttentionSizes &of, Partial into) {
-    const long width = of.head_width, vectors = width / LANES;
+void piece(const typename Pairs<T>::Query *queries, const long *last, const T *keys, const T *values, long from, long to, float scale,
+           const AttentionSizes &of, Partial into) {
+    const long width = of.head_width;
     for (long start = from; start < to; start += STRIP) {
         const long stop = std::min(start + STRIP, to);
         alignas(64) float scores[R][STRIP];
         for (long group = start; group < stop; group += LANES) {
             Wide products[R][LANES];
             for (long lane = 0; lane < LANES; lane++) {
-                const T *key = keys + std::min(group + lane, stop - 1) * of.k_place;
                 Wide dot[R];
                 for (int r = 0; r < R; r++) dot[r] = wide(0);
-                for (long v = 0; v < vectors; v++) {
-                    const Wide part = load(key + v * LANES);
-                    for (int r = 0; r < R; r++) dot[r] += part * load(queries + r * width + v * LANES);
-                }
+                dots<R>(keys + std::min(group + lane, stop - 1) * of.k_place, queries, width, dot);
                 for (int r = 0; r < R; r++) products[r][lane] = dot[r];
             }
-            for (int r = 0; r < R; r++) store(scores[r] + group - start, sums(products[r]));
+            for (int r = 0; r < R; r++) store(scores[r] + group - start, sums(products[r]) * scale);
         }
+        alignas(64) typename Pairs<T>::Weight weights[R][STRIP];
         for (int r = 0; r < R; r++) {
             const long seen = std::min(stop, last[r] + 1) - start;  // positions of the strip that the query attends to
             float largest = into.largest[r];
@@ -95,43 +169,41 @@ void piece(const float *queries, const long *last, const T *keys, const T *value
                 if (at >= seen) scores[r][at] = NOTHING;
                 largest = scores[r][at] > largest ? scores[r][at] : largest;
             }
-            if (seen <= 0) {
-                std::fill(scores[r], scores[r] + STRIP, 0.f);
-                continue;
-            }
             Wide total = wide(0);
             for (long at = 0; at < STRIP; at += LANES) {
-                const Wide weight = exp(load(scores[r] + at) - largest);
-                store(scores[r] + at, weight);
+                const Wide weight = seen > 0 ? as_stored(exp(load(scores[r] + at) - largest), weights[r]) : wide(0);
+                store(weights[r] + at, weight);
                 total += weight;
             }
+            if (seen <= 0) continue;
             const float shrunk = exp(wide(into.largest[r] - largest))[0];
             into.largest[r] = largest;
             into.total[r] = into.total[r] * shrunk + sum(total);
-            for (long v = 0; v < vectors; v++) {
-                float *sum_of = into.values + r * width + v * LANES;
+            for (long at = 0; at < width; at += LANES) {
+                float *sum_of = into.values + r * width + at;
                 store(sum_of, load(sum_of) * shrunk);
             }
         }
-        constexpr long C = R <= 6 ? 4 : 2;  // R C sums in registers
-        long v = 0;
-        for (; v + C <= vectors; v += C) weigh<T, R, C>(scores, values + v * LANES, start, stop, of, into.values + v * LANES);
-        for (; v < vectors; v++) weigh<T, R, 1>(scores, values + v * LANES, start, stop, of, into.values + v * LANES);
+        constexpr int C = R <= 6 ? 4 : 2;  // R C sums in registers
+        constexpr int LEAST = Pairs<T>::multiplied ? 2 : 1;
+        long at = 0;
+        for (; at + C * LANES <= width; at += C * LANES) weigh<R, C>(weights, values + at, start, stop, of, into.values + at);
+        for (; at < width; at += LEAST * LANES) weigh<R, LEAST>(weights, values + at, start, stop, of, into.values + at);
     }
 }
 
 template <typename T>
-void some_queries(int count, const float *queries, const long *last, const T *keys, const T *values, long from, long to, const AttentionSizes &of,
-                  Partial into) {
+void some_queries(int count, const typename Pairs<T>::Query *queries, const long *last, const T *keys, const T *values, long from, long to,
+                  float scale, const AttentionSizes &of, Partial into) {
     switch (count) {
-        case 1: return piece<T, 1>(queries, last, keys, values, from, to, of, into);
-        case 2: return piece<T, 2>(queries, last, keys, values, from, to, of, into);
-        case 3: return piece<T, 3>(queries, last, keys, values, from, to, of, into);
-        case 4: return piece<T, 4>(queries, last, keys, values, from, to, of, into);
-        case 5: return piece<T, 5>(queries, last, keys, values, from, to, of, into);
-        case 6: return piece<T, 6>(queries, last, keys, values, from, to, of, into);
-        case 7: return piece<T, 7>(queries, last, keys, values, from, to, of, into);
-        default: return piece<T, 8>(queries, last, keys, values, from, to, of, into);
+        case 1: return piece<T, 1>(queries, last, keys, values, from, to, scale, of, into);
+        case 2: return piece<T, 2>(queries, last, keys, values, from, to, scale, of, into);
+        case 3: return piece<T, 3>(queries, last, keys, values, from, to, scale, of, into);
+        case 4: return piece<T, 4>(queries, last, keys, values, from, to, scale, of, into);
+        case 5: return piece<T, 5>(queries, last, keys, values, from, to, scale, of, into);
+        case 6: return piece<T, 6>(queries, last, keys, values, from, to, scale, of, into);
+        case 7: return piece<T, 7>(queries, last, keys, values, from, to, scale, of, into);
+        default: return piece<T, 8>(queries, last, keys, values, from, to, scale, of, into);
     }
 }
 
@@ -156,17 +228,17 @@ void decode_attention(const T *q, const T *keys, const T *values, const int64_t 
                 std::fill(total, partial + stride, 0.f);
                 for (long first = 0; first < together; first += QUERIES) {
                     const long count = std::min(QUERIES, together - first);
-                    alignas(64) float queries[QUERIES * 512];
+                    alignas(64) typename Pairs<T>::Query queries[QUERIES * WIDEST];
                     long last[QUERIES];
                     for (long r = 0; r < count; r++) {
                         const long token = (first + r) / groups, query = head * groups + (first + r) % groups;
                         const T *asked = q + ((row * of.width + token) * of.heads + query) * width;
-                        for (long at = 0; at < width; at += LANES) store(queries + r * width + at, load(asked + at) * scale);
+                        for (long at = 0; at < width; at += LANES) store(queries + r * width + at, load(asked + at));
                         last[r] = length[row] + token;
                     }
                     const Partial into{largest + first, total + first, sums + first * width};
-                    some_queries(int(count), queries, last, keys + row * of.k_row + head * of.k_head, values + row * of.v_row + head * of.v_head,
-                                 from, to, of, into);
+                    some_queries(int(count), queries, last, keys + row * of.k_row + head * of.k_head,
+                                 values + row * of.v_row + head * of.v_head, from, to, scale, of, into);
                 }
             }
         }

@@ -11,7 +11,7 @@ from torch import Tensor
 from regrow.kernels.cpu_library import FLOAT, LONG, POINTER, Kernel, check
 
 PIECE: Final = 512  # positions, as in `cpu.cpp`
-CHANNELS, WIDEST = 16, 512  # of a head: a multiple of so many, and at most so many
+CHANNELS, WIDEST = 32, 512  # of a head: a multiple of so many, and at most so many
 
 
 @final
