@@ -7,7 +7,7 @@ for a CPU. Triton is imported only where there is a GPU; float64, and a CPU with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -59,6 +59,8 @@ __all__ = [
     "sparse_ffn",
     "unit",
 ]
+
+OBSERVED: Final = 128  # tokens whose scores a CPU adds at once
 
 
 def _on_gpu(x: Tensor) -> bool:
@@ -148,9 +150,10 @@ def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
     """total [S, F] += the squares of z [T, F] over their norm, at the rows `slot` [T]; -1 does not count (eq. 2). Or all layers at once:
     z [L, T, F], total [L, S, F]."""
     if not _on_gpu(z) or total.dtype != torch.float32:
-        # Layer by layer, so that what is computed on the way stays in the cache.
+        # Layer by layer and some tokens at a time, so that what is computed on the way stays in the cache.
         for layer in range(len(z)) if z.dim() == 3 else (...,):
-            scores_reference.observe(z[layer], slot, total[layer])
+            for some, theirs in zip(torch.split(z[layer], OBSERVED), torch.split(slot, OBSERVED), strict=True):
+                scores_reference.observe(some, theirs, total[layer])
         return
     from regrow.kernels.scores import triton
 

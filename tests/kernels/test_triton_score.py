@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.custom_ops import check_custom_op
+from regrow import kernels
 from regrow.core import Spec
 from regrow.kernels.scores import reference
 from regrow.kernels.scores import triton as score
@@ -192,3 +193,14 @@ def test_one_by_one_has_the_bits_of_tokens_that_are_looked_for(slot: list[int], 
     )  # fmt: skip
     assert torch.equal(ours, theirs)
     assert not torch.equal(ours, total) or max(slot) < 0
+
+
+@pytest.mark.parametrize("tokens", [1, kernels.OBSERVED, kernels.OBSERVED + 1, 2 * kernels.OBSERVED + 7])
+def test_a_prompt_of_any_length_adds_what_the_definition_adds(tokens: int) -> None:
+    """To the bit, however many tokens a CPU takes at once."""
+    z, slot = torch.randn(2, tokens, 40, generator=torch.Generator().manual_seed(0)), torch.arange(tokens) % 4 - 1
+    ours, theirs = torch.zeros(2, 3, 40), torch.zeros(2, 3, 40)
+    kernels.observe(z, slot, ours)
+    for layer in range(2):
+        reference.observe(z[layer], slot, theirs[layer])
+    assert torch.equal(ours, theirs)
