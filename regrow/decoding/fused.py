@@ -34,10 +34,12 @@ class FusedNetwork(Network):
         kernels: bool,
         recorder: Callable[[], Recorder] | None = None,
     ) -> None:
-        """`kernels`: decode steps run through them; they are recorded if a `recorder` can be made."""
+        """`kernels`: decode steps always run through them; they are recorded if a `recorder` can be made."""
         self._decoder, self._kernels, self._recorder = decoder, kernels, recorder
         self.dtype = decoder.embedding.dtype
-        self.exact = True  # norms are the model's to the last bit; they need not be where sums run in another order anyway
+        # Norms and rotation are the model's to the last bit. They need not be where sums run in another order anyway: then steps on a CPU run
+        # through kernels too, if these could be compiled.
+        self.exact = True
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
         self._steppers: dict[tuple[int, bool], Stepper] = {}  # by tokens a row, and whether every one gets logits

@@ -22,9 +22,9 @@ from families import SIZES
 from kernels.compiled_here import COMPILED
 from regrow import kernels
 from regrow.adapter import laid_out
-from regrow.decoding import choose_network
+from regrow.decoding import choose_network, stepper
 from regrow.errors import NoMemoryError, UsageError
-from regrow.kernels import Products
+from regrow.kernels import Products, cpu_library
 from regrow.kernels.laid_out.products import STORED
 from regrow.kernels.laid_out.weight import MOST, can_lay_out
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
@@ -211,6 +211,26 @@ def test_calls_outside_of_generate_give_the_models_own_logits(way: Way) -> None:
         with way(model, regrow.Dense()):
             tokens(model)
             assert torch.allclose(model(ids).logits, want, atol=1e-4)
+
+
+@COMPILED
+@pytest.mark.parametrize(("name", "result"), [("add_rms_norm", 4), ("rope_cache", 10), ("decode_attention", 6)])
+@pytest.mark.parametrize("way", WAYS)
+def test_kernels_that_compute_something_else_are_not_used(way: Way, name: str, result: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numeric check of the by-parts way tries them: the model then runs through its own forward."""
+    model = build()
+    want, called = tokens(model), []
+
+    def wrong(*arguments: torch.Tensor) -> None:
+        called.append(name)
+        arguments[result].normal_()
+
+    monkeypatch.setattr(kernels, "library", cpu_library.library)
+    monkeypatch.setattr(stepper, name, wrong)
+    with way(model, regrow.Dense()):
+        assert tokens(model) == want
+    assert called
+    assert all(torch.equal(weight, build().state_dict()[name]) for name, weight in model.state_dict().items())
 
 
 def test_another_network_has_the_weights_back() -> None:

@@ -17,7 +17,7 @@ from regrow.core import FFNWeights
 from regrow.kernels import LaidOutGate, LaidOutWeight
 from regrow.kernels.laid_out.products import COMPILED as OWN
 from regrow.kernels.laid_out.products import LAID_OUT, NATIVE, ONEDNN, STORED, Products, chosen, products
-from regrow.kernels.laid_out.weight import MOST, can_lay_out, has_blocks, has_few_rows
+from regrow.kernels.laid_out.weight import MOST, can_lay_out, few_rows_are_right, has_blocks
 from regrow.kernels.pruned_ffn import blocks, cpu
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.kernels.pruned_ffn.reference import sparse_ffn
@@ -61,7 +61,7 @@ def test_products_are_those_of_the_plain_weight(
 
 
 @COMPILED
-@pytest.mark.parametrize("dtype", [dtype for dtype in KINDS if has_few_rows(64, 64, dtype)])
+@pytest.mark.parametrize("dtype", [dtype for dtype in KINDS if few_rows_are_right(dtype)])
 @given(rows=st.integers(1, MOST), blocks=st.integers(1, 5), inputs=st.integers(1, 20), biased=st.booleans())
 @settings(max_examples=40)
 def test_a_row_of_our_own_product_depends_on_no_other(dtype: torch.dtype, rows: int, blocks: int, inputs: int, biased: bool) -> None:
@@ -94,8 +94,10 @@ def test_gate_and_up_in_one_pass_are_what_they_are_in_three(
 def test_our_own_product_has_what_it_was_made_for() -> None:
     """bfloat16 where the CPU multiplies it."""
     flags = Path("/proc/cpuinfo").read_text().split()
-    assert has_few_rows(128, 64, torch.bfloat16) == ("avx512_bf16" in flags)
-    assert not has_few_rows(100, 64, torch.bfloat16)
+    there = "avx512_bf16" in flags
+    assert few_rows_are_right(torch.bfloat16) == there
+    assert LaidOutWeight(torch.ones(128, 64).bfloat16(), most=MOST).most == (MOST if there else 0)
+    assert LaidOutWeight(torch.ones(100, 64).bfloat16(), most=MOST).most == 0
 
 
 @pytest.mark.parametrize("dtype", KINDS)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from regrow.kernels.laid_out.weight import MOST, LaidOutWeight, can_lay_out, has_few_rows
+from regrow.kernels.laid_out.weight import MOST, LaidOutWeight, can_lay_out, few_rows_are_right
 
 SMALL: Final = 64 * 2**20  # bytes of weights that a cache may hold: there the layout does not matter
 NATIVE, ONEDNN, LAID_OUT, COMPILED = "native", "onednn", "laid out", "compiled"
@@ -113,7 +113,7 @@ def _speeds(dtype: torch.dtype) -> dict[str, float]:
         laid = []
         while stored:
             laid.append(LaidOutWeight(stored.pop()))
-        for name, most in ((LAID_OUT, 0), (COMPILED, MOST))[: 1 + has_few_rows(*_SIZE, dtype)]:
+        for name, most in ((LAID_OUT, 0), (COMPILED, MOST))[: 1 + few_rows_are_right(dtype)]:
             for weight in laid:
                 weight.most = most
             for rows in ROWS:

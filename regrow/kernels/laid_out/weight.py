@@ -27,7 +27,7 @@ class LaidOutWeight:
         our own product where it can be (`Products`)."""
         self._laid: Tensor = _ONEDNN._reorder_linear_weight(weight.detach(), ROWS)
         self._fewest, self.shape, self.dtype = fewest, weight.shape, weight.dtype
-        self.most = most if most and has_few_rows(len(weight), weight.shape[1], weight.dtype) else 0
+        self.most = most if most and few_rows_are_right(weight.dtype) and self._lies_in_blocks(weight) else 0
 
     @property
     def address(self) -> int:
@@ -56,6 +56,14 @@ class LaidOutWeight:
         multiplied with. p values of a row share 32 bits. Only of a weight that `has_blocks`."""
         memory = torch.frombuffer((ctypes.c_char * self.nbytes).from_address(self.address), dtype=_integer(self.dtype))
         return memory.view(-(-self.shape[0] // BLOCK), -1, BLOCK, pair(self.dtype))
+
+    def _lies_in_blocks(self, weight: Tensor) -> bool:
+        """Whether the memory is as `blocks` says, by its size and its ends: oneDNN does not tell."""
+        if any(size % BLOCK for size in weight.shape) or self.nbytes != weight.nbytes:
+            return False
+        ends = torch.cat([weight[:BLOCK], weight[-BLOCK:]]).detach().view(_integer(self.dtype))
+        split = ends.view(2, BLOCK, -1, pair(self.dtype)).transpose(1, 2)
+        return torch.equal(self.blocks()[[0, -1]], split)
 
     def _few(self, x: Tensor, rows: int, bias: Tensor | None) -> Tensor:
         y = x.new_empty(*x.shape[:-1], self.shape[0])
@@ -88,9 +96,14 @@ def can_lay_out(dtype: torch.dtype) -> bool:
         return False
 
 
-def has_few_rows(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
-    """Whether our own product takes a weight of this size on this CPU."""
-    return _FEW_ROWS.get(dtype) is not None and has_blocks(outputs, inputs, dtype)
+@cache
+def few_rows_are_right(dtype: torch.dtype) -> bool:
+    """Whether there is our own product for this type on this CPU, and it gives what torch's gives: asked once, of whole numbers."""
+    if _FEW_ROWS.get(dtype) is None or not has_blocks(2 * BLOCK, BLOCK, dtype):
+        return False
+    numbers = (torch.arange(2 * BLOCK * BLOCK) % 7 - 3).to(dtype).view(2 * BLOCK, BLOCK)
+    y = LaidOutWeight(numbers)._few(numbers[:13], 13, None)
+    return torch.equal(y, torch.nn.functional.linear(numbers[:13].double(), numbers.double()).to(dtype))
 
 
 @cache
