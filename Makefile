@@ -31,10 +31,11 @@ bench-ffn: $(INSTALLED) ## time one pruned FFN against the dense one
 
 VLLM := .venv-vllm
 BENCH_VLLM ?= --batch-size 1 --batch-size 4 --batch-size 8 --batch-size 16 --prompt 32 --new 64 --repeats 3
+VLLM_HOW ?= --vllm-eager
 VLLM_OUT ?= results/bench-vllm.json
 
 bench-vllm: $(INSTALLED) $(VLLM)/.installed ## time decoding on this CPU beside vLLM's engine, which gets an environment of its own
-	$(BIN)/regrow bench --cpu --shape qwen-1.5b $(BENCH_VLLM) --vllm $(VLLM)/bin/python --vllm-eager --out $(VLLM_OUT)
+	$(BIN)/regrow bench --cpu --shape qwen-1.5b $(BENCH_VLLM) --vllm $(VLLM)/bin/python $(VLLM_HOW) --out $(VLLM_OUT)
 
 $(VLLM)/.installed:
 	"$(PYTHON)" -m venv $(VLLM)

@@ -1,4 +1,7 @@
-"""Markdown tables of a CPU benchmark: `python scripts/cpu_tables.py results/bench-vllm.json`; docs/performance.md holds them."""
+"""Markdown tables of a CPU benchmark: `python scripts/cpu_tables.py results/bench-vllm.json`; docs/performance.md holds them.
+
+Of a benchmark with prompts of several lengths, how fast those are read.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,18 @@ def tables(result: Result) -> str:
     return "\n\n".join([table(["tokens a second", *batches], speeds), table(["milliseconds", *batches], parts)])
 
 
+def prompts(result: Result) -> str:
+    lengths = sorted({row.prompt for row in result.rows})
+    labels = list(dict.fromkeys(row.label for row in result.rows))
+    of = {(row.label, row.prompt): row for row in result.rows}
+    lines = [[label, *(_prompt_speed(of.get((label, length))) for length in lengths)] for label in labels]
+    return table(["prompt tokens a second", *(f"{length} tokens" for length in lengths)], lines)
+
+
+def _prompt_speed(row: Row | None) -> str:
+    return "–" if row is None else f"{1e3 * row.rows * row.prompt / row.ms['prompt']:.0f}"
+
+
 def _speed(row: Row | None) -> str:
     if row is None:
         return "–"
@@ -38,4 +53,5 @@ def _ms(row: Row | None, part: str) -> str:
 
 
 if __name__ == "__main__":
-    print(tables(Result.load(Path(sys.argv[1]))))
+    found = Result.load(Path(sys.argv[1]))
+    print(prompts(found) if len({row.prompt for row in found.rows}) > 1 else tables(found))

@@ -98,7 +98,7 @@ class LaidOut:
         self._forwards: dict[nn.Linear, _Laid | _LaidBeside] = {}
         self._sources: tuple[tuple[Place, ...], tuple[int, ...]] = ((), ())  # the state of the weights that were laid out
         self._placeholders: dict[nn.Linear, int] = {}  # address of each
-        self._patch = Patch()
+        self._patch, self._whole = Patch(), Patch()  # of linears, and of FFNs as a whole
         self.moves = 0  # times that weights were given up or came back
 
     @property
@@ -125,12 +125,15 @@ class LaidOut:
         return False
 
     def stop(self) -> None:
-        """The forwards are the modules' own again, unless their weights were given up."""
+        """The forwards are the modules' own again, but for those of linears whose weights were given up: a call from outside may meet a
+        hook, or another part, inside of an FFN."""
+        self._whole.restore()
         if not self._placeholders:
             self._patch.restore()
 
     def give_back(self) -> None:
         """Nothing is laid out any more, and the model has its weights again, but for those that were replaced meanwhile."""
+        self._whole.restore()
         self._patch.restore()
         laid_out = bool(self._forwards)
         self.moves += bool(self._placeholders)
@@ -167,13 +170,14 @@ class LaidOut:
             self._placeholders[module] = module.weight.data_ptr()
 
     def _stand_in(self) -> None:
+        self._whole.restore()
         self._patch.restore()
         for module, forward in self._forwards.items():
             self._patch.replace(module, "forward", forward)
         for mlp in self._ffns:
             laid = [found for module in _linears(mlp) if isinstance(found := self._forwards.get(module), _Laid)]
             if "forward" not in vars(mlp) and len(laid) == 3:
-                self._patch.replace(mlp, "forward", _LaidFFN(mlp, *laid))
+                self._whole.replace(mlp, "forward", _LaidFFN(mlp, *laid))
         if self._placeholders:
             self._patch.replace(self._model, "save_pretrained", _Refused())
             for part in self._model.modules():

@@ -1,7 +1,7 @@
 """What a decode step on a CPU spends beside its weights: `python -m regrow.bench.step_parts`. The last line printed is JSON.
 
-The dense steps of a shape through Regrow's loop, under torch's profiler, which adds some microseconds to every operation:
-what is not matmuls is at most what is printed here. Then attention alone, over longer contexts, with the bytes that it reads.
+The dense steps of a shape through Regrow's loop, with a clock around every matmul and every attention; gate and up in one pass count as a
+matmul. Then attention alone, over longer contexts, with the bytes that it reads.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, final
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch import nn
 
+from regrow.adapter.projection import SideBySide
 from regrow.bench.clock import Clock
 from regrow.bench.machine import bandwidth, device_name
 from regrow.bench.shapes import shape
-from regrow.decoding import stepper
+from regrow.decoding import fused, stepper
 from regrow.hosts.engine import Engine
-from regrow.kernels import LaidOutWeight, attention_workspace, decode_attention
+from regrow.kernels import LaidOutGate, LaidOutWeight, attention_workspace, decode_attention
 from regrow.versions import versions
 
 SHAPE: Final = "qwen-1.5b"
 ROWS, STEPS = (1, 16), 24
 CONTEXTS, CONTEXT_ROWS = (4000, 16000), (1, 8)
 HEADS, KV_HEADS, HEAD_WIDTH, REPEATS = 12, 2, 128, 5  # of the shape
-MATMULS: Final = ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm")
-ATTENTION: Final = ("aten::_scaled_dot_product_flash_attention_for_cpu",)
+MATMULS: Final = ((LaidOutWeight, "__call__"), (LaidOutGate, "__call__"), (nn.Linear, "__call__"), (SideBySide, "__call__"))
+ATTENTION: Final = ((stepper, "decode_attention"), (fused, "scaled_dot_product_attention"))
 CPU: Final = torch.device("cpu")
 
 
@@ -39,38 +40,45 @@ def step(model: Any, rows: int, new: int) -> dict[str, float]:
     how: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
     with Engine(model, owns_model=True) as engine:
         engine.generate(ids, max_new_tokens=4, **how)
-        with (
-            timed(LaidOutWeight, "__call__") as ours,
-            timed(stepper, "decode_attention") as attending,
-            profile(activities=[ProfilerActivity.CPU]) as profiled,
-        ):
+        matmuls, attending = Stopwatch(), Stopwatch()
+        with matmuls.around(MATMULS), attending.around(ATTENTION):
             report = engine.generate(ids, max_new_tokens=new, **how).report
+    parts = {"matmuls": matmuls, "attention": attending}
     passes = report.decode_steps + 1
-    spent = {event.key: event.self_cpu_time_total / 1e3 / passes for event in profiled.key_averages()}
-    found = {"step": 1e3 * report.decode_seconds / report.decode_steps}
-    for name, seconds, operations in (("matmuls", ours, MATMULS), ("attention", attending, ATTENTION)):
-        # Inside of ours, which the profiler does not know, torch's may run: then they are counted once.
-        found[name] = 1e3 * sum(seconds) / passes or sum(spent.get(operation, 0) for operation in operations)
-    return found
+    return {"step": 1e3 * report.decode_seconds / report.decode_steps} | {name: 1e3 * of.seconds / passes for name, of in parts.items()}
 
 
-@contextmanager
-def timed(of: Any, name: str) -> Iterator[list[float]]:
-    """The seconds of every call of a function of a class or a module."""
-    function, seconds = getattr(of, name), []
+@final
+class Stopwatch:
+    """Runs while one of the functions that it stands around does; one that another of them calls is counted once."""
 
-    def watched(*arguments: Any, **options: Any) -> Any:
-        began = time.perf_counter()
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._depth = 0
+
+    @contextmanager
+    def around(self, functions: Sequence[tuple[Any, str]]) -> Iterator[None]:
+        """Functions of classes and modules, by name."""
+        before = [getattr(of, name) for of, name in functions]
+        for (of, name), function in zip(functions, before, strict=True):
+            setattr(of, name, self._timed(function))
         try:
-            return function(*arguments, **options)
+            yield
         finally:
-            seconds.append(time.perf_counter() - began)
+            for (of, name), function in zip(functions, before, strict=True):
+                setattr(of, name, function)
 
-    setattr(of, name, watched)
-    try:
-        yield seconds
-    finally:
-        setattr(of, name, function)
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            began, self._depth = time.perf_counter(), self._depth + 1
+            try:
+                return function(*arguments, **options)
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    self.seconds += time.perf_counter() - began
+
+        return timed
 
 
 def attention(rows: int, context: int, layers: int = 4) -> dict[str, float]:

@@ -3,7 +3,7 @@
     PYTHON vllm_worker.py '{"model": DIR, "dtype": "bfloat16", "rows": 16, "tokens": 128, "eager": true}'
 
 Answers each line {"ids": [[...], ...], "new": N} on standard input with one line on standard output: [["prompt", seconds], ["dense",
-seconds], ...], a pair a step of the engine.
+seconds], ...]: the whole prompt, then a pair a step of the engine.
 """
 
 import json
@@ -24,6 +24,8 @@ def spans(engine: Any, request: dict[str, Any], number: int) -> list[tuple[str, 
     while engine.has_unfinished_requests():
         phase = "prompt" if waiting else "dense"
         waiting -= {output.request_id for output in engine.step() if output.outputs[0].token_ids}
+        if waiting:
+            continue  # a prompt in chunks is one span
         now = time.perf_counter()
         found.append((phase, now - before))
         before = now

@@ -13,7 +13,7 @@ from regrow.adapter.llama_like import Block, DecoderWeights, Norm
 from regrow.core import Pass
 from regrow.decoding.graphs import Graphs, Recorder
 from regrow.decoding.network import Network
-from regrow.kernels import compiled, unit
+from regrow.kernels import steps_compiled, unit
 
 if TYPE_CHECKING:
     from regrow.decoding.stepper import Stepper
@@ -37,8 +37,8 @@ class FusedNetwork(Network):
         """`kernels`: decode steps always run through them; they are recorded if a `recorder` can be made."""
         self._decoder, self._kernels, self._recorder = decoder, kernels, recorder
         self.dtype = decoder.embedding.dtype
-        # Norms and rotation are the model's to the last bit. They need not be where sums run in another order anyway: then steps on a CPU run
-        # through kernels too, if these could be compiled.
+        # Norms and rotation are the model's to the last bit. They need not be where sums run in another order anyway: steps on a CPU then
+        # run through kernels too, if these could be compiled.
         self.exact = True
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
@@ -79,7 +79,7 @@ class FusedNetwork(Network):
 
     def forward(self, planned: Pass, ids: Tensor, *, length: int | None = None, key: Hashable | None = None, every: bool = False) -> Tensor:
         position, width, longest = planned.position, planned.width, length or ids.shape[1]
-        kernels = self._kernels or (not self.exact and compiled(self._decoder.embedding))
+        kernels = self._kernels or (not self.exact and steps_compiled(self._decoder.embedding, self._decoder.head_width))
         if not kernels or planned.prompt or width > WIDEST:
             return self._plain(ids[:, -width:], position, longest, every)
         stepper = self._stepper(width, every)

@@ -26,6 +26,7 @@ from regrow.kernels.norm import cpu as norm_cpu
 from regrow.kernels.norm import reference as norm_reference
 from regrow.kernels.norm.reference import unit
 from regrow.kernels.pruned_ffn.compact import CompactFFN
+from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeightsLinears
 from regrow.kernels.rotary import cpu as rotary_cpu
@@ -45,7 +46,6 @@ __all__ = [
     "add_rms_norm",
     "attention_workspace",
     "checksum",
-    "compiled",
     "decode_attention",
     "exceeding",
     "magnitude",
@@ -57,6 +57,7 @@ __all__ = [
     "relative",
     "rope_cache",
     "sparse_ffn",
+    "steps_compiled",
     "unit",
 ]
 
@@ -68,7 +69,12 @@ def _on_gpu(x: Tensor) -> bool:
     return x.is_cuda and x.dtype != torch.float64
 
 
-def compiled(x: Tensor) -> bool:
+def steps_compiled(like: Tensor, head_width: int) -> bool:
+    """Whether whole decode steps run through compiled code of a CPU: of a model with such weights, whose heads are so wide."""
+    return _compiled(like) and attention_cpu.takes(head_width)
+
+
+def _compiled(x: Tensor) -> bool:
     """Whether operations on x run through compiled code of a CPU."""
     return x.device.type == "cpu" and x.dtype in KINDS and library() is not None
 
@@ -104,14 +110,16 @@ class MaskedLinears(Protocol):
 
 def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool = False, laid_out: Products | None = None) -> SparseFFN:
     """The sparse form of one FFN with `keep` retained neurons, or at most so many if that `varies`; `scratch` [keep, D] may be shared by
-    all layers. With `laid_out`, a copy in oneDNN's layout where there can be one."""
+    all layers. With `laid_out`, a copy that those products take, where there can be one."""
     if _on_gpu(weights.gate) and not varies:
         from regrow.kernels.pruned_ffn.gather import GatherFFN
 
         if act := activation(weights.act):
             return GatherFFN(weights, act, keep)
+    if laid_out is not None and laid_out.most and not varies and CompiledFFN.fits(weights):
+        return CompiledFFN(weights, keep)
     if laid_out is not None and not varies and LaidOutFFN.fits(weights, keep):
-        return LaidOutFFN(weights, keep, laid_out)
+        return LaidOutFFN(weights, keep, scratch, laid_out)
     return CompactFFN(weights, keep, scratch)
 
 
@@ -172,7 +180,7 @@ def checksum(words: Tensor, factors: Tensor) -> Tensor:
 def attention_workspace(q: Tensor, kv_heads: int, capacity: int) -> Sequence[Tensor]:
     """What `decode_attention` works in, for queries like q [B, w, H, d] and a cache of `capacity` positions; it may be shared by layers."""
     rows, width, heads, head_width = q.shape
-    if compiled(q) and attention_cpu.takes(head_width):
+    if _compiled(q) and attention_cpu.takes(head_width):
         shape = attention_cpu.attention_workspace(rows, width, heads, head_width, capacity)
         return [q.new_empty(shape, dtype=torch.float32)]
     if not _on_gpu(q):
@@ -195,7 +203,7 @@ def decode_attention(
 ) -> None:
     """out [B, w, H, d] of q [B, w, H, d]: query i of row b attends to the positions start_b <= p <= length_b + i of `k_cache` and `v_cache`
     [B, H_kv, S, d]. What other positions hold does not matter on a GPU, and has to be finite elsewhere."""
-    if compiled(q) and attention_cpu.takes(q.shape[3]):
+    if _compiled(q) and attention_cpu.takes(q.shape[3]):
         attention_cpu.decode_attention(q, k_cache, v_cache, start, length, scale, out, *workspace)
         return
     if not _on_gpu(q):
@@ -208,7 +216,7 @@ def decode_attention(
 
 def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
     """residual [T, D] += x [T, D], unless x is None; then out [T, D] = weight [D] * residual / sqrt(mean(residual^2) + eps)."""
-    if compiled(residual):
+    if _compiled(residual):
         norm_cpu.add_rms_norm(x, residual, weight, eps, out)
         return
     if not _on_gpu(residual):
@@ -234,7 +242,7 @@ def rope_cache(
 ) -> None:
     """Queries of qkv [B, w, (H + 2 H_kv) d] to out [B, w, H, d], keys and values to `k_cache` and `v_cache` [B, H_kv, S, d] at the
     positions `at` [B, w]; normed by `q_weight` and `k_weight` [d] where given, and turned by the angles of `position` [B, w]."""
-    if compiled(qkv):
+    if _compiled(qkv):
         rotary_cpu.rope_cache(qkv, q_weight, k_weight, eps, cos, sin, position, at, k_cache, v_cache, out)
         return
     if not _on_gpu(qkv):

@@ -1,7 +1,7 @@
 """The CPU kernels, compiled where they run: once for a CPU and a compiler, kept in the user's cache.
 
-Every operation with a `cpu.cpp` has a form in C++ beside its reference, which decode steps run where there is a compiler (CXX, g++ or
-clang++, on Linux). Between the matmuls of a step each of torch's operations costs more than it computes: the weights have driven
+Every operation with a `cpu.cpp` has a form in C++ beside its reference, which decode steps run where there is a compiler (g++ 12, or what
+CXX names; on Linux). Between the matmuls of a step each of torch's operations costs more than it computes: the weights have driven
 everything out of the caches that it needs.
 """
 
@@ -65,34 +65,46 @@ def check(kind: torch.dtype, *of: Tensor | None) -> None:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """None without a compiler, and where threads are not torch's own; with a warning where a compiler fails."""
-    compiler, threads = _compiler(), _openmp()
-    if compiler is None or threads is None:
+    """None without a compiler for the threads that torch computes with; with a warning where all that there are fail."""
+    threads, said = _openmp(), []
+    if threads is None:
         return None
-    try:
-        return ctypes.CDLL(str(_built(compiler, threads)))
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        warnings.warn(f"Regrow's CPU kernels could not be compiled, so that decode steps take longer: {said.strip()}", stacklevel=2)
-        return None
+    for compiler in _compilers():
+        try:
+            return ctypes.CDLL(str(_built(compiler, threads)))
+        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+            said.append((getattr(error, "stderr", None) or str(error)).strip())
+    if said:
+        warnings.warn(f"Regrow's CPU kernels could not be compiled, so that decode steps take longer: {said[0]}", stacklevel=2)
+    return None
 
 
-def _compiler() -> str | None:
-    return next((found for name in (os.environ.get("CXX"), "g++", "clang++") if name and (found := shutil.which(name))), None)
+def _compilers() -> list[str]:
+    """clang++ only by CXX: it brings threads of its own, unless torch has the same."""
+    named = (os.environ.get("CXX"), "g++")
+    return list(dict.fromkeys(found for name in named if name and (found := shutil.which(name))))
 
 
 def _openmp() -> Path | None:
     """The library whose threads torch computes with: those of another would fight them for the cores."""
     try:
-        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+        mapped = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
     except OSError:  # not Linux
         return None
-    return next((Path(name) for name in sorted(mapped) if Path(name).name.startswith(("libgomp", "libiomp", "libomp"))), None)
+    found = [path for name in dict.fromkeys(mapped) if (path := Path(name)).name.startswith(("libgomp", "libiomp", "libomp"))]
+    beside = Path(torch.__file__).parent
+    return min(found, key=lambda path: beside not in path.parents, default=None)  # another package may bring one too
+
+
+def _home() -> Path:
+    """Never the working directory: what lies there is loaded as code."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".cache") / "regrow" / "kernels"
 
 
 def _built(compiler: str, threads: Path) -> Path:
     sources = sorted(_HERE.glob("*/cpu.cpp"))
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "regrow" / "kernels"
+    home = _home()
     target = home / f"{_fingerprint(compiler, threads, [*sources, _HERE / 'cpu.h'])}.so"
     if not target.exists():
         home.mkdir(parents=True, exist_ok=True)

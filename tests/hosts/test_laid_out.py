@@ -27,6 +27,7 @@ from regrow.errors import NoMemoryError, UsageError
 from regrow.kernels import Products, cpu_library
 from regrow.kernels.laid_out.products import STORED
 from regrow.kernels.laid_out.weight import MOST, can_lay_out
+from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.method.base import Method
 from regrow.pruning import neurons
@@ -53,7 +54,7 @@ def _laid_out(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
 
 def build(family: str = "Qwen2", *, tied: bool = False, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Large enough that what is retained fits oneDNN's blocks."""
-    sizes = SIZES | {"hidden_size": 64, "intermediate_size": 192, "head_dim": 16, "tie_word_embeddings": tied}
+    sizes = SIZES | {"hidden_size": 64, "intermediate_size": 192, "head_dim": 32, "tie_word_embeddings": tied}
     sizes |= {"sliding_window": None} if family == "Mistral" else {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -104,8 +105,8 @@ def test_dense_tokens_are_those_of_transformers(family: str, tied: bool, way: Wa
 @pytest.mark.parametrize("way", WAYS)
 def test_a_pruned_model_gives_the_tokens_of_plain_weights(method: Method, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     model, loads = build(), []
-    load = LaidOutFFN.load
-    monkeypatch.setattr(LaidOutFFN, "load", lambda self, index: loads.append(index) or load(self, index))
+    for form in (LaidOutFFN, CompiledFFN):
+        monkeypatch.setattr(form, "load", lambda self, index, load=form.load: loads.append(index) or load(self, index))
     with monkeypatch.context() as plain:
         measured(plain, Products("onednn", "onednn", 1, 0, {}))
         with regrow.prune(model, method):

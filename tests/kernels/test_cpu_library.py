@@ -47,9 +47,10 @@ def test_other_sources_are_another_library(anew: Path, monkeypatch: pytest.Monke
 
 
 def test_a_compiler_that_fails_is_told_of_once_and_leaves_nothing(anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    broken = tmp_path / "c++"
+    broken = tmp_path / "g++"
     broken.write_text('#!/bin/sh\ncase "$1" in --version) echo 1;; *) echo "no such option" >&2; exit 1;; esac\n')
     broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", str(broken))
     with pytest.warns(UserWarning, match="could not be compiled.*no such option"):
         assert cpu_library.library() is None
@@ -58,6 +59,20 @@ def test_a_compiler_that_fails_is_told_of_once_and_leaves_nothing(anew: Path, mo
         assert cpu_library.library() is None
     assert list(anew.iterdir()) == []
     assert Kernel("gated").get(torch.float32) is None
+
+
+@COMPILED
+def test_the_next_compiler_is_tried_after_one_that_fails(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    assert cpu_library.library() is not None
+
+
+@COMPILED
+def test_what_is_loaded_never_lies_in_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cpu_library._home() == tmp_path / "home" / ".cache" / "regrow" / "kernels"
 
 
 def test_without_a_compiler_there_are_none(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:

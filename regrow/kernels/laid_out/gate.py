@@ -31,7 +31,7 @@ class LaidOutGate:
     def __call__(self, x: Tensor) -> Tensor:
         """[..., F] of x [..., D]."""
         rows, gate, up = x.shape[:-1].numel(), self._gate, self._up
-        if rows > self._most:
+        if not 0 < rows <= self._most or not gate.takes(x, self._biases[0]) or not up.takes(x, self._biases[1]):
             return self._gated(gate(x, self._biases[0]), up(x, self._biases[1]))
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], gate.shape[0])

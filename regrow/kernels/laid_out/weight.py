@@ -15,7 +15,7 @@ ROWS: Final = 16  # that the layout is asked for; oneDNN gives the same one for 
 BLOCK: Final = 64  # outputs that lie side by side
 MOST: Final = 64  # rows that our own product takes
 _ONEDNN: Final[Any] = torch.ops.mkldnn
-_FEW_ROWS: Final = Kernel("few_rows", *[POINTER] * 4, *[LONG] * 3)
+FEW_ROWS: Final = Kernel("few_rows", *[POINTER] * 4, *[LONG] * 3)
 
 
 @final
@@ -40,12 +40,17 @@ class LaidOutWeight:
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """y [..., out] of x [..., in]."""
         rows = x.shape[:-1].numel()
-        if rows <= self.most:
+        if 0 < rows <= self.most and self.takes(x, bias):
             return self._few(x.contiguous(), rows, bias)
-        if rows >= self._fewest:
+        if rows >= self._fewest or not rows:
             return self._product(x, bias)
         filled = torch.nn.functional.pad(x.reshape(rows, -1), (0, 0, 0, self._fewest - rows))
         return self._product(filled, bias)[:rows].view(*x.shape[:-1], -1)
+
+    def takes(self, x: Tensor, bias: Tensor | None) -> bool:
+        """Whether a kernel may read x and bias as numbers of the weight's; of others oneDNN says what is wrong with them."""
+        same = all(tensor.dtype is self.dtype and tensor.device.type == "cpu" for tensor in (x, bias) if tensor is not None)
+        return same and x.shape[-1] == self.shape[1]
 
     def plain(self) -> Tensor:
         """[out, in] as it was given."""
@@ -67,7 +72,7 @@ class LaidOutWeight:
 
     def _few(self, x: Tensor, rows: int, bias: Tensor | None) -> Tensor:
         y = x.new_empty(*x.shape[:-1], self.shape[0])
-        _FEW_ROWS[x.dtype](x.data_ptr(), self.address, address(bias), y.data_ptr(), rows, *self.shape)
+        FEW_ROWS[x.dtype](x.data_ptr(), self.address, address(bias), y.data_ptr(), rows, *self.shape)
         return y
 
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -99,7 +104,7 @@ def can_lay_out(dtype: torch.dtype) -> bool:
 @cache
 def few_rows_are_right(dtype: torch.dtype) -> bool:
     """Whether there is our own product for this type on this CPU, and it gives what torch's gives: asked once, of whole numbers."""
-    if _FEW_ROWS.get(dtype) is None or not has_blocks(2 * BLOCK, BLOCK, dtype):
+    if FEW_ROWS.get(dtype) is None or not has_blocks(2 * BLOCK, BLOCK, dtype):
         return False
     numbers = (torch.arange(2 * BLOCK * BLOCK) % 7 - 3).to(dtype).view(2 * BLOCK, BLOCK)
     y = LaidOutWeight(numbers)._few(numbers[:13], 13, None)

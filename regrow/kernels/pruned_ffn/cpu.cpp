@@ -1,5 +1,5 @@
-// New neurons written into a compact copy that is laid out in blocks of 64 (`laid_out/weight.py`). A block of places belongs to one thread,
-// so that no two of them write to the same bytes.
+// New neurons written into a compact copy (`cpu.py` says how it lies). Sixty-four places belong to one thread, so that no two of them write to
+// the same bytes.
 #include <algorithm>
 
 #include "../cpu.h"
@@ -7,25 +7,20 @@
 namespace regrow {
 
 constexpr long BLOCK = 64;
-constexpr long WORDS = 64;  // of a row that are written at once: their places in a block fit the first cache
-
 struct CopySizes {
     long neurons;                      // that are written
     long places, width;                // of the copy
     long gate_row, up_row, down_row;   // strides of the sources, in numbers
 };
 
-// Rows of gate or up: four bytes of each of 64 rows lie side by side.
+// Rows of gate or up: sixteen bytes of each of four rows lie side by side.
 template <typename T>
-void write_rows(const T *source, long stride, const int64_t *places, const int64_t *neurons, long count, long width, T *block) {
-    const long words = width * long(sizeof(T)) / 4;
-    for (long start = 0; start < words; start += WORDS) {
-        const long stop = std::min(start + WORDS, words);
-        for (long number = 0; number < count; number++) {
-            const char *row = (const char *)(source + neurons[number] * stride);
-            char *column = (char *)block + places[number] % BLOCK * 4;
-            for (long word = start; word < stop; word++) std::memcpy(column + word * BLOCK * 4, row + word * 4, 4);
-        }
+void write_rows(const T *source, long stride, const int64_t *places, const int64_t *neurons, long count, long width, T *copy) {
+    const long row_bytes = width * long(sizeof(T));
+    for (long number = 0; number < count; number++) {
+        const char *row = (const char *)(source + neurons[number] * stride);
+        char *to = (char *)copy + places[number] / 4 * 4 * row_bytes + places[number] % 4 * 16;
+        for (long at = 0; at < row_bytes; at += 16) std::memcpy(to + at * 4, row + at, 16);
     }
 }
 
@@ -48,15 +43,15 @@ template <typename T>
 void write_neurons(const T *gate, const T *up, const T *down, const int64_t *places, const int64_t *neurons, T *gate_copy, T *up_copy,
                    T *down_copy, const CopySizes &of) {
     constexpr long PAIR = 4 / sizeof(T);
-    const long blocks = of.places / BLOCK;
+    const long blocks = (of.places + BLOCK - 1) / BLOCK;
 #pragma omp parallel for schedule(dynamic)
     for (long block = 0; block < blocks; block++) {
         const int64_t *end = places + of.neurons;
         const int64_t *first = std::lower_bound(places, end, block * BLOCK), *last = std::lower_bound(first, end, (block + 1) * BLOCK);
         const long count = last - first;
         const int64_t *incoming = neurons + (first - places);
-        write_rows(gate, of.gate_row, first, incoming, count, of.width, gate_copy + block * BLOCK * of.width);
-        write_rows(up, of.up_row, first, incoming, count, of.width, up_copy + block * BLOCK * of.width);
+        write_rows(gate, of.gate_row, first, incoming, count, of.width, gate_copy);
+        write_rows(up, of.up_row, first, incoming, count, of.width, up_copy);
         for (long number = 0; number < count; number++) {
             const long place = first[number];
             const T *row = down + incoming[number] * of.down_row;

@@ -1,14 +1,24 @@
-"""New neurons written into the blocks of a laid-out copy, in one pass (CPU)."""
+"""A compact copy of the retained neurons for our own products (CPU).
+
+Rows of gate and up lie four at a time, sixteen bytes of each side by side: a product streams through them as through any matrix, and
+a refresh touches few cache lines beside those of the neurons that it writes. Columns of down lie as in oneDNN's layout.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
 
+from regrow.core import FFNWeights
 from regrow.kernels.cpu_library import LONG, POINTER, Kernel, check
+from regrow.kernels.gate.reference import activation
+from regrow.kernels.laid_out.weight import BLOCK, FEW_ROWS, MOST, address, few_rows_are_right, pair
+from regrow.kernels.pruned_ffn.places import Places
+
+QUAD, PIECE, TILE = 4, 16, 16  # rows side by side, bytes of each, and the rows that a product takes at once
 
 
 @final
@@ -18,19 +28,63 @@ class _Sizes(ctypes.Structure):
     _fields_ = [(name, LONG) for name in ("neurons", "places", "width", "gate_row", "up_row", "down_row")]
 
 
-KERNEL = Kernel("write_neurons", *[POINTER] * 8, ctypes.POINTER(_Sizes))
+_WRITE: Final = Kernel("write_neurons", *[POINTER] * 8, ctypes.POINTER(_Sizes))
+_HIDDEN: Final = Kernel("gated_quads", *[POINTER] * 6, *[LONG] * 3)
 
 
-def takes(sources: tuple[Tensor, Tensor, Tensor]) -> bool:
-    """Whether there is a kernel for these weights."""
-    return KERNEL.get(sources[0].dtype) is not None and all(source.stride(1) == 1 for source in sources)
+@final
+class CompiledFFN:
+    def __init__(self, weights: FFNWeights, keep: int) -> None:
+        """Only where it `fits`."""
+        like, (neurons, width) = weights.gate, weights.gate.shape
+        places, numbers = -(-keep // TILE) * TILE, PIECE // like.itemsize
+        self._sources = like.detach(), weights.up.detach(), weights.down.detach().t().contiguous()  # [F, D] each
+        gate, up = (like.new_zeros(places // QUAD, width // numbers, QUAD, numbers) for _ in range(2))
+        self._copies = gate, up, like.new_zeros(width // BLOCK, places // pair(like.dtype), BLOCK, pair(like.dtype))
+        biases = weights.gate_bias, weights.up_bias
+        self._biases = [(bias, None if bias is None else bias.new_zeros(places)) for bias in biases]
+        self._down_bias, self._sizes = weights.down_bias, (places, width)
+        self._places = Places(neurons)
 
+    @staticmethod
+    def fits(weights: FFNWeights) -> bool:
+        """Whether there are kernels for an FFN like this one on this CPU."""
+        adjacent = weights.gate.stride(1) == weights.up.stride(1) == 1
+        return (
+            adjacent and not weights.gate.shape[1] % BLOCK and few_rows_are_right(weights.gate.dtype) and activation(weights.act) == "silu"
+        )
 
-def write_neurons(sources: tuple[Tensor, Tensor, Tensor], places: Tensor, neurons: Tensor, blocks: tuple[Tensor, Tensor, Tensor]) -> None:
-    """As `blocks.write_neurons`, of sources that it `takes`."""
-    check(sources[0].dtype, *sources)
-    check(torch.int64, places, neurons)
-    width = sources[0].shape[1]
-    sizes = _Sizes(len(places), len(blocks[0]) * blocks[0].shape[2], width, *(source.stride(0) for source in sources))
-    addresses = (tensor.data_ptr() for tensor in (*sources, places, neurons, *blocks))
-    KERNEL[sources[0].dtype](*addresses, sizes)
+    @property
+    def state_bytes(self) -> int:
+        """Memory taken beside the model's own weights."""
+        return sum(copy.nbytes for copy in (*self._copies, self._sources[2]))
+
+    def forget(self) -> None:
+        self._places.forget()
+
+    def load(self, index: Tensor) -> int:
+        """Makes `index` [at most keep] the retained set; returns how many neurons were moved."""
+        places, incoming = self._places.take(index)
+        check(torch.int64, places, incoming)
+        sizes = _Sizes(len(places), *self._sizes, *(source.stride(0) for source in self._sources))
+        addresses = (tensor.data_ptr() for tensor in (*self._sources, places, incoming, *self._copies))
+        _WRITE[self._sources[0].dtype](*addresses, sizes)
+        for source, target in self._biases:
+            if source is not None and target is not None:
+                target[places] = source.detach()[incoming]
+        return len(incoming)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """y [..., D] of x [..., D] (eq. 4)."""
+        check(self._sources[0].dtype, x)
+        parts = [self._some(part.contiguous()) for part in torch.split(x.reshape(-1, x.shape[-1]), MOST)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
+
+    def _some(self, x: Tensor) -> Tensor:
+        (rows, width), (places, _) = x.shape, self._sizes
+        hidden, y = x.new_empty(rows, places), torch.empty_like(x)
+        gate, up, down = (copy.data_ptr() for copy in self._copies)
+        gate_bias, up_bias = (address(copy) for _, copy in self._biases)
+        _HIDDEN[x.dtype](x.data_ptr(), gate, gate_bias, up, up_bias, hidden.data_ptr(), rows, places, width)
+        FEW_ROWS[x.dtype](hidden.data_ptr(), down, address(self._down_bias), y.data_ptr(), rows, width, places)
+        return y

@@ -8,33 +8,34 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from torch import Tensor
 
 from regrow.core import FFNWeights
 from regrow.kernels.laid_out.gate import LaidOutGate
 from regrow.kernels.laid_out.products import Products
 from regrow.kernels.laid_out.weight import BLOCK, LaidOutWeight, has_blocks
-from regrow.kernels.pruned_ffn import blocks, cpu
 from regrow.kernels.pruned_ffn.places import Places
 
 
 @final
 class LaidOutFFN:
-    def __init__(self, weights: FFNWeights, keep: int, products: Products) -> None:
+    def __init__(self, weights: FFNWeights, keep: int, scratch: Tensor, products: Products) -> None:
         """Only where it `fits`."""
         (neurons, width), places = weights.gate.shape, _filled(keep)
         how = products.fewest, products.most
-        gate, up = (LaidOutWeight(weights.gate.new_zeros(places, width), *how) for _ in range(2))
+        self._gate, self._up = (LaidOutWeight(weights.gate.new_zeros(places, width), *how) for _ in range(2))
         self._down, self._down_bias = LaidOutWeight(weights.down.new_zeros(width, places), *how), weights.down_bias
-        self._sources = weights.gate.detach(), weights.up.detach(), weights.down.detach().t().contiguous()  # [F, D] each
-        self._blocks = gate.blocks(), up.blocks(), self._down.blocks()
-        self._write = cpu.write_neurons if cpu.takes(self._sources) else blocks.write_neurons
-        gate_bias, up_bias = (None if bias is None else bias.new_zeros(places) for bias in (weights.gate_bias, weights.up_bias))
-        biases = [(weights.gate_bias, gate_bias), (weights.up_bias, up_bias)]
+        self._down_rows = weights.down.detach().t().contiguous()  # [F, D]
+        # Words of 32 bits: [places / 64, 64, words] of gate and up; values [places / p, p, D / 64, 64] of down.
+        words = [weight.blocks().flatten(-2).view(torch.int32).transpose(1, 2) for weight in (self._gate, self._up)]
+        self._rows = list(zip((weights.gate.detach(), weights.up.detach()), words, strict=True))
+        self._columns = self._down.blocks().permute(1, 3, 0, 2)
+        self._gate_bias, self._up_bias = (None if bias is None else bias.new_zeros(places) for bias in (weights.gate_bias, weights.up_bias))
+        biases = [(weights.gate_bias, self._gate_bias), (weights.up_bias, self._up_bias)]
         self._biases = [(source.detach(), target) for source, target in biases if source is not None and target is not None]
-        self._hidden = LaidOutGate(gate, up, (gate_bias, up_bias), weights.act)
-        self._copied = gate.nbytes + up.nbytes + self._down.nbytes + self._sources[2].nbytes
-        self._places = Places(neurons)
+        self._hidden = LaidOutGate(self._gate, self._up, (self._gate_bias, self._up_bias), weights.act)
+        self._scratch, self._places = scratch, Places(neurons)
 
     @staticmethod
     def fits(weights: FFNWeights, keep: int) -> bool:
@@ -45,7 +46,7 @@ class LaidOutFFN:
     @property
     def state_bytes(self) -> int:
         """Memory taken beside the model's own weights."""
-        return self._copied
+        return self._gate.nbytes + self._up.nbytes + self._down.nbytes + self._down_rows.nbytes
 
     def forget(self) -> None:
         self._places.forget()
@@ -53,7 +54,13 @@ class LaidOutFFN:
     def load(self, index: Tensor) -> int:
         """Makes `index` [keep] the retained set; returns how many neurons were moved."""
         places, incoming = self._places.take(index)
-        self._write(self._sources, places, incoming, self._blocks)
+        moved = self._scratch[: len(incoming)]
+        block, at = places // BLOCK, places % BLOCK
+        for source, target in self._rows:
+            target[block, at] = torch.index_select(source, 0, incoming, out=moved).view(torch.int32)
+        group, pairs = self._columns, self._columns.shape[1]
+        torch.index_select(self._down_rows, 0, incoming, out=moved)
+        group[places // pairs, places % pairs] = moved.view(group.dtype).view(len(incoming), *group.shape[2:])
         for source, target in self._biases:
             target[places] = source[incoming]
         return len(incoming)
