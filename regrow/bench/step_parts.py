@@ -1,7 +1,7 @@
 """What a decode step on a CPU spends beside its weights: `python -m regrow.bench.step_parts`. The last line printed is JSON.
 
-The dense steps of a shape through Regrow's loop, with a clock around every matmul and every attention; gate and up in one pass count as a
-matmul. Then attention alone, over longer contexts, with the bytes that it reads.
+The dense steps of a shape through Regrow's loop, with a clock around our matmuls and attention, and torch's profiler for torch's, which adds
+some microseconds to each of its operations. Gate and up in one pass count as a matmul. Then attention alone, over longer contexts, with the bytes that it reads.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, final
 
 import torch
-from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
-from regrow.adapter.projection import SideBySide
 from regrow.bench.clock import Clock
 from regrow.bench.machine import bandwidth, device_name
 from regrow.bench.shapes import shape
-from regrow.decoding import fused, stepper
+from regrow.decoding import stepper
 from regrow.hosts.engine import Engine
 from regrow.kernels import LaidOutGate, LaidOutWeight, attention_workspace, decode_attention
 from regrow.versions import versions
@@ -29,8 +28,9 @@ SHAPE: Final = "qwen-1.5b"
 ROWS, STEPS = (1, 16), 24
 CONTEXTS, CONTEXT_ROWS = (4000, 16000), (1, 8)
 HEADS, KV_HEADS, HEAD_WIDTH, REPEATS = 12, 2, 128, 5  # of the shape
-MATMULS: Final = ((LaidOutWeight, "__call__"), (LaidOutGate, "__call__"), (nn.Linear, "__call__"), (SideBySide, "__call__"))
-ATTENTION: Final = ((stepper, "decode_attention"), (fused, "scaled_dot_product_attention"))
+# What a clock is put around, and operations of torch that the profiler counts.
+MATMULS: Final = ((LaidOutWeight, "__call__"), (LaidOutGate, "__call__")), ("aten::mm", "aten::addmm")
+ATTENTION: Final = ((stepper, "decode_attention"),), ("aten::_scaled_dot_product_flash_attention_for_cpu",)
 CPU: Final = torch.device("cpu")
 
 
@@ -40,12 +40,16 @@ def step(model: Any, rows: int, new: int) -> dict[str, float]:
     how: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
     with Engine(model, owns_model=True) as engine:
         engine.generate(ids, max_new_tokens=4, **how)
-        matmuls, attending = Stopwatch(), Stopwatch()
-        with matmuls.around(MATMULS), attending.around(ATTENTION):
+        parts = {"matmuls": (Stopwatch(), *MATMULS), "attention": (Stopwatch(), *ATTENTION)}
+        with ExitStack() as stack:
+            for clock, functions, _ in parts.values():
+                stack.enter_context(clock.around(functions))
+            profiled = stack.enter_context(profile(activities=[ProfilerActivity.CPU]))
             report = engine.generate(ids, max_new_tokens=new, **how).report
-    parts = {"matmuls": matmuls, "attention": attending}
-    passes = report.decode_steps + 1
-    return {"step": 1e3 * report.decode_seconds / report.decode_steps} | {name: 1e3 * of.seconds / passes for name, of in parts.items()}
+    counted = {event.key: event.self_cpu_time_total / 1e6 for event in profiled.key_averages()}
+    spent = {name: clock.seconds + sum(counted.get(one, 0) for one in operations) for name, (clock, _, operations) in parts.items()}
+    found = {name: 1e3 * seconds / (report.decode_steps + 1) for name, seconds in spent.items()}
+    return {"step": 1e3 * report.decode_seconds / report.decode_steps, **found}
 
 
 @final

@@ -21,13 +21,12 @@ constexpr long MOST = 64;     // rows
 inline Wide multiplied(Wide sums, __m512i x, __m512i w, const bfloat16 *) { return (Wide)_mm512_dpbf16_ps((__m512)sums, (__m512bh)x, (__m512bh)w); }
 inline Wide multiplied(Wide sums, __m512i x, __m512i w, const float *) { return (Wide)_mm512_fmadd_ps((__m512)x, (__m512)w, (__m512)sums); }
 
-// Where the weights lie that a tile of outputs is multiplied with: steps of four cache lines, a line for sixteen sums of a row.
+// How the weights of a tile of outputs lie: in steps of four cache lines, a line for sixteen sums of a row.
+constexpr long LINE = 64, STEP = COLUMNS * LINE;  // bytes
 
 // oneDNN's: a step has four bytes of 64 rows.
 struct Blocks {
     static constexpr long outputs = 64, bytes = 4;  // of a row, a step
-    explicit Blocks(long) {}
-    static constexpr long line = 64, step = 256;  // how far apart lines and steps are
     static __m512i input(const char *x) {
         int word;
         std::memcpy(&word, x, sizeof word);
@@ -36,12 +35,9 @@ struct Blocks {
     static Wide outputs_of(const float *sums, long column) { return load(sums + column); }
 };
 
-// That of a compact copy (`pruned_ffn`): a line has sixteen bytes of four rows, whose sums are four numbers each.
+// That of a compact copy (`pruned_ffn`): a step has sixteen bytes of sixteen rows, a line those of four, whose sums are four numbers each.
 struct Quads {
     static constexpr long outputs = 16, bytes = 16;
-    explicit Quads(long row_bytes) : line(4 * row_bytes) {}
-    const long line;
-    static constexpr long step = 64;
     static __m512i input(const char *x) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)x)); }
     static Wide outputs_of(const float *sums, long) {
         Wide four[4];
@@ -62,15 +58,15 @@ struct Quads {
 
 // `ahead`: where the first of LINES cache lines a step lies that are fetched.
 template <typename T, typename Layout, int ROWS, int LINES>
-void tile(const char *x, long row_bytes, const char *w, const Layout &of, long steps, const char *ahead, float *sums) {
+void tile(const char *x, long row_bytes, const char *w, long steps, const char *ahead, float *sums) {
     Wide held[ROWS][COLUMNS];
     for (long row = 0; row < ROWS; row++) {
         for (long column = 0; column < COLUMNS; column++) held[row][column] = load(sums + (row * COLUMNS + column) * LANES);
     }
     for (long step = 0; step < steps; step++) {
         __m512i weights[COLUMNS];
-        for (long column = 0; column < COLUMNS; column++) weights[column] = _mm512_loadu_si512(w + step * of.step + column * of.line);
-        for (long line = 0; line < LINES; line++) _mm_prefetch(ahead + step * of.step + line * of.line, _MM_HINT_T1);
+        for (long column = 0; column < COLUMNS; column++) weights[column] = _mm512_loadu_si512(w + step * STEP + column * LINE);
+        for (long line = 0; line < LINES; line++) _mm_prefetch(ahead + step * STEP + line * LINE, _MM_HINT_T1);
         for (long row = 0; row < ROWS; row++) {
             const __m512i input = Layout::input(x + row * row_bytes + step * Layout::bytes);
             for (long column = 0; column < COLUMNS; column++) {
@@ -83,37 +79,37 @@ void tile(const char *x, long row_bytes, const char *w, const Layout &of, long s
     }
 }
 
-template <typename T, int LINES, typename Layout>
-void tile_of(long rows, const char *x, long row_bytes, const char *w, const Layout &of, long steps, const char *ahead, float *sums) {
+template <typename T, typename Layout, int LINES>
+void tile_of(long rows, const char *x, long row_bytes, const char *w, long steps, const char *ahead, float *sums) {
     switch (rows) {
-        case 1: return tile<T, Layout, 1, LINES>(x, row_bytes, w, of, steps, ahead, sums);
-        case 2: return tile<T, Layout, 2, LINES>(x, row_bytes, w, of, steps, ahead, sums);
-        case 3: return tile<T, Layout, 3, LINES>(x, row_bytes, w, of, steps, ahead, sums);
-        case 4: return tile<T, Layout, 4, LINES>(x, row_bytes, w, of, steps, ahead, sums);
-        case 5: return tile<T, Layout, 5, LINES>(x, row_bytes, w, of, steps, ahead, sums);
-        default: return tile<T, Layout, 6, LINES>(x, row_bytes, w, of, steps, ahead, sums);
+        case 1: return tile<T, Layout, 1, LINES>(x, row_bytes, w, steps, ahead, sums);
+        case 2: return tile<T, Layout, 2, LINES>(x, row_bytes, w, steps, ahead, sums);
+        case 3: return tile<T, Layout, 3, LINES>(x, row_bytes, w, steps, ahead, sums);
+        case 4: return tile<T, Layout, 4, LINES>(x, row_bytes, w, steps, ahead, sums);
+        case 5: return tile<T, Layout, 5, LINES>(x, row_bytes, w, steps, ahead, sums);
+        default: return tile<T, Layout, 6, LINES>(x, row_bytes, w, steps, ahead, sums);
     }
 }
 
 // Tile `number` of the outputs: sums [rows, 64].
 template <typename T, typename Layout>
-void multiply(const T *x, const T *weight, long number, const Layout &of, long rows, long inputs, float *sums) {
+void multiply(const T *x, const T *weight, long number, long rows, long inputs, float *sums) {
     const long row_bytes = inputs * long(sizeof(T)), steps = row_bytes / Layout::bytes, groups = (rows + TOGETHER - 1) / TOGETHER;
-    const char *w = (const char *)weight + number * Layout::outputs * row_bytes, *after = w + Layout::outputs * row_bytes;
+    const char *w = (const char *)weight + number * Layout::outputs * row_bytes;
     std::memset(sums, 0, rows * SUMS * sizeof(float));
-    if (groups == 1) return tile_of<T, 0>(rows, (const char *)x, row_bytes, w, of, steps, nullptr, sums);
+    if (groups == 1) return tile_of<T, Layout, 0>(rows, (const char *)x, row_bytes, w, steps, nullptr, sums);
     for (long step = 0; step < steps; step += CHUNK) {
         const long many = std::min(CHUNK, steps - step);
-        const char *chunk = w + step * of.step, *next = step + many < steps ? chunk + many * of.step : after;
+        const char *chunk = w + step * STEP;
         for (long group = 0; group < groups; group++) {
             const long first = rows * group / groups, count = rows * (group + 1) / groups - first;
             const long line = COLUMNS * group / groups, lines = COLUMNS * (group + 1) / groups - line;
-            const char *input = (const char *)x + first * row_bytes + step * Layout::bytes, *ahead = next + line * of.line;
+            const char *input = (const char *)x + first * row_bytes + step * Layout::bytes, *ahead = chunk + many * STEP + line * LINE;
             float *to = sums + first * SUMS;
             switch (lines) {
-                case 0: tile_of<T, 0>(count, input, row_bytes, chunk, of, many, ahead, to); break;
-                case 1: tile_of<T, 1>(count, input, row_bytes, chunk, of, many, ahead, to); break;
-                default: tile_of<T, 2>(count, input, row_bytes, chunk, of, many, ahead, to); break;
+                case 0: tile_of<T, Layout, 0>(count, input, row_bytes, chunk, many, ahead, to); break;
+                case 1: tile_of<T, Layout, 1>(count, input, row_bytes, chunk, many, ahead, to); break;
+                default: tile_of<T, Layout, 2>(count, input, row_bytes, chunk, many, ahead, to); break;
             }
         }
     }
@@ -132,11 +128,10 @@ Wide result(Wide sums, const Matrix<T> &of, long output) {
 
 template <typename T>
 void few_rows(const T *x, const Matrix<T> &matrix, T *y, long rows, long outputs, long inputs) {
-    const Blocks of(0);
 #pragma omp parallel for schedule(static)
     for (long number = 0; number < outputs / Blocks::outputs; number++) {
         alignas(64) float sums[MOST * SUMS];
-        multiply(x, matrix.weight, number, of, rows, inputs, sums);
+        multiply<T, Blocks>(x, matrix.weight, number, rows, inputs, sums);
         for (long row = 0; row < rows; row++) {
             for (long column = 0; column < Blocks::outputs; column += LANES) {
                 const long output = number * Blocks::outputs + column;
@@ -149,12 +144,11 @@ void few_rows(const T *x, const Matrix<T> &matrix, T *y, long rows, long outputs
 // silu(gate x) * up x, with neither of the two written anywhere.
 template <typename T, typename Layout>
 void gated_rows(const T *x, const Matrix<T> &gate, const Matrix<T> &up, T *y, long rows, long outputs, long inputs) {
-    const Layout of(inputs * long(sizeof(T)));
 #pragma omp parallel for schedule(static)
     for (long number = 0; number < outputs / Layout::outputs; number++) {
         alignas(64) float gates[MOST * SUMS], ups[MOST * SUMS];
-        multiply(x, gate.weight, number, of, rows, inputs, gates);
-        multiply(x, up.weight, number, of, rows, inputs, ups);
+        multiply<T, Layout>(x, gate.weight, number, rows, inputs, gates);
+        multiply<T, Layout>(x, up.weight, number, rows, inputs, ups);
         for (long row = 0; row < rows; row++) {
             for (long column = 0; column < Layout::outputs; column += LANES) {
                 const long output = number * Layout::outputs + column;

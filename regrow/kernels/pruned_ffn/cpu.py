@@ -1,7 +1,8 @@
 """A compact copy of the retained neurons for our own products (CPU).
 
-Rows of gate and up lie four at a time, sixteen bytes of each side by side: a product streams through them as through any matrix, and
-a refresh touches few cache lines beside those of the neurons that it writes. Columns of down lie as in oneDNN's layout.
+Rows of gate and up lie sixteen at a time, sixteen bytes of each side by side: a product streams through them as through any matrix,
+and a refresh touches few cache lines beside those of the neurons that it writes, since a line holds four of them. Columns of down
+lie as in oneDNN's layout.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from regrow.kernels.gate.reference import activation
 from regrow.kernels.laid_out.weight import BLOCK, FEW_ROWS, MOST, address, few_rows_are_right, pair
 from regrow.kernels.pruned_ffn.places import Places
 
-QUAD, PIECE, TILE = 4, 16, 16  # rows side by side, bytes of each, and the rows that a product takes at once
+TILE, PIECE = 16, 16  # rows side by side, and bytes of each
 
 
 @final
@@ -39,8 +40,9 @@ class CompiledFFN:
         like, (neurons, width) = weights.gate, weights.gate.shape
         places, numbers = -(-keep // TILE) * TILE, PIECE // like.itemsize
         self._sources = like.detach(), weights.up.detach(), weights.down.detach().t().contiguous()  # [F, D] each
-        gate, up = (like.new_zeros(places // QUAD, width // numbers, QUAD, numbers) for _ in range(2))
+        gate, up = (like.new_zeros(places // TILE, width // numbers, TILE, numbers) for _ in range(2))
         self._copies = gate, up, like.new_zeros(width // BLOCK, places // pair(like.dtype), BLOCK, pair(like.dtype))
+        self._addresses = [copy.data_ptr() for copy in self._copies]
         biases = weights.gate_bias, weights.up_bias
         self._biases = [(bias, None if bias is None else bias.new_zeros(places)) for bias in biases]
         self._down_bias, self._sizes = weights.down_bias, (places, width)
@@ -77,13 +79,15 @@ class CompiledFFN:
     def __call__(self, x: Tensor) -> Tensor:
         """y [..., D] of x [..., D] (eq. 4)."""
         check(self._sources[0].dtype, x)
-        parts = [self._some(part.contiguous()) for part in torch.split(x.reshape(-1, x.shape[-1]), MOST)]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
+        rows = x.shape[:-1].numel()
+        if rows <= MOST:
+            return self._some(x.contiguous(), rows)
+        return torch.cat([self._some(part.contiguous(), len(part)) for part in torch.split(x.reshape(rows, -1), MOST)]).view(x.shape)
 
-    def _some(self, x: Tensor) -> Tensor:
-        (rows, width), (places, _) = x.shape, self._sizes
+    def _some(self, x: Tensor, rows: int) -> Tensor:
+        places, width = self._sizes
         hidden, y = x.new_empty(rows, places), torch.empty_like(x)
-        gate, up, down = (copy.data_ptr() for copy in self._copies)
+        gate, up, down = self._addresses
         gate_bias, up_bias = (address(copy) for _, copy in self._biases)
         _HIDDEN[x.dtype](x.data_ptr(), gate, gate_bias, up, up_bias, hidden.data_ptr(), rows, places, width)
         FEW_ROWS[x.dtype](hidden.data_ptr(), down, address(self._down_bias), y.data_ptr(), rows, width, places)
