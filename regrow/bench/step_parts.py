@@ -1,7 +1,8 @@
 """What a decode step on a CPU spends beside its weights: `python -m regrow.bench.step_parts`. The last line printed is JSON.
 
-The dense steps of a shape through Regrow's loop, with a clock around our matmuls and attention, and torch's profiler for torch's, which adds
-some microseconds to each of its operations. Gate and up in one pass count as a matmul. Then attention alone, over longer contexts, with the bytes that it reads.
+The dense steps of a shape through Regrow's loop, with a clock around our matmuls and attention, and the profiler for torch's, which
+adds some microseconds to each of its operations. Gate and up in one pass count as a matmul. Then attention alone, over longer contexts,
+with the bytes that it reads.
 """
 
 from __future__ import annotations
