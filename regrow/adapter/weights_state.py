@@ -85,7 +85,7 @@ def _words(tensor: Tensor) -> Tensor:
     """The bytes as words [n] int64; copied, and filled up with zeros, where they are no whole number of words or not aligned."""
     flat = tensor.contiguous().flatten().view(torch.uint8)
     count = max(WORD, -(-len(flat) // WORD) * WORD)
-    if count != len(flat) or flat.storage_offset() % WORD:
+    if count != len(flat) or flat.data_ptr() % WORD:
         flat = torch.cat([flat, flat.new_zeros(count - len(flat))])
     return flat.view(torch.int64)
 

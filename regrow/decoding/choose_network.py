@@ -109,7 +109,9 @@ class Networks:
             self._fused, self._laid_out, self._of = None, None, (found, _tensors(model))  # the memory of the old one goes first
             decoder = read(model)
             network = FusedNetwork(decoder, kernels=self._kernels, recorder=CudaRecorder if self._kernels else None)
-            same = _remembered(_BY_PARTS, model, (found, self._kernels), partial(same_by_parts, model, network))
+            inexact = self._layout is not Layout.STORED
+            test = partial(same_by_parts, model, network, inexact=inexact)
+            same = _remembered(_BY_PARTS, model, (found, self._kernels, inexact), test)
             self._fused = network if same else None
             if same and self._layout is not Layout.STORED:
                 self._laid_out = LaidOut(model, decoder, self.products, self._layout)

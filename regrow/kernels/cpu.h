@@ -104,7 +104,7 @@ inline float sum(Wide value) {
     return total[0];
 }
 
-// e^x within two units in the last place: 2^n times a polynomial over half a power of two to either side. Above 88.7 infinity, below -87.3
+// e^x within two units in the last place: 2^n times a polynomial over half a power of two to either side. From 88.4 on infinity, below -87.3
 // zero (no denormal numbers).
 inline Wide exp(Wide x) {
     const Wide high = wide(88.73f), low = wide(-87.33f);

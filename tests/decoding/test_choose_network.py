@@ -194,7 +194,7 @@ def test_weights_written_between_two_batches_are_used_and_not_tested_again(
 ) -> None:
     model, tests = build("qwen2"), []
     test = choose_network.same_by_parts
-    monkeypatch.setattr(choose_network, "same_by_parts", lambda *given: tests.append(1) or test(*given))
+    monkeypatch.setattr(choose_network, "same_by_parts", lambda *given, **how: tests.append(1) or test(*given, **how))
     with regrow.prune(model, regrow.Dense()):
         before = tokens(model)
         write(model.get_parameter(name))

@@ -176,6 +176,15 @@ def test_refuses_what_it_would_read_wrongly(form: str) -> None:
 
 
 @COMPILED
+def test_on_a_cpu_a_row_of_padding_gives_zeros_and_spoils_no_other() -> None:
+    case = Case(1, 2, 1, 32, start=(9, 0), length=(4, 40), capacity=50)
+    q, k, v, start, length = case.tensors()
+    out = attend("cpu", case, q, k, v, start, length)
+    assert not out[0].any()
+    close(out[1:], expected(q[1:], k[1:], v[1:], start[1:], length[1:]), v)
+
+
+@COMPILED
 def test_on_a_cpu_types_are_those_that_are_compiled() -> None:
     case = CASES["the first token of a row"]
     q, k, v, start, length = case.tensors()

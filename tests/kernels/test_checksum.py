@@ -27,5 +27,7 @@ def test_refuses_what_it_would_read_wrongly() -> None:
     words = torch.ones(8, dtype=torch.int64)
     with pytest.raises(ValueError, match="contiguous"):
         cpu.checksum(words[::2], words)
+    with pytest.raises(ValueError, match="5 words take more than 2 factors"):
+        cpu.checksum(words[:5], words[:2])
     with pytest.raises(TypeError, match="of type"):
         cpu.checksum(words.double(), words)

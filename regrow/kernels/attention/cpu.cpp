@@ -247,6 +247,11 @@ void decode_attention(const T *q, const T *keys, const T *values, const int64_t 
             for (long r = 0; r < together; r++) {
                 const long row = task / of.kv_heads, head = task % of.kv_heads, token = r / groups, query = head * groups + r % groups;
                 const long begin = start[row] / PIECE, end = (length[row] + of.width - 1) / PIECE + 1;
+                T *to = out + ((row * of.width + token) * of.heads + query) * width;
+                if (length[row] + of.width <= start[row]) {  // a row of padding
+                    std::memset(to, 0, width * sizeof(T));
+                    continue;
+                }
                 float *partials = workspace + task * pieces * stride;
                 float largest = NOTHING, total = 0;
                 for (long number = begin; number < end; number++) largest = std::max(largest, partials[number * stride + r]);
@@ -255,7 +260,6 @@ void decode_attention(const T *q, const T *keys, const T *values, const int64_t 
                     weight = exp(wide(weight - largest))[0];
                     total += weight * partials[number * stride + together + r];
                 }
-                T *to = out + ((row * of.width + token) * of.heads + query) * width;
                 for (long at = 0; at < width; at += LANES) {
                     Wide value = wide(0);
                     for (long number = begin; number < end; number++) {

@@ -14,6 +14,8 @@ def checksum(words: Tensor, factors: Tensor) -> Tensor:
     """As `reference.checksum`, to the bit; both are contiguous."""
     if not words.is_contiguous() or not factors.is_contiguous():
         raise ValueError("words and factors have to be contiguous")
+    if len(words) > len(factors) ** 2:
+        raise ValueError(f"{len(words)} words take more than {len(factors)} factors")
     check(torch.int64, words, factors)
     out = words.new_empty(())
     KERNEL[torch.int64](words.data_ptr(), factors.data_ptr(), len(words), len(factors), out.data_ptr())

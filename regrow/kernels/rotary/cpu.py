@@ -34,7 +34,7 @@ def rope_cache(
     check(qkv.dtype, q_weight, k_weight, k_cache, v_cache, out)
     check(torch.float32, cos, sin)
     check(torch.int64, position, at)
-    if any(tensor.stride(-1) != 1 for tensor in (qkv, k_cache, v_cache, out)):
+    if any(tensor.stride(-1) != 1 for tensor in (qkv, q_weight, k_weight, k_cache, v_cache, out) if tensor is not None):
         raise ValueError("the channels of a head have to be adjacent in memory")
     if not all(tensor.is_contiguous() for tensor in (cos, sin, position, at)):
         raise ValueError("angles and positions have to be contiguous")
