@@ -236,6 +236,17 @@ def test_kernels_that_compute_something_else_are_not_used(way: Way, name: str, r
     assert all(torch.equal(weight, build().state_dict()[name]) for name, weight in model.state_dict().items())
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_hook_inside_of_an_ffn_is_called_between_batches(way: Way) -> None:
+    model, called = build(), []
+    with way(model, regrow.Dense()):
+        tokens(model)
+        hook = model.model.layers[0].mlp.down_proj.register_forward_hook(lambda *_: called.append(True))
+        model(torch.tensor([BATCH[0]]))
+        hook.remove()
+    assert called == [True]
+
+
 def test_another_network_has_the_weights_back() -> None:
     """A hook sends the model through its own forward."""
     model = build()
