@@ -6,15 +6,10 @@ Of a benchmark with prompts of several lengths, how fast those are read.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from regrow.bench.result import Result, Row
-
-
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] * len(head)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+from regrow.format import markdown
 
 
 def tables(result: Result) -> str:
@@ -25,7 +20,7 @@ def tables(result: Result) -> str:
     speeds = [[label, *(_speed(of.get((label, size))) for size in sizes)] for label in labels]
     kinds = {(label, part): None for label in labels for row in result.rows if row.label == label for part in row.ms}
     parts = [[f"{label}: {part}", *(_ms(of.get((label, size)), part) for size in sizes)] for label, part in kinds]
-    return "\n\n".join([table(["tokens a second", *batches], speeds), table(["milliseconds", *batches], parts)])
+    return "\n\n".join([markdown(["tokens a second", *batches], speeds), markdown(["milliseconds", *batches], parts)])
 
 
 def prompts(result: Result) -> str:
@@ -33,7 +28,7 @@ def prompts(result: Result) -> str:
     labels = list(dict.fromkeys(row.label for row in result.rows))
     of = {(row.label, row.prompt): row for row in result.rows}
     lines = [[label, *(_prompt_speed(of.get((label, length))) for length in lengths)] for label in labels]
-    return table(["prompt tokens a second", *(f"{length} tokens" for length in lengths)], lines)
+    return markdown(["prompt tokens a second", *(f"{length} tokens" for length in lengths)], lines)
 
 
 def _prompt_speed(row: Row | None) -> str:

@@ -113,7 +113,7 @@ class Networks:
             test = partial(same_by_parts, model, network, inexact=inexact)
             same = _remembered(_BY_PARTS, model, (found, self._kernels, inexact), test)
             self._fused = network if same else None
-            if same and self._layout is not Layout.STORED:
+            if same and inexact:
                 self._laid_out = LaidOut(model, decoder, self.products, self._layout)
         elif self._fused is not None:
             self._fused.refresh()

@@ -59,10 +59,8 @@ class Loop:
         self._watch, self._mark = watch, mark or _unheard
         self._slot, self._nowhere = batch.rows.clone(), torch.full_like(batch.rows, -1)
         self._position = batch.positions[:, -1:].clone()
-        self._waits, self._since = (
-            batch.ids.device.type == "cpu",
-            0.0,
-        )  # for each step: then its seconds are known; the end of the phase before
+        self._waits = batch.ids.device.type == "cpu"  # for each step: then its seconds are known
+        self._since = 0.0  # the end of the phase before
         self._flags, self._every_step = Flags(batch.ids.device), every_step or sampler.told
 
     def run(self) -> Tensor:

@@ -21,15 +21,6 @@ struct bfloat16 {
 
 inline Wide wide(float value) { return value - Wide{}; }
 
-inline float load_one(const float *from) { return *from; }
-
-inline float load_one(const bfloat16 *from) {
-    const uint32_t word = uint32_t(from->bits) << 16;
-    float value;
-    std::memcpy(&value, &word, sizeof value);
-    return value;
-}
-
 inline Wide load(const float *from) {
     Wide value;
     std::memcpy(&value, from, sizeof value);
@@ -53,13 +44,6 @@ inline void store(float *to, Wide value) { std::memcpy(to, &value, sizeof value)
 inline void store(bfloat16 *to, Wide value) {
     const Halves halves = rounded(value);
     std::memcpy(to, &halves, sizeof halves);
-}
-
-inline void store_one(float *to, float value) { *to = value; }
-
-inline void store_one(bfloat16 *to, float value) {
-    const Halves halves = rounded(wide(value));
-    to->bits = halves[0];
 }
 
 // As the number would be read again.

@@ -222,7 +222,7 @@ def test_kernels_that_compute_something_else_are_not_used(way: Way, name: str, r
     """The numeric check of the by-parts way tries them: the model then runs through its own forward."""
     model = build()
     if not kernels.steps_compiled(model.lm_head.weight, model.config.head_dim):
-        return  # the case without a compiler
+        pytest.skip("without a compiler there are no kernels to try")
     want, called = tokens(model), []
 
     def wrong(*arguments: torch.Tensor) -> None:

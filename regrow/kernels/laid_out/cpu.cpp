@@ -1,5 +1,5 @@
 // y [rows, outputs] = x W^T + bias for a few rows, W in oneDNN's layout: blocks of 64 outputs, in each the numbers of 4 bytes of a row side
-// by side (`weight.py`); and the product of two of them, one activated. Sums run over the inputs in their order, so that a row's result depends on no other row.
+// by side (`weight.py`); and the product of two of them, one activated. Sums run over the inputs in an order that no other row changes.
 //
 // Few rows wait for the memory. Six at a time keep their sums in registers; of more, every group of rows goes over a chunk of the weights
 // that the first has brought into the cache, and each of them fetches its share of the next chunk ahead of time.
