@@ -27,6 +27,7 @@ constexpr long LINE = 64, STEP = COLUMNS * LINE;  // bytes
 // oneDNN's: a step has four bytes of 64 rows.
 struct Blocks {
     static constexpr long outputs = 64, bytes = 4;  // of a row, a step
+    static constexpr long apart = 1, ahead = 0;     // tiles from one of a matrix to its next; steps that three rows or more fetch ahead
     static __m512i input(const char *x) {
         int word;
         std::memcpy(&word, x, sizeof word);
@@ -36,8 +37,9 @@ struct Blocks {
 };
 
 // That of a compact copy (`pruned_ffn`): a step has sixteen bytes of sixteen rows, a line those of four, whose sums are four numbers each.
+// Tiles of gate and up alternate. They are short: with nothing fetched ahead, the memory would idle where several rows end one.
 struct Quads {
-    static constexpr long outputs = 16, bytes = 16;
+    static constexpr long outputs = 16, bytes = 16, apart = 2, ahead = 24;
     static __m512i input(const char *x) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)x)); }
     static Wide outputs_of(const float *sums, long) {
         Wide four[4];
@@ -95,8 +97,11 @@ void tile_of(long rows, const char *x, long row_bytes, const char *w, long steps
 template <typename T, typename Layout>
 void multiply(const T *x, const T *weight, long number, long rows, long inputs, float *sums) {
     const long row_bytes = inputs * long(sizeof(T)), steps = row_bytes / Layout::bytes, groups = (rows + TOGETHER - 1) / TOGETHER;
-    const char *w = (const char *)weight + number * Layout::outputs * row_bytes;
+    const char *w = (const char *)weight + number * Layout::apart * Layout::outputs * row_bytes;
     std::memset(sums, 0, rows * SUMS * sizeof(float));
+    if (Layout::ahead && 2 < rows && groups == 1) {
+        return tile_of<T, Layout, COLUMNS>(rows, (const char *)x, row_bytes, w, steps, w + Layout::ahead * STEP, sums);
+    }
     if (groups == 1) return tile_of<T, Layout, 0>(rows, (const char *)x, row_bytes, w, steps, nullptr, sums);
     for (long step = 0; step < steps; step += CHUNK) {
         const long many = std::min(CHUNK, steps - step);

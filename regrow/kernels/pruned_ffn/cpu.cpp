@@ -13,13 +13,13 @@ struct CopySizes {
     long gate_row, up_row, down_row;   // strides of the sources, in numbers
 };
 
-// Rows of gate or up: sixteen bytes of each of sixteen rows lie side by side.
+// Rows of gate or up: sixteen bytes of each of sixteen rows lie side by side, and tiles of the two alternate.
 template <typename T>
 void write_rows(const T *source, long stride, const int64_t *places, const int64_t *neurons, long count, long width, T *copy) {
     const long row_bytes = width * long(sizeof(T));
     for (long number = 0; number < count; number++) {
         const char *row = (const char *)(source + neurons[number] * stride);
-        char *to = (char *)copy + places[number] / 16 * 16 * row_bytes + places[number] % 16 * 16;
+        char *to = (char *)copy + places[number] / 16 * 2 * 16 * row_bytes + places[number] % 16 * 16;
         for (long at = 0; at < row_bytes; at += 16) std::memcpy(to + at * 16, row + at, 16);
     }
 }

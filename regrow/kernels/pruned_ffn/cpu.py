@@ -1,8 +1,8 @@
 """A compact copy of the retained neurons for our own products (CPU).
 
-Rows of gate and up lie sixteen at a time, sixteen bytes of each side by side: a product streams through them as through any matrix,
-and a refresh touches few cache lines beside those of the neurons that it writes, since a line holds four of them. Columns of down
-lie as in oneDNN's layout.
+Rows of gate and up lie sixteen at a time, sixteen bytes of each side by side, those of gate before those of up: a product streams
+through both as through one matrix, and a refresh touches few cache lines beside those of the neurons that it writes, since a line
+holds four of them. Columns of down lie as in oneDNN's layout.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class CompiledFFN:
         like, (neurons, width) = weights.gate, weights.gate.shape
         places, numbers = -(-keep // TILE) * TILE, PIECE // like.itemsize
         self._sources = like.detach(), weights.up.detach(), weights.down.detach().t().contiguous()  # [F, D] each
-        gate, up = (like.new_zeros(places // TILE, width // numbers, TILE, numbers) for _ in range(2))
-        self._copies = gate, up, like.new_zeros(width // BLOCK, places // pair(like.dtype), BLOCK, pair(like.dtype))
-        self._addresses = [copy.data_ptr() for copy in self._copies]
+        hidden = like.new_zeros(places // TILE, 2, width // numbers, TILE, numbers)
+        self._copies = hidden, like.new_zeros(width // BLOCK, places // pair(like.dtype), BLOCK, pair(like.dtype))
+        self._addresses = [part.data_ptr() for part in (hidden, hidden[:, 1], self._copies[1])]
         biases = weights.gate_bias, weights.up_bias
         self._biases = [(bias, None if bias is None else bias.new_zeros(places)) for bias in biases]
         self._down_bias, self._sizes = weights.down_bias, (places, width)
@@ -69,8 +69,8 @@ class CompiledFFN:
         places, incoming = self._places.take(index)
         check(torch.int64, places, incoming)
         sizes = _Sizes(len(places), *self._sizes, *(source.stride(0) for source in self._sources))
-        addresses = (tensor.data_ptr() for tensor in (*self._sources, places, incoming, *self._copies))
-        _WRITE[self._sources[0].dtype](*addresses, sizes)
+        read = (tensor.data_ptr() for tensor in (*self._sources, places, incoming))
+        _WRITE[self._sources[0].dtype](*read, *self._addresses, sizes)
         for source, target in self._biases:
             if source is not None and target is not None:
                 target[places] = source.detach()[incoming]
