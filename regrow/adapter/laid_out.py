@@ -100,6 +100,7 @@ class LaidOut:
         self._placeholders: dict[nn.Linear, int] = {}  # address of each
         self._patch, self._whole = Patch(), Patch()  # of linears, and of FFNs as a whole
         self.moves = 0  # times that weights were given up or came back
+        self.layouts = 0  # times that they were laid out: each time they lie elsewhere
 
     @property
     def nbytes(self) -> int:
@@ -150,6 +151,7 @@ class LaidOut:
         if not self._has_room():
             return False
         self._sources = ((), ())
+        self.layouts += 1
         state = self._state()  # before a weight goes
         for module in self._linears:
             self._forwards[module] = _Laid(module, self._products)

@@ -22,7 +22,7 @@ from regrow.decoding.graphs import CudaRecorder
 from regrow.decoding.network import Network, StockNetwork
 from regrow.decoding.same_logits import attends_alike, same_by_parts
 from regrow.errors import UsageError
-from regrow.kernels import products
+from regrow.kernels import products, record
 
 # Whether a model by its parts, and with our attention, gave its logits, and the structure it had then. Both tests feed a
 # text of hundreds of tokens, so that one prune context after another should not repeat them.
@@ -84,7 +84,8 @@ class Networks:
             fused = self._by_parts()
             if fused is not None:
                 fused.start(len(ids), capacity)
-                fused.exact = self._laid_out is None or self._laid_out.suit(len(ids))
+                exact = self._laid_out is None or self._laid_out.suit(len(ids))
+                fused.suit(exact=exact, layout=0 if self._laid_out is None else self._laid_out.layouts)
                 self._of = (structure(model), _tensors(model))  # weights that were laid out lie elsewhere
                 return fused
         self.close()
@@ -108,7 +109,7 @@ class Networks:
             self.close()
             self._fused, self._laid_out, self._of = None, None, (found, _tensors(model))  # the memory of the old one goes first
             decoder = read(model)
-            network = FusedNetwork(decoder, kernels=self._kernels, recorder=CudaRecorder if self._kernels else None)
+            network = FusedNetwork(decoder, kernels=self._kernels, recorder=CudaRecorder if self._kernels else lambda: record)
             inexact = self._layout is not Layout.STORED
             test = partial(same_by_parts, model, network, inexact=inexact)
             same = _remembered(_BY_PARTS, model, (found, self._kernels, inexact), test)

@@ -40,6 +40,7 @@ class FusedNetwork(Network):
         # Norms and rotation are the model's to the last bit. They need not be where sums run in another order anyway: steps on a CPU then
         # run through kernels too, if these could be compiled.
         self.exact = True
+        self._layout = 0
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
         self._steppers: dict[tuple[int, bool], Stepper] = {}  # by tokens a row, and whether every one gets logits
@@ -52,6 +53,12 @@ class FusedNetwork(Network):
         # What a shorter row has not written is multiplied by zero, which is no zero if it happens to be infinite.
         self._keys_values[:, :, :capacity].zero_()
         self.chunk = max(SHORTEST_CHUNK, min(LONGEST_CHUNK, CHUNK_TOKENS // batch))
+
+    def suit(self, *, exact: bool, layout: int) -> None:
+        """For a batch that was started. `layout`: another number tells that linears have their weights elsewhere."""
+        self.exact = exact
+        if layout != self._layout and self._recorder is not None:
+            self._layout, self._graphs = layout, Graphs(self._recorder())
 
     def refresh(self) -> None:
         """Takes over the values that the model's weights have now; addresses stay, and so do recorded steps."""

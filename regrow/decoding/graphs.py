@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 class Recorder(Protocol):
-    """Records a step without running it; gives what replays it, and the tensor its replays write their result to."""
+    """Records a step without running it; gives what replays it, and the tensor its replays write their result to. None: it is run."""
 
-    def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]: ...
+    def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor] | None: ...
 
 
 @final
@@ -22,7 +22,7 @@ class Graphs:
     def __init__(self, record: Recorder) -> None:
         self._record = record
         self._seen: set[Hashable] = set()
-        self._recorded: dict[Hashable, tuple[Callable[[], None], Tensor]] = {}
+        self._recorded: dict[Hashable, tuple[Callable[[], None], Tensor] | None] = {}
 
     def run(self, key: Hashable, step: Callable[[], Tensor]) -> Tensor:
         """The step's result. The first of a key runs as it is, which compiles kernels and loads libraries; the second is recorded."""
@@ -31,7 +31,9 @@ class Graphs:
             return step()
         if key not in self._recorded:
             self._recorded[key] = self._record(step)
-        replay, result = self._recorded[key]
+        if (recorded := self._recorded[key]) is None:
+            return step()
+        replay, result = recorded
         replay()
         return result
 

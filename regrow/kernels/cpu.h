@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 namespace regrow {
 
@@ -110,4 +112,30 @@ inline Wide exp(Wide x) {
 
 inline Wide silu(Wide x) { return x / (1 + exp(-x)); }
 
+// An argument of a recorded call (`recorded/recording.py`).
+template <typename T>
+inline T from_word(uint64_t word) {
+    if constexpr (std::is_same_v<T, float>) {
+        const uint32_t bits = uint32_t(word);
+        float value;
+        std::memcpy(&value, &bits, sizeof value);
+        return value;
+    } else {
+        return (T)word;
+    }
+}
+
+template <typename... T, std::size_t... NUMBER>
+inline void call(void (*kernel)(T...), const uint64_t *words, std::index_sequence<NUMBER...>) {
+    kernel(from_word<T>(words[NUMBER])...);
+}
+
+template <typename... T>
+inline void call(void (*kernel)(T...), const uint64_t *words) {
+    call(kernel, words, std::index_sequence_for<T...>{});
+}
+
 }  // namespace regrow
+
+#define RECORDABLE(KERNEL) \
+    extern "C" void KERNEL##_words(const uint64_t *words) { regrow::call(KERNEL, words); }

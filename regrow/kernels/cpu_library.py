@@ -2,7 +2,8 @@
 
 Every operation with a `cpu.cpp` has a form in C++ beside its reference, which decode steps run where there is a compiler (g++ 12, or what
 CXX names; on Linux). Between the matmuls of a step each of torch's operations costs more than it computes: the weights have driven
-everything out of the caches that it needs.
+everything out of the caches that it needs. Kernels of decode steps can be recorded (`recorded/`): `RECORDABLE` in C++ gives them a form
+that takes their arguments as words.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -26,6 +29,7 @@ from torch import Tensor
 KINDS: Final = (torch.float32, torch.bfloat16)
 POINTER, LONG, FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 _HERE: Final = Path(__file__).parent
+_NOTED = threading.local()  # `by`: what is told of calls in their place, in this thread
 _FLAGS: Final = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-Wno-psabi", "-shared")
 
 
@@ -40,7 +44,8 @@ class Kernel:
     def __getitem__(self, dtype: torch.dtype) -> Callable[..., None]:
         found = self.get(dtype)
         assert found is not None, f"{self._name} was asked for where it is not compiled"
-        return found
+        by = getattr(_NOTED, "by", None)
+        return found if by is None else partial(by, self._words(dtype), self._arguments)
 
     def get(self, dtype: torch.dtype) -> Callable[..., None] | None:
         """None where there is none for this type on this CPU."""
@@ -48,12 +53,31 @@ class Kernel:
             self._found[dtype] = self._find(dtype)
         return self._found[dtype]
 
+    def _words(self, dtype: torch.dtype) -> int | None:
+        """Where the form lies that takes its arguments as words; None for a kernel without."""
+        function = getattr(library(), f"{self._named(dtype)}_words", None)
+        return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
+
+    def _named(self, dtype: torch.dtype) -> str:
+        return f"{self._name}_{str(dtype).removeprefix('torch.')}"
+
     def _find(self, dtype: torch.dtype) -> Callable[..., None] | None:
         there = library()
-        function: Any = None if there is None else getattr(there, f"{self._name}_{str(dtype).removeprefix('torch.')}", None)
+        function: Any = None if there is None else getattr(there, self._named(dtype), None)
         if function is not None:
             function.argtypes, function.restype = self._arguments, None
         return function  # type: ignore[no-any-return]
+
+
+@contextmanager
+def noting(by: Callable[..., None]) -> Iterator[None]:
+    """Within it, and in this thread, kernels are not run: `by` is told where their form for words lies, or None, the types of their
+    arguments, and the arguments."""
+    _NOTED.by = by
+    try:
+        yield
+    finally:
+        _NOTED.by = None
 
 
 def check(kind: torch.dtype, *of: Tensor | None) -> None:

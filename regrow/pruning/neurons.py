@@ -28,6 +28,7 @@ class NeuronPruner(Pruner, SampleMemory):
         self._keep = rule.keep(self._neurons)
         self._sparse: list[SparseFFN] = []  # from the first batch on
         self._laid_out: Products | None = None  # why they lie in oneDNN's layout, if they do
+        self._taken = object()  # another one where they lie elsewhere
         self._seen: dict[int, Tensor] = {}  # [L, T, F] z of an observed decode pass, by T; addresses never change
         self._dictated: list[Tensor] = []
         self.state: IndexState | None = None  # of batches of one size
@@ -59,7 +60,7 @@ class NeuronPruner(Pruner, SampleMemory):
         laid_out = suited if suited.lays_out(rows) else None
         if self._sparse and laid_out is self._laid_out:
             return
-        self._sparse, self._laid_out = [], laid_out  # the memory of the old ones goes first
+        self._sparse, self._laid_out, self._taken = [], laid_out, object()  # the memory of the old ones goes first
         scratch, varies = kind.new_empty(self._keep, self._width), self._rule.by_threshold
         self._sparse = [sparse_ffn(ffn.weights, self._keep, scratch, varies=varies, laid_out=laid_out) for ffn in ffns]
 
@@ -111,7 +112,7 @@ class NeuronPruner(Pruner, SampleMemory):
         if planned.mode is Mode.SPARSE and self._rule.by_threshold:
             return None  # sizes change with every selection
         observed = self._observes(planned.mode)
-        return planned.mode, self._seen[len(planned.slot)].data_ptr() if observed else None
+        return planned.mode, self._seen[len(planned.slot)].data_ptr() if observed else None, self._taken
 
     # The memory
 

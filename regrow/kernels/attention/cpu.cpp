@@ -282,3 +282,5 @@ void decode_attention(const T *q, const T *keys, const T *values, const int64_t 
     }
 DECODE_ATTENTION(decode_attention_float32, float)
 DECODE_ATTENTION(decode_attention_bfloat16, regrow::bfloat16)
+RECORDABLE(decode_attention_float32)
+RECORDABLE(decode_attention_bfloat16)

@@ -26,3 +26,5 @@ extern "C" void gated_float32(const float *gate, const float *up, float *out, lo
 extern "C" void gated_bfloat16(const regrow::bfloat16 *gate, const regrow::bfloat16 *up, regrow::bfloat16 *out, long numbers) {
     regrow::gated(gate, up, out, numbers);
 }
+RECORDABLE(gated_float32)
+RECORDABLE(gated_bfloat16)

@@ -26,12 +26,9 @@ class LaidOutWeight:
         """`fewest`: a product of fewer rows is filled up to so many, because oneDNN's is faster then. Up to `most` rows are multiplied by
         our own product where it can be (`Products`)."""
         self._laid: Tensor = _ONEDNN._reorder_linear_weight(weight.detach(), ROWS)
+        self.address = int(_ONEDNN.data_ptr(self._laid))
         self._fewest, self.shape, self.dtype = fewest, weight.shape, weight.dtype
         self.most = most if most and few_rows_are_right(weight.dtype) and self._lies_in_blocks(weight) else 0
-
-    @property
-    def address(self) -> int:
-        return int(_ONEDNN.data_ptr(self._laid))
 
     @property
     def nbytes(self) -> int:

@@ -39,3 +39,5 @@ void add_rms_norm(const T *x, T *residual, const T *weight, T *out, long tokens,
     }
 ADD_RMS_NORM(add_rms_norm_float32, float)
 ADD_RMS_NORM(add_rms_norm_bfloat16, regrow::bfloat16)
+RECORDABLE(add_rms_norm_float32)
+RECORDABLE(add_rms_norm_bfloat16)

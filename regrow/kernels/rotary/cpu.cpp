@@ -73,3 +73,5 @@ void rope_cache(const T *qkv, const T *q_weight, const T *k_weight, const float 
     }
 ROPE_CACHE(rope_cache_float32, float)
 ROPE_CACHE(rope_cache_bfloat16, regrow::bfloat16)
+RECORDABLE(rope_cache_float32)
+RECORDABLE(rope_cache_bfloat16)

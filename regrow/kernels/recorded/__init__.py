@@ -1,0 +1,1 @@
+"""Calls of compiled kernels, recorded once and replayed in one call (CPU)."""
