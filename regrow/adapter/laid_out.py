@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from regrow.adapter.llama_like import DecoderWeights
 from regrow.adapter.patch import Patch
-from regrow.adapter.plain import OwnForward, odd_linear
+from regrow.adapter.plain import GATING, OwnForward, odd_linear
 from regrow.adapter.projection import SideBySide
 from regrow.adapter.weights_state import Place, checksums
 from regrow.errors import NoMemoryError, UsageError
@@ -50,9 +50,8 @@ class _Laid(OwnForward):
 class _LaidFFN(OwnForward):
     """Stands in for the forward of a whole FFN, down(act(gate x) * up x), where no method has a forward of its own there."""
 
-    def __init__(self, mlp: Any, gate: _Laid, up: _Laid, down: _Laid) -> None:
-        biases = mlp.gate_proj.bias, mlp.up_proj.bias
-        self._hidden, self._down = LaidOutGate(gate.weight, up.weight, biases, mlp.act_fn), down
+    def __init__(self, hidden: LaidOutGate, down: _Laid) -> None:
+        self._hidden, self._down = hidden, down
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._down(self._hidden(x))
@@ -98,7 +97,7 @@ class LaidOut:
         self._forwards: dict[nn.Linear, _Laid | _LaidBeside] = {}
         self._sources: tuple[tuple[Place, ...], tuple[int, ...]] = ((), ())  # the state of the weights that were laid out
         self._placeholders: dict[nn.Linear, int] = {}  # address of each
-        self._patch, self._whole = Patch(), Patch()  # of linears, and of FFNs as a whole
+        self._patch, self._whole = Patch(), Patch()  # of linears, and of FFNs and their gates as a whole
         self.moves = 0  # times that weights were given up or came back
         self.layouts = 0  # times that they were laid out: each time they lie elsewhere
 
@@ -178,8 +177,13 @@ class LaidOut:
             self._patch.replace(module, "forward", forward)
         for mlp in self._ffns:
             laid = [found for module in _linears(mlp) if isinstance(found := self._forwards.get(module), _Laid)]
-            if "forward" not in vars(mlp) and len(laid) == 3:
-                self._whole.replace(mlp, "forward", _LaidFFN(mlp, *laid))
+            if len(laid) < 3:
+                continue
+            gate, up, down = laid
+            hidden = LaidOutGate(gate.weight, up.weight, (mlp.gate_proj.bias, mlp.up_proj.bias), mlp.act_fn)
+            self._whole.replace(mlp.gate_proj, GATING, hidden)
+            if "forward" not in vars(mlp):
+                self._whole.replace(mlp, "forward", _LaidFFN(hidden, down))
         if self._placeholders:
             self._patch.replace(self._model, "save_pretrained", _Refused())
             for part in self._model.modules():

@@ -7,6 +7,7 @@ from typing import Final
 import torch
 from torch import nn
 
+GATING: Final = "regrow_gating"  # attribute of a gate linear: what computes act(gate x) * up x in one pass while a batch runs
 DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

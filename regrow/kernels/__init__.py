@@ -32,6 +32,7 @@ from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeight
 from regrow.kernels.recorded.recording import record
 from regrow.kernels.rotary import cpu as rotary_cpu
 from regrow.kernels.rotary import reference as rotary_reference
+from regrow.kernels.scores import cpu as scores_cpu
 from regrow.kernels.scores import reference as scores_reference
 from regrow.kernels.scores.reference import relative
 from regrow.kernels.threshold import reference as threshold_reference
@@ -159,6 +160,10 @@ def exceeding(x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, a
 def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
     """total [S, F] += the squares of z [T, F] over their norm, at the rows `slot` [T]; -1 does not count (eq. 2). Or all layers at once:
     z [L, T, F], total [L, S, F]."""
+    # Of float32 the sums stay those of torch, to the last bit: a mask may hang on it.
+    if z.dtype is torch.bfloat16 and total.dtype is torch.float32 and _compiled(z):
+        scores_cpu.observe(z, slot, total)
+        return
     if not _on_gpu(z) or total.dtype != torch.float32:
         # Layer by layer and some tokens at a time, so that what is computed on the way stays in the cache.
         for layer in range(len(z)) if z.dim() == 3 else (...,):
