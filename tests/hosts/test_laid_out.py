@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,10 +54,10 @@ def _laid_out(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
         monkeypatch.setattr(cpu_library.Kernel, "get", lambda self, dtype: None)
 
 
-def build(family: str = "Qwen2", *, tied: bool = False, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def build(family: str = "Qwen2", *, tied: bool = False, dtype: torch.dtype = torch.float32, **more: int) -> PreTrainedModel:
     """Large enough that what is retained fits oneDNN's blocks."""
-    sizes = SIZES | {"hidden_size": 64, "intermediate_size": 192, "head_dim": 32, "tie_word_embeddings": tied}
-    sizes |= {"sliding_window": None} if family == "Mistral" else {}
+    sizes: dict[str, Any] = SIZES | {"hidden_size": 64, "intermediate_size": 192, "head_dim": 32, "tie_word_embeddings": tied}
+    sizes |= more | ({"sliding_window": None} if family == "Mistral" else {})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes))
@@ -234,6 +235,35 @@ def test_kernels_that_compute_something_else_are_not_used(way: Way, name: str, r
         assert tokens(model) == want
     assert called
     assert all(torch.equal(weight, build().state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+@COMPILED
+@pytest.mark.parametrize("method", [regrow.Dense(), BAP], ids=["dense", "bap"])
+@pytest.mark.parametrize("way", WAYS)
+def test_steps_are_replayed_and_recorded_anew_when_weights_lie_elsewhere(way: Way, method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, OURS)
+    model, recorded, replayed = build(vocab_size=128), [], []  # so that our own product takes the head as well
+    if not kernels.steps_compiled(model.lm_head.weight, model.config.head_dim):
+        pytest.skip("without a compiler nothing is recorded")
+
+    def record(step: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor] | None:
+        recorded.append(found := kernels.record(step))
+        return found and (lambda: replayed.append(found[0]()), found[1])
+
+    monkeypatch.setattr(choose_network, "record", record)
+    kinds = 2 if method is BAP else 1
+    with regrow.prune(model, method):
+        want = tokens(model)
+    with way(model, method):
+        assert tokens(model) == want
+        assert len(recorded) == kinds  # observed steps and sparse ones
+        assert None not in recorded
+        assert len(replayed) == 39 - kinds  # the first of a kind is run
+        handle = model.model.layers[0].register_forward_hook(lambda *_: None)
+        tokens(model)  # through the model's own forward, which needs its weights back
+        handle.remove()
+        assert tokens(model) == want
+        assert len(recorded) == 2 * kinds
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,4 +1,4 @@
-"""Scores of a dense step: the kernels and the reference against the definition in float64."""
+"""Scores of a dense step: the kernels, those of a CPU and the reference against the definition in float64."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.compiled_here import COMPILED
 from kernels.custom_ops import check_custom_op
 from regrow import kernels
 from regrow.core import Spec
+from regrow.kernels.cpu_library import library
+from regrow.kernels.scores import cpu as score_cpu
 from regrow.kernels.scores import reference
 from regrow.kernels.scores import triton as score
 from regrow.kernels.scores.triton import observe, observe_workspace
@@ -49,11 +52,17 @@ def expected(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
 
 def run(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
     """The kernels, checked against the definition on the way."""
-    wanted, given = expected(z, slot, total), total.clone()
+    wanted, given, before = expected(z, slot, total), total.clone(), total.clone()
     observe(z, torch.tensor(slot), total, poisoned(1, *z.shape), spans(len(total)))
     torch.testing.assert_close(total.double(), wanted, rtol=RTOL, atol=0)
     reference.observe(z, torch.tensor(slot), given)
     torch.testing.assert_close(given.double(), wanted, rtol=RTOL, atol=0)
+    if library() is not None:
+        compiled = before.clone()
+        for dtype in {z.dtype, torch.bfloat16} - {torch.float16}:
+            compiled.copy_(before)
+            score_cpu.observe(z.to(dtype), torch.tensor(slot), compiled)
+            torch.testing.assert_close(compiled.double(), expected(z.to(dtype), slot, before), rtol=RTOL, atol=0)
     return total
 
 
@@ -74,6 +83,38 @@ def run(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
 )
 def test_adds_the_squares_of_normed_activations(slot: list[int], neurons: int, dtype: torch.dtype) -> None:
     run(normal(len(slot), neurons).to(dtype), slot, normal(4, neurons, seed=1).square())
+
+
+@COMPILED
+def test_on_a_cpu_what_is_no_number_counts_as_in_the_definition() -> None:
+    z = normal(5, 60)
+    z[1], z[2, 7], z[3, 4] = 0, NAN, float("inf")
+    slot, total = torch.tensor([0, 1, 2, 3, -1]), normal(4, 60, seed=1).square()
+    wanted = total.clone()
+    reference.observe(z, slot, wanted)
+    score_cpu.observe(z, slot, total)
+    torch.testing.assert_close(total, wanted, rtol=RTOL, atol=0, equal_nan=True)
+    assert total[3].isnan().sum() == 1
+
+
+@COMPILED
+def test_on_a_cpu_parts_of_wider_tensors_all_layers_at_once_and_what_does_not_fit() -> None:
+    wide, many, slot = torch.full((3, 5, 2300), NAN), torch.full((3, 4, 2200), NAN), torch.tensor([1, 0, -1, 1, 1])
+    z, total = wide[..., 100:2200], many[:, ::2, :2100]
+    z.copy_(normal(3, 5, 2100))
+    total.copy_(normal(3, 2, 2100, seed=1).square())
+    one_by_one = total.clone()
+    for layer in range(3):
+        score_cpu.observe(z[layer], slot, one_by_one[layer])
+    score_cpu.observe(z, slot, total)
+    assert torch.equal(one_by_one, total)
+    assert many[:, 1::2].isnan().all()
+    assert many[..., 2100:].isnan().all()
+    for given, fault in (((z, slot[:4], total), "do not fit"), ((z, slot, total[:2]), "do not fit"), ((z.mT, slot, total), "adjacent")):
+        with pytest.raises(ValueError, match=fault):
+            score_cpu.observe(*given)
+    with pytest.raises(TypeError, match="of type"):
+        score_cpu.observe(z, slot, total.double())
 
 
 def test_what_has_no_norm_adds_nothing() -> None:

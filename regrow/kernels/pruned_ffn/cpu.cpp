@@ -1,5 +1,5 @@
-// New neurons written into a compact copy (`cpu.py` says how it lies). Sixty-four places belong to one thread, so that no two of them write to
-// the same bytes.
+// Which neurons a refresh writes where (`places.py`), and those neurons written into a compact copy (`cpu.py` says how it lies). Sixty-four
+// places belong to one thread, so that no two of them write to the same bytes.
 #include <algorithm>
 
 #include "../cpu.h"
@@ -61,6 +61,24 @@ void write_neurons(const T *gate, const T *up, const T *down, const int64_t *pla
     }
 }
 
+// Neurons held [k] and wanted, `index` [k]: those that left make room, in ascending order of places, for those that come. `marks` [F] are
+// zero before and after.
+inline long take(int64_t *held, const int64_t *index, long keep, char *marks, int64_t *places, int64_t *incoming) {
+    constexpr char WANTED = 1, HELD = 2;
+    long left = 0, came = 0;
+    for (long at = 0; at < keep; at++) marks[index[at]] = WANTED;
+    for (long at = 0; at < keep; at++) {
+        if (!marks[held[at]]) places[left++] = at;
+        marks[held[at]] |= HELD;
+    }
+    for (long at = 0; at < keep; at++) {
+        if (marks[index[at]] == WANTED) incoming[came++] = index[at];
+    }
+    for (long at = 0; at < keep; at++) marks[index[at]] = marks[held[at]] = 0;
+    for (long at = 0; at < left; at++) held[places[at]] = incoming[at];
+    return left;
+}
+
 }  // namespace regrow
 
 #define WRITE_NEURONS(NAME, T)                                                                                                   \
@@ -70,3 +88,8 @@ void write_neurons(const T *gate, const T *up, const T *down, const int64_t *pla
     }
 WRITE_NEURONS(write_neurons_float32, float)
 WRITE_NEURONS(write_neurons_bfloat16, regrow::bfloat16)
+
+extern "C" void take_places_int64(int64_t *held, const int64_t *index, long keep, char *marks, int64_t *places, int64_t *incoming,
+                                  int64_t *count) {
+    *count = regrow::take(held, index, keep, marks, places, incoming);
+}

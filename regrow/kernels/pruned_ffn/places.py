@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
+
+from regrow.kernels.cpu_library import LONG, POINTER, Kernel, check
+
+_TAKE: Final = Kernel("take_places", POINTER, POINTER, LONG, *[POINTER] * 4)
 
 
 @final
@@ -24,10 +28,21 @@ class Places:
         """Makes `index` [k] the neurons held: the places to write, and the neurons that belong there. After a set of the same size those
         that changed; otherwise all, in the order of the index."""
         if self.held.numel() != index.numel():
-            self.held = index.clone()
+            self.held = index.clone(memory_format=torch.contiguous_format)
             return torch.arange(index.numel()), index
+        if _TAKE.get(torch.int64) is not None:
+            return self._compiled(index)
         wanted = torch.zeros(self._neurons, dtype=torch.bool).index_fill_(0, index, True)
         places = (~wanted[self.held]).nonzero().squeeze(1)  # whose neuron left
         incoming = index[~torch.zeros_like(wanted).index_fill_(0, self.held, True)[index]]
         self.held[places] = incoming
+        return places, incoming
+
+    def _compiled(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        check(torch.int64, index)
+        index, changed = index.contiguous(), index.new_empty(2, len(index))
+        marks, count = torch.zeros(self._neurons, dtype=torch.uint8), index.new_empty(())
+        addresses = (tensor.data_ptr() for tensor in (marks, *changed, count))
+        _TAKE[torch.int64](self.held.data_ptr(), index.data_ptr(), len(index), *addresses)
+        places, incoming = changed[:, : int(count)]
         return places, incoming

@@ -1,0 +1,65 @@
+"""What a refresh moves: the compiled kernel against the definition in sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels.compiled_here import COMPILED
+from regrow.kernels.pruned_ffn import places as module
+from regrow.kernels.pruned_ffn.places import Places
+
+NEURONS = 20
+INDEX = st.integers(1, NEURONS).flatmap(
+    lambda keep: st.lists(st.sets(st.integers(0, NEURONS - 1), min_size=keep, max_size=keep), min_size=1)
+)
+
+
+class Uncompiled:
+    def get(self, _: torch.dtype) -> None:
+        return None
+
+
+@pytest.fixture(params=[pytest.param(True, marks=COMPILED, id="compiled"), pytest.param(False, id="torch")])
+def _form(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.param:
+            patch.setattr(module, "_TAKE", Uncompiled())
+        yield
+
+
+@pytest.mark.usefixtures("_form")
+@given(history=INDEX)
+def test_those_that_come_take_the_places_of_those_that_leave(history: list[set[int]]) -> None:
+    of, held = Places(NEURONS), list[int]()
+    for wanted in history:
+        index = torch.tensor(sorted(wanted))
+        places, incoming = of.take(index)
+        expected = [at for at, neuron in enumerate(held) if neuron not in wanted] if held else list(range(len(wanted)))
+        assert places.tolist() == expected
+        assert incoming.tolist() == sorted(wanted - set(held))
+        held = held or [-1] * len(wanted)
+        for at, neuron in zip(places.tolist(), incoming.tolist(), strict=True):
+            held[at] = neuron
+        assert of.held.tolist() == held
+
+
+@COMPILED
+def test_an_index_need_not_be_contiguous() -> None:
+    of, wide = Places(NEURONS), torch.arange(NEURONS).view(-1, 2)
+    of.take(wide[:, 0])
+    places, incoming = of.take(wide[:, 1])
+    assert of.held.tolist() == incoming.tolist() == wide[:, 1].tolist()
+    assert places.tolist() == list(range(NEURONS // 2))
+
+
+@COMPILED
+def test_refuses_an_index_of_another_type() -> None:
+    of = Places(NEURONS)
+    of.take(torch.arange(4))
+    with pytest.raises(TypeError, match="of type"):
+        of.take(torch.arange(4, dtype=torch.int32))
