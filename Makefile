@@ -30,7 +30,7 @@ bench-ffn: $(INSTALLED) ## time one pruned FFN against the dense one
 	$(BIN)/python -m regrow.bench.ffn
 
 VLLM := .venv-vllm
-BENCH_VLLM ?= --batch-size 1 --batch-size 4 --batch-size 8 --batch-size 16 --prompt 32 --new 64 --repeats 3
+BENCH_VLLM ?= --batch-size 1 --batch-size 4 --batch-size 8 --batch-size 16 --prompt 32 --new 64 --repeats 5
 VLLM_HOW ?= --vllm-eager
 VLLM_OUT ?= results/bench-vllm.json
 

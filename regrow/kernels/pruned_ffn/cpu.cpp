@@ -1,8 +1,12 @@
 // Which neurons a refresh writes where (`places.py`), and those neurons written into a compact copy (`cpu.py` says how it lies). Sixty-four
 // places belong to one thread, so that no two of them write to the same bytes.
-#include <algorithm>
-
 #include "../cpu.h"
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#include <algorithm>
 
 namespace regrow {
 
@@ -39,6 +43,63 @@ inline void write_column(const bfloat16 *from, long place, bfloat16 *to) {
     }
 }
 
+// A cache line that is written whole, past the caches: what lay there is not read first.
+inline void write_line(char *to, const Words &line) {
+#ifdef __AVX512F__
+    _mm512_stream_si512((__m512i *)to, (__m512i)line);
+#else
+    std::memcpy(to, &line, sizeof line);
+#endif
+}
+
+// As `write_rows`, of a tile whose sixteen places are all written.
+template <typename T>
+void write_tile(const T *source, long stride, const int64_t *neurons, long width, char *to) {
+    for (long at = 0; at < width * long(sizeof(T)); at += 16) {
+        for (long four = 0; four < 16; four += 4, to += 64) {
+            Words line;
+            for (long row = 0; row < 4; row++) {
+                std::memcpy((char *)&line + 16 * row, (const char *)(source + neurons[four + row] * stride) + at, 16);
+            }
+            write_line(to, line);
+        }
+    }
+}
+
+// The columns of two places that share their words, and of as many places of float32, which share none.
+inline void write_columns(const bfloat16 *first, const bfloat16 *second, char *to) {
+    for (long at = 0; at < BLOCK; at += LANES) {
+        Halves low, high;
+        std::memcpy(&low, first + at, sizeof low);
+        std::memcpy(&high, second + at, sizeof high);
+        write_line(to + 4 * at, __builtin_convertvector(low, Words) | __builtin_convertvector(high, Words) << 16);
+    }
+}
+
+inline void write_columns(const float *first, const float *second, char *to) {
+    for (long at = 0; at < BLOCK; at += LANES) write_line(to + 4 * at, (Words)load(first + at));
+    for (long at = 0; at < BLOCK; at += LANES) write_line(to + 4 * (BLOCK + at), (Words)load(second + at));
+}
+
+// Sixty-four places in a row, all of them written.
+template <typename T>
+void write_block(const T *gate, const T *up, const T *down, long block, const int64_t *neurons, T *gate_copy, T *up_copy, T *down_copy,
+                 const CopySizes &of) {
+    for (long tile = 0; tile < BLOCK / 16; tile++) {
+        const long to = (block * BLOCK / 16 + tile) * 2 * 16 * of.width;
+        write_tile(gate, of.gate_row, neurons + tile * 16, of.width, (char *)(gate_copy + to));
+        write_tile(up, of.up_row, neurons + tile * 16, of.width, (char *)(up_copy + to));
+    }
+    for (long place = 0; place < BLOCK; place += 2) {
+        const T *first = down + neurons[place] * of.down_row, *second = down + neurons[place + 1] * of.down_row;
+        T *to = down_copy + (block * BLOCK + place) * BLOCK;
+        for (long output = 0; output < of.width; output += BLOCK) write_columns(first + output, second + output, (char *)(to + output * of.places));
+    }
+#ifdef __AVX512F__
+    _mm_sfence();
+#endif
+}
+
 template <typename T>
 void write_neurons(const T *gate, const T *up, const T *down, const int64_t *places, const int64_t *neurons, T *gate_copy, T *up_copy,
                    T *down_copy, const CopySizes &of) {
@@ -50,6 +111,10 @@ void write_neurons(const T *gate, const T *up, const T *down, const int64_t *pla
         const int64_t *first = std::lower_bound(places, end, block * BLOCK), *last = std::lower_bound(first, end, (block + 1) * BLOCK);
         const long count = last - first;
         const int64_t *incoming = neurons + (first - places);
+        if (count == BLOCK) {
+            write_block(gate, up, down, block, incoming, gate_copy, up_copy, down_copy, of);
+            continue;
+        }
         write_rows(gate, of.gate_row, first, incoming, count, of.width, gate_copy);
         write_rows(up, of.up_row, first, incoming, count, of.width, up_copy);
         for (long number = 0; number < count; number++) {
