@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers import PreTrainedModel
 
-from regrow.adapter.plain import GATING, odd_linear, wrapped
+from regrow.adapter.plain import OwnForward, odd_linear, wrapped
 from regrow.adapter.probe import mismatch
 from regrow.core import FFNWeights
 from regrow.errors import UsageError
@@ -112,7 +112,8 @@ def _linears(name: str, module: nn.Module) -> list[nn.Linear]:
 
 def _split(gate: nn.Linear, up: nn.Linear, *, down: nn.Linear, act: _Function) -> tuple[FFNWeights, _Function]:
     def hidden(x: Tensor) -> Tensor:
-        gating = vars(gate).get(GATING)
+        forward = vars(gate).get("forward")
+        gating = forward.gating(up) if isinstance(forward, OwnForward) else None
         z: Tensor = act(gate(x)) * up(x) if gating is None else gating(x)
         return z
 

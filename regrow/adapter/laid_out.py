@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from regrow.adapter.llama_like import DecoderWeights
 from regrow.adapter.patch import Patch
-from regrow.adapter.plain import GATING, OwnForward, odd_linear
+from regrow.adapter.plain import OwnForward, odd_linear
 from regrow.adapter.projection import SideBySide
 from regrow.adapter.weights_state import Place, checksums
 from regrow.errors import NoMemoryError, UsageError
@@ -38,6 +38,10 @@ class _Laid(OwnForward):
 
     def __init__(self, module: nn.Linear, products: Products) -> None:
         self._module, self.weight = module, LaidOutWeight(module.weight, products.fewest, products.most)
+        self.beside: tuple[nn.Module, LaidOutGate] | None = None  # of a gate while a batch runs: its up, and both in one pass
+
+    def gating(self, up: nn.Module) -> LaidOutGate | None:
+        return self.beside[1] if self.beside is not None and self.beside[0] is up else None
 
     def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 (the argument's name in nn.Linear)
         return self.weight(input, self._module.bias)
@@ -90,14 +94,14 @@ class LaidOut:
         for mlp in self._ffns:
             (read if "forward" in vars(mlp) else owned).extend(_linears(mlp))
         owned.append(model.lm_head)
-        self._linears: list[nn.Linear] = [module for module in (*owned, *read) if not odd_linear(module)]
+        self._linears: list[nn.Linear] = [module for module in dict.fromkeys((*owned, *read)) if not odd_linear(module)]
         moved = [*owned, *(module for joint in self._joints for module in joint.linears)]
         users = Counter(id(module.weight) for module in model.modules() if isinstance(getattr(module, "weight", None), nn.Parameter))
         self._gives_up = {module for module in moved if users[id(module.weight)] == 1} if layout is Layout.MOVED else set()
         self._forwards: dict[nn.Linear, _Laid | _LaidBeside] = {}
         self._sources: tuple[tuple[Place, ...], tuple[int, ...]] = ((), ())  # the state of the weights that were laid out
         self._placeholders: dict[nn.Linear, int] = {}  # address of each
-        self._patch, self._whole = Patch(), Patch()  # of linears, and of FFNs and their gates as a whole
+        self._patch, self._whole = Patch(), Patch()  # of linears, and of FFNs as a whole
         self.moves = 0  # times that weights were given up or came back
         self.layouts = 0  # times that they were laid out: each time they lie elsewhere
 
@@ -127,13 +131,13 @@ class LaidOut:
     def stop(self) -> None:
         """The forwards are the modules' own again, but for those of linears whose weights were given up: a call from outside may meet a
         hook, or another part, inside of an FFN."""
-        self._whole.restore()
+        self._take_apart()
         if not self._placeholders:
             self._patch.restore()
 
     def give_back(self) -> None:
         """Nothing is laid out any more, and the model has its weights again, but for those that were replaced meanwhile."""
-        self._whole.restore()
+        self._take_apart()
         self._patch.restore()
         laid_out = bool(self._forwards)
         self.moves += bool(self._placeholders)
@@ -170,8 +174,15 @@ class LaidOut:
             module.weight.data = torch.full((), float("nan"), dtype=like.dtype).expand(like.shape)
             self._placeholders[module] = module.weight.data_ptr()
 
-    def _stand_in(self) -> None:
+    def _take_apart(self) -> None:
+        """FFNs are called as the linears that they are made of."""
         self._whole.restore()
+        for forward in self._forwards.values():
+            if isinstance(forward, _Laid):
+                forward.beside = None
+
+    def _stand_in(self) -> None:
+        self._take_apart()
         self._patch.restore()
         for module, forward in self._forwards.items():
             self._patch.replace(module, "forward", forward)
@@ -181,7 +192,7 @@ class LaidOut:
                 continue
             gate, up, down = laid
             hidden = LaidOutGate(gate.weight, up.weight, (mlp.gate_proj.bias, mlp.up_proj.bias), mlp.act_fn)
-            self._whole.replace(mlp.gate_proj, GATING, hidden)
+            gate.beside = mlp.up_proj, hidden
             if "forward" not in vars(mlp):
                 self._whole.replace(mlp, "forward", _LaidFFN(hidden, down))
         if self._placeholders:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-GATING: Final = "regrow_gating"  # attribute of a gate linear: what computes act(gate x) * up x in one pass while a batch runs
 DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class OwnForward:
     """A forward of Regrow's that gives what the module's own gives: nothing is wrapped around a module that has one."""
+
+    def gating(self, up: nn.Module) -> Callable[[Tensor], Tensor] | None:  # noqa: ARG002
+        """act(this linear of x) * up(x) in one pass, where there is one now."""
+        return None
 
 
 def has_other_forward(module: nn.Module) -> bool:

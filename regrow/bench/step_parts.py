@@ -1,89 +1,73 @@
 """What a decode step on a CPU spends beside its weights: `python -m regrow.bench.step_parts`. The last line printed is JSON.
 
-The dense steps of a shape through Regrow's loop, with a clock around our matmuls and attention, and the profiler for torch's, which
-adds some microseconds to each of its operations. Gate and up in one pass count as a matmul. Then attention alone, over longer contexts,
-with the bytes that it reads.
+The dense steps of a shape through Regrow's loop as it is, recorded, with a clock around each kernel; gate and up in one pass count as a
+matmul. Then attention alone, over longer contexts, with the bytes that it reads.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, Final, final
+from contextlib import contextmanager
+from typing import Any, Final
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor
 
+from regrow import kernels
 from regrow.bench.clock import Clock
 from regrow.bench.machine import bandwidth, device_name
 from regrow.bench.shapes import shape
-from regrow.decoding import stepper
+from regrow.decoding import choose_network
+from regrow.errors import RegrowError
 from regrow.hosts.engine import Engine
-from regrow.kernels import LaidOutGate, LaidOutWeight, attention_workspace, decode_attention
+from regrow.kernels import Replay, attention_workspace, decode_attention
 from regrow.versions import versions
 
 SHAPE: Final = "qwen-1.5b"
 ROWS, STEPS = (1, 16), 24
 CONTEXTS, CONTEXT_ROWS = (4000, 16000), (1, 8)
 HEADS, KV_HEADS, HEAD_WIDTH, REPEATS = 12, 2, 128, 5  # of the shape
-# What a clock is put around, and operations of torch that the profiler counts.
-MATMULS: Final = ((LaidOutWeight, "__call__"), (LaidOutGate, "__call__")), ("aten::mm", "aten::addmm")
-ATTENTION: Final = ((stepper, "decode_attention"),), ("aten::_scaled_dot_product_flash_attention_for_cpu",)
+PARTS: Final = {"matmuls": ("few_rows", "gated_rows"), "attention": ("decode_attention",)}  # the kernels of each
 CPU: Final = torch.device("cpu")
 
 
 def step(model: Any, rows: int, new: int) -> dict[str, float]:
-    """Milliseconds of a dense step, and in it of matmuls and of attention."""
-    ids = torch.randint(100, (rows, 1))  # so that the prompt is a pass like the steps
+    """Milliseconds of a dense step, and in it of matmuls and of attention.
+
+    Raises RegrowError where steps are not recorded, because something else than our kernels runs in them.
+    """
+    ids = torch.randint(100, (rows, 2))
     how: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
-    with Engine(model, owns_model=True) as engine:
+    with recordings() as recorded, Engine(model, owns_model=True) as engine:
         engine.generate(ids, max_new_tokens=4, **how)
-        parts = {"matmuls": (Stopwatch(), *MATMULS), "attention": (Stopwatch(), *ATTENTION)}
-        with ExitStack() as stack:
-            for clock, functions, _ in parts.values():
-                stack.enter_context(clock.around(functions))
-            profiled = stack.enter_context(profile(activities=[ProfilerActivity.CPU]))
-            report = engine.generate(ids, max_new_tokens=new, **how).report
-    counted = {event.key: event.self_cpu_time_total / 1e6 for event in profiled.key_averages()}
-    spent = {name: clock.seconds + sum(counted.get(one, 0) for one in operations) for name, (clock, _, operations) in parts.items()}
-    found = {name: 1e3 * seconds / (report.decode_steps + 1) for name, seconds in spent.items()}
-    return {"step": 1e3 * report.decode_seconds / report.decode_steps, **found}
+        if not recorded:
+            raise RegrowError("decode steps on this CPU are not made of Regrow's kernels alone, so that their parts cannot be told")
+        for replay in recorded:
+            replay.clock()
+        report = engine.generate(ids, max_new_tokens=new, **how).report
+    spent = [replay.seconds() for replay in recorded]
+    found = {part: sum(one.get(name, 0.0) for one in spent for name in names) for part, names in PARTS.items()}
+    return {part: 1e3 * seconds / report.decode_steps for part, seconds in {"step": report.decode_seconds, **found}.items()}
 
 
-@final
-class Stopwatch:
-    """Runs while one of the functions that it stands around does; one that another of them calls is counted once."""
+@contextmanager
+def recordings() -> Iterator[list[Replay]]:
+    """Those that are made within it."""
+    made: list[Replay] = []
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._depth = 0
+    def record(step: Callable[[], Tensor]) -> tuple[Replay, Tensor] | None:
+        found = kernels.record(step)
+        made.extend([] if found is None else [found[0]])
+        return found
 
-    @contextmanager
-    def around(self, functions: Sequence[tuple[Any, str]]) -> Iterator[None]:
-        """Functions of classes and modules, by name."""
-        before = [getattr(of, name) for of, name in functions]
-        for (of, name), function in zip(functions, before, strict=True):
-            setattr(of, name, self._timed(function))
-        try:
-            yield
-        finally:
-            for (of, name), function in zip(functions, before, strict=True):
-                setattr(of, name, function)
-
-    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any, **options: Any) -> Any:
-            began, self._depth = time.perf_counter(), self._depth + 1
-            try:
-                return function(*arguments, **options)
-            finally:
-                self._depth -= 1
-                if not self._depth:
-                    self.seconds += time.perf_counter() - began
-
-        return timed
+    place = vars(choose_network)  # of the name that networks look up
+    before, place["record"] = place["record"], record
+    try:
+        yield made
+    finally:
+        place["record"] = before
 
 
 def attention(rows: int, context: int, layers: int = 4) -> dict[str, float]:
@@ -129,4 +113,7 @@ def main(rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS, new: in
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RegrowError as error:
+        raise SystemExit(f"regrow: {error}") from error

@@ -17,7 +17,7 @@ class Recorder(Protocol):
 
 @final
 class Graphs:
-    """Steps by what they depend on. Everything a step reads and writes has to keep its address for as long as this lives."""
+    """Steps by what they depend on. Everything a step reads and writes has to keep its address for as long as this is run."""
 
     def __init__(self, record: Recorder) -> None:
         self._record = record

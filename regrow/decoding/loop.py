@@ -87,7 +87,9 @@ class Loop:
         start = 0
         while True:
             stop = min(start + self._chunk, batch.prompt_length)
-            planned = self._session.plan(slot[:, start:stop].flatten(), batch.positions[:, start:stop], prompt=True, decode=False)
+            planned = self._session.plan(
+                slot[:, start:stop].flatten().contiguous(), batch.positions[:, start:stop], prompt=True, decode=False
+            )
             logits = self._forward(planned, stop)
             if stop == batch.prompt_length:
                 return planned, logits

@@ -29,7 +29,7 @@ from regrow.kernels.pruned_ffn.compact import CompactFFN
 from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeightsLinears
-from regrow.kernels.recorded.recording import record
+from regrow.kernels.recorded.recording import Replay, record
 from regrow.kernels.rotary import cpu as rotary_cpu
 from regrow.kernels.rotary import reference as rotary_reference
 from regrow.kernels.scores import cpu as scores_cpu
@@ -44,6 +44,7 @@ __all__ = [
     "MaskedLinear",
     "MaskedLinears",
     "Products",
+    "Replay",
     "SparseFFN",
     "add_rms_norm",
     "attention_workspace",

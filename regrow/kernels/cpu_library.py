@@ -38,14 +38,14 @@ class Kernel:
     """A function `name_dtype` of the library."""
 
     def __init__(self, name: str, *arguments: type) -> None:
-        self._name, self._arguments = name, arguments
+        self.name, self.arguments = name, arguments
         self._found: dict[torch.dtype, Callable[..., None] | None] = {}
 
     def __getitem__(self, dtype: torch.dtype) -> Callable[..., None]:
         found = self.get(dtype)
-        assert found is not None, f"{self._name} was asked for where it is not compiled"
+        assert found is not None, f"{self.name} was asked for where it is not compiled"
         by = getattr(_NOTED, "by", None)
-        return found if by is None else partial(by, self._words(dtype), self._arguments)
+        return found if by is None else partial(by, self, dtype)
 
     def get(self, dtype: torch.dtype) -> Callable[..., None] | None:
         """None where there is none for this type on this CPU."""
@@ -53,26 +53,25 @@ class Kernel:
             self._found[dtype] = self._find(dtype)
         return self._found[dtype]
 
-    def _words(self, dtype: torch.dtype) -> int | None:
+    def words(self, dtype: torch.dtype) -> int | None:
         """Where the form lies that takes its arguments as words; None for a kernel without."""
         function = getattr(library(), f"{self._named(dtype)}_words", None)
         return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
 
     def _named(self, dtype: torch.dtype) -> str:
-        return f"{self._name}_{str(dtype).removeprefix('torch.')}"
+        return f"{self.name}_{str(dtype).removeprefix('torch.')}"
 
     def _find(self, dtype: torch.dtype) -> Callable[..., None] | None:
         there = library()
         function: Any = None if there is None else getattr(there, self._named(dtype), None)
         if function is not None:
-            function.argtypes, function.restype = self._arguments, None
+            function.argtypes, function.restype = self.arguments, None
         return function  # type: ignore[no-any-return]
 
 
 @contextmanager
 def noting(by: Callable[..., None]) -> Iterator[None]:
-    """Within it, and in this thread, kernels are not run: `by` is told where their form for words lies, or None, the types of their
-    arguments, and the arguments."""
+    """Within it, and in this thread, kernels are not run: `by` is told of the kernel, its type and its arguments."""
     _NOTED.by = by
     try:
         yield

@@ -58,6 +58,15 @@ def test_an_index_need_not_be_contiguous() -> None:
 
 
 @COMPILED
+def test_refuses_a_neuron_twice_and_takes_nothing() -> None:
+    of = Places(NEURONS)
+    of.take(torch.tensor([1, 2, 3]))
+    with pytest.raises(ValueError, match="twice"):
+        of.take(torch.tensor([1, 1, 2]))
+    assert of.held.tolist() == [1, 2, 3]
+
+
+@COMPILED
 def test_refuses_an_index_of_another_type() -> None:
     of = Places(NEURONS)
     of.take(torch.arange(4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -90,6 +91,26 @@ def test_what_no_replay_would_do_is_not_recorded(more: Callable[[Tensor], Tensor
     assert not step.kept.any()
 
 
+@pytest.mark.parametrize("copying", [lambda y: y.t().contiguous(), lambda y: y.to(torch.bfloat16)], ids=["contiguous", "to"])
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_copy_that_calls_itself_a_view_is_not_recorded(copying: Callable[[Tensor], Tensor], mode: Callable[[], Any]) -> None:
+    with mode():
+        step = Step()
+        assert record(lambda: copying(step())) is None
+
+
+def test_kernels_are_clocked_by_name() -> None:
+    recorded = record(Step())
+    assert recorded is not None
+    replay = recorded[0]
+    replay.clock()
+    assert replay.seconds() == {"add_rms_norm": 0, "gated": 0}
+    replay()
+    once = dict(replay.seconds())
+    replay()
+    assert all(0 < once[name] < seconds for name, seconds in replay.seconds().items())
+
+
 def test_a_kernel_without_a_form_for_words_is_not_recorded() -> None:
     words = torch.ones(3, dtype=torch.int64)
     assert record(lambda: checksum.checksum(words, words)) is None
@@ -114,4 +135,6 @@ def test_kernels_of_another_thread_run() -> None:
         return torch.empty(0)
 
     assert record(step) is not None
-    assert other.kept.any()
+    plain = Step()
+    plain()
+    assert torch.equal(other.kept, plain.kept)

@@ -78,7 +78,7 @@ class LaidOutWeight:
 
 
 def address(bias: Tensor | None) -> int | None:
-    return None if bias is None else bias.data_ptr()
+    return None if bias is None else bias.detach().data_ptr()  # a view, which a recorded step holds on to
 
 
 def pair(dtype: torch.dtype) -> int:

@@ -127,19 +127,20 @@ void write_neurons(const T *gate, const T *up, const T *down, const int64_t *pla
 }
 
 // Neurons held [k] and wanted, `index` [k]: those that left make room, in ascending order of places, for those that come. `marks` [F] are
-// zero before and after.
+// zero before and after. How many those are; -1, and nothing is taken, where a neuron is wanted twice.
 inline long take(int64_t *held, const int64_t *index, long keep, char *marks, int64_t *places, int64_t *incoming) {
     constexpr char WANTED = 1, HELD = 2;
     long left = 0, came = 0;
     for (long at = 0; at < keep; at++) marks[index[at]] = WANTED;
     for (long at = 0; at < keep; at++) {
-        if (!marks[held[at]]) places[left++] = at;
+        if (!(marks[held[at]] & WANTED)) places[left++] = at;
         marks[held[at]] |= HELD;
     }
     for (long at = 0; at < keep; at++) {
         if (marks[index[at]] == WANTED) incoming[came++] = index[at];
     }
     for (long at = 0; at < keep; at++) marks[index[at]] = marks[held[at]] = 0;
+    if (left != came) return -1;
     for (long at = 0; at < left; at++) held[places[at]] = incoming[at];
     return left;
 }

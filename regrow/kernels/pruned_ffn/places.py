@@ -29,7 +29,7 @@ class Places:
         that changed; otherwise all, in the order of the index."""
         if self.held.numel() != index.numel():
             self.held = index.clone(memory_format=torch.contiguous_format)
-            return torch.arange(index.numel()), index
+            return torch.arange(index.numel(), device=index.device), index.contiguous()
         if _TAKE.get(torch.int64) is not None:
             return self._compiled(index)
         wanted = torch.zeros(self._neurons, dtype=torch.bool).index_fill_(0, index, True)
@@ -41,8 +41,10 @@ class Places:
     def _compiled(self, index: Tensor) -> tuple[Tensor, Tensor]:
         check(torch.int64, index)
         index, changed = index.contiguous(), index.new_empty(2, len(index))
-        marks, count = torch.zeros(self._neurons, dtype=torch.uint8), index.new_empty(())
+        marks, count = index.new_zeros(self._neurons, dtype=torch.uint8), index.new_empty(())
         addresses = (tensor.data_ptr() for tensor in (marks, *changed, count))
         _TAKE[torch.int64](self.held.data_ptr(), index.data_ptr(), len(index), *addresses)
+        if count < 0:
+            raise ValueError("a neuron is retained twice")
         places, incoming = changed[:, : int(count)]
         return places, incoming

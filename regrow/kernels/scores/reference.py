@@ -1,4 +1,4 @@
-"""Scores in plain PyTorch: the definition that the kernel is tested against, and what a CPU runs."""
+"""Scores in plain PyTorch: the definition that the kernels are tested against, and what a CPU runs for all but bfloat16."""
 
 from __future__ import annotations
 
