@@ -228,7 +228,7 @@ def test_without_memory_for_a_larger_cache_the_next_batch_gets_one_of_its_own() 
         assert torch.equal(run(network, ids, position, 9), want)
 
 
-@pytest.mark.parametrize(("rows", "chunk"), [(1, 2048), (16, 2048), (64, 512), (4096, 64)])
+@pytest.mark.parametrize(("rows", "chunk"), [(1, 4096), (16, 2048), (64, 512), (4096, 64)])
 def test_chunks_of_a_prompt_are_shorter_where_there_are_many_rows(rows: int, chunk: int) -> None:
     network = FusedNetwork(read(build("llama")), kernels=False)
     network.start(rows, 1)
