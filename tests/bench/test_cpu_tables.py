@@ -18,12 +18,13 @@ def test_the_tables_of_the_page_are_made_from_the_results() -> None:
     for table in tables(Result.load(HOME / "results" / "bench-vllm.json")).split("\n\n"):
         assert f"\n\n{table}\n\n" in page, "run python scripts/cpu_tables.py results/bench-vllm.json, and put what it prints there"
 
-
     table = prompts(Result.load(HOME / "results" / "bench-vllm-prompts.json"))
     assert f"\n\n{table}\n\n" in page, "run python scripts/cpu_tables.py results/bench-vllm-prompts.json, and put what it prints there"
 
 
-@pytest.mark.parametrize(("page", "labels"), [("README.md", ["bap", "griffin", "vLLM, eager", "transformers"]), ("docs/status.md", ["bap"])])
+@pytest.mark.parametrize(
+    ("page", "labels"), [("README.md", ["bap", "griffin", "vLLM, eager", "transformers"]), ("docs/status.md", ["bap"])]
+)
 def test_ratios_in_the_text_are_those_of_the_results(page: str, labels: list[str]) -> None:
     text, result = (HOME / page).read_text(), Result.load(HOME / "results" / "bench-vllm.json")
     for label in labels:

@@ -1,0 +1,64 @@
+"""Models whose weights are laid out for oneDNN, by every product that there is for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+import regrow
+from batches import arguments, new_tokens, prompts
+from families import SIZES
+from regrow.decoding import choose_network
+from regrow.kernels import Products
+from regrow.kernels.laid_out.products import STORED
+from regrow.kernels.laid_out.weight import MOST, can_lay_out
+from regrow.method.base import Method
+from regrow.pruning import neurons
+
+BATCH = prompts(3, seed=4)
+LAID_OUT = Products("laid out", "laid out", 4, 0, {})
+OURS = Products("compiled", "compiled", 4, MOST, {})
+NATIVE_ALONE = Products("native", "laid out", 4, 0, {})
+BAP = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)
+METHODS: list[Method] = [regrow.Dense(), BAP, regrow.Griffin(sparsity=0.5), regrow.Magnitude(sparsity=0.5), regrow.EveryToken(sparsity=0.5)]
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, products: Products) -> None:
+    for module in (choose_network, neurons):
+        monkeypatch.setattr(module, "products", lambda dtype, *_: products if can_lay_out(dtype) else STORED)
+
+
+def build(family: str = "Qwen2", *, tied: bool = False, dtype: torch.dtype = torch.float32, **more: int) -> PreTrainedModel:
+    """Large enough that what is retained fits oneDNN's blocks."""
+    sizes: dict[str, Any] = SIZES | {"hidden_size": 64, "intermediate_size": 192, "head_dim": 32, "tie_word_embeddings": tied}
+    sizes |= more | ({"sliding_window": None} if family == "Mistral" else {})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes))
+    return model.to(dtype).eval()
+
+
+def tokens(model: PreTrainedModel, batch: list[list[int]] = BATCH) -> list[list[int]]:
+    return new_tokens(batch, model.generate(**arguments(batch, max_new_tokens=40)))
+
+
+def copied(model: PreTrainedModel, method: Method) -> AbstractContextManager[object]:
+    return regrow.prune(model, method, lay_out=True)
+
+
+def moved(model: PreTrainedModel, method: Method) -> AbstractContextManager[object]:
+    return regrow.Engine(model, method, owns_model=True)
+
+
+WAYS = [copied, moved]
+Way = Callable[[PreTrainedModel, Method], AbstractContextManager[object]]
+
+
+def is_laid_out(model: PreTrainedModel) -> bool:
+    return "forward" in vars(model.model.layers[0].self_attn.o_proj)
