@@ -38,7 +38,8 @@ class _Laid(OwnForward):
 
     def __init__(self, module: nn.Linear, products: Products) -> None:
         self._module, self.weight = module, LaidOutWeight(module.weight, products.fewest, products.most)
-        self.beside: tuple[nn.Module, LaidOutGate] | None = None  # of a gate while a batch runs: its up, and both in one pass
+        # Of a gate while a batch runs: its up, and both in one pass.
+        self.beside: tuple[nn.Module, LaidOutGate] | None = None
 
     def gating(self, up: nn.Module) -> LaidOutGate | None:
         return self.beside[1] if self.beside is not None and self.beside[0] is up else None
@@ -94,7 +95,8 @@ class LaidOut:
         for mlp in self._ffns:
             (read if "forward" in vars(mlp) else owned).extend(_linears(mlp))
         owned.append(model.lm_head)
-        self._linears: list[nn.Linear] = [module for module in dict.fromkeys((*owned, *read)) if not odd_linear(module)]
+        once = dict.fromkeys((*owned, *read))  # layers may share a module
+        self._linears: list[nn.Linear] = [module for module in once if not odd_linear(module)]
         moved = [*owned, *(module for joint in self._joints for module in joint.linears)]
         users = Counter(id(module.weight) for module in model.modules() if isinstance(getattr(module, "weight", None), nn.Parameter))
         self._gives_up = {module for module in moved if users[id(module.weight)] == 1} if layout is Layout.MOVED else set()

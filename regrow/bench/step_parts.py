@@ -1,7 +1,7 @@
 """What a decode step on a CPU spends beside its weights: `python -m regrow.bench.step_parts`. The last line printed is JSON.
 
-The dense steps of a shape through Regrow's loop as it is, recorded, with a clock around each kernel; gate and up in one pass count as a
-matmul. Then attention alone, over longer contexts, with the bytes that it reads.
+The dense steps of a shape through Regrow's loop as it is, recorded, with a clock around each kernel; gate and up in
+one pass count as a matmul. Then attention alone, over longer contexts, with the bytes that it reads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ SHAPE: Final = "qwen-1.5b"
 ROWS, STEPS = (1, 16), 24
 CONTEXTS, CONTEXT_ROWS = (4000, 16000), (1, 8)
 HEADS, KV_HEADS, HEAD_WIDTH, REPEATS = 12, 2, 128, 5  # of the shape
-PARTS: Final = {"matmuls": ("few_rows", "gated_rows"), "attention": ("decode_attention",)}  # the kernels of each
+# The kernels of each part.
+PARTS: Final = {"matmuls": ("few_rows", "gated_rows"), "attention": ("decode_attention",)}
 CPU: Final = torch.device("cpu")
 
 
@@ -47,9 +48,10 @@ def step(model: Any, rows: int, new: int) -> dict[str, float]:
         for replay in recorded:
             replay.clock()
         report = engine.generate(ids, max_new_tokens=new, **how).report
-    spent = [replay.seconds() for replay in recorded]
-    found = {part: sum(one.get(name, 0.0) for one in spent for name in names) for part, names in PARTS.items()}
-    return {part: 1e3 * seconds / report.decode_steps for part, seconds in {"step": report.decode_seconds, **found}.items()}
+    spent = {"step": report.decode_seconds}
+    for part, names in PARTS.items():
+        spent[part] = sum(replay.seconds().get(name, 0.0) for replay in recorded for name in names)
+    return {part: 1e3 * seconds / report.decode_steps for part, seconds in spent.items()}
 
 
 @contextmanager

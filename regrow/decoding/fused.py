@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 COLUMNS: Final = 256  # a cache has a multiple of so many, so that batches of about the same length share one
 WIDEST: Final = 17  # tokens a row that the kernels take
 CHUNK_TOKENS: Final = 32768  # of a prompt that are fed at once, over all rows: what they compute on the way would be gigabytes
-SHORTEST_CHUNK, LONGEST_CHUNK = 64, 4096  # tokens a row; the first part of a prompt attends without a mask, which is faster
+# Tokens a row. The first part of a prompt attends without a mask, which is faster.
+SHORTEST_CHUNK, LONGEST_CHUNK = 64, 4096
 FOLDED: Final = 32  # up to so many queries a row, the query heads of a key-value head are laid along the queries: no key is repeated
 
 

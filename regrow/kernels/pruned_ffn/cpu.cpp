@@ -93,7 +93,9 @@ void write_block(const T *gate, const T *up, const T *down, long block, const in
     for (long place = 0; place < BLOCK; place += 2) {
         const T *first = down + neurons[place] * of.down_row, *second = down + neurons[place + 1] * of.down_row;
         T *to = down_copy + (block * BLOCK + place) * BLOCK;
-        for (long output = 0; output < of.width; output += BLOCK) write_columns(first + output, second + output, (char *)(to + output * of.places));
+        for (long output = 0; output < of.width; output += BLOCK) {
+            write_columns(first + output, second + output, (char *)(to + output * of.places));
+        }
     }
 #ifdef __AVX512F__
     _mm_sfence();
