@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from regrow.calibration.result import Calibration
+    from regrow.calibration.calibration import Calibration
     from regrow.decoding.loop import Progress
     from regrow.errors import RegrowError, UsageError
     from regrow.hosts.engine import Engine

@@ -68,7 +68,9 @@ class Counters:
     ffn_bytes_read: int = 0
     updates: int = 0  # selections
     replaced: int = 0  # selections that took the place of a mask: all but the first of a batch
-    left: list[float] = field(default_factory=list)  # [pruned layers] 1 - |I_n and I_(n-1)| / |I_n|, summed over `replaced`
+    left: list[float] = field(
+        default_factory=list
+    )  # [pruned layers] 1 - |I_n and I_(n-1)| / |I_n|, summed over `replaced`
     refresh_bytes: int = 0
     tokens: list[int] = field(default_factory=list)  # new tokens a sample, its EOS included
     finish_reasons: list[str] = field(default_factory=list)
@@ -80,11 +82,16 @@ class Counters:
 
     def __add__(self, other: Counters) -> Counters:
         """Raises ValueError for counters of other layers."""
-        summed = {name: getattr(self, name) + getattr(other, name) for name in (*_NUMBERS, "tokens", "finish_reasons")}
+        summed = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in (*_NUMBERS, "tokens", "finish_reasons")
+        }
         names = dict.fromkeys([*self.sites, *other.sites])
         sites = {name: _both(self.sites.get(name), other.sites.get(name)) for name in names}
         left = _added(self.left, other.left) if self.left and other.left else self.left or other.left
-        return Counters(**summed, sites=sites, left=left, state_bytes=max(self.state_bytes, other.state_bytes))
+        return Counters(
+            **summed, sites=sites, left=left, state_bytes=max(self.state_bytes, other.state_bytes)
+        )
 
     @property
     def actual_sparsity(self) -> float | None:
@@ -124,7 +131,11 @@ class Counters:
         if not self.sparse_seconds or not self.sparse_steps or not dense:
             return None
         others = self.decode_seconds - self.sparse_seconds - self.refresh_seconds
-        return self.sparse_seconds / self.sparse_steps, others / dense, self.decode_seconds / self.decode_steps
+        return (
+            self.sparse_seconds / self.sparse_steps,
+            others / dense,
+            self.decode_seconds / self.decode_steps,
+        )
 
     @property
     def bytes_per_token(self) -> float | None:
@@ -161,7 +172,10 @@ class Counters:
         lacking += [name for name in ("updates", *_LATER) if not _is_number(values.get(name, 0))]
         if lacking:
             raise ValueError(f"no number of at least 0 for {', '.join(lacking)}")
-        if values["sparse_steps"] > values["decode_steps"] or values["weights_kept"] > values["weights_dense"]:
+        if (
+            values["sparse_steps"] > values["decode_steps"]
+            or values["weights_kept"] > values["weights_dense"]
+        ):
             raise ValueError("more was counted than there is")
         replaced = max(0, values.get("updates", 0) - 1)
         return cls(

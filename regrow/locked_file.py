@@ -19,9 +19,13 @@ def lock(descriptor: int, path: Path, another: str) -> None:
         if not os.fstat(descriptor).st_nlink:  # its writer took it away in between
             raise BlockingIOError
     except BlockingIOError as error:
-        raise RegrowError(f"{path} is being written by another process; wait for it or choose another {another}") from error
+        raise RegrowError(
+            f"{path} is being written by another process; wait for it or choose another {another}"
+        ) from error
     except OSError as error:
-        raise RegrowError(f"{path} cannot be locked ({error.strerror}); choose another {another}, on a disk that has locks") from error
+        raise RegrowError(
+            f"{path} cannot be locked ({error.strerror}); choose another {another}, on a disk that has locks"
+        ) from error
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -17,7 +17,9 @@ from regrow.records import Record
 from regrow.run_config import FORMAT, FORMATS, RunConfig
 
 _STARTS = tuple(b'{"format":%d,' % written for written in FORMATS)
-_RECORD = re.compile(rb'^\W*\{[ \t]*"(format"[ \t]*:[ \t]*\d|batch"[ \t]*:)', re.MULTILINE)  # also with its fields sorted
+_RECORD = re.compile(
+    rb'^\W*\{[ \t]*"(format"[ \t]*:[ \t]*\d|batch"[ \t]*:)', re.MULTILINE
+)  # also with its fields sorted
 
 
 def read(path: Path) -> tuple[Record, ...]:
@@ -143,7 +145,9 @@ def _parse(path: Path, data: bytes) -> tuple[dict[int, Record], int]:
             record = Record.parse(line)
             _refuse_stray(record, records)
         except ValueError as error:
-            raise RegrowError(f"{path}, line {number} is damaged: {error}; restore the file or choose another one") from error
+            raise RegrowError(
+                f"{path}, line {number} is damaged: {error}; restore the file or choose another one"
+            ) from error
         records[record.batch] = record
         size += len(line)
     return records, size
@@ -188,7 +192,9 @@ def _refuse_other(path: Path, records: Mapping[int, Record], config: RunConfig) 
     for record in list(records.values())[:1]:
         differing = record.config.differences(config)
         if differing:
-            raise RegrowError(f"{path} was made with other settings ({differing}, there/asked): ask for the same or choose another file")
+            raise RegrowError(
+                f"{path} was made with other settings ({differing}, there/asked): ask for the same or choose another file"
+            )
         if record.config.format != FORMAT:
             raise RegrowError(
                 f"{path} is of format {record.config.format}, which does not say what tokenizer, chat template, generation config and "

@@ -39,11 +39,15 @@ class Record:
             raise ValueError(f"batch {self.batch} of {self.config.batches}")
         if not len(self.ids) == len(self.tokens) == len(self.texts) == len(self.finish_reasons) > 0:
             raise ValueError("ids, tokens, texts and finish_reasons differ in length")
-        if not all(type(text) is str for text in self.ids + self.texts + self.finish_reasons + (self.prompts_sha256,)):
+        if not all(
+            type(text) is str for text in self.ids + self.texts + self.finish_reasons + (self.prompts_sha256,)
+        ):
             raise ValueError("ids, texts, finish_reasons and prompts_sha256 must be text")
         if not all(type(token) is int for row in self.tokens for token in row):
             raise ValueError("tokens must be integers")
-        if type(self.versions) is not dict or not all(type(version) is str for version in self.versions.values()):
+        if type(self.versions) is not dict or not all(
+            type(version) is str for version in self.versions.values()
+        ):
             raise ValueError("versions must be texts by name")
         if type(self.seconds) not in (int, float):
             raise ValueError("seconds must be a number")

@@ -67,7 +67,12 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         ratios = {"actual_sparsity": self.actual_sparsity, "sparse_share": self.sparse_share}
-        return {"method": self.method, "target_sparsity": self.target_sparsity, **ratios, **self.counters.to_dict()}
+        return {
+            "method": self.method,
+            "target_sparsity": self.target_sparsity,
+            **ratios,
+            **self.counters.to_dict(),
+        }
 
     def __str__(self) -> str:
         told = summary(self.method, self.target_sparsity, self.counters)
@@ -79,7 +84,9 @@ def summary(method: Mapping[str, Any], target: float, counters: Counters) -> lis
     """What counters say, as names and sentences."""
     settings, c = dict(method), counters
     name = settings.pop("name")
-    ends = ", ".join(f"{count} {ENDS.get(reason, reason)}" for reason, count in sorted(Counter(c.finish_reasons).items()))
+    ends = ", ".join(
+        f"{count} {ENDS.get(reason, reason)}" for reason, count in sorted(Counter(c.finish_reasons).items())
+    )
     pruned = f"{percent(c.actual_sparsity)} of the weights it prunes, over all decode steps (target {percent(target)})"
     why, not_worth = why_dense(settings, target, c), why_slow(c)
     return [
@@ -90,7 +97,11 @@ def summary(method: Mapping[str, Any], target: float, counters: Counters) -> lis
         ("time", f"prompts {duration(c.prefill_seconds)}, decoding {duration(c.decode_seconds)}"),
         ("speed", f"{rate(c.decode_tokens_per_second)} tokens/s, all samples together"),
         *([("steps", _steps(c, *c.step_seconds))] if c.step_seconds else []),
-        *([("memory", f"{c.state_bytes / 1e9:.2f} GB beside the model's weights")] if c.state_bytes >= SHOWN else []),
+        *(
+            [("memory", f"{c.state_bytes / 1e9:.2f} GB beside the model's weights")]
+            if c.state_bytes >= SHOWN
+            else []
+        ),
         *([("note", why)] if why else []),
         *([("note", not_worth)] if not_worth else []),
     ]

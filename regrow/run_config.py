@@ -12,7 +12,14 @@ from typing import Any, Self, final
 FORMAT = 3  # raise it when the meaning of a field changes
 # Format 2 did not say what stands between a prompt and its tokens. It is read, graded and tabulated, but no run goes on in it.
 FORMATS = (2, FORMAT)
-_SINCE_3 = ("tokenizer_sha256", "chat_template_sha256", "prompts_sha256", "padding", "attention", "generation_config")
+_SINCE_3 = (
+    "tokenizer_sha256",
+    "chat_template_sha256",
+    "prompts_sha256",
+    "padding",
+    "attention",
+    "generation_config",
+)
 
 
 def canonical(value: object) -> str:
@@ -113,7 +120,11 @@ _NAMED = {str: "text", dict: "an object", tuple: "a list", int: "an integer", bo
 
 def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """As `RunConfig.differences`, of settings as JSON has them."""
-    return ", ".join(_difference(name, mine[name], theirs[name]) for name in mine if name in theirs and _differ(mine[name], theirs[name]))
+    return ", ".join(
+        _difference(name, mine[name], theirs[name])
+        for name in mine
+        if name in theirs and _differ(mine[name], theirs[name])
+    )
 
 
 def _differ(mine: object, theirs: object) -> bool:
@@ -123,7 +134,9 @@ def _differ(mine: object, theirs: object) -> bool:
 def _difference(name: str, mine: Any, theirs: Any) -> str:
     if not (isinstance(mine, Mapping) and isinstance(theirs, Mapping)):
         return f"{name} {_short(mine)}/{_short(theirs)}"
-    names = [within for within in dict.fromkeys([*mine, *theirs]) if _differ(mine.get(within), theirs.get(within))]
+    names = [
+        within for within in dict.fromkeys([*mine, *theirs]) if _differ(mine.get(within), theirs.get(within))
+    ]
     return f"{name} ({', '.join(f'{within} {_short(mine.get(within))}/{_short(theirs.get(within))}' for within in names)})"
 
 

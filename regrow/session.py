@@ -29,26 +29,39 @@ class Session:
     """
 
     def __init__(
-        self, method: Method, blocks: Blocks, calibration: Mapping[str, Tensor] | None = None, *, record_masks: bool = False
+        self,
+        method: Method,
+        blocks: Blocks,
+        calibration: Mapping[str, Tensor] | None = None,
+        *,
+        record_masks: bool = False,
     ) -> None:
         """With `record_masks`, `masks` lists every selection."""
         self.method, self.counters = method, Counters()
-        self.masks: list[tuple[int, Tensor]] = []  # (decode step, index [L, k]; with thresholds filled up with -1)
+        self.masks: list[
+            tuple[int, Tensor]
+        ] = []  # (decode step, index [L, k]; with thresholds filled up with -1)
         self._record = record_masks
-        self._under_way = threading.local()  # `now`: the pass that this thread runs; other threads see the plain model
+        self._under_way = (
+            threading.local()
+        )  # `now`: the pass that this thread runs; other threads see the plain model
         self.bind(blocks, calibration)
 
     def bind(self, blocks: Blocks, calibration: Mapping[str, Tensor] | None = None) -> None:
         """Takes up these weights: everything derived from others is forgotten."""
         weight = blocks.ffns[0].weights.gate
-        self._blocks = replace(blocks, ffns=(), linears=())  # only what is counted: the pruner alone holds weights, if it needs any
+        self._blocks = replace(
+            blocks, ffns=(), linears=()
+        )  # only what is counted: the pruner alone holds weights, if it needs any
         self._device, self._element = weight.device, weight.element_size()
         self.pruner = self.method.pruner(blocks, calibration or {})
         self.schedule = self.pruner.schedule
         self._clock = 0
         self._last: Pass | None = None  # the pass that ran last
         self._meter = Meter(len(blocks.sizes[Site.DOWN]), self._device)
-        self._slots: dict[int, Tensor] = {}  # of decode passes of so many tokens, at addresses that never change
+        self._slots: dict[
+            int, Tensor
+        ] = {}  # of decode passes of so many tokens, at addresses that never change
 
     # The batch
 
@@ -76,7 +89,15 @@ class Session:
 
     # One forward pass: plan, run, commit
 
-    def plan(self, slot: Tensor, position: Tensor, *, prompt: bool = False, decode: bool = True, role: Role = Role.SCHEDULED) -> Pass:
+    def plan(
+        self,
+        slot: Tensor,
+        position: Tensor,
+        *,
+        prompt: bool = False,
+        decode: bool = True,
+        role: Role = Role.SCHEDULED,
+    ) -> Pass:
         """What the next forward pass is; it counts nothing yet.
 
         `slot` [T] int64 is the memory row of each token, -1 where a token never counts (padding, ended rows); `position` [B, w] its place
@@ -137,7 +158,11 @@ class Session:
         ended = None if last else self._ended(done, range(before + 1, self._clock + 1), completed)
         if ended is None:
             return False
-        rows = Rows(ended=ended, occupied=self._occupied, finished=torch.zeros_like(ended) if finished is None else finished)
+        rows = Rows(
+            ended=ended,
+            occupied=self._occupied,
+            finished=torch.zeros_like(ended) if finished is None else finished,
+        )
         self.pruner.memory.fold(rows)
         follows = done.role is Role.VERIFY or self.schedule.mode(self._clock + 1) is Mode.SPARSE
         return follows and self._select(rows)
@@ -146,7 +171,9 @@ class Session:
 
     def report(self) -> Report:
         sites = self._sites()
-        kept, dense = (sum(sum(getattr(sites[site.value], name)) for site in self._own()) for name in ("kept", "dense"))
+        kept, dense = (
+            sum(sum(getattr(sites[site.value], name)) for site in self._own()) for name in ("kept", "dense")
+        )
         counters = replace(
             self.counters,
             weights_kept=kept,
@@ -166,12 +193,18 @@ class Session:
             return Mode.SPARSE if self.pruner.ready else Mode.DENSE
         if prompt or role is Role.VERIFY:
             return Mode.OBSERVE if self.schedule.prunes else Mode.DENSE
-        modes = {self.schedule.mode(self._clock + step) for step in range(1, width + 1)} if decode else {Mode.DENSE}
+        modes = (
+            {self.schedule.mode(self._clock + step) for step in range(1, width + 1)}
+            if decode
+            else {Mode.DENSE}
+        )
         return Mode.OBSERVE if Mode.OBSERVE in modes else modes.pop()
 
     def _ended(self, done: Pass, steps: range, completed: Sequence[int]) -> Tensor | None:
         """[S] bool: the slots whose phase ends with this pass; None where that is none."""
-        if (self.schedule.prunes and done.role is Role.VERIFY) or (done.decode and any(map(self.schedule.closes, steps))):
+        if (self.schedule.prunes and done.role is Role.VERIFY) or (
+            done.decode and any(map(self.schedule.closes, steps))
+        ):
             return self._occupied & ~self._filling
         return self._mask(completed) if completed else None
 
@@ -192,7 +225,9 @@ class Session:
         for site, sizes in blocks.sizes.items():
             own = set(blocks.layers) if site in patched else set()
             filled = blocks.filled[site]
-            kept = [metered[site][layer] if layer in own else filled[layer] * steps for layer in range(len(sizes))]
+            kept = [
+                metered[site][layer] if layer in own else filled[layer] * steps for layer in range(len(sizes))
+            ]
             found[site.value] = SiteCount(kept, [size * steps for size in sizes])
         return found
 
@@ -202,7 +237,9 @@ class Session:
     def _bytes(self, sites: Mapping[str, SiteCount], of: Sequence[Site]) -> int:
         """Weights that a decode step has to read. Zeros in a weight are read like the rest: the dense kernels that run them do."""
         counts = [sites[site.value] for site in of if site.value in sites]
-        return self._element * sum(sum(count.dense if self.method.surface is Surface.WEIGHTS else count.kept) for count in counts)
+        return self._element * sum(
+            sum(count.dense if self.method.surface is Surface.WEIGHTS else count.kept) for count in counts
+        )
 
     def _fixed(self, slot: Tensor) -> Tensor:
         """The same at an address that never changes, so that a captured step sees it."""

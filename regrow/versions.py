@@ -67,7 +67,9 @@ def _commit(folder: Path) -> dict[str, str]:
 def _git(folder: Path, *command: str) -> str | None:
     """What git prints, or None where it fails or is not there."""
     try:
-        done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

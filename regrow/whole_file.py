@@ -28,7 +28,9 @@ def write_whole(path: Path, content: bytes) -> None:
                 unfinished.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise RegrowError(f"{path} cannot be written: {error.strerror}; make room or choose another --out") from error
+        raise RegrowError(
+            f"{path} cannot be written: {error.strerror}; make room or choose another --out"
+        ) from error
 
 
 def refuse_place(path: Path, option: str = "--out") -> None:
@@ -51,4 +53,6 @@ def refuse_place(path: Path, option: str = "--out") -> None:
 def _refuse_special(path: Path, option: str = "--out") -> None:
     """A new file would take the place of a device or a pipe."""
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path} cannot be written: it is {'a folder' if path.is_dir() else 'no regular file'}; choose another {option}")
+        raise UsageError(
+            f"{path} cannot be written: it is {'a folder' if path.is_dir() else 'no regular file'}; choose another {option}"
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from regrow.bench.result import Result, Row
+from regrow.bench.bench_result import BenchRow, Result
 from regrow.format import markdown
 
 
@@ -18,9 +18,19 @@ def tables(result: Result) -> str:
     of = {(row.label, row.rows): row for row in result.rows}
     batches = [f"batch {size}" for size in sizes]
     speeds = [[label, *(_speed(of.get((label, size))) for size in sizes)] for label in labels]
-    kinds = {(label, part): None for label in labels for row in result.rows if row.label == label for part in row.ms}
-    parts = [[f"{label}: {part}", *(_ms(of.get((label, size)), part) for size in sizes)] for label, part in kinds]
-    return "\n\n".join([markdown(["tokens a second", *batches], speeds), markdown(["milliseconds", *batches], parts)])
+    kinds = {
+        (label, part): None
+        for label in labels
+        for row in result.rows
+        if row.label == label
+        for part in row.ms
+    }
+    parts = [
+        [f"{label}: {part}", *(_ms(of.get((label, size)), part) for size in sizes)] for label, part in kinds
+    ]
+    return "\n\n".join(
+        [markdown(["tokens a second", *batches], speeds), markdown(["milliseconds", *batches], parts)]
+    )
 
 
 def prompts(result: Result) -> str:
@@ -31,19 +41,23 @@ def prompts(result: Result) -> str:
     return markdown(["prompt tokens a second", *(f"{length} tokens" for length in lengths)], lines)
 
 
-def _prompt_speed(row: Row | None) -> str:
+def _prompt_speed(row: BenchRow | None) -> str:
     return "–" if row is None else f"{1e3 * row.rows * row.prompt / row.ms['prompt']:.0f}"
 
 
-def _speed(row: Row | None) -> str:
+def _speed(row: BenchRow | None) -> str:
     if row is None:
         return "–"
     bound = f"; at most {row.bound:.2f}x" if row.bound > 1 else ""
-    ratio = "" if row.ratio.low == row.ratio.high == 1 else f" ({row.ratio.median:.2f}x; {row.ratio.low:.2f} – {row.ratio.high:.2f}{bound})"
+    ratio = (
+        ""
+        if row.ratio.low == row.ratio.high == 1
+        else f" ({row.ratio.median:.2f}x; {row.ratio.low:.2f} – {row.ratio.high:.2f}{bound})"
+    )
     return f"{row.tokens_per_second.median:.1f}{ratio}"
 
 
-def _ms(row: Row | None, part: str) -> str:
+def _ms(row: BenchRow | None, part: str) -> str:
     return "–" if row is None or part not in row.ms else f"{row.ms[part]:.1f}"
 
 

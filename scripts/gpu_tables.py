@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from regrow.bench.result import PAPER
+from regrow.bench.bench_result import PAPER
 
 RESULTS = Path(__file__).parents[1] / "results"
 SIZES = (1, 4, 8, 16, 64)
@@ -41,7 +41,16 @@ def tables() -> list[str]:
     """Return speed and the parts of a generation on the H200, the same on the H100, and the kernels there one by one."""
     newer = [row for row in _rows("h200/decode.json") if row["model"] == "qwen-7b"]
     older = _rows("h100/decode.json")
-    return ["\n".join(lines) for lines in (speed(newer), steps(newer), speed(older), steps(older), of_kernels(_rows("h100/kernels.json")))]
+    return [
+        "\n".join(lines)
+        for lines in (
+            speed(newer),
+            steps(newer),
+            speed(older),
+            steps(older),
+            of_kernels(_rows("h100/kernels.json")),
+        )
+    ]
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
@@ -57,11 +66,20 @@ def speed(rows: Sequence[dict[str, Any]]) -> list[str]:
     for label, name in METHODS.items():
         found = _of(rows, "label", label)
         paper = {n: PAPER.ratios.get(("qwen-7b", label, n, None)) for n in SIZES}
-        lines.append(_line(f"**{name}, 50 %**", lambda n, found=found: f"**{found[n]['ratio']['median']:.2f}x**"))
+        lines.append(
+            _line(f"**{name}, 50 %**", lambda n, found=found: f"**{found[n]['ratio']['median']:.2f}x**")
+        )
         lines.append(_line("at most, by bytes", lambda n, found=found: f"{found[n]['bound']:.2f}x"))
-        lines.append(_line("the paper, on an H200", lambda n, paper=paper: f"{paper[n]:.2f}x" if paper[n] else NONE))
+        lines.append(
+            _line("the paper, on an H200", lambda n, paper=paper: f"{paper[n]:.2f}x" if paper[n] else NONE)
+        )
     if stock := _of(rows, "label", "transformers"):
-        lines.append(_line("transformers' own loop", lambda n: f"{stock[n]['ratio']['median']:.2f}x" if n in stock else NONE))
+        lines.append(
+            _line(
+                "transformers' own loop",
+                lambda n: f"{stock[n]['ratio']['median']:.2f}x" if n in stock else NONE,
+            )
+        )
     return [*_head("ratio to dense"), *lines]
 
 
@@ -70,7 +88,12 @@ def steps(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for name, (label, part) in STEPS.items():
         if found := _of(rows, "label", label):
-            lines.append(_line(name, lambda n, found=found, part=part: f"{found[n]['ms'][part]:.2f}" if n in found else NONE))
+            lines.append(
+                _line(
+                    name,
+                    lambda n, found=found, part=part: f"{found[n]['ms'][part]:.2f}" if n in found else NONE,
+                )
+            )
     return [*_head("milliseconds"), *lines]
 
 
@@ -82,7 +105,9 @@ def of_kernels(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(_line(name, lambda n, found=found: _percent(found[n]["share"]) if n in found else NONE))
     for name in TIMED:
         found = _of(rows, "kernel", name)
-        lines.append(_line(f"{name}, µs", lambda n, found=found: f"{found[n]['us']:.0f}" if n in found else NONE))
+        lines.append(
+            _line(f"{name}, µs", lambda n, found=found: f"{found[n]['us']:.0f}" if n in found else NONE)
+        )
     return [*_head("share of the copy bandwidth"), *lines]
 
 

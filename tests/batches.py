@@ -18,7 +18,10 @@ PAD = 0
 def prompts(rows: int, seed: int = 0) -> list[list[int]]:
     """Return ragged prompts; the second has a single token."""
     rng = random.Random(seed)
-    return [[rng.randrange(3, VOCABULARY) for _ in range(1 if row == 1 else rng.randint(2, 9))] for row in range(rows)]
+    return [
+        [rng.randrange(3, VOCABULARY) for _ in range(1 if row == 1 else rng.randint(2, 9))]
+        for row in range(rows)
+    ]
 
 
 def arguments(batch: Sequence[Sequence[int]], **changes: Any) -> dict[str, Any]:

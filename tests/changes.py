@@ -19,7 +19,12 @@ from transformers.generation import GenerationMixin
 from transformers.integrations import sdpa_attention
 from transformers.models.cohere import modeling_cohere
 from transformers.models.llama import modeling_llama
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    LlamaForCausalLM,
+    LlamaRMSNorm,
+)
 
 LATE = 6  # tokens, from which on a change shows
 
@@ -83,7 +88,9 @@ def another_registry(_: Any, patch: Patch, __: ExitStack) -> None:
 def eager_attention_registered(model: Any, patch: Patch, stack: ExitStack) -> None:
     stack.callback(model.set_attn_implementation, model.config._attn_implementation)
     model.set_attn_implementation("eager")
-    patch.setitem(AttentionInterface._global_mapping, "eager", _late(modeling_llama.eager_attention_forward, 2))
+    patch.setitem(
+        AttentionInterface._global_mapping, "eager", _late(modeling_llama.eager_attention_forward, 2)
+    )
 
 
 def eager_attention_replaced(model: Any, patch: Patch, stack: ExitStack) -> None:
@@ -103,7 +110,11 @@ def keys_repeated_otherwise_in_sdpa(_: Any, patch: Patch, __: ExitStack) -> None
 
 
 def torch_attention_replaced(_: Any, patch: Patch, __: ExitStack) -> None:
-    patch.setattr(torch.nn.functional, "scaled_dot_product_attention", _late(nn.functional.scaled_dot_product_attention, 1))
+    patch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        _late(nn.functional.scaled_dot_product_attention, 1),
+    )
 
 
 def rotation_replaced(_: Any, patch: Patch, __: ExitStack) -> None:
@@ -111,7 +122,9 @@ def rotation_replaced(_: Any, patch: Patch, __: ExitStack) -> None:
 
 
 def half_rotation_of_another_model(_: Any, patch: Patch, __: ExitStack) -> None:
-    patch.setattr(modeling_llama, "rotate_half", modeling_cohere.rotate_half)  # transformers' own, of that name, but interleaved
+    patch.setattr(
+        modeling_llama, "rotate_half", modeling_cohere.rotate_half
+    )  # transformers' own, of that name, but interleaved
 
 
 def half_rotation_replaced(_: Any, patch: Patch, __: ExitStack) -> None:
@@ -123,7 +136,9 @@ def mask_function_replaced(_: Any, patch: Patch, __: ExitStack) -> None:
 
 
 def mask_made_otherwise(_: Any, patch: Patch, __: ExitStack) -> None:
-    patch.setattr(modeling_llama, "create_causal_mask", functools.partial(_made_by, modeling_llama.create_causal_mask))
+    patch.setattr(
+        modeling_llama, "create_causal_mask", functools.partial(_made_by, modeling_llama.create_causal_mask)
+    )
 
 
 def _sees_every_other(*args: Any, **kwargs: Any) -> Tensor:
@@ -184,7 +199,9 @@ def _scaled(_: Any, by: int, x: Tensor) -> Tensor:
 
 
 def layer_call(_: Any, patch: Patch, __: ExitStack) -> None:
-    patch.setattr(LlamaDecoderLayer, "__call__", lambda self, x, **kwargs: -nn.Module.__call__(self, x, **kwargs))
+    patch.setattr(
+        LlamaDecoderLayer, "__call__", lambda self, x, **kwargs: -nn.Module.__call__(self, x, **kwargs)
+    )
 
 
 def every_call(_: Any, patch: Patch, __: ExitStack) -> None:
@@ -200,7 +217,11 @@ def norm_epsilon_of_the_class(_: Any, patch: Patch, __: ExitStack) -> None:
 
 
 def inputs_prepared_by_the_class(_: Any, patch: Patch, __: ExitStack) -> None:
-    patch.setattr(LlamaForCausalLM, "prepare_inputs_for_generation", _shifted(LlamaForCausalLM.prepare_inputs_for_generation))
+    patch.setattr(
+        LlamaForCausalLM,
+        "prepare_inputs_for_generation",
+        _shifted(LlamaForCausalLM.prepare_inputs_for_generation),
+    )
 
 
 def kwargs_updated_by_the_class(_: Any, patch: Patch, __: ExitStack) -> None:
@@ -326,7 +347,9 @@ def another_norm(model: Any, patch: Patch, _: ExitStack) -> None:
 
 def embedding_that_rescales(model: Any, patch: Patch, _: ExitStack) -> None:
     embedding, weight = model.model.embed_tokens, model.model.embed_tokens.weight
-    patch.setitem(embedding._parameters, "weight", nn.Parameter(weight.detach().clone()))  # it is changed on the way
+    patch.setitem(
+        embedding._parameters, "weight", nn.Parameter(weight.detach().clone())
+    )  # it is changed on the way
     patch.setitem(vars(embedding), "max_norm", 0.5)
 
 
@@ -368,11 +391,17 @@ def _flip(output: Any) -> Any:
 
 
 def pre_hook_on_a_layer(model: Any, _: Patch, stack: ExitStack) -> None:
-    stack.callback(model.model.layers[1].register_forward_pre_hook(lambda _, args: (-2 * args[0], *args[1:])).remove)
+    stack.callback(
+        model.model.layers[1].register_forward_pre_hook(lambda _, args: (-2 * args[0], *args[1:])).remove
+    )
 
 
 def hook_on_every_module(_: Any, __: Patch, stack: ExitStack) -> None:
-    stack.callback(register_module_forward_hook(lambda module, _, y: -y if isinstance(module, LlamaRMSNorm) else None).remove)
+    stack.callback(
+        register_module_forward_hook(
+            lambda module, _, y: -y if isinstance(module, LlamaRMSNorm) else None
+        ).remove
+    )
 
 
 def pre_hook_on_every_module(_: Any, __: Patch, stack: ExitStack) -> None:
@@ -484,6 +513,8 @@ CHANGES: dict[str, Change] = {
     "hook on the rotary embedding": _hook(lambda model: model.model.rotary_emb),
     "scaling": _attribute(_attention, "scaling", 3.0),
     "epsilon": _attribute(lambda model: model.model.layers[1].input_layernorm, "variance_epsilon", 1.0),
-    "epsilon of the last norm": _attribute(lambda model: model.model.layers[0].post_attention_layernorm, "variance_epsilon", 10.0),
+    "epsilon of the last norm": _attribute(
+        lambda model: model.model.layers[0].post_attention_layernorm, "variance_epsilon", 10.0
+    ),
     "scaling of angles": _attribute(lambda model: model.model.rotary_emb, "attention_scaling", 2.0),
 }

@@ -19,7 +19,9 @@ SCRIPT = [sys.executable, "-c", "from regrow.cli import main; main()"]
 
 def run(*arguments: object, input: str | bytes | None = None) -> Result:  # noqa: A002  (CliRunner's name for it)
     """`run("generate", path, "--json")`: its exit code and output; an exception that escapes it is raised."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=input, env={"COLUMNS": "100"})
+    result = CliRunner().invoke(
+        app, [str(argument) for argument in arguments], input=input, env={"COLUMNS": "100"}
+    )
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
@@ -29,7 +31,9 @@ def start(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
     """The command in a process of its own, on pipes, with Ctrl-C as a terminal has it: shells start background jobs deaf to it."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
     pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen([*SCRIPT, *map(str, arguments)], text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}, **pipes)
+    return subprocess.Popen(
+        [*SCRIPT, *map(str, arguments)], text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}, **pipes
+    )
 
 
 def lines(text: str) -> list[dict[str, Any]]:

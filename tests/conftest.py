@@ -14,5 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TRITON_INTERPRET"] = "1"
 
 # Nothing that depends on the clock of a busy machine: no deadline an example, no check on slow generation (pytest-timeout's limit stays).
-settings.register_profile("deterministic", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "deterministic", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("deterministic")

@@ -35,7 +35,9 @@ class GivenFFN:
 def given_blocks(layers: int, neurons: int, dtype: torch.dtype = torch.float64, width: int = 1) -> Blocks:
     """Return blocks with nothing but FFNs of F neurons and width D whose weights are all one: sparse steps take x [..., D]."""
     ones = torch.ones(neurons, width, dtype=dtype)
-    return blocks_of([GivenFFN(FFNWeights(ones, ones, ones.t(), torch.nn.functional.silu)) for _ in range(layers)])
+    return blocks_of(
+        [GivenFFN(FFNWeights(ones, ones, ones.t(), torch.nn.functional.silu)) for _ in range(layers)]
+    )
 
 
 def blocks_of(ffns: Sequence[GivenFFN]) -> Blocks:

@@ -29,15 +29,29 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-MAMBA: dict[str, Any] = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 8}
-VISION: dict[str, Any] = {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": WIDTH}
+MAMBA: dict[str, Any] = {
+    "mamba_d_ssm": 32,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 8,
+}
+VISION: dict[str, Any] = {
+    "depth": 1,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_heads": 4,
+    "out_hidden_size": WIDTH,
+}
 
 
 def _causal(name: str, **settings: Any) -> Callable[[], PreTrainedModel]:
     """A builder of transformers' `<name>ForCausalLM`."""
 
     def make() -> PreTrainedModel:
-        config = getattr(transformers, f"{name.removesuffix('Text')}{'Text' if name.endswith('Text') else ''}Config")(**SIZES | settings)
+        config = getattr(
+            transformers, f"{name.removesuffix('Text')}{'Text' if name.endswith('Text') else ''}Config"
+        )(**SIZES | settings)
         return getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config)
 
     return make
@@ -50,7 +64,9 @@ def _qwen2_5_vl() -> PreTrainedModel:
 
 def _t5gemma() -> PreTrainedModel:
     part = transformers.T5GemmaModuleConfig(**SIZES, query_pre_attn_scalar=8, sliding_window=16)
-    return transformers.T5GemmaForConditionalGeneration(transformers.T5GemmaConfig(encoder=part, decoder=part))
+    return transformers.T5GemmaForConditionalGeneration(
+        transformers.T5GemmaConfig(encoder=part, decoder=part)
+    )
 
 
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
@@ -92,6 +108,8 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         torch.manual_seed(0)
         model = make()
         for parameter in model.parameters():
-            if parameter.dim() == 1 and not parameter.any():  # biases start at zero, where a forgotten bias would not show
+            if (
+                parameter.dim() == 1 and not parameter.any()
+            ):  # biases start at zero, where a forgotten bias would not show
                 torch.nn.init.normal_(parameter, std=0.2)
     return model.to(dtype).eval()

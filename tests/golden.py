@@ -64,9 +64,13 @@ def entries() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
 def generation(model: PreTrainedModel, method: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Return tokens, masks and counters of one generation of 24 tokens."""
     name, differing = METHODS_OF[method]
-    made = make(name, **{key: value for key, value in (SETTINGS | differing).items() if key in parameters(name)})
+    made = make(
+        name, **{key: value for key, value in (SETTINGS | differing).items() if key in parameters(name)}
+    )
     batch = prompts(settings.get("rows", 4), seed=5)
-    given = arguments(batch, **{"max_new_tokens": 24, **{key: value for key, value in settings.items() if key != "rows"}})
+    given = arguments(
+        batch, **{"max_new_tokens": 24, **{key: value for key, value in settings.items() if key != "rows"}}
+    )
     with regrow.prune(model, made, calibration=calibration_for(model, made), record_masks=True) as session:
         torch.manual_seed(3)
         sequences = model.generate(**given)
@@ -84,8 +88,14 @@ def generation(model: PreTrainedModel, method: str, settings: dict[str, Any]) ->
 
 def main() -> None:
     models = {family: build(family, torch.float64) for family in FAMILIES}
-    found = {name: generation(models[family], method, settings) for name, family, method, settings in entries()}
-    FILE.write_text("{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in found.items()) + "\n}\n")
+    found = {
+        name: generation(models[family], method, settings) for name, family, method, settings in entries()
+    }
+    FILE.write_text(
+        "{\n"
+        + ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in found.items())
+        + "\n}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -15,32 +15,49 @@ import regrow
 from batches import arguments, new_tokens, prompts
 from families import SIZES
 from regrow.decoding import choose_network
-from regrow.kernels import Products
-from regrow.kernels.laid_out.products import STORED
+from regrow.kernels import MatmulChoice
+from regrow.kernels.laid_out.choose_matmul import STORED
 from regrow.kernels.laid_out.weight import MOST, can_lay_out
 from regrow.method.base import Method
 from regrow.pruning import neurons
 
 BATCH = prompts(3, seed=4)
-LAID_OUT = Products("laid out", "laid out", 4, 0, {})
-OURS = Products("compiled", "compiled", 4, MOST, {})
-NATIVE_ALONE = Products("native", "laid out", 4, 0, {})
+LAID_OUT = MatmulChoice("laid out", "laid out", 4, 0, {})
+OURS = MatmulChoice("compiled", "compiled", 4, MOST, {})
+NATIVE_ALONE = MatmulChoice("native", "laid out", 4, 0, {})
 BAP = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)
-METHODS: list[Method] = [regrow.Dense(), BAP, regrow.Griffin(sparsity=0.5), regrow.Magnitude(sparsity=0.5), regrow.EveryToken(sparsity=0.5)]
+METHODS: list[Method] = [
+    regrow.Dense(),
+    BAP,
+    regrow.Griffin(sparsity=0.5),
+    regrow.Magnitude(sparsity=0.5),
+    regrow.EveryToken(sparsity=0.5),
+]
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, products: Products) -> None:
+def measured(monkeypatch: pytest.MonkeyPatch, matmul: MatmulChoice) -> None:
     for module in (choose_network, neurons):
-        monkeypatch.setattr(module, "products", lambda dtype, *_: products if can_lay_out(dtype) else STORED)
+        monkeypatch.setattr(
+            module, "choose_matmul", lambda dtype, *_: matmul if can_lay_out(dtype) else STORED
+        )
 
 
-def build(family: str = "Qwen2", *, tied: bool = False, dtype: torch.dtype = torch.float32, **more: int) -> PreTrainedModel:
+def build(
+    family: str = "Qwen2", *, tied: bool = False, dtype: torch.dtype = torch.float32, **more: int
+) -> PreTrainedModel:
     """Large enough that what is retained fits oneDNN's blocks."""
-    sizes: dict[str, Any] = SIZES | {"hidden_size": 64, "intermediate_size": 192, "head_dim": 32, "tie_word_embeddings": tied}
+    sizes: dict[str, Any] = SIZES | {
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "head_dim": 32,
+        "tie_word_embeddings": tied,
+    }
     sizes |= more | ({"sliding_window": None} if family == "Mistral" else {})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes))
+        model = getattr(transformers, f"{family}ForCausalLM")(
+            getattr(transformers, f"{family}Config")(**sizes)
+        )
     return model.to(dtype).eval()
 
 

@@ -41,7 +41,9 @@ class Outcome:
     columns: list[list[int]]  # [N][B] what the loop chose at each forward, pad after a row's end
     finish_reasons: list[str]  # eos or length
     selections: list[Selection]
-    logit_gaps: list[float]  # [N] smallest (first - second) / |first| logit over the rows unfinished at each forward
+    logit_gaps: list[
+        float
+    ]  # [N] smallest (first - second) / |first| logit over the rows unfinished at each forward
     counts: list[list[int]]  # per phase, T_b of each row
     decode_steps: int
     sparse_steps: int
@@ -199,14 +201,22 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], settings: Settings) -
     ids, mask = left_pad(prompts, settings.pad)
     layers, neurons, rows = model.config.num_hidden_layers, model.config.intermediate_size, len(prompts)
     writer = Writer(settings, rows)
-    statistics = Statistics(settings, layers, rows, neurons, torch.float64 if model.dtype == torch.float64 else torch.float32)
+    statistics = Statistics(
+        settings, layers, rows, neurons, torch.float64 if model.dtype == torch.float64 else torch.float32
+    )
     cache = DynamicCache(config=model.config)
     selections: list[Selection] = []
     step = sparse_steps = neurons_computed = 0
 
     def feed(tokens: Tensor) -> None:
         positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)[:, -tokens.shape[1] :]
-        output = model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        output = model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
         writer.choose(output.logits[:, -1])
 
     def end_of_dense_stage() -> None:
@@ -221,7 +231,9 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], settings: Settings) -
         end_of_dense_stage()
         while not writer.done():
             step += 1
-            live = [not finished for finished in writer.finished()]  # the token fed now is not an EOS, nor after one
+            live = [
+                not finished for finished in writer.finished()
+            ]  # the token fed now is not an EOS, nor after one
             sparse = is_sparse(settings, step)
             tap.kept = selections[-1].kept if sparse else None
             mask = torch.cat([mask, torch.ones(rows, 1, dtype=mask.dtype)], dim=1)

@@ -27,7 +27,11 @@ import regrow
 
 VOCABULARY = 40
 FAMILIES = ("qwen2", "llama", "phi3", "gemma2", "dead")
-SEEDS_64, SEEDS_32, SEEDS_16 = range(40), range(100, 115), range(200, 205)  # of the cases in float64, float32, bfloat16
+SEEDS_64, SEEDS_32, SEEDS_16 = (
+    range(40),
+    range(100, 115),
+    range(200, 205),
+)  # of the cases in float64, float32, bfloat16
 
 
 def shape(layers: int, width: int, neurons: int, heads: int = 2, key_heads: int = 1) -> dict[str, Any]:
@@ -51,8 +55,12 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**shape(3, 32, 64, heads=4, key_heads=2))),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**shape(2, 24, 40), mlp_bias=True)),
     "phi3": lambda: Phi3ForCausalLM(Phi3Config(**shape(2, 16, 24))),  # gate and up fused
-    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**shape(3, 16, 48), head_dim=8, sliding_window=16)),  # GeLU
-    "dead": lambda: Qwen2ForCausalLM(Qwen2Config(**shape(2, 16, 56))),  # three neurons in four always zero: exact ties
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**shape(3, 16, 48), head_dim=8, sliding_window=16)
+    ),  # GeLU
+    "dead": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**shape(2, 16, 56))
+    ),  # three neurons in four always zero: exact ties
 }
 
 
@@ -120,8 +128,12 @@ def draw_eos(rng: random.Random, tokens: Sequence[Sequence[int]]) -> frozenset[i
 def draw(seed: int, dtype: torch.dtype) -> Case:
     """Return a random case; its EOS ids are tokens that the model generates under the very settings."""
     rng = random.Random(seed)
-    family = FAMILIES[seed % (5 if dtype == torch.float64 else 4)]  # exact ties would excuse any difference in float32
-    prompts = tuple(tuple(rng.choices(range(VOCABULARY), k=rng.randint(1, 12))) for _ in range(rng.choice((1, 4, 7))))
+    family = FAMILIES[
+        seed % (5 if dtype == torch.float64 else 4)
+    ]  # exact ties would excuse any difference in float32
+    prompts = tuple(
+        tuple(rng.choices(range(VOCABULARY), k=rng.randint(1, 12))) for _ in range(rng.choice((1, 4, 7)))
+    )
     case = Case(family, dtype, prompts, draw_settings(rng))
     if rng.random() < 0.15:
         return case

@@ -41,9 +41,22 @@ class Place:
 
 def linears(model: Any) -> list[Place]:
     """Return the linears of the attention and the MLP of every layer."""
-    parts = [(layer, kind, getattr(block, kind)) for layer, block in enumerate(model.model.layers) for kind in ("self_attn", "mlp")]
-    children = [(layer, f"model.layers.{layer}.{kind}.{name}", name, m) for layer, kind, part in parts for name, m in part.named_children()]
-    return [Place(path, layer, site, m) for layer, path, name, m in children for site in SITES if name in SITES[site]]
+    parts = [
+        (layer, kind, getattr(block, kind))
+        for layer, block in enumerate(model.model.layers)
+        for kind in ("self_attn", "mlp")
+    ]
+    children = [
+        (layer, f"model.layers.{layer}.{kind}.{name}", name, m)
+        for layer, kind, part in parts
+        for name, m in part.named_children()
+    ]
+    return [
+        Place(path, layer, site, m)
+        for layer, path, name, m in children
+        for site in SITES
+        if name in SITES[site]
+    ]
 
 
 def sizes(model: Any, steps: int) -> dict[str, list[int]]:
@@ -116,12 +129,18 @@ class Inputs:
 
     def scores(self, place: Place, rows: Sequence[Tensor]) -> Tensor:
         """Return the score [n] of each input over rows [n]."""
-        mean = sum(row.abs() for row in rows) / len(rows) if self.share == "mean_abs" else (sum(rows) / len(rows)).abs()
+        mean = (
+            sum(row.abs() for row in rows) / len(rows)
+            if self.share == "mean_abs"
+            else (sum(rows) / len(rows)).abs()
+        )
         return mean * place.module.weight.square().sum(dim=0).sqrt() if self.norms else mean
 
     def kept(self, place: Place, rows: Sequence[Tensor]) -> list[int]:
         """Return the inputs that these rows [n] keep together."""
-        return choose(self.scores(place, rows), self.sparsity, self.thresholds and self.thresholds[place.name])
+        return choose(
+            self.scores(place, rows), self.sparsity, self.thresholds and self.thresholds[place.name]
+        )
 
     def forward(self, place: Place, x: Tensor, now: Now, taken: dict[str, list[int]]) -> Tensor:
         """Return the output [B, T, out] for x [B, T, n]; a decode step adds to `taken`."""
@@ -145,11 +164,18 @@ class Tokens:
 
     def places(self, model: Any) -> list[Place]:
         """Return the MLPs."""
-        return [Place(f"model.layers.{layer}.mlp", layer, "mlp", block.mlp) for layer, block in enumerate(model.model.layers)]
+        return [
+            Place(f"model.layers.{layer}.mlp", layer, "mlp", block.mlp)
+            for layer, block in enumerate(model.model.layers)
+        ]
 
     def scores(self, place: Place, x: Tensor) -> Tensor:
         """Return the score [F] of each neuron for a token x [D]."""
-        return relative(naive.hidden(place.module, x)) if self.thresholds is None else gate(place.module, x).abs()
+        return (
+            relative(naive.hidden(place.module, x))
+            if self.thresholds is None
+            else gate(place.module, x).abs()
+        )
 
     def kept(self, place: Place, rows: Sequence[Tensor]) -> list[int]:
         """Return the neurons that rows of these scores [F] keep together."""
@@ -161,15 +187,22 @@ class Tokens:
         z = naive.hidden(place.module, x)
         if now.decode:
             scores = {b: self.scores(place, x[b, 0]) for b, live in enumerate(now.live) if live}
-            kept = {b: self.kept(place, [scores[b]] if self.share == "none" else list(scores.values())) for b in scores}
+            kept = {
+                b: self.kept(place, [scores[b]] if self.share == "none" else list(scores.values()))
+                for b in scores
+            }
             z = torch.stack([only(row, kept.get(b, [])) for b, row in enumerate(z)])
             read, (width, neurons) = len(set().union(*kept.values())), place.module.down_proj.weight.shape
-            taken["gate_up"][place.layer] += width * (neurons + (neurons if self.thresholds is None else read))
+            taken["gate_up"][place.layer] += width * (
+                neurons + (neurons if self.thresholds is None else read)
+            )
             taken["down"][place.layer] += width * read
         return place.module.down_proj(z)
 
 
-def generate(model: Any, prompts: Sequence[Sequence[int]], settings: Settings, rule: Inputs | Tokens) -> Outcome:
+def generate(
+    model: Any, prompts: Sequence[Sequence[int]], settings: Settings, rule: Inputs | Tokens
+) -> Outcome:
     """Decode a batch of unpadded prompts greedily under a rule that goes by each step alone."""
     ids, mask = naive.left_pad(prompts, settings.pad)
     writer, cache = naive.Writer(settings, len(prompts)), DynamicCache(config=model.config)
@@ -178,10 +211,20 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], settings: Settings, r
     with torch.no_grad(), ExitStack() as stack:
         for place in rule.places(model):
             assert "forward" not in vars(place.module), "the reference needs an unpatched model"
-            stack.enter_context(patch.object(place.module, "forward", lambda x, place=place: rule.forward(place, x, now, taken)))
+            stack.enter_context(
+                patch.object(
+                    place.module, "forward", lambda x, place=place: rule.forward(place, x, now, taken)
+                )
+            )
         while True:
             positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)[:, -ids.shape[1] :]
-            output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+            output = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
             writer.choose(output.logits[:, -1])
             if writer.done():
                 break
@@ -190,4 +233,6 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], settings: Settings, r
             ids = torch.tensor([[row[-1]] for row in writer.generated])
             mask = torch.cat([mask, torch.ones(len(prompts), 1, dtype=mask.dtype)], dim=1)
     dense = sizes(model, steps)
-    return Outcome([list(column) for column in zip(*writer.generated, strict=True)], writer.cut(), dense | taken, dense)
+    return Outcome(
+        [list(column) for column in zip(*writer.generated, strict=True)], writer.cut(), dense | taken, dense
+    )

@@ -46,7 +46,9 @@ def wanda_scores(weight: Tensor, inputs: Inputs) -> Tensor:
     """|W_ij| sqrt(mean over all tokens of x_j^2), [out, in] float64."""
     tokens = torch.cat([x.double() for x in inputs])
     means = [sum(x**2 for x in column) / len(column) for column in tokens.t().tolist()]
-    return torch.stack([row.double().abs() * torch.tensor(means, dtype=torch.float64).sqrt() for row in weight])
+    return torch.stack(
+        [row.double().abs() * torch.tensor(means, dtype=torch.float64).sqrt() for row in weight]
+    )
 
 
 def wanda(weight: Tensor, inputs: Inputs) -> Tensor:
@@ -61,7 +63,9 @@ def damped_hessian(inputs: Inputs) -> tuple[Tensor, Tensor]:
     for i in range(len(hessian)):
         if dead[i]:
             hessian[i, i] = 1
-    return hessian + 0.01 * torch.trace(hessian) / len(hessian) * torch.eye(len(hessian), dtype=torch.float64), dead
+    return hessian + 0.01 * torch.trace(hessian) / len(hessian) * torch.eye(
+        len(hessian), dtype=torch.float64
+    ), dead
 
 
 def without_first(inverse: Tensor) -> Tensor:
@@ -91,13 +95,20 @@ def sparsegpt(weight: Tensor, inputs: Inputs) -> Tensor:
 def linears(model: PreTrainedModel, layer: int) -> dict[str, nn.Linear]:
     """Every linear inside a decoder layer, by its name in the model."""
     inside = f"model.layers.{layer}."
-    return {name: m for name, m in model.named_modules() if name.startswith(inside) and isinstance(m, nn.Linear)}
+    return {
+        name: m for name, m in model.named_modules() if name.startswith(inside) and isinstance(m, nn.Linear)
+    }
 
 
-def inputs_of(model: PreTrainedModel, chosen: Mapping[str, nn.Linear], sequences: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+def inputs_of(
+    model: PreTrainedModel, chosen: Mapping[str, nn.Linear], sequences: Sequence[Tensor]
+) -> dict[str, list[Tensor]]:
     """What the chosen linears are fed, [T, in] by sequence, in plain runs of the whole model."""
     seen: dict[str, list[Tensor]] = {name: [] for name in chosen}
-    handles = [m.register_forward_hook(lambda _, args, __, name=name: seen[name].append(args[0][0].clone())) for name, m in chosen.items()]
+    handles = [
+        m.register_forward_hook(lambda _, args, __, name=name: seen[name].append(args[0][0].clone()))
+        for name, m in chosen.items()
+    ]
     with torch.no_grad():
         for ids in sequences:
             model(ids[None], use_cache=False)
@@ -120,6 +131,10 @@ def layer_by_layer(model: PreTrainedModel, sequences: Sequence[Tensor], prune: P
 
 def in_one_go(model: PreTrainedModel, sequences: Sequence[Tensor], prune: Prune) -> dict[str, Tensor]:
     """The pruned weights by name where every layer is pruned by what the dense model feeds it: not what Wanda and SparseGPT do."""
-    chosen = {name: m for layer in range(model.config.num_hidden_layers) for name, m in linears(model, layer).items()}
+    chosen = {
+        name: m
+        for layer in range(model.config.num_hidden_layers)
+        for name, m in linears(model, layer).items()
+    }
     inputs = inputs_of(model, chosen, sequences)
     return {f"{name}.weight": prune(linear.weight.detach(), inputs[name]) for name, linear in chosen.items()}

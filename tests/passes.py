@@ -17,7 +17,14 @@ def planned(position: Tensor, *, decode: bool = False, mode: Mode = Mode.DENSE) 
 
 
 def run(
-    network: Network, ids: Tensor, position: Tensor, length: int, *, decode: bool = False, key: Hashable | None = None, every: bool = False
+    network: Network,
+    ids: Tensor,
+    position: Tensor,
+    length: int,
+    *,
+    decode: bool = False,
+    key: Hashable | None = None,
+    every: bool = False,
 ) -> Tensor:
     """Return the logits [B, V] after the tokens ids [B, w] at `position`, or [B, w, V] after each."""
     return network.forward(planned(position, decode=decode), ids, length=length, key=key, every=every)

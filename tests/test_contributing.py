@@ -34,18 +34,30 @@ print(json.dumps({
 
 def test_a_method_is_added_in_two_files(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "regrow", tmp_path / "regrow", ignore=shutil.ignore_patterns("__pycache__"))
-    (block,) = re.findall(r"^ +```python\n(.*?)^ +```$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(
+        r"^ +```python\n(.*?)^ +```$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     methods = tmp_path / "regrow" / "method"
     (methods / "latest.py").write_text(dedent(block))
     presets = (methods / "presets.py").read_text()
-    listed = presets.replace("from regrow.method.griffin", "from regrow.method.latest import Latest\nfrom regrow.method.griffin")
+    listed = presets.replace(
+        "from regrow.method.griffin", "from regrow.method.latest import Latest\nfrom regrow.method.griffin"
+    )
     (methods / "presets.py").write_text(listed.replace("    Griffin,\n", "    Griffin,\n    Latest,\n"))
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", USE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", USE],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     told = json.loads(done.stdout.splitlines()[-1])
     assert Path(told["package"]).is_relative_to(tmp_path)
     assert "latest" in told["methods"]
     assert "latest" in told["compared"]
-    assert told["sparse"] == 10 - 2 * 2  # ten decode steps are two periods of five, each with two steps of exploration
+    assert (
+        told["sparse"] == 10 - 2 * 2
+    )  # ten decode steps are two periods of five, each with two steps of exploration

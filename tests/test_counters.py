@@ -69,7 +69,9 @@ def test_any_number_of_counters_can_be_summed() -> None:
 
 def test_where_nothing_was_counted_there_is_no_ratio() -> None:
     none = Counters()
-    assert (none.actual_sparsity, none.sparse_share, none.bytes_per_token, none.decode_tokens_per_second) == (None,) * 4
+    assert (none.actual_sparsity, none.sparse_share, none.bytes_per_token, none.decode_tokens_per_second) == (
+        None,
+    ) * 4
     assert none.turnover == []
 
 
@@ -106,7 +108,9 @@ def test_what_cannot_have_been_counted_is_named(changes: dict[str, Any], named: 
 
 def _report(target: float = 0.5, **counted: Any) -> Report:
     method = {"name": "bap", "sparsity": target, "init_steps": 64}
-    return Report(method, target, Counters(**{"tokens": [41, 12], "finish_reasons": ["eos", "length"], **counted}))
+    return Report(
+        method, target, Counters(**{"tokens": [41, 12], "finish_reasons": ["eos", "length"], **counted})
+    )
 
 
 def test_a_report_is_printed_as_a_few_lines() -> None:
@@ -138,7 +142,14 @@ def test_a_report_tells_what_steps_take_and_when_pruning_does_not_pay() -> None:
     """30 steps in 3 s: 10 dense ones of 90 ms, 20 sparse ones of 90 ms, and new masks for the rest."""
     seconds = {"decode_seconds": 3.0, "sparse_seconds": 1.8, "refresh_seconds": 0.3}
     slow = _report(
-        decode_steps=30, sparse_steps=20, weights_kept=1, weights_dense=2, updates=4, replaced=3, state_bytes=2 * 10**9, **seconds
+        decode_steps=30,
+        sparse_steps=20,
+        weights_kept=1,
+        weights_dense=2,
+        updates=4,
+        replaced=3,
+        state_bytes=2 * 10**9,
+        **seconds,
     )
     assert slow.counters.step_seconds == pytest.approx((0.09, 0.09, 0.1))
     assert "sparse 90.0 ms, dense 90.0 ms, on average 100.0 ms with 10.0 ms for new masks" in str(slow)
@@ -148,7 +159,9 @@ def test_a_report_tells_what_steps_take_and_when_pruning_does_not_pay() -> None:
     fast = _report(decode_steps=30, sparse_steps=20, **{**seconds, "sparse_seconds": 0.9})
     assert "steps" in str(fast)
     assert "costs more" not in str(fast)
-    assert "costs more" not in str(_report(decode_steps=3, sparse_steps=2, **{name: value / 10 for name, value in seconds.items()}))
+    assert "costs more" not in str(
+        _report(decode_steps=3, sparse_steps=2, **{name: value / 10 for name, value in seconds.items()})
+    )
     untimed = _report(decode_steps=30, sparse_steps=20, decode_seconds=3.0)
     assert untimed.counters.step_seconds is None
     assert "memory" not in str(untimed)

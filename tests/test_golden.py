@@ -26,7 +26,9 @@ def test_the_set_is_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "family", "method", "settings"), list(golden.entries()), ids=lambda value: value if isinstance(value, str) else ""
+    ("name", "family", "method", "settings"),
+    list(golden.entries()),
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_generation_is_what_it_was(name: str, family: str, method: str, settings: dict[str, Any]) -> None:
     assert golden.generation(model_of(family), method, settings) == EXPECTED[name]

@@ -50,9 +50,30 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 # The libraries beyond the standard one, and who may import each.
 LIBRARIES: dict[str, set[str]] = {
-    "torch": {"core", "kernels", "selection", "pruning", "weights", "method", "calibration", "session", "adapter", "decoding", "hosts"}
+    "torch": {
+        "core",
+        "kernels",
+        "selection",
+        "pruning",
+        "weights",
+        "method",
+        "calibration",
+        "session",
+        "adapter",
+        "decoding",
+        "hosts",
+    }
     | {"models", "evaluation", "bench", "cli"},
-    "transformers": {"adapter", "weights", "calibration", "decoding", "hosts", "models", "evaluation", "bench"},
+    "transformers": {
+        "adapter",
+        "weights",
+        "calibration",
+        "decoding",
+        "hosts",
+        "models",
+        "evaluation",
+        "bench",
+    },
     "huggingface_hub": {"models", "calibration"},
     "safetensors": {"models", "calibration"},
     "matplotlib": {"analysis"},
@@ -115,7 +136,9 @@ def _own(dotted: str) -> str:
 
 def _violations(module: str) -> Iterator[str]:
     group = _group(module)
-    assert group, f"regrow/{module.replace('.', '/')} is under no row of the table ALLOWED: give it one, here and in docs/design.md"
+    assert group, (
+        f"regrow/{module.replace('.', '/')} is under no row of the table ALLOWED: give it one, here and in docs/design.md"
+    )
     for line, dotted in _imports(module):
         top = dotted.split(".")[0]
         where = f"{FILES[module].relative_to(PACKAGE.parent)}:{line}"
@@ -142,7 +165,10 @@ def test_imports_only_what_the_table_allows(module: str) -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    graph = {module: {_own(dotted) for _, dotted in _imports(module) if dotted.startswith("regrow.")} for module in MODULES}
+    graph = {
+        module: {_own(dotted) for _, dotted in _imports(module) if dotted.startswith("regrow.")}
+        for module in MODULES
+    }
     list(TopologicalSorter({module: targets - {module} for module, targets in graph.items()}).static_order())
 
 
@@ -160,8 +186,12 @@ def test_kernels_are_reached_through_their_dispatcher_alone(module: str) -> None
 
 def test_importing_the_dispatcher_does_not_import_triton() -> None:
     """Which only a GPU needs, and which not every machine has."""
-    command = "import sys, regrow.kernels; print([name for name in sys.modules if name.split('.')[0] == 'triton'])"
-    done = subprocess.run([sys.executable, "-c", command], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    command = (
+        "import sys, regrow.kernels; print([name for name in sys.modules if name.split('.')[0] == 'triton'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"
 
 

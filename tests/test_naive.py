@@ -40,7 +40,8 @@ def turnover(masks: Sequence[tuple[int, list[list[int]]]]) -> list[float]:
     """Return 1 - |I_n & I_(n-1)| / k per layer, averaged over the reselections."""
     pairs = list(itertools.pairwise(masks))
     return [
-        sum(1 - len(set(old[layer]) & set(new[layer])) / len(new[layer]) for (_, old), (_, new) in pairs) / len(pairs)
+        sum(1 - len(set(old[layer]) & set(new[layer])) / len(new[layer]) for (_, old), (_, new) in pairs)
+        / len(pairs)
         for layer in range(len(masks[0][1]) if pairs else 0)
     ]
 
@@ -97,13 +98,20 @@ def test_regrow_fed_the_prompt_in_chunks_equals_the_reference(family: str) -> No
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4])
 @pytest.mark.parametrize("init", [0, 1, 2])
 def test_regrow_equals_the_reference_on_runs_that_end_around_the_first_mask(init: int, tokens: int) -> None:
-    case = Case("qwen2", torch.float64, PROMPTS, settings(init_steps=init, explore_steps=1, period=2, max_new_tokens=tokens))
+    case = Case(
+        "qwen2",
+        torch.float64,
+        PROMPTS,
+        settings(init_steps=init, explore_steps=1, period=2, max_new_tokens=tokens),
+    )
     check_equal(case, expected(case), run(case, method_of(case.settings)))
 
 
 def test_regrow_starts_every_batch_of_a_session_afresh() -> None:
     plain = settings(init_steps=2, explore_steps=1, period=4)
-    cases = [Case("qwen2", torch.float64, prompts, plain) for prompts in (PROMPTS, PROMPTS[1:2], PROMPTS[::-1])]
+    cases = [
+        Case("qwen2", torch.float64, prompts, plain) for prompts in (PROMPTS, PROMPTS[1:2], PROMPTS[::-1])
+    ]
     outcomes = [expected(case) for case in cases]
     with regrow.prune(cases[0].model, method_of(plain), record_masks=True) as session:
         for case, outcome in zip(cases, outcomes, strict=True):
@@ -124,25 +132,38 @@ def test_regrow_in_float32_parts_from_the_reference_only_at_a_near_tie(seed: int
 
 
 @pytest.mark.parametrize("seed", SEEDS_16)
-def test_regrow_in_bfloat16_keeps_the_schedule(seed: int, record_property: Callable[[str, object], None]) -> None:
+def test_regrow_in_bfloat16_keeps_the_schedule(
+    seed: int, record_property: Callable[[str, object], None]
+) -> None:
     """Rounding of bfloat16 may flip any token, and the rest of the run with it: differences are counted, the bookkeeping is asserted."""
     case = draw(seed, torch.bfloat16)
     outcome, actual, s = expected(case), run(case, method_of(case.settings)), case.settings
-    tokens = sum(want != got for pair in zip(outcome.columns, actual.columns, strict=False) for want, got in zip(*pair, strict=True))
+    tokens = sum(
+        want != got
+        for pair in zip(outcome.columns, actual.columns, strict=False)
+        for want, got in zip(*pair, strict=True)
+    )
     masks = sum(want != got for want, got in zip(masks_of(outcome), actual.masks, strict=False))
     moment = first_difference(outcome, actual)
     near = math.inf if moment is None else closest_call(outcome, moment)
     record_property("tokens differing", tokens)
     record_property("masks differing", masks)
     chosen = len(case.prompts) * len(outcome.columns)
-    print(f"tokens differing {tokens} of {chosen}, masks {masks} of {len(masks_of(outcome))}, closest call before {near:.1e}")
+    print(
+        f"tokens differing {tokens} of {chosen}, masks {masks} of {len(masks_of(outcome))}, closest call before {near:.1e}"
+    )
 
     layers, neurons = case.model.config.num_hidden_layers, case.model.config.intermediate_size
     k, steps = naive.kept_count(s.sparsity, neurons), len(actual.columns) - 1
     sparse = sum(naive.is_sparse(s, step) for step in range(1, steps + 1))
     assert (actual.report.decode_steps, actual.report.sparse_steps) == (steps, sparse)
-    assert actual.report.weights_kept == layers * (k * sparse + neurons * (steps - sparse)) * 3 * case.model.config.hidden_size
-    assert [step for step, _ in actual.masks] == [t for t in range(steps) if naive.ends_dense_stage(s, t) and naive.is_sparse(s, t + 1)]
+    assert (
+        actual.report.weights_kept
+        == layers * (k * sparse + neurons * (steps - sparse)) * 3 * case.model.config.hidden_size
+    )
+    assert [step for step, _ in actual.masks] == [
+        t for t in range(steps) if naive.ends_dense_stage(s, t) and naive.is_sparse(s, t + 1)
+    ]
     for _, kept in actual.masks:
         assert len(kept) == layers
         assert all(len(row) == k and row == sorted(set(row)) for row in kept)
@@ -151,7 +172,9 @@ def test_regrow_in_bfloat16_keeps_the_schedule(seed: int, record_property: Calla
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rows", [1, 4])
 def test_regrow_griffin_equals_the_reference(family: str, rows: int) -> None:
-    case = Case(family, torch.float64, PROMPTS[-rows:], settings(sparsity="0.7", init_steps=0, explore_steps=0))
+    case = Case(
+        family, torch.float64, PROMPTS[-rows:], settings(sparsity="0.7", init_steps=0, explore_steps=0)
+    )
     eos = draw_eos(random.Random(rows), expected(case).tokens)
     case = replace(case, settings=replace(case.settings, eos=eos))
     check_equal(case, expected(case), run(case, regrow.Griffin(sparsity="0.7")))

@@ -32,7 +32,10 @@ def scores_of(outcome: naive.Outcome) -> Tensor:
     return torch.stack([torch.stack(selection.scores) for selection in outcome.selections])
 
 
-@pytest.mark.parametrize(("sparsity", "neurons", "k"), [("0.9", 8960, 896), ("0.5", 25, 12), ("0", 7, 7), ("0.85", 24, 3), ("0.3", 10, 7)])
+@pytest.mark.parametrize(
+    ("sparsity", "neurons", "k"),
+    [("0.9", 8960, 896), ("0.5", 25, 12), ("0", 7, 7), ("0.85", 24, 3), ("0.3", 10, 7)],
+)
 def test_kept_count_reads_the_written_decimal(sparsity: str, neurons: int, k: int) -> None:
     assert naive.kept_count(sparsity, neurons) == k
 
@@ -65,7 +68,9 @@ def test_retained_set_takes_the_lower_index_of_a_tie() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("change", [{"sparsity": "0"}, {"period": 3, "explore_steps": 3}], ids=["keep-all", "no-sparse-steps"])
+@pytest.mark.parametrize(
+    "change", [{"sparsity": "0"}, {"period": 3, "explore_steps": 3}], ids=["keep-all", "no-sparse-steps"]
+)
 def test_reference_without_pruning_is_stock_generate(family: str, change: dict[str, Any]) -> None:
     case = Case(family, torch.float64, PROMPTS, settings(**change))
     eos = draw_eos(random.Random(2), expected(case).tokens)
@@ -122,15 +127,21 @@ def test_the_drawn_cases_reach_the_corners() -> None:
         "T_e = 0": [case.settings.explore_steps == 0 for case, _ in drawn],
         "T_p = 0": [case.settings.explore_steps == case.settings.period for case, _ in drawn],
         "one-token prompt": [any(len(prompt) == 1 for prompt in case.prompts) for case, _ in drawn],
-        "EOS in a prompt": [any(case.settings.eos & set(prompt) for prompt in case.prompts) for case, _ in drawn],
+        "EOS in a prompt": [
+            any(case.settings.eos & set(prompt) for prompt in case.prompts) for case, _ in drawn
+        ],
         "pad is an EOS": [case.settings.pad in case.settings.eos for case, _ in drawn],
         "rows end at different steps": [len({len(row) for row in out.tokens}) > 2 for _, out in drawn],
         "all rows end early": [out.finish_reasons.count("length") == 0 for _, out in drawn],
         "T_b = 0": [any(0 in counts for counts in out.counts) for _, out in drawn],
         "a finished row is forgotten": [
-            case.settings.forget_finished and any(s.step >= min(map(len, out.tokens)) - 1 for s in out.selections) for case, out in drawn
+            case.settings.forget_finished
+            and any(s.step >= min(map(len, out.tokens)) - 1 for s in out.selections)
+            for case, out in drawn
         ],
         "tie at the k-th score": [out.score_gap == 0 for _, out in drawn],
-        "the mask changes": [len({str(s.kept) for s in out.selections if s.sparse_steps}) > 2 for _, out in drawn],
+        "the mask changes": [
+            len({str(s.kept) for s in out.selections if s.sparse_steps}) > 2 for _, out in drawn
+        ],
     }
     assert {name: sum(held) for name, held in corners.items() if sum(held) < 3} == {}

@@ -17,17 +17,34 @@ import naive
 import naive_methods
 import regrow
 from calibrations import calibration_for
-from naive_cases import FAMILIES, PROMPTS, VOCABULARY, Case, draw_settings, masks_of, method_of, new_columns, run, settings, stock_arguments
+from naive_cases import (
+    FAMILIES,
+    PROMPTS,
+    VOCABULARY,
+    Case,
+    draw_settings,
+    masks_of,
+    method_of,
+    new_columns,
+    run,
+    settings,
+    stock_arguments,
+)
 from naive_methods import Inputs, Outcome, Tokens
 from naive_rules import aggregate, kept_count, remember, retain
-from regrow.calibration.result import Calibration
+from regrow.calibration.calibration import Calibration
 from regrow.method.base import Method
 from regrow.method.presets import make
 
 SEEDS = range(12)
-TEXT = [torch.tensor(random.Random(length).choices(range(VOCABULARY), k=length)) for length in (17, 30, 23, 9)]
+TEXT = [
+    torch.tensor(random.Random(length).choices(range(VOCABULARY), k=length)) for length in (17, 30, 23, 9)
+]
 SPARSITIES = ("0.2", "0.3", "0.5", "0.6", "0.8")
-ON_INPUTS = [{"ffn_only": ffn, "share": share} for ffn, share in itertools.product((False, True), ("mean_abs", "abs_mean"))]
+ON_INPUTS = [
+    {"ffn_only": ffn, "share": share}
+    for ffn, share in itertools.product((False, True), ("mean_abs", "abs_mean"))
+]
 KINDS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "teal": ("teal", ON_INPUTS),
     "wina": ("wina", ON_INPUTS),
@@ -68,16 +85,24 @@ def draw(kind: str, seed: int) -> Drawn:
     name, options = KINDS[kind]
     family, sparsity = FAMILIES[seed % len(FAMILIES)], rng.choice(SPARSITIES)
     rows = 1 if seed % 3 == 0 else 4
-    prompts = tuple(tuple(rng.choices(range(VOCABULARY), k=rng.choice((1, *range(1, 11))))) for _ in range(rows))
+    prompts = tuple(
+        tuple(rng.choices(range(VOCABULARY), k=rng.choice((1, *range(1, 11))))) for _ in range(rows)
+    )
     if name == "bap":
         plan = replace(draw_settings(rng), sparsity=sparsity, max_new_tokens=26)
         method: Any = replace(method_of(plan), selection="threshold")
     else:
-        plan = settings(sparsity=sparsity, init_steps=0, explore_steps=0, period=1, max_new_tokens=rng.randint(20, 26))
+        plan = settings(
+            sparsity=sparsity, init_steps=0, explore_steps=0, period=1, max_new_tokens=rng.randint(20, 26)
+        )
         method = make(name, sparsity=sparsity, **options[seed % len(options)])
     calibration = calibrated(family, method)
-    if calibration is not None and seed % 4:  # any thresholds do: other ones for every module show whose is used
-        calibration = replace(calibration, tensors={k: t * rng.uniform(0.4, 1.8) for k, t in calibration.tensors.items()})
+    if (
+        calibration is not None and seed % 4
+    ):  # any thresholds do: other ones for every module show whose is used
+        calibration = replace(
+            calibration, tensors={k: t * rng.uniform(0.4, 1.8) for k, t in calibration.tensors.items()}
+        )
     first = Drawn(Case(family, torch.float64, prompts, replace(plan, max_new_tokens=9)), method, calibration)
     tokens = reference(first)[0].tokens
     eos = frozenset(rng.choice(row[2:8]) for row in tokens[1:3])
@@ -104,16 +129,35 @@ def chosen(drawn: Drawn, known: naive.Statistics, layer: int, finished: Sequence
     method, plan, mlp = drawn.method, drawn.case.settings, drawn.case.model.model.layers[layer].mlp
     if method.name == "bap":  # mbar above a threshold
         memories = [remember(plan, scores) for scores in known.scores[layer]]
-        stay = [m for m, done in zip(memories, finished, strict=True) if m is not None and not (plan.forget_finished and done)]
+        stay = [
+            m
+            for m, done in zip(memories, finished, strict=True)
+            if m is not None and not (plan.forget_finished and done)
+        ]
         thresholds = drawn.thresholds or {}  # none where no step is sparse
-        return naive_methods.choose(aggregate(plan, stay), "", thresholds[f"model.layers.{layer}.mlp"]) if stay and thresholds else None
-    if method.name == "griffin":  # s_b[j] = sqrt(sum_t zbar_t[j]^2) of the prompt, over the batch the sum or maximum of s_b / sqrt(T_b)
-        rows = [torch.stack([naive_methods.relative(z) for z in row]).norm(dim=0) / len(row) ** 0.5 for row in known.phases[0][layer]]
+        return (
+            naive_methods.choose(aggregate(plan, stay), "", thresholds[f"model.layers.{layer}.mlp"])
+            if stay and thresholds
+            else None
+        )
+    if (
+        method.name == "griffin"
+    ):  # s_b[j] = sqrt(sum_t zbar_t[j]^2) of the prompt, over the batch the sum or maximum of s_b / sqrt(T_b)
+        rows = [
+            torch.stack([naive_methods.relative(z) for z in row]).norm(dim=0) / len(row) ** 0.5
+            for row in known.phases[0][layer]
+        ]
         score = torch.stack(rows).amax(0) if method.aggregate == "max" else torch.stack(rows).sum(0)
     else:  # sqrt(||W_g[j]||^2 + ||W_1[j]||^2 + ||W_2[:, j]||^2)
         fused = hasattr(mlp, "gate_up_proj")
-        parts = [*(mlp.gate_up_proj.weight.chunk(2) if fused else (mlp.gate_proj.weight, mlp.up_proj.weight)), mlp.down_proj.weight.T]
-        score = torch.tensor([sum(float(part[j] @ part[j]) for part in parts) ** 0.5 for j in range(len(parts[0]))], dtype=torch.float64)
+        parts = [
+            *(mlp.gate_up_proj.weight.chunk(2) if fused else (mlp.gate_proj.weight, mlp.up_proj.weight)),
+            mlp.down_proj.weight.T,
+        ]
+        score = torch.tensor(
+            [sum(float(part[j] @ part[j]) for part in parts) ** 0.5 for j in range(len(parts[0]))],
+            dtype=torch.float64,
+        )
     return retain(score, kept_count(plan.sparsity, len(score)))[0]
 
 
@@ -130,7 +174,9 @@ def retained(drawn: Drawn) -> tuple[Outcome, list[tuple[int, list[list[int]]]]]:
     neurons, width = model.config.intermediate_size, model.config.hidden_size
     computed = [neurons * (out.decode_steps - out.sparse_steps)] * model.config.num_hidden_layers
     for selection in out.selections:
-        computed = [n + len(kept) * selection.sparse_steps for n, kept in zip(computed, selection.kept, strict=True)]
+        computed = [
+            n + len(kept) * selection.sparse_steps for n, kept in zip(computed, selection.kept, strict=True)
+        ]
     dense = naive_methods.sizes(model, out.decode_steps)
     own = {"gate_up": [2 * n * width for n in computed], "down": [n * width for n in computed]}
     return Outcome(out.columns, out.tokens, dense | own, dense), masks_of(out)
@@ -141,17 +187,23 @@ def reference(drawn: Drawn) -> tuple[Outcome, list[tuple[int, list[list[int]]]]]
     """Return what the reference gives, with its masks where neurons are retained."""
     if drawn.method.name in RETAINED:
         return retained(drawn)
-    return naive_methods.generate(drawn.case.model, drawn.case.prompts, drawn.case.settings, rule_of(drawn)), []
+    return naive_methods.generate(
+        drawn.case.model, drawn.case.prompts, drawn.case.settings, rule_of(drawn)
+    ), []
 
 
 def check(drawn: Drawn, **more: Any) -> None:
     """Assert that regrow gives the reference's tokens, masks and account; with more arguments of `generate`."""
     want, masks = reference(drawn)
-    with regrow.prune(drawn.case.model, drawn.method, calibration=drawn.calibration, record_masks=True) as session:
+    with regrow.prune(
+        drawn.case.model, drawn.method, calibration=drawn.calibration, record_masks=True
+    ) as session:
         columns = new_columns(drawn.case, drawn.case.model.generate(**stock_arguments(drawn.case), **more))
         report = session.report()
     assert columns == want.columns
-    assert [(step, [[j for j in row if j >= 0] for row in index.tolist()]) for step, index in session.masks] == masks
+    assert [
+        (step, [[j for j in row if j >= 0] for row in index.tolist()]) for step, index in session.masks
+    ] == masks
     assert {site: count.kept for site, count in report.sites.items()} == want.kept
     assert {site: count.dense for site, count in report.sites.items()} == want.dense
 
@@ -170,10 +222,14 @@ def test_regrow_fed_the_prompt_in_chunks_equals_the_reference(kind: str, seed: i
 @pytest.mark.parametrize("family", FAMILIES)
 def test_random_neurons_are_drawn_by_the_seed_alone(family: str) -> None:
     def masks(seed: int, prompts: tuple[tuple[int, ...], ...]) -> list[tuple[int, list[list[int]]]]:
-        return run(Case(family, torch.float64, prompts, settings()), make("random", sparsity="0.7", seed=seed)).masks
+        return run(
+            Case(family, torch.float64, prompts, settings()), make("random", sparsity="0.7", seed=seed)
+        ).masks
 
     model, ((step, drawn),) = Case(family, torch.float64, (), settings()).model, masks(3, PROMPTS)
-    assert [len(set(row)) for row in drawn] == [kept_count("0.7", model.config.intermediate_size)] * model.config.num_hidden_layers
+    assert [len(set(row)) for row in drawn] == [
+        kept_count("0.7", model.config.intermediate_size)
+    ] * model.config.num_hidden_layers
     assert len({str(row) for row in drawn}) == len(drawn)  # every layer its own
     assert masks(3, PROMPTS[:1]) == [(step, drawn)] == [(0, [sorted(row) for row in drawn])]
     assert masks(4, PROMPTS) != [(step, drawn)]
@@ -187,7 +243,9 @@ def test_the_drawn_cases_reach_the_corners() -> None:
         corners = {
             "one row": [len(want.tokens) == 1 for _, want in runs],
             "rows end at different steps": [len({len(row) for row in want.tokens}) > 2 for _, want in runs],
-            "prompts of one token": [any(len(prompt) == 1 for prompt in drawn.case.prompts) for drawn, _ in runs],
+            "prompts of one token": [
+                any(len(prompt) == 1 for prompt in drawn.case.prompts) for drawn, _ in runs
+            ],
             "pad is an EOS": [drawn.case.settings.pad in drawn.case.settings.eos for drawn, _ in runs],
             "something is pruned": [share < 0.99 for share in shares],
             "something is left": [share > 0.1 for share in shares],

@@ -33,7 +33,9 @@ MEMORIES = ("max", "none", "ema")
 
 
 def session_of(schedule: Schedule, memory: str = "max", slots: int = SLOTS) -> Session:
-    session = Session(Parts(IndexSet(Decimal("0.5"), schedule, memory=memory)), given_blocks(LAYERS, F), record_masks=True)
+    session = Session(
+        Parts(IndexSet(Decimal("0.5"), schedule, memory=memory)), given_blocks(LAYERS, F), record_masks=True
+    )
     session.start(slots)
     session.join(range(slots))
     return session
@@ -58,7 +60,12 @@ def prompt(session: Session, seed: int) -> None:
 
 
 def plan(session: Session, width: int, role: Role = Role.SCHEDULED, **kind: bool) -> Pass:
-    return session.plan(torch.arange(SLOTS).repeat_interleave(width), torch.zeros(SLOTS, width, dtype=torch.int64), role=role, **kind)
+    return session.plan(
+        torch.arange(SLOTS).repeat_interleave(width),
+        torch.zeros(SLOTS, width, dtype=torch.int64),
+        role=role,
+        **kind,
+    )
 
 
 def left(session: Session) -> dict[str, Any]:
@@ -70,7 +77,12 @@ def left(session: Session) -> dict[str, Any]:
     masks = [(step, index.tolist()) for step, index in session.masks]
     report = session.report().to_dict()
     del report["state_bytes"]  # buffers for passes of other sizes
-    return kept | {"masks": masks, "clock": session._clock, "counters": str(session.counters), "report": report}
+    return kept | {
+        "masks": masks,
+        "clock": session._clock,
+        "counters": str(session.counters),
+        "report": report,
+    }
 
 
 # A pass that nobody commits: (what it is for, tokens a row, whether it holds a prompt, whether it runs)
@@ -111,7 +123,9 @@ def test_passes_that_nobody_commits_leave_no_trace(
     memory=st.sampled_from(MEMORIES),
     seed=st.integers(0, 2**16),
 )
-def test_of_a_pass_that_is_kept_in_part_the_kept_tokens_count(kept: list[int], width: int, role: Role, memory: str, seed: int) -> None:
+def test_of_a_pass_that_is_kept_in_part_the_kept_tokens_count(
+    kept: list[int], width: int, role: Role, memory: str, seed: int
+) -> None:
     """As if the others had been fed as tokens that never count. Rows keep different numbers."""
     kept = [min(count, width) for count in kept]
     partly, only = session_of(Schedule(8, 2, 4), memory), session_of(Schedule(8, 2, 4), memory)
@@ -191,10 +205,16 @@ def test_the_pass_that_ran_last_can_be_committed_and_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["every-token", "wina"])
-def test_measured_weights_of_a_pass_that_nobody_commits_do_not_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_weights_of_a_pass_that_nobody_commits_do_not_count(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of methods whose masks are chosen in every pass."""
     model, batch, step = build("gemma2"), prompts(3), Loop._step
-    method = regrow.EveryToken(sparsity=0.5) if name == "every-token" else regrow.WINA(sparsity=0.5, selection="topk")
+    method = (
+        regrow.EveryToken(sparsity=0.5)
+        if name == "every-token"
+        else regrow.WINA(sparsity=0.5, selection="topk")
+    )
     with regrow.prune(model, method):
         plain = regrow.generate(model, **arguments(batch)).report
 
@@ -225,7 +245,9 @@ def _poisoned() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_poisoned")
-def test_every_position_has_logits_and_drafts_that_are_taken_back_change_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_position_has_logits_and_drafts_that_are_taken_back_change_no_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """After each step of a run three tokens are drafted, then dense logits of four positions are asked for, and none of it is committed."""
     model, batch = build("llama"), prompts(3)
     method = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)
@@ -261,7 +283,13 @@ def test_every_position_has_logits_and_drafts_that_are_taken_back_change_no_toke
     assert all(logits.shape == (3, 4, model.config.vocab_size) for logits in asked)
     assert torch.equal(again[0], plain[0])
     for report in (plain[1], again[1]):
-        del report["prefill_seconds"], report["decode_seconds"], report["sparse_seconds"], report["refresh_seconds"], report["state_bytes"]
+        del (
+            report["prefill_seconds"],
+            report["decode_seconds"],
+            report["sparse_seconds"],
+            report["refresh_seconds"],
+            report["state_bytes"],
+        )
     assert again[1] == plain[1]
 
 
@@ -275,7 +303,9 @@ def test_logits_of_every_position_are_the_models(kernels: bool, monkeypatch: pyt
     network.start(2, 12)
     with torch.no_grad():
         theirs = model(ids, use_cache=False).logits
-        prompt_pass = Pass(Mode.DENSE, torch.zeros(16, dtype=torch.int64), position[:, :8], prompt=True, decode=False)
+        prompt_pass = Pass(
+            Mode.DENSE, torch.zeros(16, dtype=torch.int64), position[:, :8], prompt=True, decode=False
+        )
         ours = [network.forward(prompt_pass, ids[:, :8], every=True)]
         wide = Pass(Mode.DENSE, torch.zeros(8, dtype=torch.int64), position[:, 8:], prompt=False, decode=True)
         ours.append(network.forward(wide, ids, every=True))

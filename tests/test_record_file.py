@@ -70,7 +70,9 @@ def test_a_line_torn_anywhere_is_cut_off(path: Path, written: int) -> None:
     assert read(path) == (ONE, TWO)
 
 
-@pytest.mark.parametrize("tail", [b"\0" * 300, TWO.line()[:99] + b"\0" * 40, TWO.line()[:99] + b"\n", TWO.line()[:-1], b"\n"])
+@pytest.mark.parametrize(
+    "tail", [b"\0" * 300, TWO.line()[:99] + b"\0" * 40, TWO.line()[:99] + b"\n", TWO.line()[:-1], b"\n"]
+)
 def test_other_ways_to_be_torn(path: Path, tail: bytes) -> None:
     _fill(path, ONE.line() + tail)
     with RecordFile(path, CONFIG) as file:
@@ -124,7 +126,10 @@ def test_a_file_that_was_never_a_record_is_called_that(path: Path, content: byte
         b"\xef\xbb\xbf" + ONE.line() + TWO.line(),
         (ONE.line() + TWO.line()).replace(b"\n", b"\r\n"),
         ONE.line() + TWO.line() + b"\0" * 99,
-        b"".join(json.dumps(json.loads(made.line()), sort_keys=True, separators=(",", ":")).encode() + b"\n" for made in (ONE, TWO)),
+        b"".join(
+            json.dumps(json.loads(made.line()), sort_keys=True, separators=(",", ":")).encode() + b"\n"
+            for made in (ONE, TWO)
+        ),
     ],
     ids=["byte order mark", "CRLF", "zeros at the end", "fields in another order"],
 )
@@ -134,7 +139,9 @@ def test_what_editors_and_power_cuts_do_to_a_file_does_no_harm(path: Path, conte
 
 
 def test_counters_of_other_layers_do_not_belong_together(path: Path) -> None:
-    one, two = ({**COUNTED, "sites": {"down": {"kept": [1] * layers, "dense": [2] * layers}}} for layers in (2, 3))
+    one, two = (
+        {**COUNTED, "sites": {"down": {"kept": [1] * layers, "dense": [2] * layers}}} for layers in (2, 3)
+    )
     _fill(path, record(0, counters=one).line() + record(1, counters=two).line())
     with pytest.raises(RegrowError, match="line 2 is damaged: the counters are of other layers"):
         read(path)
@@ -149,11 +156,20 @@ def test_what_is_no_regular_file_is_not_read(path: Path, kind: str) -> None:
 
 
 def test_records_of_format_2_are_read_but_no_run_goes_on_in_them(path: Path) -> None:
-    unknown = ("tokenizer_sha256", "chat_template_sha256", "prompts_sha256", "padding", "attention", "generation_config")
+    unknown = (
+        "tokenizer_sha256",
+        "chat_template_sha256",
+        "prompts_sha256",
+        "padding",
+        "attention",
+        "generation_config",
+    )
     old = record(0, replace(CONFIG, **dict.fromkeys(unknown)))
     content = _fill(path, old.line())
     assert read(path) == (old,)
-    with pytest.raises(RegrowError, match=r"is of format 2, which does not say what tokenizer.*; choose another file$"):
+    with pytest.raises(
+        RegrowError, match=r"is of format 2, which does not say what tokenizer.*; choose another file$"
+    ):
         RecordFile(path, CONFIG)
     with pytest.raises(RegrowError, match=r"other settings \(batch_size 2/3, there/asked\)"):
         RecordFile(path, replace(CONFIG, batch_size=3))
@@ -180,7 +196,9 @@ def test_a_record_that_does_not_belong_is_a_mistake_of_the_caller(path: Path) ->
 
 
 @pytest.mark.parametrize("taken", [0, 40, len(TWO.line()) - 1])
-def test_a_full_disk_leaves_nothing_half_written(path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing_half_written(
+    path: Path, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write, rest = os.write, taken
 
     def full(descriptor: int, data: bytes) -> int:
@@ -195,7 +213,9 @@ def test_a_full_disk_leaves_nothing_half_written(path: Path, taken: int, monkeyp
         file.append(ONE)
         with monkeypatch.context() as patched:
             patched.setattr(os, "write", full)
-            with pytest.raises(RegrowError, match=rf"{path} cannot be written: No space left on device; .*run again"):
+            with pytest.raises(
+                RegrowError, match=rf"{path} cannot be written: No space left on device; .*run again"
+            ):
                 file.append(TWO)
         assert path.read_bytes() == ONE.line()
         assert file.done == {0}
@@ -235,19 +255,26 @@ sys.stdin.readline()
 
 
 def test_a_second_writer_is_refused(path: Path) -> None:
-    with RecordFile(path, CONFIG), pytest.raises(RegrowError, match=rf"{path} is being written by another process"):
+    with (
+        RecordFile(path, CONFIG),
+        pytest.raises(RegrowError, match=rf"{path} is being written by another process"),
+    ):
         RecordFile(path, CONFIG)
     RecordFile(path, CONFIG).close()
 
 
 def test_a_killed_writer_holds_nothing(path: Path) -> None:
     _fill(path, ONE.line() + TWO.line()[:99])
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "held\n"
         with pytest.raises(RegrowError, match="being written by another process"):
             RecordFile(path, CONFIG)
-        assert path.read_bytes() == ONE.line() + TWO.line()[:99]  # a line being written is not taken for a torn one
+        assert (
+            path.read_bytes() == ONE.line() + TWO.line()[:99]
+        )  # a line being written is not taken for a torn one
         writer.kill()
     with RecordFile(path, CONFIG) as file:
         assert file.done == {0}

@@ -52,8 +52,13 @@ def test_the_key_does_not_depend_on_the_order_of_parameters() -> None:
 
 
 def test_settings_within_settings_are_named() -> None:
-    other = replace(CONFIG, generation_config={"suppress_tokens": [4]}, params={"sparsity": 0.5, "init_steps": 3})
-    assert CONFIG.differences(other) == "params (init_steps none/3), generation_config (eos_token_id 2/none, suppress_tokens none/[4])"
+    other = replace(
+        CONFIG, generation_config={"suppress_tokens": [4]}, params={"sparsity": 0.5, "init_steps": 3}
+    )
+    assert (
+        CONFIG.differences(other)
+        == "params (init_steps none/3), generation_config (eos_token_id 2/none, suppress_tokens none/[4])"
+    )
 
 
 @pytest.mark.parametrize(

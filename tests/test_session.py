@@ -31,7 +31,9 @@ def loves(*neurons: int) -> Tensor:
     return torch.tensor([float(j in neurons) for j in range(F)], dtype=torch.float64)
 
 
-def prompt(session: Session, given: dict[int, Tensor], done: bool = True, finished: Sequence[int] = ()) -> None:
+def prompt(
+    session: Session, given: dict[int, Tensor], done: bool = True, finished: Sequence[int] = ()
+) -> None:
     """Feed one prompt token of each of these slots, their last if `done`; `finished` have then generated their EOS."""
     step(session, given, prompt=True, decode=False, completed=list(given) if done else [], finished=finished)
 
@@ -41,7 +43,13 @@ def decode(session: Session, given: dict[int, Tensor], finished: Sequence[int] =
     return step(session, given, prompt=False, decode=True, finished=finished)
 
 
-def step(session: Session, given: dict[int, Tensor], finished: Sequence[int], completed: Sequence[int] = (), **kind: bool) -> Mode:
+def step(
+    session: Session,
+    given: dict[int, Tensor],
+    finished: Sequence[int],
+    completed: Sequence[int] = (),
+    **kind: bool,
+) -> Mode:
     z = torch.stack(list(given.values()))
     ended = torch.tensor([slot in finished for slot in range(len(session._occupied))])
     run = lambda mode: session.run(0, z[:, :1] if mode is Mode.SPARSE else z)  # noqa: E731
@@ -178,7 +186,12 @@ def test_counters_of_a_batch_by_hand() -> None:
 
     def run(mode: Mode) -> None:
         for layer in range(2):
-            session.run(layer, loves(session.counters.decode_steps % F)[None, :1] if mode is Mode.SPARSE else loves(0, 1)[None])
+            session.run(
+                layer,
+                loves(session.counters.decode_steps % F)[None, :1]
+                if mode is Mode.SPARSE
+                else loves(0, 1)[None],
+            )
 
     forward(session, torch.tensor([0]), run, prompt=True, decode=False, completed=[0])
     before = session.report()
@@ -194,7 +207,9 @@ def test_counters_of_a_batch_by_hand() -> None:
     assert report.sites["down"] == SiteCount(kept=[33, 33], dense=[48, 48])
     assert report.sites["gate_up"] == SiteCount(kept=[66, 66], dense=[96, 96])
     assert (report.updates, report.turnover) == (3, [0.0, 0.0])
-    assert report.refresh_bytes == 2 * (2 * 3) * 3 * 8  # three rows of two layers, read and written once: the set never changes
+    assert (
+        report.refresh_bytes == 2 * (2 * 3) * 3 * 8
+    )  # three rows of two layers, read and written once: the set never changes
     assert report.target_sparsity == 0.5
 
 
@@ -204,7 +219,13 @@ def test_a_batch_that_never_decodes_has_done_nothing() -> None:
     session.join([0])
     prompt(session, {0: loves(0)})
     report = session.report()
-    assert (report.decode_steps, report.actual_sparsity, report.sparse_share, report.updates, report.turnover) == (0, 0.0, 0.0, 0, [0.0])
+    assert (
+        report.decode_steps,
+        report.actual_sparsity,
+        report.sparse_share,
+        report.updates,
+        report.turnover,
+    ) == (0, 0.0, 0.0, 0, [0.0])
 
 
 def test_outside_a_step_the_ffns_are_the_models_own_and_nothing_is_counted() -> None:

@@ -25,7 +25,12 @@ def run(model: Any, batch: Sequence[Sequence[int]], steps: int = 20) -> Tensor:
 def done(session: Session) -> dict[str, Any]:
     """Return what a batch left: its report without the clock, and its masks."""
     report = session.report().to_dict()
-    del report["prefill_seconds"], report["decode_seconds"], report["sparse_seconds"], report["refresh_seconds"]
+    del (
+        report["prefill_seconds"],
+        report["decode_seconds"],
+        report["sparse_seconds"],
+        report["refresh_seconds"],
+    )
     return report | {"masks": [(when, index.tolist()) for when, index in session.masks]}
 
 
@@ -34,7 +39,9 @@ METHODS: list[Method] = [
     regrow.Dense(),
     regrow.Griffin(sparsity=0.5),
     regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, period=5),
-    regrow.BatchwiseAdaptive(sparsity=0.7, init_steps=0, explore_steps=1, period=4, memory="ema", aggregate="mean"),
+    regrow.BatchwiseAdaptive(
+        sparsity=0.7, init_steps=0, explore_steps=1, period=4, memory="ema", aggregate="mean"
+    ),
 ]
 
 
@@ -62,7 +69,9 @@ def test_logits_of_a_second_batch_are_bit_identical() -> None:
     with regrow.prune(model, METHODS[2]):
         for _ in range(2):
             given = {"max_new_tokens": 20, "eos_token_id": VOCABULARY, "pad_token_id": 0, "do_sample": False}
-            out = model.generate(ids, attention_mask=mask, return_dict_in_generate=True, output_logits=True, **given)
+            out = model.generate(
+                ids, attention_mask=mask, return_dict_in_generate=True, output_logits=True, **given
+            )
             logits.append(torch.stack(out.logits))
             run(model, SECOND)
     assert torch.equal(*logits)
@@ -75,7 +84,10 @@ def test_two_sessions_on_two_models_do_not_disturb_each_other() -> None:
     for model, method in ((one, METHODS[2]), (two, METHODS[3])):
         with regrow.prune(model, method, record_masks=True) as session:
             alone.append((run(model, FIRST), done(session)))
-    with regrow.prune(one, METHODS[2], record_masks=True) as first, regrow.prune(two, METHODS[3], record_masks=True) as second:
+    with (
+        regrow.prune(one, METHODS[2], record_masks=True) as first,
+        regrow.prune(two, METHODS[3], record_masks=True) as second,
+    ):
         inner: list[tuple[Tensor, dict[str, Any]]] = []
 
         def watch(progress: regrow.Progress) -> None:

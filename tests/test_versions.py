@@ -38,19 +38,39 @@ def test_the_range_is_that_of_the_package() -> None:
 
 
 OUTSIDE = [
-    ("transformers", "4.57.1", "Regrow needs transformers 5.17 to 5.19, and 4.57.1 is installed; pip install 'transformers>=5.17,<5.20'"),
-    ("transformers", "5.16.9", "Regrow needs transformers 5.17 to 5.19, and 5.16.9 is installed; pip install 'transformers>=5.17,<5.20'"),
+    (
+        "transformers",
+        "4.57.1",
+        "Regrow needs transformers 5.17 to 5.19, and 4.57.1 is installed; pip install 'transformers>=5.17,<5.20'",
+    ),
+    (
+        "transformers",
+        "5.16.9",
+        "Regrow needs transformers 5.17 to 5.19, and 5.16.9 is installed; pip install 'transformers>=5.17,<5.20'",
+    ),
     ("transformers", "5.20.0.dev0", "5.20.0.dev0 is installed"),
     ("transformers", "6.0", "6.0 is installed"),
     ("transformers", "nonsense", "nonsense is installed"),
-    ("torch", "2.9.1+cu128", "Regrow needs torch 2.11 or newer, and 2.9.1+cu128 is installed; pip install 'torch>=2.11'"),
+    (
+        "torch",
+        "2.9.1+cu128",
+        "Regrow needs torch 2.11 or newer, and 2.9.1+cu128 is installed; pip install 'torch>=2.11'",
+    ),
     ("torch", "1.13.1", "1.13.1 is installed"),
 ]
-INSIDE = [("transformers", "5.17.0"), ("transformers", "5.19.7"), ("torch", "2.11.0a0+git"), ("torch", "2.13.0+cpu"), ("torch", "3.0")]
+INSIDE = [
+    ("transformers", "5.17.0"),
+    ("transformers", "5.19.7"),
+    ("torch", "2.11.0a0+git"),
+    ("torch", "2.13.0+cpu"),
+    ("torch", "3.0"),
+]
 
 
 @pytest.mark.parametrize(("package", "version", "says"), OUTSIDE)
-def test_versions_outside_the_range_are_refused(monkeypatch: pytest.MonkeyPatch, package: str, version: str, says: str) -> None:
+def test_versions_outside_the_range_are_refused(
+    monkeypatch: pytest.MonkeyPatch, package: str, version: str, says: str
+) -> None:
     _pretend(monkeypatch, package, version)
     with pytest.raises(RegrowError) as refusal:
         require_supported()
@@ -58,7 +78,9 @@ def test_versions_outside_the_range_are_refused(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(("package", "version"), INSIDE)
-def test_versions_within_the_range_are_not(monkeypatch: pytest.MonkeyPatch, package: str, version: str) -> None:
+def test_versions_within_the_range_are_not(
+    monkeypatch: pytest.MonkeyPatch, package: str, version: str
+) -> None:
     _pretend(monkeypatch, package, version)
     require_supported()
 
@@ -91,14 +113,18 @@ def test_commands_end_with_the_sentence(monkeypatch: pytest.MonkeyPatch, argumen
     _pretend(monkeypatch, "transformers", "4.57.1")
     result = run(*arguments.split())
     assert result.exit_code == 1
-    assert result.output.startswith("regrow: error: Regrow needs transformers 5.17 to 5.19, and 4.57.1 is installed")
+    assert result.output.startswith(
+        "regrow: error: Regrow needs transformers 5.17 to 5.19, and 4.57.1 is installed"
+    )
     assert result.output.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--version", "table --help"])
 def test_help_and_version_need_neither_torch_nor_transformers(arguments: str) -> None:
     code = "import sys; sys.modules |= {'torch': None, 'transformers': None}; from regrow.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, *arguments.split()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments.split()], capture_output=True, text=True, timeout=120
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
 

@@ -26,7 +26,9 @@ HERE = Path(__file__).parent
 BUCKET = 64  # rows are padded to a multiple of this, so that few shapes occur
 
 
-def batches(tokenizer: PreTrainedTokenizerBase, settings: dict, step: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+def batches(
+    tokenizer: PreTrainedTokenizerBase, settings: dict, step: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(step, input ids [B, T], targets [B, T] with -100 where nothing is learned), from the pool that holds `step` on."""
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     produced, pool = 0, 0
@@ -36,7 +38,9 @@ def batches(tokenizer: PreTrainedTokenizerBase, settings: dict, step: int) -> It
         for i in range(settings["pool"]):
             e = exercise(f"train-{settings['seed']}-{pool}-{i}", sizes)
             message = [{"role": "user", "content": e.prompt}]
-            prompt = tokenizer.apply_chat_template(message, tokenize=True, add_generation_prompt=True)["input_ids"]
+            prompt = tokenizer.apply_chat_template(message, tokenize=True, add_generation_prompt=True)[
+                "input_ids"
+            ]
             rows.append((prompt, [*tokenizer.encode(e.solution, add_special_tokens=False), eos]))
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         groups: list[list] = []
@@ -61,7 +65,9 @@ def batches(tokenizer: PreTrainedTokenizerBase, settings: dict, step: int) -> It
 
 def rate(step: int, settings: dict) -> float:
     """Linear warm-up, constant, linear decay to zero: until the decay begins, a run may still be made longer or shorter."""
-    return min(1.0, (step + 1) / settings["warmup_steps"], (settings["steps"] - step) / settings["decay_steps"])
+    return min(
+        1.0, (step + 1) / settings["warmup_steps"], (settings["steps"] - step) / settings["decay_steps"]
+    )
 
 
 def main() -> None:
@@ -93,7 +99,12 @@ def main() -> None:
 
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
-    muon = torch.optim.Muon(matrices, lr=settings["muon_lr"], weight_decay=settings["weight_decay"], adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(
+        matrices,
+        lr=settings["muon_lr"],
+        weight_decay=settings["weight_decay"],
+        adjust_lr_fn="match_rms_adamw",
+    )
     adamw = torch.optim.AdamW(others, lr=settings["adamw_lr"], betas=(0.9, 0.98), weight_decay=0.0)
     optimizers = [muon, adamw]
     base = [[g["lr"] for g in o.param_groups] for o in optimizers]
@@ -101,11 +112,15 @@ def main() -> None:
     checkpoint, step = args.out / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=args.device, weights_only=True)
-        begun = saved["step"] > saved["config"]["training"]["steps"] - saved["config"]["training"]["decay_steps"]
+        begun = (
+            saved["step"] > saved["config"]["training"]["steps"] - saved["config"]["training"]["decay_steps"]
+        )
         if not begun:
             saved["config"]["training"]["steps"] = settings["steps"]
         if saved["config"] != config:
-            raise SystemExit(f"{checkpoint} was made with another configuration; remove it or choose another --out")
+            raise SystemExit(
+                f"{checkpoint} was made with another configuration; remove it or choose another --out"
+            )
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
@@ -113,7 +128,12 @@ def main() -> None:
         print(f"resumed at step {step}", flush=True)
 
     def save() -> None:
-        state = {"config": config, "step": step, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+        state = {
+            "config": config,
+            "step": step,
+            "model": model.state_dict(),
+            "optimizers": [o.state_dict() for o in optimizers],
+        }
         torch.save(state, checkpoint.with_suffix(".tmp"))
         checkpoint.with_suffix(".tmp").replace(checkpoint)
 

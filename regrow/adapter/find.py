@@ -48,7 +48,9 @@ def find_ffns(model: nn.Module) -> list[GatedFFN]:
     layers = _decoder_layers(model)
     ffns = [_resolve(name, module) for name, module in model.named_modules() if _names(module)]
     if not ffns:
-        raise UsageError(f"{type(model).__name__} has no gated FFN, down(act(gate x) * up x); use a model that has, such as Llama or Qwen")
+        raise UsageError(
+            f"{type(model).__name__} has no gated FFN, down(act(gate x) * up x); use a model that has, such as Llama or Qwen"
+        )
     _check_layers(ffns, layers)
     _check_alike(ffns)
     for ffn in ffns:
@@ -61,23 +63,35 @@ def _decoder_layers(model: nn.Module) -> int:
     """The number of decoder layers; UsageError unless this is an unquantised, dense, text-only causal language model."""
     kind = type(model).__name__
     if not isinstance(model, PreTrainedModel):
-        raise UsageError(f"{kind} is not a transformers model; unwrap it first (peft: merge_and_unload(), torch.compile: _orig_mod)")
+        raise UsageError(
+            f"{kind} is not a transformers model; unwrap it first (peft: merge_and_unload(), torch.compile: _orig_mod)"
+        )
     if getattr(model.config, "quantization_config", None) is not None:
-        raise UsageError(f"{kind} is quantised (config.quantization_config is set); load the model without quantisation")
+        raise UsageError(
+            f"{kind} is quantised (config.quantization_config is set); load the model without quantisation"
+        )
     if not model.can_generate() or model.config.is_encoder_decoder:
-        raise UsageError(f"{kind} is not a decoder-only language model with a head; load one with AutoModelForCausalLM")
+        raise UsageError(
+            f"{kind} is not a decoder-only language model with a head; load one with AutoModelForCausalLM"
+        )
     if model.config.get_text_config() is not model.config:
-        raise UsageError(f"{kind} is more than a causal language model (its config has parts of its own); load its language model alone")
+        raise UsageError(
+            f"{kind} is more than a causal language model (its config has parts of its own); load its language model alone"
+        )
     for name, module in model.named_modules():
         if _holds_experts(name, module):
-            raise UsageError(f"{name} ({type(module).__name__}) is a mixture of experts, which is not supported; use a dense model")
+            raise UsageError(
+                f"{name} ({type(module).__name__}) is a mixture of experts, which is not supported; use a dense model"
+            )
     return int(model.config.num_hidden_layers)
 
 
 def _holds_experts(name: str, module: nn.Module) -> bool:
     """Experts come as a list of modules or as raw parameters of one module; their names are all they share."""
     named = "expert" in f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
-    return named and (isinstance(module, nn.ModuleList) or any(p.dim() > 1 for p in module.parameters(recurse=False)))
+    return named and (
+        isinstance(module, nn.ModuleList) or any(p.dim() > 1 for p in module.parameters(recurse=False))
+    )
 
 
 def _names(module: nn.Module) -> tuple[str, ...]:
@@ -91,14 +105,21 @@ def _resolve(name: str, module: nn.Module) -> GatedFFN:
     if reason := wrapped(module):
         raise UsageError(f"{name} ({type(module).__name__}) {reason}")
     *first, down = _linears(name, module)
-    key, act = next(((key, function) for key in _ACTIVATIONS if callable(function := getattr(module, key, None))), ("", silu))
+    key, act = next(
+        ((key, function) for key in _ACTIVATIONS if callable(function := getattr(module, key, None))),
+        ("", silu),
+    )
     if isinstance(act, nn.Module) and (reason := wrapped(act)):
         raise UsageError(f"{name}.{key} {reason}")
-    weights, hidden = _split(*first, down=down, act=act) if len(first) == 2 else _fused(*first, down=down, act=act)
+    weights, hidden = (
+        _split(*first, down=down, act=act) if len(first) == 2 else _fused(*first, down=down, act=act)
+    )
     neurons, width = weights.gate.shape
     if weights.up.shape != (neurons, width) or weights.down.shape != (width, neurons):
         shapes = ", ".join(str(list(w.shape)) for w in (weights.gate, weights.up, weights.down))
-        raise UsageError(f"{name} has gate, up and down of shapes {shapes}, not [F, D], [F, D], [D, F]; use a model with gated FFNs")
+        raise UsageError(
+            f"{name} has gate, up and down of shapes {shapes}, not [F, D], [F, D], [D, F]; use a model with gated FFNs"
+        )
     return GatedFFN(name, module, weights, hidden, down)
 
 
@@ -110,14 +131,18 @@ def _linears(name: str, module: nn.Module) -> list[nn.Linear]:
     return list(linears.values())
 
 
-def _split(gate: nn.Linear, up: nn.Linear, *, down: nn.Linear, act: _Function) -> tuple[FFNWeights, _Function]:
+def _split(
+    gate: nn.Linear, up: nn.Linear, *, down: nn.Linear, act: _Function
+) -> tuple[FFNWeights, _Function]:
     def hidden(x: Tensor) -> Tensor:
         forward = vars(gate).get("forward")
         gating = forward.gating(up) if isinstance(forward, OwnForward) else None
         z: Tensor = act(gate(x)) * up(x) if gating is None else gating(x)
         return z
 
-    (gate_weight, gate_bias), (up_weight, up_bias), (down_weight, down_bias) = map(_parameters, (gate, up, down))
+    (gate_weight, gate_bias), (up_weight, up_bias), (down_weight, down_bias) = map(
+        _parameters, (gate, up, down)
+    )
     return FFNWeights(gate_weight, up_weight, down_weight, act, gate_bias, up_bias, down_bias), hidden
 
 
@@ -141,16 +166,27 @@ def _check_layers(ffns: list[GatedFFN], layers: int) -> None:
     """One FFN in each decoder layer: what lies in one layer shares its name up to the first number."""
     homes = {home[0] for ffn in ffns if (home := re.match(r".*?\.\d+(?=\.)", ffn.name))}
     if not len(ffns) == len(homes) == layers:
-        raise UsageError(f"the model has {len(ffns)} gated FFNs in {len(homes)} of its {layers} decoder layers; use one with one in each")
+        raise UsageError(
+            f"the model has {len(ffns)} gated FFNs in {len(homes)} of its {layers} decoder layers; use one with one in each"
+        )
 
 
 def _check_alike(ffns: list[GatedFFN]) -> None:
     weights = [ffn.weights for ffn in ffns]
     if found := _several("{} x {}".format(*w.gate.shape) for w in weights):
-        raise UsageError(f"the FFNs have different sizes, F x D = {found}; use a model whose FFNs are all of one size")
-    tensors = [t for w in weights for t in (w.gate, w.up, w.down, w.gate_bias, w.up_bias, w.down_bias) if t is not None]
+        raise UsageError(
+            f"the FFNs have different sizes, F x D = {found}; use a model whose FFNs are all of one size"
+        )
+    tensors = [
+        t
+        for w in weights
+        for t in (w.gate, w.up, w.down, w.gate_bias, w.up_bias, w.down_bias)
+        if t is not None
+    ]
     if found := _several(str(t.device) for t in tensors):
-        raise UsageError(f"the FFN weights lie on different devices, {found}; load the whole model onto one device")
+        raise UsageError(
+            f"the FFN weights lie on different devices, {found}; load the whole model onto one device"
+        )
     if found := _several(str(t.dtype) for t in tensors):
         raise UsageError(f"the FFN weights are of different types, {found}; load the model in one dtype")
 

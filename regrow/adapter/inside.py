@@ -27,14 +27,24 @@ def check_inside(model: nn.Module, forwards: Forwards) -> None:
     """Raises UsageError where a hook, or a forward of somebody else's, would hold in some steps and not in others."""
     for module, forward in forwards.items():
         if vars(module).get("forward") is not forward or module._compiled_call_impl is not None:
-            raise UsageError(f"{_name(model, module)} was given another forward while it was pruned; leave the `with` before changing it")
+            raise UsageError(
+                f"{_name(model, module)} was given another forward while it was pruned; leave the `with` before changing it"
+            )
         for part in module.modules():
             if part is not module and (reason := wrapped(part)):
                 raise UsageError(f"{_name(model, part)} {reason}")
-            if part is not module and (torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks):
-                raise UsageError("a hook on every module would miss those that pruned steps go around; remove it, or hook single modules")
+            if part is not module and (
+                torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+            ):
+                raise UsageError(
+                    "a hook on every module would miss those that pruned steps go around; remove it, or hook single modules"
+                )
 
 
 def _name(model: nn.Module, part: nn.Module) -> str:
     found = next((name for name, module in model.named_modules() if module is part), None)
-    return f"{found} ({type(part).__name__})" if found else f"a {type(part).__name__} that was a part of the model"
+    return (
+        f"{found} ({type(part).__name__})"
+        if found
+        else f"a {type(part).__name__} that was a part of the model"
+    )

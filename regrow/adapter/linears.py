@@ -43,7 +43,9 @@ def find_linears(model: nn.Module, ffns: Sequence[GatedFFN]) -> list[tuple[nn.Li
             continue
         site = _SITES.get(name.rpartition(".")[2])
         if site is None:
-            raise UsageError(f"{name} is a linear that Regrow does not know; use a method of neurons, such as bap")
+            raise UsageError(
+                f"{name} is a linear that Regrow does not know; use a method of neurons, such as bap"
+            )
         if reason := odd_linear(module):
             raise UsageError(f"{name} {reason}")
         bias = None if module.bias is None else module.bias.detach()

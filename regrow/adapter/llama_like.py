@@ -10,7 +10,13 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 from regrow.adapter.plain import odd_linear, odd_parameter
 from regrow.adapter.pristine import pristine
@@ -54,7 +60,9 @@ class DecoderWeights:
     heads: int
     kv_heads: int
     head_width: int
-    rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (any tensor of the dtype, positions [1, P]) -> cos, sin [1, P, d]
+    rotary: Callable[
+        [Tensor, Tensor], tuple[Tensor, Tensor]
+    ]  # (any tensor of the dtype, positions [1, P]) -> cos, sin [1, P, d]
 
     def refresh(self) -> None:
         """Takes over the values that the model's weights have now, where they are copies."""
@@ -84,9 +92,16 @@ def _has_parts(inner: Any, kind: type) -> bool:
     """Whether the modules are of the family's own classes, not of a subclass or of another family."""
     parts = [(inner, "Model"), (inner.rotary_emb, "RotaryEmbedding"), (inner.norm, "RMSNorm")]
     for layer in inner.layers:
-        parts += [(layer, "DecoderLayer"), (layer.self_attn, "Attention"), *((norm, "RMSNorm") for norm in _norms(layer))]
+        parts += [
+            (layer, "DecoderLayer"),
+            (layer.self_attn, "Attention"),
+            *((norm, "RMSNorm") for norm in _norms(layer)),
+        ]
     family = kind.__name__.removesuffix("ForCausalLM")
-    of_family = all(type(part).__qualname__ == family + name and type(part).__module__ == kind.__module__ for part, name in parts)
+    of_family = all(
+        type(part).__qualname__ == family + name and type(part).__module__ == kind.__module__
+        for part, name in parts
+    )
     containers = type(inner.embed_tokens) is nn.Embedding and type(inner.layers) is nn.ModuleList
     plain = [inner.embed_tokens, *(part for part, name in parts if name == "RMSNorm")]
     return of_family and containers and not any(odd_parameter("weight", module.weight) for module in plain)
@@ -94,7 +109,10 @@ def _has_parts(inner: Any, kind: type) -> bool:
 
 def _fixed_angles(model: PreTrainedModel) -> bool:
     """Whether the rotary embedding gives a position the same angles however long the text is."""
-    kinds = {model.model.rotary_emb.rope_type, (model.config.rope_parameters or {}).get("rope_type", "default")}
+    kinds = {
+        model.model.rotary_emb.rope_type,
+        (model.config.rope_parameters or {}).get("rope_type", "default"),
+    }
     return kinds.isdisjoint(("dynamic", "longrope"))
 
 
@@ -113,7 +131,8 @@ def _is_ordinary(model: PreTrainedModel, place: int, layer: Any) -> bool:
         and attention.scaling == width**-0.5
         and attention.is_causal is True
         and getattr(attention, "sliding_window", None) is None
-        and [len(module.weight) for module in linears[:3]] == [heads * width, kv_heads * width, kv_heads * width]
+        and [len(module.weight) for module in linears[:3]]
+        == [heads * width, kv_heads * width, kv_heads * width]
         and attention.num_key_value_groups == heads // kv_heads
         and len(eps) in (0, 2)
         and len(set(eps)) < 2
@@ -138,7 +157,11 @@ def read(model: PreTrainedModel) -> DecoderWeights:
 def slides(config: Any) -> bool:
     """Whether some layer attends to a window only."""
     kinds = getattr(config, "layer_types", None)
-    return any(kind != "full_attention" for kind in kinds) if kinds else getattr(config, "sliding_window", None) is not None
+    return (
+        any(kind != "full_attention" for kind in kinds)
+        if kinds
+        else getattr(config, "sliding_window", None) is not None
+    )
 
 
 def _norms(layer: Any) -> list[Any]:

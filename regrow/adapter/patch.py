@@ -35,7 +35,9 @@ class Patch:
         attributes[name] = value
         if getattr(obj, name) is not value:
             _put_back(attributes, name, before)
-            raise TypeError(f"{type(obj).__name__}.{name} cannot be replaced on an instance: its class defines it as a property")
+            raise TypeError(
+                f"{type(obj).__name__}.{name} cannot be replaced on an instance: its class defines it as a property"
+            )
         self._undo.append((attributes, name, before))
         self._copies_as_before(obj)
 
@@ -72,7 +74,9 @@ class Patch:
     def _state_before(self, obj: object) -> Any:
         """The state of `obj` for a copy, without any replacement."""
         state = type(obj).__getstate__(obj)
-        if not isinstance(state, dict):  # a class that keeps its state elsewhere: what is replaced is not in it
+        if not isinstance(
+            state, dict
+        ):  # a class that keeps its state elsewhere: what is replaced is not in it
             return state
         attributes, before = vars(obj), dict(state)
         parameters = attributes.get("_parameters")
@@ -88,7 +92,9 @@ class Patch:
     def __enter__(self) -> Patch:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.restore()
 
 

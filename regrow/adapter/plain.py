@@ -33,7 +33,9 @@ def wrapped(module: nn.Module) -> str | None:
     if module._forward_hooks or module._forward_pre_hooks:
         return "carries forward hooks; remove them first"
     if module._compiled_call_impl is not None:
-        return "is compiled, so a change of its forward would not be seen; compile after pruning, or not at all"
+        return (
+            "is compiled, so a change of its forward would not be seen; compile after pruning, or not at all"
+        )
     return None
 
 

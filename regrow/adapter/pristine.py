@@ -35,7 +35,12 @@ _REGISTERED: Final = {
     "flex_attention": ("flex_attention_forward", "flex_attention_mask"),
     **dict.fromkeys(("flash_attention_2", "flash_attention_3", "flash_attention_4"), _FLASH),
 }
-_CACHES: Final = (cache_utils.DynamicCache, cache_utils.DynamicLayer, AttentionInterface, AttentionMaskInterface)
+_CACHES: Final = (
+    cache_utils.DynamicCache,
+    cache_utils.DynamicLayer,
+    AttentionInterface,
+    AttentionMaskInterface,
+)
 _TORCH: Final = (
     (torch, ("cat", "matmul", "rsqrt", "sigmoid", "softmax")),
     (torch.nn.functional, ("embedding", "linear", "scaled_dot_product_attention", "silu", "softmax")),
@@ -107,7 +112,12 @@ def _is_plain(module: nn.Module) -> bool:
 
     `generate` is what calls all the rest.
     """
-    if module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl is not None or module.training:
+    if (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._compiled_call_impl is not None
+        or module.training
+    ):
         return False
     own = vars(module)
     return all(name == "generate" or _is_ours(own[name]) for name in _methods(type(module)).intersection(own))
@@ -122,7 +132,9 @@ def _methods(kind: type) -> frozenset[str]:
 def _is_ours(value: Any) -> bool:
     function = getattr(value, "func", value)  # of a partial
     code = getattr(getattr(function, "__func__", function), "__code__", None)
-    file = getattr(sys.modules[type(value).__module__], "__file__", None) if code is None else code.co_filename
+    file = (
+        getattr(sys.modules[type(value).__module__], "__file__", None) if code is None else code.co_filename
+    )
     return str(file).startswith(_OURS)
 
 
@@ -136,12 +148,20 @@ def _attends_as_shipped(implementation: str, home: ModuleType) -> bool:
     """Whether a modeling module's functions, and the attention and mask functions it looks up, are transformers' own."""
     attentions: Any = getattr(home, "ALL_ATTENTION_FUNCTIONS", None)
     masks: Any = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
-    known = implementation in _REGISTERED and type(attentions) is AttentionInterface and type(masks) is AttentionMaskInterface
+    known = (
+        implementation in _REGISTERED
+        and type(attentions) is AttentionInterface
+        and type(masks) is AttentionMaskInterface
+    )
     if not known or getattr(home, "torch", torch) is not torch or getattr(home, "nn", nn) is not nn:
         return False
     attention, mask = _REGISTERED[implementation]
     registered = attentions.get(implementation)
-    same = registered is None if attention is None else callable(registered) and is_shipped(registered, attention)
+    same = (
+        registered is None
+        if attention is None
+        else callable(registered) and is_shipped(registered, attention)
+    )
     return same and is_shipped(masks[implementation], mask) and functions_are_shipped(home)
 
 

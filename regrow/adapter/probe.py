@@ -23,7 +23,12 @@ _FORMULA: Final = "down(act(gate x) * up x)"
 _REMEDY: Final = "use a model whose FFNs are exactly that"
 
 
-def mismatch(module: nn.Module, weights: FFNWeights, hidden: Callable[[Tensor], Tensor], output: Callable[[Tensor], Tensor]) -> str | None:
+def mismatch(
+    module: nn.Module,
+    weights: FFNWeights,
+    hidden: Callable[[Tensor], Tensor],
+    output: Callable[[Tensor], Tensor],
+) -> str | None:
     """How `module` differs from output(hidden(x)), or `hidden` from what `weights` give; None where neither does.
 
     Reads the weights less than three times for six rows of input, and leaves the global random state alone. Under the caller's
@@ -32,7 +37,9 @@ def mismatch(module: nn.Module, weights: FFNWeights, hidden: Callable[[Tensor], 
     with torch.no_grad(), torch.autocast(weights.gate.device.type, enabled=False):
         x, gate, up = _inputs(weights)
         if not _elementwise(weights.act, gate):
-            return f"has an activation that mixes neurons or changes shapes, so it is not {_FORMULA}; {_REMEDY}"
+            return (
+                f"has an activation that mixes neurons or changes shapes, so it is not {_FORMULA}; {_REMEDY}"
+            )
         try:
             theirs = module(x)
         except TypeError as error:
@@ -62,7 +69,9 @@ def _tolerance(weights: FFNWeights, roundings: float) -> float:
 def _inputs(weights: FFNWeights) -> tuple[Tensor, Tensor, Tensor]:
     """Random x [1, R, D] whose rows reach the wanted peaks, with gate x and up x [1, R, F], biases included."""
     shape, generator = (1, len(_PEAKS), weights.gate.shape[1]), torch.Generator().manual_seed(0)
-    noise = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)  # whatever the defaults are
+    noise = torch.randn(
+        shape, generator=generator, device="cpu", dtype=torch.float32
+    )  # whatever the defaults are
     x = noise.to(weights.gate.device, weights.gate.dtype)
     gate, up = linear(x, weights.gate), linear(x, weights.up)
     reached = torch.maximum(gate.abs().amax(-1), up.abs().amax(-1)).flatten().tolist()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from regrow.adapter.plain import odd_linear
-from regrow.kernels import LaidOutWeight, Products
+from regrow.kernels import LaidOutWeight, MatmulChoice
 
 
 class Projection(ABC):
@@ -61,14 +61,18 @@ class SideBySide(Projection):
         if isinstance(self._weight, Tensor):
             for module, weight in zip(self.linears, self._weight.split_with_sizes(self.sizes), strict=True):
                 weight.copy_(module.weight.detach())
-        for module, bias in zip(self.linears, () if self._bias is None else self._bias.split_with_sizes(self.sizes), strict=False):
+        for module, bias in zip(
+            self.linears, () if self._bias is None else self._bias.split_with_sizes(self.sizes), strict=False
+        ):
             if module.bias is not None:
                 bias.copy_(module.bias.detach())
 
-    def lay_out(self, products: Products) -> LaidOutWeight:
+    def lay_out(self, matmul: MatmulChoice) -> LaidOutWeight:
         """Takes the weights of the linears in oneDNN's layout, in the place of the copy."""
         self._weight = torch.empty(0)  # the memory of the copy goes first
-        self._weight = LaidOutWeight(torch.cat([module.weight.detach() for module in self.linears]), products.fewest, products.most)
+        self._weight = LaidOutWeight(
+            torch.cat([module.weight.detach() for module in self.linears]), matmul.fewest, matmul.most
+        )
         return self._weight
 
     def lay_back(self) -> None:

@@ -26,8 +26,12 @@ def _folder(library: ModuleType) -> str:
 
 
 _LIBRARIES: Final = (_folder(transformers), _folder(torch))
-_STANDARD: Final = tuple(str(module.__file__) for module in (abc, contextlib, dataclasses))  # decorators that they use
-_COMPILER: Final = str(Path(_folder(torch), "_dynamo", "eval_frame.py"))  # what it wraps may have become anything
+_STANDARD: Final = tuple(
+    str(module.__file__) for module in (abc, contextlib, dataclasses)
+)  # decorators that they use
+_COMPILER: Final = str(
+    Path(_folder(torch), "_dynamo", "eval_frame.py")
+)  # what it wraps may have become anything
 _MODELS: Final = "transformers.models."
 _MODEL_FILES: Final = f"{_folder(transformers)}models{os.sep}"
 
@@ -45,7 +49,9 @@ def functions_are_shipped(module: ModuleType, names: Collection[str] | None = No
     # torch.compile keeps names of its own, with two underscores, in the modules of what it has compiled.
     own = {name: value for name, value in vars(module).items() if not name.startswith("__")}
     found = own if names is None else {name: getattr(module, name, None) for name in names}
-    return all(is_shipped(value, name) and _at_home(value, str(module.__file__)) for name, value in found.items())
+    return all(
+        is_shipped(value, name) and _at_home(value, str(module.__file__)) for name, value in found.items()
+    )
 
 
 def _at_home(value: object, file: str) -> bool:
@@ -77,7 +83,9 @@ def _body_is_shipped(kind: type) -> bool:
         return True
     own = kind.__module__.startswith(_MODELS)  # there, a method of another model would be a replacement too
     return all(
-        is_shipped(value, f"{kind.__qualname__}.{name}" if own else None) for name, value in vars(kind).items() if name not in _AROUND
+        is_shipped(value, f"{kind.__qualname__}.{name}" if own else None)
+        for name, value in vars(kind).items()
+        if name not in _AROUND
     )
 
 

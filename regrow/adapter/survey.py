@@ -22,7 +22,9 @@ def survey(
     ffns = find_ffns(model)
     outside = [layer for layer in skip_layers if not 0 <= layer < len(ffns)]
     if outside:
-        raise UsageError(f"skip_layers names layer {outside[0]}, but the model has layers 0 to {len(ffns) - 1}")
+        raise UsageError(
+            f"skip_layers names layer {outside[0]}, but the model has layers 0 to {len(ffns) - 1}"
+        )
     layers = [layer for layer in range(len(ffns)) if layer not in skip_layers]
     if not layers:
         raise UsageError("skip_layers leaves no layer to prune; use the dense method instead")
@@ -32,4 +34,6 @@ def survey(
         linears = [(m, of) for m, of in find_linears(model, ffns) if of.layer in layers and of.site in sites]
     blocks = Blocks(layers, [ffns[layer] for layer in layers], [of for _, of in linears], whole, whole)
     on_inputs = surface is Surface.INPUTS
-    return blocks, [module for module, _ in linears] if on_inputs else [ffns[layer].module for layer in layers]
+    return blocks, [module for module, _ in linears] if on_inputs else [
+        ffns[layer].module for layer in layers
+    ]

@@ -61,7 +61,9 @@ class WeightsState:
         only their places count.
         """
         tensors, unread = list(_tensors(model)), _embeddings(model)
-        return cls(tuple(map(Place.of, tensors)), checksums(tensor for tensor in tensors if id(tensor) not in unread))
+        return cls(
+            tuple(map(Place.of, tensors)), checksums(tensor for tensor in tensors if id(tensor) not in unread)
+        )
 
 
 @torch.no_grad()

@@ -54,5 +54,7 @@ def _flips(gains: Sequence[int]) -> float:
     """How often a sum of the gains with signs drawn anew is at least as far from zero; the sum itself counts as one draw."""
     moved, rng = [gain for gain in gains if gain], Random(0)
     total = abs(sum(moved))
-    reached = sum(abs(sum(gain if rng.getrandbits(1) else -gain for gain in moved)) >= total for _ in range(FLIPS))
+    reached = sum(
+        abs(sum(gain if rng.getrandbits(1) else -gain for gain in moved)) >= total for _ in range(FLIPS)
+    )
     return (reached + 1) / (FLIPS + 1)

@@ -22,7 +22,9 @@ class Share:
 
     right: int
     total: int
-    inflation: float = 1.0  # at least 1: the variance of the share, of that which independent trials would have
+    inflation: float = (
+        1.0  # at least 1: the variance of the share, of that which independent trials would have
+    )
 
     @property
     def value(self) -> float | None:
@@ -74,7 +76,11 @@ class Summary:
 
     def _rates(self) -> dict[str, Any]:
         c = self.counters
-        sites = {name: {"sparsity": site.sparsity, "layers": site.layers} for name, site in c.sites.items() if site.counted}
+        sites = {
+            name: {"sparsity": site.sparsity, "layers": site.layers}
+            for name, site in c.sites.items()
+            if site.counted
+        }
         return {
             "tokens": c.new_tokens,
             "decode_steps": int(c.decode_steps),
@@ -108,7 +114,9 @@ def summarize(graded: Graded) -> Summary:
 def _problems(graded: Graded) -> Share:
     """Batches are the independent trials: problems share a prompt, and prompts a mask. Their spread gives the inflation (linearisation of
     a ratio: batches hold different numbers of problems)."""
-    counts = [(sum(grade.right for grade in batch), sum(grade.total for grade in batch)) for batch in graded.batches]
+    counts = [
+        (sum(grade.right for grade in batch), sum(grade.total for grade in batch)) for batch in graded.batches
+    ]
     right, total = (sum(column) for column in zip(*counts, strict=True))
     independent = right * (total - right) / total if total else 0.0
     if len(counts) < 2 or not independent:
@@ -125,7 +133,10 @@ def _target(config: RunConfig) -> float:
 
 def _families(graded: Graded) -> dict[str, Share]:
     marks = [mark for grade in graded.grades for mark in grade.marks]
-    asked, right = Counter(mark.family for mark in marks), Counter(mark.family for mark in marks if mark.right)
+    asked, right = (
+        Counter(mark.family for mark in marks),
+        Counter(mark.family for mark in marks if mark.right),
+    )
     return {family: Share(right[family], asked[family]) for family in sorted(asked)}
 
 

@@ -58,7 +58,10 @@ def _section(title: str, rows: Sequence[Summary]) -> str:
         f"### {cell(title)}",
         markdown_table(COLUMNS, [_run(row) for row in rows]),
         *_notes(rows),
-        markdown_table(("method", "parameters", "batch", *families), [[*_who(row.config), *_by_family(row, families)] for row in rows]),
+        markdown_table(
+            ("method", "parameters", "batch", *families),
+            [[*_who(row.config), *_by_family(row, families)] for row in rows],
+        ),
     ]
     return "\n\n".join(parts)
 
@@ -68,11 +71,15 @@ def _notes(rows: Sequence[Summary]) -> list[str]:
     notes = []
     for number, row in enumerate(rows, 1):
         if row.missing:
-            notes.append(f"Row {number} is incomplete: {len(row.missing)} of {row.config.batches} batches are missing.")
+            notes.append(
+                f"ComparisonRow {number} is incomplete: {len(row.missing)} of {row.config.batches} batches are missing."
+            )
         if len(row.versions) > 1:
-            notes.append(f"Row {number} was made with {len(row.versions)} different sets of versions.")
+            notes.append(
+                f"ComparisonRow {number} was made with {len(row.versions)} different sets of versions."
+            )
         if row.note:
-            notes.append(f"Row {number}: {row.note}.")
+            notes.append(f"ComparisonRow {number}: {row.note}.")
     return notes
 
 
@@ -92,7 +99,9 @@ def _run(row: Summary) -> list[str]:
         f"{row.median_tokens:g}",
         str(row.p90_tokens),
         _share(row.at_cap),
-        NONE if row.counters.decode_tokens_per_second is None else f"{row.counters.decode_tokens_per_second:.1f}",
+        NONE
+        if row.counters.decode_tokens_per_second is None
+        else f"{row.counters.decode_tokens_per_second:.1f}",
     ]
 
 

@@ -9,8 +9,8 @@ from typing import final
 
 from transformers import PreTrainedModel
 
-from regrow.bench.decode import Contender, Measured, Runner, Setting
-from regrow.bench.result import Lost, Row, Spread
+from regrow.bench.bench_result import BenchRow, Lost, Spread
+from regrow.bench.generation import Contender, Measured, Runner, Setting
 from regrow.decoding.choose_network import Networks
 
 BASELINE = "dense"  # through Regrow's loop, that every ratio is to
@@ -32,12 +32,17 @@ class Benchmark:
     """Of one model."""
 
     def __init__(
-        self, name: str, model: PreTrainedModel, contenders: Sequence[Contender], bandwidth: float, turnover: float | None
+        self,
+        name: str,
+        model: PreTrainedModel,
+        contenders: Sequence[Contender],
+        bandwidth: float,
+        turnover: float | None,
     ) -> None:
         """`bandwidth` in bytes a second; `turnover`: see Runner."""
         self.name, self._contenders, self._bandwidth = name, contenders, bandwidth
         self.runner = Runner(model, turnover)
-        self.products = Networks(model).products
+        self.matmul = Networks(model).matmul
 
     def bounds(self, setting: Setting) -> list[Bound]:
         dense = self.runner.weights.dense(setting.rows, setting.context)
@@ -48,25 +53,31 @@ class Benchmark:
                 found.append(Bound(contender.label, setting.rows, size, dense / size))
         return found
 
-    def measure(self, setting: Setting, repeats: int, progress: Callable[[str], None]) -> list[Row]:
+    def measure(self, setting: Setting, repeats: int, progress: Callable[[str], None]) -> list[BenchRow]:
         """Of every contender that there is enough memory for; none at all where the baseline has too little."""
         measured = self.runner.measure(self._contenders, setting, repeats, progress)
         if BASELINE not in measured:
             return []
         dense = measured[BASELINE].decode
-        return [self._row(one, measured[one.label], dense, setting) for one in self._contenders if one.label in measured]
+        return [
+            self._row(one, measured[one.label], dense, setting)
+            for one in self._contenders
+            if one.label in measured
+        ]
 
-    def lost(self, setting: Setting, rows: Sequence[Row]) -> list[Lost]:
+    def lost(self, setting: Setting, rows: Sequence[BenchRow]) -> list[Lost]:
         """The contenders that `rows` of this setting do not hold."""
         there = {row.label for row in rows}
         size = (setting.rows, setting.prompt, setting.new)
         return [Lost(self.name, one.label, *size) for one in self._contenders if one.label not in there]
 
-    def _row(self, contender: Contender, measured: Measured, dense: Sequence[float], setting: Setting) -> Row:
+    def _row(
+        self, contender: Contender, measured: Measured, dense: Sequence[float], setting: Setting
+    ) -> BenchRow:
         size = self.runner.bytes_per_step(contender, setting)
         steps = setting.new - 1
         step = statistics.median(measured.decode) / steps
-        return Row(
+        return BenchRow(
             model=self.name,
             label=contender.label,
             rows=setting.rows,

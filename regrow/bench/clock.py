@@ -24,7 +24,10 @@ class Clock:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         moments = [self._began, *(moment for _, moment in self._marks)]
-        return [(what, _seconds(before, after)) for (what, _), before, after in zip(self._marks, moments, moments[1:], strict=False)]
+        return [
+            (what, _seconds(before, after))
+            for (what, _), before, after in zip(self._marks, moments, moments[1:], strict=False)
+        ]
 
     def _now(self) -> float | torch.cuda.Event:
         if self._device.type != "cuda":

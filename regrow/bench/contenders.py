@@ -8,20 +8,26 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedModel
 
-from regrow.bench.decode import Contender, Peer
-from regrow.calibration.result import Calibration, Origin, calibrated, fingerprint
-from regrow.calibration.run import measure
+from regrow.bench.generation import Contender, Peer
+from regrow.calibration.calibration import Calibration, Origin, calibrated, fingerprint
+from regrow.calibration.make_calibration import measure
 from regrow.errors import UsageError
 from regrow.method.base import Method, Needs
 from regrow.method.presets import make, parameters
 
 METHODS: Final = ("dense", "griffin", "teal", "bap")
-ON_A_GPU: Final = ("teal", "wina")  # on a CPU they read all weights, so that their time there would say nothing
+ON_A_GPU: Final = (
+    "teal",
+    "wina",
+)  # on a CPU they read all weights, so that their time there would say nothing
 STOCK: Final = (
     Contender("transformers", cache="dynamic"),
     Contender("transformers, static cache", cache="static"),
 )
-_SEQUENCES, _LENGTH = 2, 64  # of random tokens: where thresholds lie decides no speed that is worth a longer text
+_SEQUENCES, _LENGTH = (
+    2,
+    64,
+)  # of random tokens: where thresholds lie decides no speed that is worth a longer text
 
 
 def methods(names: Sequence[str], sparsity: str) -> dict[str, Method]:
@@ -37,11 +43,15 @@ def _method(name: str, sparsity: str) -> Method:
     given: dict[str, Any] = {"sparsity": sparsity, "init_steps": 0}
     method = make(name, **{key: value for key, value in given.items() if key in parameters(name)})
     if method.needs is Needs.WEIGHTS:
-        raise UsageError(f"method {name!r} changes weights and runs as fast as dense; leave it out of the benchmark")
+        raise UsageError(
+            f"method {name!r} changes weights and runs as fast as dense; leave it out of the benchmark"
+        )
     return method
 
 
-def contenders(model: PreTrainedModel, methods: Mapping[str, Method], peers: Mapping[str, Peer] | None = None) -> list[Contender]:
+def contenders(
+    model: PreTrainedModel, methods: Mapping[str, Method], peers: Mapping[str, Peer] | None = None
+) -> list[Contender]:
     """The methods, other engines, and transformers' own loop."""
     ours = [Contender(name, method, _calibration(model, method)) for name, method in methods.items()]
     return ours + [Contender(name, peer=peer) for name, peer in (peers or {}).items()] + list(STOCK)
@@ -52,5 +62,17 @@ def _calibration(model: PreTrainedModel, method: Method) -> Calibration | None:
         return None
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(model.config.vocab_size, (_SEQUENCES, _LENGTH), generator=generator).to(model.device)
-    origin = Origin("", fingerprint(model), method.name, calibrated(method), "random tokens", "0" * 64, _SEQUENCES, rows.numel(), _LENGTH)
-    return Calibration(origin, {name: tensor.cpu() for name, tensor in measure(model, method, list(rows)).items()})
+    origin = Origin(
+        "",
+        fingerprint(model),
+        method.name,
+        calibrated(method),
+        "random tokens",
+        "0" * 64,
+        _SEQUENCES,
+        rows.numel(),
+        _LENGTH,
+    )
+    return Calibration(
+        origin, {name: tensor.cpu() for name, tensor in measure(model, method, list(rows)).items()}
+    )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from regrow.bench.operands import dense_ffn, ffn_weights, normal
-from regrow.kernels import SparseFFN, native, products, sparse_ffn
+from regrow.kernels import SparseFFN, choose_matmul, native, sparse_ffn
 
 WIDTH, NEURONS = 1536, 8960  # Qwen2.5-1.5B
 SPARSITY = 0.5
@@ -33,8 +33,10 @@ def measure(dtype: torch.dtype, rows: int, *, sparsity: float, layers: int, repe
     weights = [ffn_weights(WIDTH, NEURONS, dtype=dtype) for _ in range(layers)]
     keep = NEURONS - round(NEURONS * sparsity)
     scratch = torch.empty(keep, WIDTH, dtype=dtype)
-    suited = products(dtype, scratch.device, layers * 3 * weights[0].gate.nbytes)
-    sparse = [sparse_ffn(w, keep, scratch, laid_out=suited if suited.lays_out(rows) else None) for w in weights]
+    suited = choose_matmul(dtype, scratch.device, layers * 3 * weights[0].gate.nbytes)
+    sparse = [
+        sparse_ffn(w, keep, scratch, laid_out=suited if suited.lays_out(rows) else None) for w in weights
+    ]
     index = torch.randperm(NEURONS, generator=generator)[:keep].sort().values
     _refresh(sparse, index)
     x = normal(rows, WIDTH, dtype=dtype)
@@ -49,7 +51,13 @@ def measure(dtype: torch.dtype, rows: int, *, sparsity: float, layers: int, repe
     ms = {name: statistics.median(values[2:]) for name, values in times.items()}
     quartiles = {name: statistics.quantiles(values[2:], n=4)[::2] for name, values in times.items()}
     ratio = ms["dense"] / (ms["sparse"] + ms["refresh"] / STEPS)
-    return {"dtype": str(dtype).removeprefix("torch."), "rows": rows, "ms": ms, "quartiles_ms": quartiles, "ratio": ratio}
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "rows": rows,
+        "ms": ms,
+        "quartiles_ms": quartiles,
+        "ratio": ratio,
+    }
 
 
 def bound(sparsity: float) -> float:
@@ -81,7 +89,9 @@ def main() -> None:
     torch.manual_seed(0)
     for dtype in DTYPES:
         size = 3 * NEURONS * WIDTH * dtype.itemsize / 1e6
-        print(f"{dtype}: {size:.0f} MB a dense layer; at most {bound(SPARSITY):.2f}x by bytes at {SPARSITY:.0%} sparsity")
+        print(
+            f"{dtype}: {size:.0f} MB a dense layer; at most {bound(SPARSITY):.2f}x by bytes at {SPARSITY:.0%} sparsity"
+        )
     results = []
     for dtype in DTYPES:
         for rows in ROWS:
@@ -93,8 +103,18 @@ def main() -> None:
                 flush=True,
             )
             results.append(result)
-    setting = {"width": WIDTH, "neurons": NEURONS, "sparsity": SPARSITY, "steps_per_refresh": STEPS, "turnover": TURNOVER}
-    machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    setting = {
+        "width": WIDTH,
+        "neurons": NEURONS,
+        "sparsity": SPARSITY,
+        "steps_per_refresh": STEPS,
+        "turnover": TURNOVER,
+    }
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     print(json.dumps({"bound": bound(SPARSITY), **setting, **machine, "results": results}))
 
 

@@ -16,13 +16,13 @@ from typing import Any, final
 
 import torch
 
+from regrow.bench.bench_result import PAPER, BenchRow, Lost, Result
 from regrow.bench.benchmark import Bound
 from regrow.bench.contenders import METHODS, methods
-from regrow.bench.decode import Setting
+from regrow.bench.generation import Setting
 from regrow.bench.gpu_kernels import kernel_times
 from regrow.bench.machine import bandwidth, device_name
-from regrow.bench.result import PAPER, Lost, Result, Row
-from regrow.bench.run import Listener, Plan, run
+from regrow.bench.run import BenchPlan, Listener, run
 from regrow.bench.shapes import SHAPES
 from regrow.errors import RegrowError
 from regrow.versions import versions
@@ -62,7 +62,7 @@ class Lines(Listener):
     def working(self, on: str, what: str) -> None: ...
     def end(self, result: Result) -> None: ...
 
-    def rows(self, rows: Sequence[Row], lost: Sequence[Lost]) -> None:
+    def rows(self, rows: Sequence[BenchRow], lost: Sequence[Lost]) -> None:
         for row in rows:
             print(_size(row), _speed(row), flush=True)
         for one in lost:
@@ -80,9 +80,13 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def _plan(args: argparse.Namespace, device: torch.device) -> Plan:
-    settings = [Setting(rows, prompt, NEW) for prompt in args.prompt or [128] for rows in args.batch_size or [1, 4, 8, 16, 64]]
-    return Plan(
+def _plan(args: argparse.Namespace, device: torch.device) -> BenchPlan:
+    settings = [
+        Setting(rows, prompt, NEW)
+        for prompt in args.prompt or [128]
+        for rows in args.batch_size or [1, 4, 8, 16, 64]
+    ]
+    return BenchPlan(
         model=None,
         shapes=args.shape or ["qwen-7b"],
         methods=methods(METHODS, SPARSITY),
@@ -97,7 +101,11 @@ def _plan(args: argparse.Namespace, device: torch.device) -> Plan:
 
 def _kernels(device: torch.device, path: Path) -> None:
     memory = bandwidth(device)
-    found: dict[str, Any] = {"made_with": {**versions(), "device": device_name(device)}, "bandwidth": memory, "kernels": []}
+    found: dict[str, Any] = {
+        "made_with": {**versions(), "device": device_name(device)},
+        "bandwidth": memory,
+        "kernels": [],
+    }
     for kernel in kernel_times(device, memory["copy"]):
         found["kernels"].append(kernel)
         print(json.dumps(kernel), flush=True)
@@ -108,11 +116,11 @@ def _keep(path: Path, result: Result) -> None:
     write_whole(path, (result.to_json() + "\n").encode())
 
 
-def _size(row: Row | Lost) -> str:
+def _size(row: BenchRow | Lost) -> str:
     return f"{row.model} batch {row.rows} prompt {row.prompt} {row.label}:"
 
 
-def _speed(row: Row) -> str:
+def _speed(row: BenchRow) -> str:
     paper = PAPER.ratio(row)
     bound = f"at most {row.bound:.3f}x, paper {paper and round(paper, 3)}"
     ms = {part: round(value, 3) for part, value in row.ms.items()}

@@ -36,7 +36,13 @@ def kernel_times(device: torch.device, bandwidth: float) -> Iterator[dict[str, A
             for name, calls, size in _kernels(shape, rows, device):
                 seconds = _time(calls)
                 share = size / seconds / bandwidth
-                yield {"shape": shape.name, "kernel": name, "rows": rows, "us": 1e6 * seconds, "bandwidth_share": share}
+                yield {
+                    "shape": shape.name,
+                    "kernel": name,
+                    "rows": rows,
+                    "us": 1e6 * seconds,
+                    "bandwidth_share": share,
+                }
 
 
 def _kernels(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[str, list[_Call], int]]:
@@ -44,16 +50,28 @@ def _kernels(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[st
     yield from _linears(shape, rows, device)
     for context in (SHORT, LONG if rows <= 16 else LONG // 8):
         size = 4 * rows * shape.kv_heads * context * shape.head_width
-        yield f"decode attention over {context}", [_attention(shape, rows, context, device) for _ in range(_copies(size))], size
+        yield (
+            f"decode attention over {context}",
+            [_attention(shape, rows, context, device) for _ in range(_copies(size))],
+            size,
+        )
     slot, size = torch.arange(rows, device=device), 10 * rows * shape.neurons
     totals = torch.zeros(_copies(size), rows, shape.neurons, device=device)
-    yield "scores", [partial(observe, _normal(device, rows, shape.neurons), slot, total) for total in totals], size
+    yield (
+        "scores",
+        [partial(observe, _normal(device, rows, shape.neurons), slot, total) for total in totals],
+        size,
+    )
     rule = IndexSet(Decimal("0.5"), ALWAYS_SPARSE)
     state = rule.init(Spec(shape.layers, shape.neurons, rows, device, torch.float32))
     state.memory.uniform_()
     state.known.fill_(True)
     everybody = torch.ones(rows, dtype=torch.bool, device=device)
-    yield "selection, all layers", [partial(rule.select, state, Rows(everybody, everybody, ~everybody))], 4 * state.memory.numel()
+    yield (
+        "selection, all layers",
+        [partial(rule.select, state, Rows(everybody, everybody, ~everybody))],
+        4 * state.memory.numel(),
+    )
 
 
 def _linears(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[str, list[_Call], int]]:
@@ -85,7 +103,17 @@ def _attention(shape: Shape, rows: int, context: int, device: torch.device) -> _
     keys, values = (_normal(device, rows, shape.kv_heads, context, shape.head_width) for _ in range(2))
     workspace = attention_workspace(query, shape.kv_heads, context)
     start = torch.zeros(rows, dtype=torch.int64, device=device)
-    return partial(decode_attention, query, keys, values, start, start + context - 1, shape.head_width**-0.5, out, workspace)
+    return partial(
+        decode_attention,
+        query,
+        keys,
+        values,
+        start,
+        start + context - 1,
+        shape.head_width**-0.5,
+        out,
+        workspace,
+    )
 
 
 def _normal(device: torch.device, *sizes: int) -> Tensor:

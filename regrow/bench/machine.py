@@ -26,7 +26,10 @@ def bandwidth(device: torch.device, *, megabytes: int | None = None, repeats: in
         clock.mark("copy")
         for name, seconds in clock.spans():
             times[name].append(seconds)
-    return {name: size * (2 if name == "copy" else 1) / statistics.median(values[1:]) for name, values in times.items()}
+    return {
+        name: size * (2 if name == "copy" else 1) / statistics.median(values[1:])
+        for name, values in times.items()
+    }
 
 
 def device_name(device: torch.device) -> str:

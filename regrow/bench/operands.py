@@ -14,7 +14,9 @@ def normal(*sizes: int, dtype: torch.dtype, device: torch.device | None = None) 
     return torch.randn(sizes, dtype=dtype, device=device).mul_(sizes[-1] ** -0.5)
 
 
-def ffn_weights(width: int, neurons: int, *, dtype: torch.dtype, device: torch.device | None = None) -> FFNWeights:
+def ffn_weights(
+    width: int, neurons: int, *, dtype: torch.dtype, device: torch.device | None = None
+) -> FFNWeights:
     """One FFN [neurons, width], gated by SiLU, without biases."""
     gate, up = (normal(neurons, width, dtype=dtype, device=device) for _ in range(2))
     return FFNWeights(gate, up, normal(width, neurons, dtype=dtype, device=device), silu)

@@ -33,7 +33,9 @@ class Weights:
 
     def pruned(self, method: Method, rows: int, context: int) -> int:
         """Of a step in which the method prunes as much as it is asked to."""
-        return self.dense(rows, context) - round(float(method.target) * sum(self.sites.get(site, 0) for site in method.sites))
+        return self.dense(rows, context) - round(
+            float(method.target) * sum(self.sites.get(site, 0) for site in method.sites)
+        )
 
 
 def weights_of(model: PreTrainedModel) -> Weights:

@@ -11,11 +11,11 @@ from typing import Protocol, final
 import torch
 from transformers import PreTrainedModel
 
+from regrow.bench.bench_result import BenchRow, Lost, Result
 from regrow.bench.benchmark import Benchmark, Bound
 from regrow.bench.contenders import contenders
-from regrow.bench.decode import Peer, Setting
+from regrow.bench.generation import Peer, Setting
 from regrow.bench.machine import bandwidth, device_name
-from regrow.bench.result import Lost, Result, Row
 from regrow.bench.shapes import shape
 from regrow.bench.turnover import bundled_turnover
 from regrow.bench.vllm import started, version_of
@@ -27,7 +27,7 @@ from regrow.versions import versions
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """What is measured: every method at every setting, on one model or on random weights of some shapes."""
 
     model: str | None  # a directory or hub id; None: random weights of the shapes
@@ -65,14 +65,14 @@ class Listener(Protocol):
     def working(self, on: str, what: str) -> None:
         """This is under way now; told before and between what else is told."""
 
-    def rows(self, rows: Sequence[Row], lost: Sequence[Lost]) -> None:
+    def rows(self, rows: Sequence[BenchRow], lost: Sequence[Lost]) -> None:
         """One setting is done, and kept."""
 
     def end(self, result: Result) -> None:
         """Everything is done."""
 
 
-def run(plan: Plan, listener: Listener, keep: Callable[[Result], None]) -> Result:
+def run(plan: BenchPlan, listener: Listener, keep: Callable[[Result], None]) -> Result:
     """Runs the plan; `keep` is given what there is after every setting.
 
     Raises UsageError or RegrowError for a model that cannot be loaded or pruned.
@@ -80,7 +80,12 @@ def run(plan: Plan, listener: Listener, keep: Callable[[Result], None]) -> Resul
     result = Result(
         {**versions(), "device": device_name(plan.device)},
         bandwidth(plan.device),
-        {"sparsity": float(plan.sparsity), "dtype": plan.dtype, "repeats": plan.repeats, "methods": list(plan.methods)},
+        {
+            "sparsity": float(plan.sparsity),
+            "dtype": plan.dtype,
+            "repeats": plan.repeats,
+            "methods": list(plan.methods),
+        },
     )
     result.settings["untimed"] = list(plan.untimed)
     listener.begin(result)
@@ -88,12 +93,16 @@ def run(plan: Plan, listener: Listener, keep: Callable[[Result], None]) -> Resul
     for name in [plan.model] if plan.model else plan.shapes:
         listener.working(name, "loading")
         model, directory = _model(plan, name)
-        speed = result.bandwidth["copy" if plan.device.type == "cuda" else "read"]  # what a GPU reads for a sum falls short of it
+        speed = result.bandwidth[
+            "copy" if plan.device.type == "cuda" else "read"
+        ]  # what a GPU reads for a sum falls short of it
         with ExitStack() as stack:
             peers: dict[str, Peer] = {}
             if plan.vllm is not None:
                 listener.working(name, "starting vLLM")
-                worker = stack.enter_context(started(plan.vllm, model, directory or name, plan.settings, eager=plan.vllm_eager))
+                worker = stack.enter_context(
+                    started(plan.vllm, model, directory or name, plan.settings, eager=plan.vllm_eager)
+                )
                 result.made_with["vllm, torch there"] = worker.version
                 peers[f"vLLM, {'eager' if plan.vllm_eager else 'compiled'}"] = worker
             found = contenders(model, plan.methods, peers)
@@ -102,11 +111,15 @@ def run(plan: Plan, listener: Listener, keep: Callable[[Result], None]) -> Resul
     return result
 
 
-def _measure(plan: Plan, benchmark: Benchmark, result: Result, listener: Listener, keep: Callable[[Result], None]) -> None:
+def _measure(
+    plan: BenchPlan, benchmark: Benchmark, result: Result, listener: Listener, keep: Callable[[Result], None]
+) -> None:
     """One model at every setting of the plan."""
-    if benchmark.products.speed:
-        result.settings["products"] = asdict(benchmark.products)
-    listener.bounds(benchmark.name, [bound for setting in plan.settings for bound in benchmark.bounds(setting)])
+    if benchmark.matmul.speed:
+        result.settings["matmul"] = asdict(benchmark.matmul)
+    listener.bounds(
+        benchmark.name, [bound for setting in plan.settings for bound in benchmark.bounds(setting)]
+    )
     for setting in plan.settings:
         rows = benchmark.measure(setting, plan.repeats, lambda what: listener.working(benchmark.name, what))
         lost = benchmark.lost(setting, rows)
@@ -116,16 +129,20 @@ def _measure(plan: Plan, benchmark: Benchmark, result: Result, listener: Listene
         listener.rows(rows, lost)
 
 
-def _turnover(plan: Plan, listener: Listener) -> float | None:
+def _turnover(plan: BenchPlan, listener: Listener) -> float | None:
     if plan.turnover is not None or plan.model or "bap" not in plan.methods:
         return plan.turnover
     listener.working("the bundled model", "how much its masks change")
     return bundled_turnover(plan.sparsity)
 
 
-def _model(plan: Plan, name: str) -> tuple[PreTrainedModel, Path | None]:
+def _model(plan: BenchPlan, name: str) -> tuple[PreTrainedModel, Path | None]:
     """The model, and where its weights lie if it was loaded."""
     if plan.model:
-        loaded = load(plan.model, dtype=plan.dtype, device=str(plan.device), trust_remote_code=plan.trust_remote_code)
+        loaded = load(
+            plan.model, dtype=plan.dtype, device=str(plan.device), trust_remote_code=plan.trust_remote_code
+        )
         return loaded.model, loaded.directory
-    return shape(name).build(torch.bfloat16 if plan.dtype == "auto" else getattr(torch, plan.dtype), plan.device), None
+    return shape(name).build(
+        torch.bfloat16 if plan.dtype == "auto" else getattr(torch, plan.dtype), plan.device
+    ), None

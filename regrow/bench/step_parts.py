@@ -44,7 +44,9 @@ def step(model: Any, rows: int, new: int) -> dict[str, float]:
     with recordings() as recorded, Engine(model, owns_model=True) as engine:
         engine.generate(ids, max_new_tokens=4, **how)
         if not recorded:
-            raise RegrowError("decode steps on this CPU are not made of Regrow's kernels alone, so that their parts cannot be told")
+            raise RegrowError(
+                "decode steps on this CPU are not made of Regrow's kernels alone, so that their parts cannot be told"
+            )
         for replay in recorded:
             replay.clock()
         report = engine.generate(ids, max_new_tokens=new, **how).report
@@ -90,7 +92,9 @@ def attention(rows: int, context: int, layers: int = 4) -> dict[str, float]:
     return {"ms_a_layer": 1e3 * median / layers, "gb_per_second": caches.nbytes / 1e9 / median}
 
 
-def main(rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS, new: int = STEPS, name: str = SHAPE) -> None:
+def main(
+    rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS, new: int = STEPS, name: str = SHAPE
+) -> None:
     torch.manual_seed(0)
     model = shape(name).build(torch.bfloat16, CPU)
     steps, reads = {}, {}
@@ -105,11 +109,20 @@ def main(rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS, new: in
     for context in contexts:
         for size in CONTEXT_ROWS:
             reads[f"{size} x {context}"] = one = attention(size, context)
-            print(f"attention, {size} rows over {context}: {one['ms_a_layer']:.2f} ms a layer, {one['gb_per_second']:.1f} GB/s", flush=True)
+            print(
+                f"attention, {size} rows over {context}: {one['ms_a_layer']:.2f} ms a layer, {one['gb_per_second']:.1f} GB/s",
+                flush=True,
+            )
     made = {**versions(), "device": device_name(CPU)}
     print(
         json.dumps(
-            {"made_with": made, "read_gb_per_second": bandwidth(CPU)["read"] / 1e9, "shape": name, "steps": steps, "attention": reads}
+            {
+                "made_with": made,
+                "read_gb_per_second": bandwidth(CPU)["read"] / 1e9,
+                "shape": name,
+                "steps": steps,
+                "attention": reads,
+            }
         )
     )
 

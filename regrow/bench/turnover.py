@@ -16,5 +16,12 @@ def bundled_turnover(sparsity: str) -> float:
     """Share of the retained neurons that a refresh of Batch-wise Adaptive Pruning replaces: mean over layers and refreshes of one batch."""
     loaded = load(dtype="float32", device="cpu")
     ids, mask = encode(loaded, [one.prompt for one in heldout(_ROWS)])
-    done = generate(loaded.model, ids, mask, method=BatchwiseAdaptive(sparsity=sparsity), max_new_tokens=_NEW, do_sample=False)
+    done = generate(
+        loaded.model,
+        ids,
+        mask,
+        method=BatchwiseAdaptive(sparsity=sparsity),
+        max_new_tokens=_NEW,
+        do_sample=False,
+    )
     return statistics.mean(done.report.turnover)

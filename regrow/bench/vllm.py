@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from regrow.bench.decode import Setting
+from regrow.bench.generation import Setting
 from regrow.errors import RegrowError, UsageError
 
 CACHE_GB: Final = 1  # of keys and values
@@ -28,7 +28,9 @@ _MESSAGES: Final = 4000  # characters of the worker's that are looked at
 class Vllm:
     """A worker process that runs batches when it is told to, and waits in between."""
 
-    def __init__(self, python: Path, weights: Path, dtype: str, settings: Sequence[Setting], *, eager: bool) -> None:
+    def __init__(
+        self, python: Path, weights: Path, dtype: str, settings: Sequence[Setting], *, eager: bool
+    ) -> None:
         """Raises UsageError for a Python without vLLM, RegrowError where the engine does not start."""
         self.version = version_of(python)
         told = {"model": str(weights), "dtype": dtype, "eager": eager}
@@ -63,12 +65,16 @@ class Vllm:
             self._log.seek(0)
             said = self._log.read().decode(errors="replace")[-_MESSAGES:].strip().splitlines()
             self.close()
-            raise RegrowError(f"vLLM ended with exit code {self._process.returncode}: {said[-1] if said else 'it said nothing'}")
+            raise RegrowError(
+                f"vLLM ended with exit code {self._process.returncode}: {said[-1] if said else 'it said nothing'}"
+            )
         return line
 
 
 @contextmanager
-def started(python: Path, model: PreTrainedModel, weights: Path | str, settings: Sequence[Setting], *, eager: bool) -> Iterator[Vllm]:
+def started(
+    python: Path, model: PreTrainedModel, weights: Path | str, settings: Sequence[Setting], *, eager: bool
+) -> Iterator[Vllm]:
     """vLLM with the weights of `model`, from the directory that holds them; those of a shape are saved once, by its name."""
     dtype = str(model.dtype).removeprefix("torch.")
     directory = weights if isinstance(weights, Path) else _saved(model, f"{weights}-{dtype}")
@@ -113,7 +119,9 @@ def _saved(model: PreTrainedModel, name: str) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     needed, free = sum(parameter.nbytes for parameter in model.parameters()), shutil.disk_usage(home).free
     if free < 1.1 * needed:
-        raise RegrowError(f"{home} has {free / 1e9:.1f} GB free, and the weights that vLLM loads take {needed / 1e9:.1f}; free some")
+        raise RegrowError(
+            f"{home} has {free / 1e9:.1f} GB free, and the weights that vLLM loads take {needed / 1e9:.1f}; free some"
+        )
     with tempfile.TemporaryDirectory(dir=home) as made:
         whole: Any = model
         whole.save_pretrained(Path(made) / name)

@@ -34,7 +34,9 @@ class Exercise:
 
     @property
     def solution(self) -> str:
-        return "\n".join(f"{label} {p.chain} ={p.answer}" for label, p in zip(LABELS, self.problems, strict=False))
+        return "\n".join(
+            f"{label} {p.chain} ={p.answer}" for label, p in zip(LABELS, self.problems, strict=False)
+        )
 
     def marks(self, text: str) -> tuple[bool, ...]:
         """Right or wrong for each problem, read off a completion: the text after the last `=` of the line with the problem's label."""
@@ -115,7 +117,9 @@ def _variables(rng: Random) -> Problem:
         operand = rng.choice([str(rng.randint(1, 9)), rng.choice(list(values))])
         sign = rng.choice("+-")
         known = values.get(operand)
-        values[name] = (values[source] + (1 if sign == "+" else -1) * (int(operand) if known is None else known)) % 10
+        values[name] = (
+            values[source] + (1 if sign == "+" else -1) * (int(operand) if known is None else known)
+        ) % 10
         rest.append((name, f"{source}{sign}{operand}"))
     question = _equations(rest)
     while rest:
@@ -136,7 +140,10 @@ _LOSSES = ("loses", "gives", "sells", "eats")
 
 def _word(rng: Random) -> Problem:
     total = rng.randint(5, 40)
-    who, what = rng.choice(("ann", "bob", "eve", "tom", "joe", "kim")), rng.choice(("pens", "figs", "nuts", "eggs", "pies", "buns"))
+    who, what = (
+        rng.choice(("ann", "bob", "eve", "tom", "joe", "kim")),
+        rng.choice(("pens", "figs", "nuts", "eggs", "pies", "buns")),
+    )
     question, events, steps = f"{who} has {total} {what}", list[str](), [f"has {total}"]
     for _ in range(rng.randint(2, 4)):
         amount, before = rng.randint(2, 9), total

@@ -20,7 +20,21 @@ from regrow.models import BUNDLED, Loaded
 
 C4: Final = ("allenai/c4", "en/c4-train.00000-of-01024.json.gz")
 _JSON_LINES: Final = (".jsonl", ".ndjson")
-_OTHERS: Final = (".json", ".csv", ".tsv", ".tab", ".yaml", ".yml", ".xml", ".html", ".gz", ".parquet", ".arrow", ".pdf", ".zip")
+_OTHERS: Final = (
+    ".json",
+    ".csv",
+    ".tsv",
+    ".tab",
+    ".yaml",
+    ".yml",
+    ".xml",
+    ".html",
+    ".gz",
+    ".parquet",
+    ".arrow",
+    ".pdf",
+    ".zip",
+)
 LARGEST: Final = (1, 2, 3, 4, 5, 6)  # problems of a generated exercise
 
 
@@ -64,7 +78,9 @@ def _conversations(loaded: Loaded, tokens: int) -> Iterator[Tensor]:
     while tokens > 0:
         found = exercise(f"calibration-{number}", LARGEST)
         message = [{"role": "user", "content": found.prompt}]
-        prompt: Any = tokenizer.apply_chat_template(message, tokenize=True, add_generation_prompt=True, return_dict=True)
+        prompt: Any = tokenizer.apply_chat_template(
+            message, tokenize=True, add_generation_prompt=True, return_dict=True
+        )
         answer = tokenizer(found.solution, add_special_tokens=False)["input_ids"]
         ids = [*prompt["input_ids"], *answer, tokenizer.eos_token_id][: loaded.context]
         yield torch.tensor(ids, device=loaded.model.device)
@@ -141,12 +157,16 @@ def _field(where: str, line: str) -> str:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f'{where} is not valid JSON ({error}); each line must be an object such as {{"text": "..."}}') from error
+        raise UsageError(
+            f'{where} is not valid JSON ({error}); each line must be an object such as {{"text": "..."}}'
+        ) from error
     text = value.get("text") if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise UsageError(f'{where} holds no "text"; each line must be an object such as {{"text": "..."}}')
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{where} holds half a character ({text[error.start]!a}); repair the text") from error
+        raise UsageError(
+            f"{where} holds half a character ({text[error.start]!a}); repair the text"
+        ) from error
     return text

@@ -16,7 +16,7 @@ from regrow.adapter.survey import survey
 from regrow.core import Site
 from regrow.errors import RegrowError
 from regrow.method.base import Method
-from regrow.pruning.base import Pruner
+from regrow.pruning.pruner import Pruner
 from regrow.weights.pattern import require_finite
 
 # Histogram bins are the leading bits of a float32: 8 of the exponent, 10 of the mantissa, so a bin is a thousandth of its value wide.
@@ -25,12 +25,17 @@ _BINS: Final = 1 << (8 + 10)
 
 
 def thresholds(
-    model: nn.Module, method: Method, sequences: Sequence[Tensor], progress: Callable[[int, int], None] | None = None
+    model: nn.Module,
+    method: Method,
+    sequences: Sequence[Tensor],
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """For every place of the method a threshold [] float64, by the name of its module: the share `method.target` of the scores seen over
     the `sequences` ([T] ids each, run densely) does not exceed it. `progress` is told (sequences done, of how many). Raises RegrowError
     where the model overflows."""
-    blocks, modules = survey(model, method.surface, tuple(Site))  # also those that this method could prune and does not
+    blocks, modules = survey(
+        model, method.surface, tuple(Site)
+    )  # also those that this method could prune and does not
     pruner = method.pruner(blocks, {})
     names = [place.name for place in blocks.linears] or [ffn.name for ffn in blocks.ffns]
     seen = [torch.zeros(_BINS, dtype=torch.int32, device=sequences[0].device) for _ in modules]
@@ -41,7 +46,9 @@ def thresholds(
             model(input_ids=ids[None], use_cache=False)
             if progress is not None:
                 progress(done, len(sequences))
-    return {name: _quantile(histogram, method.target, name) for name, histogram in zip(names, seen, strict=True)}
+    return {
+        name: _quantile(histogram, method.target, name) for name, histogram in zip(names, seen, strict=True)
+    }
 
 
 @final

@@ -37,7 +37,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Batched decoding of reasoning models with fewer FFN neurons, chosen anew as the answers unfold. No training."""
 

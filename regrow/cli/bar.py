@@ -64,7 +64,9 @@ class Bar:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
 
@@ -89,5 +91,9 @@ class _Lines:
         if spent < 1:  # it is told when it is done: how long it took is not known here
             say(f"{self._what}: {note}")
             return
-        left = f", at most {duration(spent * (self._total - done) / done)} left" if 0 < done < self._total else ""
+        left = (
+            f", at most {duration(spent * (self._total - done) / done)} left"
+            if 0 < done < self._total
+            else ""
+        )
         say(f"{self._what}: {note} ({duration(spent)} so far{left})")

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from regrow.bench.bench_result import BenchRow, Lost, Reference, Result, Spread
 from regrow.bench.benchmark import Bound
-from regrow.bench.result import Lost, Reference, Result, Row, Spread
 from regrow.bench.run import Listener
 from regrow.cli.bar import Bar
 from regrow.format import NONE, rate, ratio
@@ -37,14 +37,14 @@ class Silent(_WithBar):
 
     def begin(self, result: Result) -> None: ...
     def bounds(self, model: str, bounds: Sequence[Bound]) -> None: ...
-    def rows(self, rows: Sequence[Row], lost: Sequence[Lost]) -> None: ...
+    def rows(self, rows: Sequence[BenchRow], lost: Sequence[Lost]) -> None: ...
 
     def end(self, result: Result) -> None:
         typer.echo(result.to_json())
 
 
 @final
-class Screen(_WithBar):
+class BenchTables(_WithBar):
     """Tables on stdout as they are measured, with the ratios of an earlier result beside them."""
 
     def __init__(self, bar: Bar, reference: Reference | None) -> None:
@@ -53,27 +53,47 @@ class Screen(_WithBar):
 
     def begin(self, result: Result) -> None:
         gb = {name: f"{value / 1e9:.1f}" for name, value in result.bandwidth.items()}
-        self._print(f"{result.made_with['device']}: memory gives {gb['read']} GB/s read, {gb['copy']} GB/s copied")
+        self._print(
+            f"{result.made_with['device']}: memory gives {gb['read']} GB/s read, {gb['copy']} GB/s copied"
+        )
 
     def bounds(self, model: str, bounds: Sequence[Bound]) -> None:
         """A line a method, a column a batch size (the longest prompt's, where there are several)."""
         sizes = sorted({bound.rows for bound in bounds})
         table = _table(
-            f"{model} by bytes alone: GB a decode step, and at most how much faster than dense", [f"batch {size}" for size in sizes]
+            f"{model} by bytes alone: GB a decode step, and at most how much faster than dense",
+            [f"batch {size}" for size in sizes],
         )
         for label in dict.fromkeys(bound.label for bound in bounds):
             of = {bound.rows: bound for bound in bounds if bound.label == label}
-            table.add_row(label, *(f"{of[size].bytes_per_step / 1e9:.3f}  {ratio(of[size].ratio)}" for size in sizes))
+            table.add_row(
+                label, *(f"{of[size].bytes_per_step / 1e9:.3f}  {ratio(of[size].ratio)}" for size in sizes)
+            )
         self._print(table)
 
-    def rows(self, rows: Sequence[Row], lost: Sequence[Lost]) -> None:
-        first: Row | Lost = rows[0] if rows else lost[0]
+    def rows(self, rows: Sequence[BenchRow], lost: Sequence[Lost]) -> None:
+        first: BenchRow | Lost = rows[0] if rows else lost[0]
         size = f"{first.model}, batch {first.rows}, prompt {first.prompt} + {first.new} new tokens"
-        names = ["tokens/s", "to dense", "low – high", "at most", *([self._reference.name] if self._reference else []), "bandwidth"]
-        speed, parts = _table(size, names), _table("milliseconds: a step, or the whole of a prompt or refresh", _PARTS)
+        names = [
+            "tokens/s",
+            "to dense",
+            "low – high",
+            "at most",
+            *([self._reference.name] if self._reference else []),
+            "bandwidth",
+        ]
+        speed, parts = (
+            _table(size, names),
+            _table("milliseconds: a step, or the whole of a prompt or refresh", _PARTS),
+        )
         for row in rows:
             there = [self._there(row)] if self._reference else []
-            measured = (rate(row.tokens_per_second.median), ratio(row.ratio.median), _range(row.ratio), ratio(row.bound))
+            measured = (
+                rate(row.tokens_per_second.median),
+                ratio(row.ratio.median),
+                _range(row.ratio),
+                ratio(row.bound),
+            )
             speed.add_row(row.label, *measured, *there, f"{row.bandwidth_share:.0%}")
             parts.add_row(row.label, *(f"{row.ms[part]:.1f}" if part in row.ms else NONE for part in _PARTS))
         if rows:
@@ -85,14 +105,16 @@ class Screen(_WithBar):
         made = ", ".join(f"{name} {value}" for name, value in result.made_with.items() if name != "device")
         changed = result.settings["turnover"]
         notes = [] if changed is None else [f"a refresh replaces {changed:.1%} of the neurons"]
-        notes += [f"{name} is not timed on a CPU, where it reads all weights" for name in result.settings["untimed"]]
+        notes += [
+            f"{name} is not timed on a CPU, where it reads all weights" for name in result.settings["untimed"]
+        ]
         self._print("; ".join([f"{result.settings['dtype']}, {made}", *notes]), style="dim")
 
     def _print(self, *what: RenderableType, style: str | None = None) -> None:
         with self._bar.aside():
             self._console.print(*what, style=style)
 
-    def _there(self, row: Row) -> str:
+    def _there(self, row: BenchRow) -> str:
         return ratio(self._reference.ratio(row)) if self._reference else NONE
 
 

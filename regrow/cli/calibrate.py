@@ -11,13 +11,13 @@ import typer
 
 from regrow.cli import options
 from regrow.cli.bar import Bar
-from regrow.cli.loading import load
+from regrow.cli.load_model import load
 from regrow.cli.output import line
 from regrow.errors import UsageError
 from regrow.whole_file import refuse_place
 
 if TYPE_CHECKING:
-    from regrow.calibration.result import Calibration
+    from regrow.calibration.calibration import Calibration
 
 _TEXT, _OUTPUT = "Text", "Output"
 
@@ -35,15 +35,22 @@ def calibrate(
         ),
     ] = None,
     sequences: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_TEXT, help="By default 10 for thresholds, 128 for weights.")
+        int | None,
+        typer.Option(min=1, rich_help_panel=_TEXT, help="By default 10 for thresholds, 128 for weights."),
     ] = None,
-    length: Annotated[int, typer.Option(min=2, rich_help_panel=_TEXT, help="Tokens of a sequence; cut to the model's context.")] = 2048,
+    length: Annotated[
+        int,
+        typer.Option(min=2, rich_help_panel=_TEXT, help="Tokens of a sequence; cut to the model's context."),
+    ] = 2048,
     sparsity: options.Sparsity = None,
     param: options.Params = None,
     dtype: options.DTypeName = "auto",
     device: options.DeviceName = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", rich_help_panel=_OUTPUT, help="The calibration.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", rich_help_panel=_OUTPUT, help="The calibration."),
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -59,22 +66,26 @@ def calibrate(
     if pruning.needs is None:
         raise UsageError(f"method {method!r} with these parameters needs no calibration; use it as it is")
     if out is None and checkpoint is None:
-        raise UsageError("there is nowhere to write to: give --out FILE, or --checkpoint DIR for a method that changes weights")
+        raise UsageError(
+            "there is nowhere to write to: give --out FILE, or --checkpoint DIR for a method that changes weights"
+        )
     if out is not None:
         refuse_place(out)
-    from regrow.calibration import checkpoint as files
+    from regrow.calibration import pruned_checkpoint as files
 
     if checkpoint is not None:
         files.refuse(pruning, checkpoint)
     count = sequences or pruning.needs.value[0]
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    from regrow.calibration import run
+    from regrow.calibration import make_calibration
     from regrow.calibration.text import sequences as read
 
     given = read(loaded, text, count, length)
     with Bar() as bar:
         bar.begin(f"calibrating {method}", 1)
-        made = run.calibrate(loaded, pruning, given, lambda done, of: bar.show(done / of, f"{done} of {of}"))
+        made = make_calibration.calibrate(
+            loaded, pruning, given, lambda done, of: bar.show(done / of, f"{done} of {of}")
+        )
     if out is not None:
         made.save(out)
     if checkpoint is not None:

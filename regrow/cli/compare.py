@@ -10,7 +10,7 @@ import typer
 from regrow.cli import options
 from regrow.cli.bar import Bar
 from regrow.cli.group import INTERRUPTED, fail
-from regrow.cli.loading import load
+from regrow.cli.load_model import load
 from regrow.cli.task import chosen
 from regrow.errors import UsageError
 from regrow.format import duration
@@ -23,41 +23,72 @@ _GRID, _OUTPUT = "Grid", "Output"
 
 
 def compare(
-    out: Annotated[Path, typer.Option("--out", "-o", rich_help_panel=_OUTPUT, help="Directory; what is there is not run again.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", rich_help_panel=_OUTPUT, help="Directory; what is there is not run again."
+        ),
+    ],
     model: options.ModelName = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", "-t", rich_help_panel=_GRID, help="Problems to answer: {tasks}; for the bundled model its own."),
+        typer.Option(
+            "--task",
+            "-t",
+            rich_help_panel=_GRID,
+            help="Problems to answer: {tasks}; for the bundled model its own.",
+        ),
     ] = None,
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", rich_help_panel=_GRID, help="Batch 4 on a few prompts, in minutes; less of it for large models: a look, no result."
+            "--quick",
+            rich_help_panel=_GRID,
+            help="Batch 4 on a few prompts, in minutes; less of it for large models: a look, no result.",
         ),
     ] = False,
     batch_size: Annotated[
-        list[int] | None, typer.Option(min=1, rich_help_panel=_GRID, help="May be repeated; by default 4, 16, 8 and 1.")
+        list[int] | None,
+        typer.Option(min=1, rich_help_panel=_GRID, help="May be repeated; by default 4, 16, 8 and 1."),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="LABEL", rich_help_panel=_GRID, help='A method as the table labels it, such as "BAP, T_init 16"; may be repeated.'
+            metavar="LABEL",
+            rich_help_panel=_GRID,
+            help='A method as the table labels it, such as "BAP, T_init 16"; may be repeated.',
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to answer; by default 200.")] = None,
-    traced: Annotated[int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to compare by token; by default 48.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=2, rich_help_panel=_GRID, help="Limit of an answer; by default 600.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to answer; by default 200.")
+    ] = None,
+    traced: Annotated[
+        int | None,
+        typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to compare by token; by default 48."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=2, rich_help_panel=_GRID, help="Limit of an answer; by default 600.")
+    ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", rich_help_panel=_GRID, help="Calibration text, as for `regrow calibrate`."),
+        typer.Option(
+            metavar="FILE", rich_help_panel=_GRID, help="Calibration text, as for `regrow calibrate`."
+        ),
     ] = None,
     dtype: options.DTypeName = "auto",
     device: options.DeviceName = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     part: Annotated[
-        str, typer.Option(metavar="I/N", rich_help_panel=_OUTPUT, help="Run every N-th cell from the I-th on: one of N processes.")
+        str,
+        typer.Option(
+            metavar="I/N",
+            rich_help_panel=_OUTPUT,
+            help="Run every N-th cell from the I-th on: one of N processes.",
+        ),
     ] = "1/1",
-    table: Annotated[bool, typer.Option("--table", rich_help_panel=_OUTPUT, help="Run nothing, tabulate what is there.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", rich_help_panel=_OUTPUT, help="Run nothing, tabulate what is there.")
+    ] = False,
 ) -> None:
     """Run every method on the same prompts, at several batch sizes and sparsities, and tabulate what comes out.
 
@@ -80,15 +111,17 @@ def compare(
             cells = [cell for cell in cells if cell.label in size.labels]
         chat = bool(loaded.tokenizer.chat_template)
         answers = limit or size.prompts, traced or size.traced, max_new_tokens or size.max_new_tokens
-        plan = comparison.Plan(out, found, *answers, chat, text, size.sequences, size.length)
+        plan = comparison.ComparisonPlan(out, found, *answers, chat, text, size.sequences, size.length)
         own = comparison.parts(cells, mine, of)
         with Bar() as bar:
-            told = _Told(bar, len(own), comparison.batches_to_run(plan, own))
+            told = _CompareProgress(bar, len(own), comparison.batches_to_run(plan, own))
             runner = comparison.Comparison(loaded, plan, told)
             runner.check(own)
             _run(runner, own, told, out)
     if of > 1 and not table:  # others may still be running
-        typer.echo(f"part {part} is complete; when all are, `regrow compare --out {out} --table` tabulates them")
+        typer.echo(
+            f"part {part} is complete; when all are, `regrow compare --out {out} --table` tabulates them"
+        )
         return
     from regrow.cli.comparison_view import show
 
@@ -96,7 +129,7 @@ def compare(
 
 
 @final
-class _Told:
+class _CompareProgress:
     def __init__(self, bar: Bar, cells: int, batches: int) -> None:
         """`batches` are to be run for so many cells."""
         self._bar, self._what, self.cells = bar, "", ""
@@ -113,17 +146,23 @@ class _Told:
         if self._batches:
             about = duration(seconds * self._batches)
             with self._bar.aside():
-                typer.echo(f"{self._planned} cells: about {about} if all batches are like the first, calibrations not counted", err=True)
+                typer.echo(
+                    f"{self._planned} cells: about {about} if all batches are like the first, calibrations not counted",
+                    err=True,
+                )
         self._batches = 0
 
 
-def _run(runner: Comparison, cells: list[Cell], told: _Told, out: Path) -> None:
+def _run(runner: Comparison, cells: list[Cell], told: _CompareProgress, out: Path) -> None:
     for number, cell in enumerate(cells, 1):
         told.cells = f"cell {number} of {len(cells)}"
         try:
             runner.run(cell)
         except KeyboardInterrupt:
-            fail(f"interrupted: what is complete is kept in {out}; the same command goes on from there", INTERRUPTED)
+            fail(
+                f"interrupted: what is complete is kept in {out}; the same command goes on from there",
+                INTERRUPTED,
+            )
 
 
 def _part(text: str) -> tuple[int, int]:

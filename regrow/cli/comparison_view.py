@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from regrow.analysis import comparison
+from regrow.analysis import comparison_table
 from regrow.evaluation import results
 from regrow.evaluation.grid import Cell
 from regrow.format import percent
@@ -23,16 +23,18 @@ def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
     results.write(directory, rows)
     console = Console(highlight=False)
     for target, title in _targets(rows):
-        table = Table(*comparison.NARROW, title=title, title_justify="left", pad_edge=False)
+        table = Table(*comparison_table.NARROW, title=title, title_justify="left", pad_edge=False)
         for column in table.columns:
             column.overflow = "fold"  # a label that is cut off is none
         for column in table.columns[1:]:
             column.justify = "right"
         sizes = {row.batch_size for row in rows if row.target == target}
         for row in rows:
-            if row.target == target or (not row.target and row.batch_size in sizes):  # dense stands above each
-                found = dict(zip(comparison.COLUMNS, comparison.cells(row), strict=True))
-                table.add_row(*(found[name] for name in comparison.NARROW))
+            if row.target == target or (
+                not row.target and row.batch_size in sizes
+            ):  # dense stands above each
+                found = dict(zip(comparison_table.COLUMNS, comparison_table.cells(row), strict=True))
+                table.add_row(*(found[name] for name in comparison_table.NARROW))
         console.print(table)
     for note in (note for row in rows for note in row.notes):
         console.print(note, style="yellow")
@@ -44,7 +46,7 @@ def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
     console.print(f"in {directory}: table.md, table.json, figure.svg{missing}{mixed}", style="dim")
 
 
-def _targets(rows: Sequence[comparison.Row]) -> list[tuple[float, str]]:
+def _targets(rows: Sequence[comparison_table.ComparisonRow]) -> list[tuple[float, str]]:
     """One table each."""
     found = list(dict.fromkeys(row.target for row in rows))
     return [(target, f"target sparsity {percent(target)}") for target in found if target or len(found) == 1]

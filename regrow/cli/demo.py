@@ -10,7 +10,7 @@ from rich.console import Console
 
 from regrow.cli.bar import Bar
 from regrow.cli.group import INTERRUPTED, fail
-from regrow.cli.loading import load
+from regrow.cli.load_model import load
 from regrow.cli.options import Json
 from regrow.cli.output import line
 from regrow.errors import UsageError
@@ -35,8 +35,12 @@ RUNS: tuple[tuple[str, dict[str, str | int]], ...] = (
 
 def demo(
     batch_size: Annotated[int, typer.Option(min=1, max=64, help="Prompts decoded together.")] = 8,
-    start: Annotated[int, typer.Option(min=0, help="The first held-out prompt; another number shows other problems.")] = 0,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Also save what is shown as a picture.")] = None,
+    start: Annotated[
+        int, typer.Option(min=0, help="The first held-out prompt; another number shows other problems.")
+    ] = 0,
+    svg: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also save what is shown as a picture.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Decode a batch of held-out problems with the bundled model: dense, pruned at several sparsities, and GRIFFIN.
@@ -78,7 +82,8 @@ def _on(bar: Bar, what: str) -> Watch:
     def begin(limit: int) -> Callable[[Progress], None]:
         bar.begin(what, limit)
         return lambda progress: bar.show(
-            progress.step, f"{progress.step} tokens, {sum(progress.finished)} of {len(progress.finished)} done"
+            progress.step,
+            f"{progress.step} tokens, {sum(progress.finished)} of {len(progress.finished)} done",
         )
 
     return begin

@@ -22,14 +22,27 @@ RIGHT, WRONG, MISSING = "✓", "✗", "–"
 _BEFORE = 12  # characters shown before the place where a line leaves the dense one
 
 
-def show(console: Console, loaded: Loaded, exercises: Sequence[Exercise], runs: Sequence[Run], start: int) -> None:
+def show(
+    console: Console, loaded: Loaded, exercises: Sequence[Exercise], runs: Sequence[Run], start: int
+) -> None:
     """`runs[0]` is the dense one."""
     chosen = _most_telling(runs)
-    console.rule(Text(f"held-out prompt {start + chosen}, one of {len(exercises)} in the batch", style="bold"), align="left")
-    console.print(Text("the one on which the runs differ most; a pruned line is shown from where it leaves the dense one\n", style="dim"))
+    console.rule(
+        Text(f"held-out prompt {start + chosen}, one of {len(exercises)} in the batch", style="bold"),
+        align="left",
+    )
+    console.print(
+        Text(
+            "the one on which the runs differ most; a pruned line is shown from where it leaves the dense one\n",
+            style="dim",
+        )
+    )
     for row in range(len(exercises[chosen].problems)):
         _problem(console, exercises[chosen], [run.texts[chosen] for run in runs], runs, chosen, row)
-    console.rule(Text(f"the whole batch: {len(exercises)} prompts, {runs[0].problems} problems", style="bold"), align="left")
+    console.rule(
+        Text(f"the whole batch: {len(exercises)} prompts, {runs[0].problems} problems", style="bold"),
+        align="left",
+    )
     console.print(_table(runs))
     for run in runs:
         if why := why_dense(run.report.method, run.report.target_sparsity, run.report.counters):
@@ -37,12 +50,20 @@ def show(console: Console, loaded: Loaded, exercises: Sequence[Exercise], runs: 
     console.print(Text(_honest(loaded, runs), style="dim"))
 
 
-def to_json(loaded: Loaded, exercises: Sequence[Exercise], runs: Sequence[Run], start: int) -> Iterator[dict[str, Any]]:
+def to_json(
+    loaded: Loaded, exercises: Sequence[Exercise], runs: Sequence[Run], start: int
+) -> Iterator[dict[str, Any]]:
     """An object a run, with what each prompt asked and got."""
     for run in runs:
         rows = zip(exercises, run.texts, run.marks, strict=True)
         prompts = [
-            {"id": f"heldout-{start + i}", "prompt": e.prompt, "solution": e.solution, "text": text, "right": list(marks)}
+            {
+                "id": f"heldout-{start + i}",
+                "prompt": e.prompt,
+                "solution": e.solution,
+                "text": text,
+                "right": list(marks),
+            }
             for i, (e, text, marks) in enumerate(rows)
         ]
         yield {
@@ -59,26 +80,36 @@ def _most_telling(runs: Sequence[Run]) -> int:
     """Index of the prompt with the most answers marked otherwise than the dense ones; the first of several."""
     dense = runs[0]
     differing = [
-        sum(a != b for run in runs[1:] for a, b in zip(run.marks[i], dense.marks[i], strict=True)) for i in range(len(dense.marks))
+        sum(a != b for run in runs[1:] for a, b in zip(run.marks[i], dense.marks[i], strict=True))
+        for i in range(len(dense.marks))
     ]
     return differing.index(max(differing))
 
 
-def _problem(console: Console, exercise: Exercise, texts: Sequence[str], runs: Sequence[Run], chosen: int, row: int) -> None:
+def _problem(
+    console: Console, exercise: Exercise, texts: Sequence[str], runs: Sequence[Run], chosen: int, row: int
+) -> None:
     problem, label = exercise.problems[row], LABELS[row]
-    console.print(Text.assemble((f"{label} {problem.question}", "bold"), (f"   answer: {problem.answer}", "dim")), soft_wrap=True)
+    console.print(
+        Text.assemble((f"{label} {problem.question}", "bold"), (f"   answer: {problem.answer}", "dim")),
+        soft_wrap=True,
+    )
     grid = Table.grid(padding=(0, 2), expand=True)
     for ratio_, width in ((None, 11), (None, 10), (1, None)):
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=ratio_, min_width=width)
     lines = [_line(text, label) for text in texts]
     for run, line in zip(runs, lines, strict=True):
-        grid.add_row(run.label, _mark(line, run.marks[chosen][row]), _chain(line, None if run is runs[0] else lines[0]))
+        grid.add_row(
+            run.label, _mark(line, run.marks[chosen][row]), _chain(line, None if run is runs[0] else lines[0])
+        )
     console.print(Padding(grid, (0, 0, 1, 2)))
 
 
 def _line(text: str, label: str) -> str | None:
     """The answer to one problem, without its label; None if there is none."""
-    return next((line.removeprefix(f"{label} ") for line in text.splitlines() if line.startswith(f"{label} ")), None)
+    return next(
+        (line.removeprefix(f"{label} ") for line in text.splitlines() if line.startswith(f"{label} ")), None
+    )
 
 
 def _mark(line: str | None, right: bool) -> Text:
@@ -102,7 +133,9 @@ def _chain(line: str | None, dense: str | None) -> Text:
 
 
 def _table(runs: Sequence[Run]) -> Table:
-    table = Table("method", "target", "actual sparsity", "sparse steps", "problems right", "tokens/s", "to dense")
+    table = Table(
+        "method", "target", "actual sparsity", "sparse steps", "problems right", "tokens/s", "to dense"
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     base = runs[0].report.counters.decode_tokens_per_second
@@ -122,7 +155,10 @@ def _table(runs: Sequence[Run]) -> Table:
 
 
 def _honest(loaded: Loaded, runs: Sequence[Run]) -> str:
-    size, spent = loaded.model.num_parameters() / 1e6, sum(run.report.prefill_seconds + run.report.decode_seconds for run in runs)
+    size, spent = (
+        loaded.model.num_parameters() / 1e6,
+        sum(run.report.prefill_seconds + run.report.decode_seconds for run in runs),
+    )
     return (
         f"One run each, {duration(spent)} in all: an impression, not a benchmark. With {size:.1f} million parameters on a "
         f"{loaded.model.device.type.upper()}, the framework's overhead decides the speed, not the weights that are read: these ratios say "

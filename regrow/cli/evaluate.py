@@ -10,7 +10,7 @@ import typer
 from regrow.cli import options
 from regrow.cli.bar import Bar
 from regrow.cli.group import INTERRUPTED, fail
-from regrow.cli.loading import load
+from regrow.cli.load_model import load
 from regrow.cli.table import show
 from regrow.cli.task import chosen
 from regrow.format import duration
@@ -27,16 +27,34 @@ _TASK = "Task"
 def evaluate(
     *,
     out: Annotated[
-        Path, typer.Option("--out", "-o", rich_help_panel=_TASK, help="Record file; a run that was stopped goes on where it was.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            rich_help_panel=_TASK,
+            help="Record file; a run that was stopped goes on where it was.",
+        ),
     ],
     model: options.ModelName = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", "-t", rich_help_panel=_TASK, help="Problems to answer: {tasks}; for the bundled model its own."),
+        typer.Option(
+            "--task",
+            "-t",
+            rich_help_panel=_TASK,
+            help="Problems to answer: {tasks}; for the bundled model its own.",
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, rich_help_panel=_TASK, help="Prompts decoded together; part of the experiment.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=_TASK, help="The first prompts only; by default all.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_TASK, help="Limit of an answer.")] = 640,
+    batch_size: Annotated[
+        int,
+        typer.Option(min=1, rich_help_panel=_TASK, help="Prompts decoded together; part of the experiment."),
+    ] = 8,
+    limit: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=_TASK, help="The first prompts only; by default all.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_TASK, help="Limit of an answer.")
+    ] = 640,
     pruning: Method,
     calibration: options.CalibrationFile = None,
     dtype: options.DTypeName = "auto",
@@ -54,13 +72,13 @@ def evaluate(
     found = chosen(task, model)
     items = found.load(limit)  # a limit that the task cannot meet is found before the model is loaded
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    from regrow.evaluation import run
+    from regrow.evaluation import run_task
 
     template = bool(loaded.tokenizer.chat_template) if chat is None else chat
-    told = _Told(len(range(0, len(items), batch_size)), max_new_tokens)
+    told = _EvaluateProgress(len(range(0, len(items), batch_size)), max_new_tokens)
     try:
         with told.bar:
-            run.evaluate(
+            run_task.evaluate(
                 loaded,
                 found,
                 pruning,
@@ -75,12 +93,15 @@ def evaluate(
                 watch=told.step,
             )
     except KeyboardInterrupt:
-        fail(f"interrupted: {told.recorded} batches of this run are kept in {out}; the same command goes on from there", INTERRUPTED)
+        fail(
+            f"interrupted: {told.recorded} batches of this run are kept in {out}; the same command goes on from there",
+            INTERRUPTED,
+        )
     show([out])
 
 
 @final
-class _Told:
+class _EvaluateProgress:
     """What the bar shows of a run."""
 
     def __init__(self, planned: int, max_new_tokens: int) -> None:
@@ -93,4 +114,7 @@ class _Told:
         self.bar.show(done, f"{done} of {planned}, the last in {duration(record.seconds)}")
 
     def step(self, progress: Progress) -> None:
-        self.bar.show(self._done + progress.step / self._longest, f"{self._done} done, {progress.step} tokens into the next")
+        self.bar.show(
+            self._done + progress.step / self._longest,
+            f"{self._done} done, {progress.step} tokens into the next",
+        )

@@ -10,15 +10,15 @@ import typer
 
 from regrow.cli import options
 from regrow.cli.group import INTERRUPTED, fail
-from regrow.cli.loading import load
+from regrow.cli.load_model import load
 from regrow.cli.prompts import read
 from regrow.cli.sample_file import SampleFile
 from regrow.cli.sampling import sampling
-from regrow.cli.views import JsonLines, Screen, View
+from regrow.cli.views import JsonLines, SampleView, View
 
 if TYPE_CHECKING:
-    from regrow.cli.decode import Decoding
-    from regrow.cli.plan import Sample
+    from regrow.cli.decode_prompts import Decoding
+    from regrow.cli.generate_plan import Sample
     from regrow.method.base import Method
 
 _PROMPTS, _DECODING, _OUTPUT = "Prompts", "Decoding", "Output"
@@ -28,7 +28,10 @@ _PROMPTS, _DECODING, _OUTPUT = "Prompts", "Decoding", "Output"
 def generate(
     *,
     model: options.ModelName = None,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", rich_help_panel=_PROMPTS, help="A prompt; may be repeated.")] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", rich_help_panel=_PROMPTS, help="A prompt; may be repeated."),
+    ] = None,
     prompts: Annotated[
         str | None,
         typer.Option(
@@ -48,26 +51,43 @@ def generate(
         ),
     ] = None,
     prompts_format: Annotated[
-        str, typer.Option(rich_help_panel=_PROMPTS, help="What the file is, whatever its name: auto, lines, jsonl, json, csv or tsv.")
+        str,
+        typer.Option(
+            rich_help_panel=_PROMPTS,
+            help="What the file is, whatever its name: auto, lines, jsonl, json, csv or tsv.",
+        ),
     ] = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option(
-            min=1, rich_help_panel=_DECODING, help="Prompts decoded together; they share one choice of neurons. By default all, up to 16."
+            min=1,
+            rich_help_panel=_DECODING,
+            help="Prompts decoded together; they share one choice of neurons. By default all, up to 16.",
         ),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_DECODING, help="Limit of an answer; by default what the context leaves, up to 1024."),
+        typer.Option(
+            min=1,
+            rich_help_panel=_DECODING,
+            help="Limit of an answer; by default what the context leaves, up to 1024.",
+        ),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(rich_help_panel=_DECODING, help="Sample; without it, or at 0, decoding is greedy.")
+        float | None,
+        typer.Option(rich_help_panel=_DECODING, help="Sample; without it, or at 0, decoding is greedy."),
     ] = None,
     top_p: Annotated[
-        float | None, typer.Option(rich_help_panel=_DECODING, help="Sample from the likeliest tokens of this total probability.")
+        float | None,
+        typer.Option(
+            rich_help_panel=_DECODING, help="Sample from the likeliest tokens of this total probability."
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(rich_help_panel=_DECODING, help="Makes sampling repeatable; drawn and reported if not given.")
+        int | None,
+        typer.Option(
+            rich_help_panel=_DECODING, help="Makes sampling repeatable; drawn and reported if not given."
+        ),
     ] = None,
     pruning: Method,
     calibration: options.CalibrationFile = None,
@@ -98,18 +118,20 @@ def generate(
     tensors = options.calibration(calibration)
     with SampleFile(output) if output else nullcontext() as file:
         loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        from regrow.cli.decode import Decoding
-        from regrow.cli.plan import LARGEST_BATCH, Plan
+        from regrow.cli.decode_prompts import Decoding
+        from regrow.cli.generate_plan import LARGEST_BATCH, GeneratePlan
 
         how = how if file is None else how.as_before(file.settings)
-        plan = Plan(pruning, tensors, batch_size or LARGEST_BATCH, max_new_tokens, chat, dense_layers, how)
-        _run(Decoding(loaded, texts, plan), JsonLines() if json else Screen(), file)
+        plan = GeneratePlan(
+            pruning, tensors, batch_size or LARGEST_BATCH, max_new_tokens, chat, dense_layers, how
+        )
+        _run(Decoding(loaded, texts, plan), JsonLines() if json else SampleView(), file)
 
 
 def _run(decoding: Decoding, view: View, file: SampleFile | None) -> None:
     prompts, batch_size = [prompt.text for prompt in decoding.prompts], decoding.plan.batch_size
     earlier = [] if file is None else file.begin(decoding.settings(), batch_size, prompts)
-    told = _Told(view, file, len(earlier))
+    told = _GenerateProgress(view, file, len(earlier))
     decoding.kept = len(earlier)
     view.begin(earlier, file)
     try:
@@ -120,7 +142,7 @@ def _run(decoding: Decoding, view: View, file: SampleFile | None) -> None:
 
 
 @final
-class _Told:
+class _GenerateProgress:
     """Hands on what finishes, and counts it."""
 
     def __init__(self, view: View, file: SampleFile | None, earlier: int) -> None:

@@ -12,9 +12,7 @@ from regrow.cli.choices import fill
 from regrow.cli.options import Json
 from regrow.format import parameters as shown
 
-_CHOICES = (
-    "Of bap: aggregate is one of {aggregates}; memory is one of {memories}. A wrong value of any other parameter names the right ones."
-)
+_CHOICES = "Of bap: aggregate is one of {aggregates}; memory is one of {memories}. A wrong value of any other parameter names the right ones."
 
 
 def methods(json: Json = False) -> None:
@@ -22,7 +20,10 @@ def methods(json: Json = False) -> None:
     from regrow.method.presets import METHODS, parameters
 
     if json:
-        found = [{"name": m.name, "summary": m.summary, "source": m.source, "parameters": parameters(m.name)} for m in METHODS.values()]
+        found = [
+            {"name": m.name, "summary": m.summary, "source": m.source, "parameters": parameters(m.name)}
+            for m in METHODS.values()
+        ]
         typer.echo(jsonlib.dumps(found, indent=2))
         return
     table = Table("method", "what it does", "parameters and defaults", "source", show_lines=True)

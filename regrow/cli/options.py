@@ -14,24 +14,43 @@ import typer
 from regrow.errors import UsageError
 
 if TYPE_CHECKING:
-    from regrow.calibration.result import Calibration
+    from regrow.calibration.calibration import Calibration
     from regrow.method.base import Method
 
 _METHOD, _MODEL, _OUTPUT = "Method", "Model", "Output"
 
-ModelName = Annotated[str | None, typer.Argument(metavar="MODEL", help="A local directory or a hub id; without it, the bundled model.")]
+ModelName = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="A local directory or a hub id; without it, the bundled model."),
+]
 DTypeName = Annotated[str, typer.Option("--dtype", rich_help_panel=_MODEL, help="Number format: {dtypes}.")]
-DeviceName = Annotated[str, typer.Option("--device", rich_help_panel=_MODEL, help="auto, cpu, cuda, cuda:1, ...")]
+DeviceName = Annotated[
+    str, typer.Option("--device", rich_help_panel=_MODEL, help="auto, cpu, cuda, cuda:1, ...")
+]
 Chat = Annotated[
     bool | None,
-    typer.Option("--chat/--no-chat", rich_help_panel=_MODEL, help="Use the tokenizer's chat template; by default, if it has one."),
+    typer.Option(
+        "--chat/--no-chat",
+        rich_help_panel=_MODEL,
+        help="Use the tokenizer's chat template; by default, if it has one.",
+    ),
 ]
 SkipLayers = Annotated[
-    str, typer.Option("--skip-layers", rich_help_panel=_MODEL, metavar="N,N,...", help="Layers that stay dense, from 0.")
+    str,
+    typer.Option(
+        "--skip-layers", rich_help_panel=_MODEL, metavar="N,N,...", help="Layers that stay dense, from 0."
+    ),
 ]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", rich_help_panel=_MODEL, help="Run Python code of the model.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", rich_help_panel=_MODEL, help="Run Python code of the model.")
+]
 
-MethodName = Annotated[str, typer.Option("--method", "-m", rich_help_panel=_METHOD, help="{methods}; `regrow methods` explains them.")]
+MethodName = Annotated[
+    str,
+    typer.Option(
+        "--method", "-m", rich_help_panel=_METHOD, help="{methods}; `regrow methods` explains them."
+    ),
+]
 # Text, so that the decimal is the one the user wrote.
 Sparsity = Annotated[
     str | None,
@@ -42,17 +61,39 @@ Sparsity = Annotated[
         help="Share of what the method prunes (FFN neurons, inputs, weights) that it drops, in [0, 1).",
     ),
 ]
-InitSteps = Annotated[int | None, typer.Option("--init-steps", rich_help_panel=_METHOD, help="Dense decode steps before pruning begins.")]
-ExploreSteps = Annotated[int | None, typer.Option("--explore-steps", rich_help_panel=_METHOD, help="Dense steps at the end of a period.")]
-Period = Annotated[
-    int | None, typer.Option("--period", rich_help_panel=_METHOD, help="Decode steps from one choice of neurons to the next.")
+InitSteps = Annotated[
+    int | None,
+    typer.Option("--init-steps", rich_help_panel=_METHOD, help="Dense decode steps before pruning begins."),
 ]
-Aggregate = Annotated[str | None, typer.Option("--aggregate", rich_help_panel=_METHOD, help="Over the samples of a batch: {aggregates}.")]
-Memory = Annotated[str | None, typer.Option("--memory", rich_help_panel=_METHOD, help="Over the phases of a sample: {memories}.")]
-Decay = Annotated[float | None, typer.Option("--decay", rich_help_panel=_METHOD, help="Weight of the past with --memory ema.")]
+ExploreSteps = Annotated[
+    int | None,
+    typer.Option("--explore-steps", rich_help_panel=_METHOD, help="Dense steps at the end of a period."),
+]
+Period = Annotated[
+    int | None,
+    typer.Option(
+        "--period", rich_help_panel=_METHOD, help="Decode steps from one choice of neurons to the next."
+    ),
+]
+Aggregate = Annotated[
+    str | None,
+    typer.Option("--aggregate", rich_help_panel=_METHOD, help="Over the samples of a batch: {aggregates}."),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", rich_help_panel=_METHOD, help="Over the phases of a sample: {memories}."),
+]
+Decay = Annotated[
+    float | None,
+    typer.Option("--decay", rich_help_panel=_METHOD, help="Weight of the past with --memory ema."),
+]
 ForgetFinished = Annotated[
     bool | None,
-    typer.Option("--forget-finished/--keep-finished", rich_help_panel=_METHOD, help="Whether samples that have ended stop to count."),
+    typer.Option(
+        "--forget-finished/--keep-finished",
+        rich_help_panel=_METHOD,
+        help="Whether samples that have ended stop to count.",
+    ),
 ]
 
 Params = Annotated[
@@ -67,10 +108,17 @@ Params = Annotated[
 ]
 CalibrationFile = Annotated[
     Path | None,
-    typer.Option("--calibration", metavar="FILE", rich_help_panel=_METHOD, help="What `regrow calibrate` made for this model and method."),
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        rich_help_panel=_METHOD,
+        help="What `regrow calibrate` made for this model and method.",
+    ),
 ]
 
-Json = Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="JSON on stdout and nothing else.")]
+Json = Annotated[
+    bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="JSON on stdout and nothing else.")
+]
 
 
 # The parameters of methods that have an option of their own; any other is a --param.
@@ -145,7 +193,13 @@ def _value(name: str, text: str, default: object) -> object:
             case float() if name != "sparsity":
                 return float(text)
     except (ValueError, KeyError):
-        kind = "true or false" if isinstance(default, bool) else "a whole number" if isinstance(default, int) else "a number"
+        kind = (
+            "true or false"
+            if isinstance(default, bool)
+            else "a whole number"
+            if isinstance(default, int)
+            else "a number"
+        )
         raise UsageError(f"parameter {name} takes {kind}, not {text!r}") from None
     return text
 
@@ -154,7 +208,7 @@ def calibration(path: Path | None) -> Calibration | None:
     """The calibration in the file. Raises UsageError or RegrowError."""
     if path is None:
         return None
-    from regrow.calibration.result import Calibration
+    from regrow.calibration.calibration import Calibration
 
     return Calibration.load(path)
 

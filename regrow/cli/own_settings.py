@@ -37,7 +37,9 @@ _ALWAYS = (
 )
 _SAMPLED = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 # The value that means "off", where it is not None, False, 0 or empty.
-_OFF = dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "temperature", "top_p", "typical_p"), 1.0)
+_OFF = dict.fromkeys(
+    ("repetition_penalty", "encoder_repetition_penalty", "temperature", "top_p", "typical_p"), 1.0
+)
 # Set to these values whatever the model says: no token of an answer depends on them.
 _SET_ASIDE: dict[str, tuple[Any, str]] = {
     "max_length": (None, "--max-new-tokens limits answers"),
@@ -77,8 +79,12 @@ class OwnSettings:
         decode that is not ours."""
         settings: dict[str, Any] = loaded.model.generation_config.to_dict() | loaded.generation_settings
         _refuse(loaded, settings, sampled=bool(sampling.temperature))
-        names = _ALWAYS + (tuple(name for name in _SAMPLED if name not in sampling.given) if sampling.temperature else ())
-        aside = {name: why for name, (value, why) in _SET_ASIDE.items() if settings.get(name) not in (None, value)}
+        names = _ALWAYS + (
+            tuple(name for name in _SAMPLED if name not in sampling.given) if sampling.temperature else ()
+        )
+        aside = {
+            name: why for name, (value, why) in _SET_ASIDE.items() if settings.get(name) not in (None, value)
+        }
         if settings.get("do_sample") and not sampling.temperature:
             aside["do_sample"] = "sampling begins with --temperature above 0"
         config = deepcopy(loaded.model.generation_config)
@@ -103,17 +109,27 @@ def beside_ids(loaded: Loaded) -> dict[str, Any]:
 
 
 def _is_on(name: str, value: Any) -> bool:
-    return bool(value) and value != _OFF.get(name) if name not in ("forced_bos_token_id", "forced_eos_token_id") else value is not None
+    return (
+        bool(value) and value != _OFF.get(name)
+        if name not in ("forced_bos_token_id", "forced_eos_token_id")
+        else value is not None
+    )
 
 
 def _refuse(loaded: Loaded, settings: dict[str, Any], *, sampled: bool) -> None:
     where = f"the generation_config.json of {loaded.name}"
-    asked = {name: settings[name] for name in _OTHER_MODES if settings.get(name) not in (None, False, 1, 0, [])}
+    asked = {
+        name: settings[name] for name in _OTHER_MODES if settings.get(name) not in (None, False, 1, 0, [])
+    }
     if sampled:
         asked.pop("penalty_alpha", None)  # of greedy decoding alone
     if asked:
         name, value = next(iter(asked.items()))
-        raise UsageError(f"{where} asks for {name} {value}, and Regrow decodes greedily or samples; take {name} out of that file")
+        raise UsageError(
+            f"{where} asks for {name} {value}, and Regrow decodes greedily or samples; take {name} out of that file"
+        )
     chunk = settings.get("prefill_chunk_size")
     if chunk is not None and (type(chunk) is not int or chunk < 1):
-        raise UsageError(f"{where} gives prefill_chunk_size {chunk}, which must be a whole number of at least 1; correct that file")
+        raise UsageError(
+            f"{where} gives prefill_chunk_size {chunk}, which must be a whole number of at least 1; correct that file"
+        )

@@ -15,8 +15,29 @@ from regrow.errors import UsageError
 OURS = ("type", "index", "prompt", "text", "tokens", "finish_reason")
 KINDS = ("lines", "jsonl", "json", "csv", "tsv")
 DEFAULT_FIELD = "prompt"
-_BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv"}
-_OTHER_FORMATS = (".yaml", ".yml", ".xml", ".html", ".toml", ".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".pkl", ".zip", ".pdf")
+_BY_SUFFIX = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+}
+_OTHER_FORMATS = (
+    ".yaml",
+    ".yml",
+    ".xml",
+    ".html",
+    ".toml",
+    ".parquet",
+    ".arrow",
+    ".feather",
+    ".xlsx",
+    ".xls",
+    ".pkl",
+    ".zip",
+    ".pdf",
+)
 # Fields that hold the question of a record in common data sets: they tell a table from prose.
 _USUAL = ("prompt", "question", "problem", "instruction", "input", "query", "text")
 
@@ -35,7 +56,9 @@ def rows(name: str, suffix: str, text: str, asked: str | None, kind: str) -> lis
         kind = _kind(name, suffix, text, asked)
     if kind == "lines":
         if asked is not None:
-            raise UsageError(f"{name} is read as a prompt a line, which has no fields; leave out --prompt-field or give --prompts-format")
+            raise UsageError(
+                f"{name} is read as a prompt a line, which has no fields; leave out --prompt-field or give --prompts-format"
+            )
         # A line ends at \n alone: prompts may hold the other characters that str.splitlines takes for line
         # ends.
         return [Prompt(line) for _, line in _filled(text)]
@@ -48,10 +71,14 @@ def _kind(name: str, suffix: str, text: str, asked: str | None) -> str:
     if suffix in _BY_SUFFIX:
         return _BY_SUFFIX[suffix]
     if suffix in _OTHER_FORMATS:
-        raise UsageError(f"{name} is of a kind that is not read ({suffix}); convert it to JSON lines, CSV or a prompt a line")
+        raise UsageError(
+            f"{name} is of a kind that is not read ({suffix}); convert it to JSON lines, CSV or a prompt a line"
+        )
     held = _held(text, asked)
     if suffix == ".txt" and held != "lines" and (held != "jsonl" or _all_json(text)):
-        raise UsageError(f"{name} is a text file by its name and {held} by what it holds; say which with --prompts-format lines or {held}")
+        raise UsageError(
+            f"{name} is a text file by its name and {held} by what it holds; say which with --prompts-format lines or {held}"
+        )
     return "lines" if suffix == ".txt" else held
 
 
@@ -144,7 +171,11 @@ def _prompt(where: str, value: object, wanted: str) -> Prompt:
     text = value if isinstance(value, str) else fields.get(wanted)
     if isinstance(value, dict) and wanted not in value:
         there = ", ".join(name for name, other in value.items() if isinstance(other, str))
-        hint = f"name the field with --prompt-field (texts there: {there})" if there else "it has no texts at all"
+        hint = (
+            f"name the field with --prompt-field (texts there: {there})"
+            if there
+            else "it has no texts at all"
+        )
         raise UsageError(f"{where} holds no {json.dumps(wanted)} text; {hint}")
     if not isinstance(text, str):
         raise UsageError(
@@ -155,8 +186,15 @@ def _prompt(where: str, value: object, wanted: str) -> Prompt:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{where} holds half a character (a lone surrogate, character {error.start + 1}); correct it") from error
-    return Prompt(text, _kept(where, {name: other for name, other in fields.items() if (name, wanted) != ("prompt", "prompt")}))
+        raise UsageError(
+            f"{where} holds half a character (a lone surrogate, character {error.start + 1}); correct it"
+        ) from error
+    return Prompt(
+        text,
+        _kept(
+            where, {name: other for name, other in fields.items() if (name, wanted) != ("prompt", "prompt")}
+        ),
+    )
 
 
 def _kept(where: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -164,5 +202,7 @@ def _kept(where: str, fields: dict[str, Any]) -> dict[str, Any]:
     kept = {f"input_{name}" if name in OURS else name: value for name, value in fields.items()}
     if len(kept) < len(fields):
         name = next(name for name in fields if name in OURS and f"input_{name}" in fields)
-        raise UsageError(f'{where} has both a field "{name}" and a field "input_{name}", which is its name beside an answer; rename one')
+        raise UsageError(
+            f'{where} has both a field "{name}" and a field "input_{name}", which is its name beside an answer; rename one'
+        )
     return kept

@@ -22,7 +22,9 @@ def table(name: str, text: str, kind: str) -> Iterator[tuple[str, dict[str, str]
         raise UsageError(f"{name} names the field {twice[0]!r} twice in its header; rename one")
     for number, row in lines:
         if len(row) != len(header):
-            raise UsageError(f"{name}, line {number} has {len(row)} fields, and the header has {len(header)}; correct the line")
+            raise UsageError(
+                f"{name}, line {number} has {len(row)} fields, and the header has {len(header)}; correct the line"
+            )
         yield f"{name}, line {number}", dict(zip(header, row, strict=True))
 
 

@@ -16,8 +16,18 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-_PACKED = {b"PK\x03\x04": "a zip file", b"BZh": "a bzip2 file", b"\xfd7zXZ\0": "an xz file", b"\x28\xb5\x2f\xfd": "a zstd file"}
-_OTHERS = {b"PAR1": "a Parquet file", b"ARROW1": "an Arrow file", b"%PDF": "a PDF file", b"\x89HDF": "an HDF5 file"}
+_PACKED = {
+    b"PK\x03\x04": "a zip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\0": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+}
+_OTHERS = {
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"%PDF": "a PDF file",
+    b"\x89HDF": "an HDF5 file",
+}
 _GZIP = b"\x1f\x8b"
 
 
@@ -30,7 +40,9 @@ def decode(name: str, data: bytes) -> str:
         if data.startswith(start):
             todo = "unpack it" if start in _PACKED else "convert it to JSON lines"
             raise UsageError(f"{name} is {what}, not text; {todo}")
-    mark, encoding = next(((mark, encoding) for mark, encoding in _MARKS.items() if data.startswith(mark)), (b"", "utf-8"))
+    mark, encoding = next(
+        ((mark, encoding) for mark, encoding in _MARKS.items() if data.startswith(mark)), (b"", "utf-8")
+    )
     body = data[len(mark) :]
     try:
         text = body.decode(encoding)
@@ -41,7 +53,9 @@ def decode(name: str, data: bytes) -> str:
         raise UsageError(f"{name} is not {label} text ({place}); convert it to UTF-8") from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise UsageError(f"{name}, line {line} holds a null byte, so it is no text that can be read; convert it to UTF-8")
+        raise UsageError(
+            f"{name}, line {line} holds a null byte, so it is no text that can be read; convert it to UTF-8"
+        )
     return text
 
 

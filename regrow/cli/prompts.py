@@ -16,14 +16,18 @@ from regrow.errors import UsageError
 STDIN = "-"
 
 
-def read(given: Sequence[str], source: str | None, field: str | None = None, kind: str = "auto") -> list[Prompt]:
+def read(
+    given: Sequence[str], source: str | None, field: str | None = None, kind: str = "auto"
+) -> list[Prompt]:
     """The prompts of `--prompt`, then those of `--prompts`; with neither, those of a piped standard input.
 
     `field` holds the prompt in structured files, by default "prompt"; `kind` is one of prompt_rows.KINDS, or "auto". Raises UsageError
     where there are no prompts, and for a file that cannot be read or does not hold what its kind says.
     """
     if kind not in ("auto", *prompt_rows.KINDS):
-        raise UsageError(f"unknown --prompts-format {kind!r}; choose one of auto, {', '.join(prompt_rows.KINDS)}")
+        raise UsageError(
+            f"unknown --prompts-format {kind!r}; choose one of auto, {', '.join(prompt_rows.KINDS)}"
+        )
     prompts = [_option(number, text) for number, text in enumerate(given, 1)]
     piped = source is None and not given and sys.stdin is not None and not sys.stdin.isatty()
     if source is not None or piped:
@@ -32,9 +36,13 @@ def read(given: Sequence[str], source: str | None, field: str | None = None, kin
             raise UsageError(f"{_name(source or STDIN)} holds no prompts; put some in, or leave it out")
         prompts += found
     elif field is not None or kind != "auto":
-        raise UsageError("--prompt-field and --prompts-format are for --prompts FILE; add it, or leave them out")
+        raise UsageError(
+            "--prompt-field and --prompts-format are for --prompts FILE; add it, or leave them out"
+        )
     if not prompts:
-        raise UsageError("there are no prompts: give --prompt TEXT or --prompts FILE, or pipe one prompt a line into standard input")
+        raise UsageError(
+            "there are no prompts: give --prompt TEXT or --prompts FILE, or pipe one prompt a line into standard input"
+        )
     return prompts
 
 
@@ -44,7 +52,9 @@ def _option(number: int, text: str) -> Prompt:
     except UnicodeEncodeError as error:
         with suppress(UnicodeError):  # in a locale of ASCII, the bytes of UTF-8 come as lone surrogates
             return Prompt(os.fsencode(text).decode())
-        raise UsageError(f"--prompt number {number} is not valid UTF-8 text (character {error.start + 1}); correct it") from error
+        raise UsageError(
+            f"--prompt number {number} is not valid UTF-8 text (character {error.start + 1}); correct it"
+        ) from error
     return Prompt(text)
 
 

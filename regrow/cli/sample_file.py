@@ -41,7 +41,9 @@ class SampleFile:
             self._close()
             raise
 
-    def begin(self, settings: Mapping[str, Any], batch_size: int, prompts: Sequence[str]) -> list[dict[str, Any]]:
+    def begin(
+        self, settings: Mapping[str, Any], batch_size: int, prompts: Sequence[str]
+    ) -> list[dict[str, Any]]:
         """The samples that are there, those of whole batches. Raises UsageError for a file made with other
         settings."""
         asked = {"type": "settings", **json.loads(line(settings))}
@@ -51,9 +53,22 @@ class SampleFile:
             return []
         self._refuse_other(asked)
         if len(self._samples) > len(prompts):
-            raise RegrowError(f"{self.path} holds more samples than there are prompts; restore the file or choose another --output")
-        whole = len(prompts) if len(self._samples) == len(prompts) else len(self._samples) // batch_size * batch_size
-        other = next((place for place, sample in enumerate(self._samples[:whole]) if sample.get("prompt") != prompts[place]), None)
+            raise RegrowError(
+                f"{self.path} holds more samples than there are prompts; restore the file or choose another --output"
+            )
+        whole = (
+            len(prompts)
+            if len(self._samples) == len(prompts)
+            else len(self._samples) // batch_size * batch_size
+        )
+        other = next(
+            (
+                place
+                for place, sample in enumerate(self._samples[:whole])
+                if sample.get("prompt") != prompts[place]
+            ),
+            None,
+        )
         if other is not None:
             raise self._damaged(other)
         self._size = self._ends[whole]
@@ -84,7 +99,11 @@ class SampleFile:
         except OSError as error:
             with suppress(OSError):  # what then stays is a torn line, which the next run cuts off
                 self._cut()
-            kept = _ADVICE if self._regular and (self._written or self._samples) else "make room or choose another --output"
+            kept = (
+                _ADVICE
+                if self._regular and (self._written or self._samples)
+                else "make room or choose another --output"
+            )
             raise RegrowError(f"{self.path} cannot be written: {error.strerror}; {kept}") from error
         self._size += len(data)
 
@@ -101,7 +120,9 @@ class SampleFile:
             return None, []
         settings = _object(lines[0]) if lines and lines[0].startswith(_START) else None
         if settings is None:
-            raise UsageError(f"{self.path} holds something else than samples of `regrow generate`; choose another --output")
+            raise UsageError(
+                f"{self.path} holds something else than samples of `regrow generate`; choose another --output"
+            )
         self._ends = [len(lines[0])]
         samples = []
         for number, part in enumerate(lines[1:]):
@@ -113,13 +134,19 @@ class SampleFile:
         return settings, samples
 
     def _damaged(self, sample: int) -> RegrowError:
-        return RegrowError(f"{self.path}, line {sample + 2} is damaged: restore the file or choose another --output")
+        return RegrowError(
+            f"{self.path}, line {sample + 2} is damaged: restore the file or choose another --output"
+        )
 
     def _refuse_other(self, asked: Mapping[str, Any]) -> None:
         there = self.settings or {}
-        names = [name for name in {**there, **asked} if name not in _TOLD and there.get(name) != asked.get(name)]
+        names = [
+            name for name in {**there, **asked} if name not in _TOLD and there.get(name) != asked.get(name)
+        ]
         if names:
-            differing = ", ".join(f"{name} {_short(there.get(name))} / {_short(asked.get(name))}" for name in names)
+            differing = ", ".join(
+                f"{name} {_short(there.get(name))} / {_short(asked.get(name))}" for name in names
+            )
             raise UsageError(
                 f"{self.path} was made with other settings ({differing}, there / asked): ask for the same or choose another --output"
             )

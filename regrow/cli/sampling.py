@@ -69,4 +69,9 @@ def sampling(temperature: float | None, top_p: float | None, seed: int | None) -
         raise UsageError(f"--top-p must lie in (0, 1], not {top_p}")
     if seed is not None and not 0 <= seed < 2**63:
         raise UsageError(f"--seed must be a whole number from 0 to 2^63 - 1, not {seed}")
-    return Sampling(temperature, top_p, random.SystemRandom().randrange(2**32) if seed is None else seed, drawn=seed is None)
+    return Sampling(
+        temperature,
+        top_p,
+        random.SystemRandom().randrange(2**32) if seed is None else seed,
+        drawn=seed is None,
+    )

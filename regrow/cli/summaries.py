@@ -31,14 +31,24 @@ def print_tables(console: Console, summaries: Sequence[Summary]) -> None:
     for number, summary in enumerate(summaries, 1):
         if summary.missing:
             console.print(
-                f"Run {number} is incomplete: {len(summary.missing)} of {summary.config.batches} batches are missing.", style="yellow"
+                f"Run {number} is incomplete: {len(summary.missing)} of {summary.config.batches} batches are missing.",
+                style="yellow",
             )
         if summary.note:
             console.print(f"Run {number}: {summary.note}.", style="yellow")
 
 
 def _runs(summaries: Sequence[Summary], width: int) -> Table:
-    table = Table("run", "method", "batch", "problems right", "95 % interval", "actual sparsity", "median tokens", "tokens/s")
+    table = Table(
+        "run",
+        "method",
+        "batch",
+        "problems right",
+        "95 % interval",
+        "actual sparsity",
+        "median tokens",
+        "tokens/s",
+    )
     for column in table.columns[2:]:
         column.justify = "right"
     table.padding = (0, 1) if width >= WIDE else 0
@@ -70,19 +80,27 @@ def names(configs: Sequence[RunConfig]) -> list[str]:
     """What each run is called: its method, and what tells it from the others; of a method's only run its sparsity and what is not a
     default."""
     settings = _differing([_settings(config) for config in configs])
-    return [_name(config, _params(config, configs) | settings_) for config, settings_ in zip(configs, settings, strict=True)]
+    return [
+        _name(config, _params(config, configs) | settings_)
+        for config, settings_ in zip(configs, settings, strict=True)
+    ]
 
 
 def _name(config: RunConfig, told: Mapping[str, object]) -> str:
     shown = {
-        name: value[:12] if isinstance(value, str) and len(value) == 64 else value for name, value in told.items()
+        name: value[:12] if isinstance(value, str) and len(value) == 64 else value
+        for name, value in told.items()
     }  # of digests the first
     return printable(f"{config.method} ({parameters(shown)})" if told else config.method)
 
 
 def _params(config: RunConfig, configs: Sequence[RunConfig]) -> dict[str, Any]:
     alike = [other for other in configs if other.method == config.method]
-    return _unusual(config) if len(alike) == 1 else _differing([dict(other.params) for other in alike])[alike.index(config)]
+    return (
+        _unusual(config)
+        if len(alike) == 1
+        else _differing([dict(other.params) for other in alike])[alike.index(config)]
+    )
 
 
 def _unusual(config: RunConfig) -> dict[str, Any]:
@@ -90,13 +108,19 @@ def _unusual(config: RunConfig) -> dict[str, Any]:
     from regrow.method.presets import parameters as defaults
 
     known = {**METHODS[config.method].retired, **defaults(config.method)} if config.method in METHODS else {}
-    return {name: value for name, value in config.params.items() if name == "sparsity" or name not in known or value != known[name]}
+    return {
+        name: value
+        for name, value in config.params.items()
+        if name == "sparsity" or name not in known or value != known[name]
+    }
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """Those that have no column of their own; what the model itself sets by its own names."""
     found = config.to_dict()
-    return {name: value for name, value in found.items() if name not in _ELSEWHERE} | dict(found.get("generation_config", {}))
+    return {name: value for name, value in found.items() if name not in _ELSEWHERE} | dict(
+        found.get("generation_config", {})
+    )
 
 
 def _differing(many: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -111,7 +135,10 @@ def _families(summaries: Sequence[Summary]) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for family in sorted({family for summary in summaries for family in summary.families}):
-        table.add_row(printable(family), *(_share(s.families[family]) if family in s.families else NONE for s in summaries))
+        table.add_row(
+            printable(family),
+            *(_share(s.families[family]) if family in s.families else NONE for s in summaries),
+        )
     return table
 
 

@@ -15,8 +15,13 @@ from regrow.errors import UsageError
 
 
 def table(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Record files of `regrow evaluate`.", show_default=False)],
-    markdown: Annotated[bool, typer.Option("--markdown", rich_help_panel="Output", help="Markdown tables with every column.")] = False,
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Record files of `regrow evaluate`.", show_default=False),
+    ],
+    markdown: Annotated[
+        bool, typer.Option("--markdown", rich_help_panel="Output", help="Markdown tables with every column.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Grade record files and tabulate accuracy, actual sparsity and speed."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from regrow.errors import UsageError
 
 if TYPE_CHECKING:
-    from regrow.evaluation.tasks.base import Task
+    from regrow.evaluation.tasks.task import Task
 
 _DEFAULT = "tiny_reasoner"  # of the bundled model alone
 

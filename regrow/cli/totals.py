@@ -27,7 +27,11 @@ class Totals:
     def of(cls, reports: Sequence[Report]) -> Self:
         """Of at least one batch."""
         first = reports[0]
-        return cls(Report(first.method, first.target_sparsity, sum((report.counters for report in reports), Counters())))
+        return cls(
+            Report(
+                first.method, first.target_sparsity, sum((report.counters for report in reports), Counters())
+            )
+        )
 
     @property
     def counters(self) -> Counters:

@@ -15,8 +15,8 @@ from regrow.cli.output import line
 from regrow.format import duration, parameters, percent, rate
 
 if TYPE_CHECKING:
-    from regrow.cli.decode import Decoding
-    from regrow.cli.plan import Sample
+    from regrow.cli.decode_prompts import Decoding
+    from regrow.cli.generate_plan import Sample
     from regrow.cli.sample_file import SampleFile
     from regrow.cli.totals import Totals
 
@@ -51,17 +51,22 @@ class JsonLines(View):
         kept = {"kept": decoding.kept} if decoding.kept else {}
         counted = {"samples": 0} if totals is None else totals.to_dict()
         why = {"note": note} if totals is not None and (note := totals.note) else {}
-        typer.echo(line({"type": "summary", **decoding.about(), **kept, **counted, **why, "versions": versions()}))
+        typer.echo(
+            line({"type": "summary", **decoding.about(), **kept, **counted, **why, "versions": versions()})
+        )
 
 
 @final
-class Screen(View):
+class SampleView(View):
     def __init__(self) -> None:
         self._console = Console(highlight=False)
 
     def begin(self, earlier: Sequence[Mapping[str, Any]], file: SampleFile | None) -> None:
         if earlier and file is not None:
-            self._console.print(Text(f"{len(earlier)} samples are in {file.path} already; they are not decoded again"), soft_wrap=True)
+            self._console.print(
+                Text(f"{len(earlier)} samples are in {file.path} already; they are not decoded again"),
+                soft_wrap=True,
+            )
 
     def sample(self, sample: Sample) -> None:
         title = f"sample {sample.index + 1}: {len(sample.tokens)} tokens, {_ENDS.get(sample.finish_reason, sample.finish_reason)}"
@@ -91,13 +96,19 @@ def _chosen(sampling: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     told = ", ".join(f"{name} {value}" for name, value in drawn.items()) if drawn["temperature"] else "greedy"
     yield "sampling", f"{told}; from the model's generation config: {parameters(own)}" if own else told
     if aside := sampling.get("set_aside"):
-        yield "set aside", "of the model's generation config: " + "; ".join(f"{name} ({why})" for name, why in aside.items())
+        yield (
+            "set aside",
+            "of the model's generation config: "
+            + "; ".join(f"{name} ({why})" for name, why in aside.items()),
+        )
 
 
 def _summary(decoding: Decoding, totals: Totals) -> Iterator[tuple[str, str]]:
     model, settings = decoding.loaded.model, dict(totals.method)
     name = settings.pop("name")
-    ends = ", ".join(f"{count} {_ENDS.get(reason, reason)}" for reason, count in sorted(totals.finish_reasons.items()))
+    ends = ", ".join(
+        f"{count} {_ENDS.get(reason, reason)}" for reason, count in sorted(totals.finish_reasons.items())
+    )
     yield "model", f"{decoding.loaded.name}, {str(model.dtype).removeprefix('torch.')} on {model.device}"
     yield "method", f"{name}: {parameters(settings)}" if settings else name
     yield from _chosen(decoding.sampling)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import final
 
 from regrow.cli.bar import Bar
-from regrow.cli.plan import Batch, Sample
+from regrow.cli.generate_plan import PromptBatch, Sample
 from regrow.cli.prompt_rows import Prompt
 from regrow.decoding.loop import Progress
 from regrow.format import rate
@@ -22,7 +22,7 @@ class Watched:
         self,
         loaded: Loaded,
         prompts: Sequence[Prompt],
-        batch: Batch,
+        batch: PromptBatch,
         bar: Bar,
         what: str,
         steps: int,

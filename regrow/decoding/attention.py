@@ -23,7 +23,9 @@ class DecodeAttention:
     def __init__(self, model: PreTrainedModel, mask: Tensor | None, rows: int) -> None:
         """`mask` [B, P or more] of the prompt, zero where a column is padding, which is on the left; None without any."""
         self._config, device = model.config, model.device
-        self._start = torch.zeros(rows, dtype=torch.int64, device=device) if mask is None else (mask == 0).sum(dim=1)
+        self._start = (
+            torch.zeros(rows, dtype=torch.int64, device=device) if mask is None else (mask == 0).sum(dim=1)
+        )
         self._length = torch.zeros_like(self._start)
         AttentionInterface.register(NAME, attend)
 
@@ -32,7 +34,9 @@ class DecodeAttention:
         """What to give to the forward of `width` tokens a row that end at column `length`."""
         self._length.fill_(length - width)
         before = self._config._attn_implementation
-        self._config._attn_implementation = NAME  # without a mask function of this name transformers builds no mask
+        self._config._attn_implementation = (
+            NAME  # without a mask function of this name transformers builds no mask
+        )
         try:
             yield {"kv_start": self._start, "kv_length": self._length}
         finally:
@@ -52,7 +56,11 @@ def attend(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """y [B, w, H, d] of query [B, H, w, d], key and value [B, H_kv, S, d]. Raises TypeError for attention of another kind."""
-    odd = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    odd = [
+        name
+        for name in ("sliding_window", "softcap", "s_aux", "position_bias")
+        if others.get(name) is not None
+    ]
     if odd or attention_mask is not None:
         raise TypeError(f"attention with {', '.join(odd) or 'a mask'}")
     head_width = query.shape[-1]

@@ -25,7 +25,15 @@ class Batch:
     highest: int | None  # id that the model takes, if some column, masked or after a row's end, holds another
 
     @classmethod
-    def of(cls, ids: Tensor, mask: Tensor | None, positions: Tensor | None, room: int, pad: Tensor, vocabulary: int) -> Self:
+    def of(
+        cls,
+        ids: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        room: int,
+        pad: Tensor,
+        vocabulary: int,
+    ) -> Self:
         """Prompts `ids` [B, P], padded on the left where `mask` [B, P] is zero (None: nowhere), with room for N new tokens. `positions`
         [B or 1, P] are counted from the mask if not given."""
         rows, width = ids.shape
@@ -41,7 +49,9 @@ class Batch:
             ended=ended,
             by_eos=ended.clone(),
             lengths=torch.zeros(rows, dtype=torch.int64, device=ids.device),
-            highest=vocabulary - 1 if bool(((ids < 0) | (ids >= vocabulary)).any()) or not 0 <= int(pad) < vocabulary else None,
+            highest=vocabulary - 1
+            if bool(((ids < 0) | (ids >= vocabulary)).any()) or not 0 <= int(pad) < vocabulary
+            else None,
         )
 
     def __len__(self) -> int:

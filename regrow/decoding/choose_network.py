@@ -12,17 +12,23 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from regrow.adapter.laid_out import LaidOut, Layout
+from regrow.adapter.lay_out import LaidOut, Layout
 from regrow.adapter.llama_like import read, readable
 from regrow.adapter.plain import has_other_forward
-from regrow.adapter.pristine import has_class_methods, prepares_its_own_inputs, pristine, replaced_loop, structure
+from regrow.adapter.pristine import (
+    has_class_methods,
+    prepares_its_own_inputs,
+    pristine,
+    replaced_loop,
+    structure,
+)
 from regrow.decoding.attention import DecodeAttention
 from regrow.decoding.fused import FusedNetwork
 from regrow.decoding.graphs import CudaRecorder
 from regrow.decoding.network import Network, StockNetwork
 from regrow.decoding.same_logits import attends_alike, same_by_parts
 from regrow.errors import UsageError
-from regrow.kernels import products, record
+from regrow.kernels import choose_matmul, record
 
 # Whether a model by its parts, and with our attention, gave its logits, and the structure it had then. Both tests feed a
 # text of hundreds of tokens, so that one prune context after another should not repeat them.
@@ -37,7 +43,7 @@ class Networks:
         """`layout`: of the weights of a model that is run by its parts on a CPU."""
         self._model, self._layout = model, layout
         size = sum(parameter.nbytes for parameter in model.parameters())
-        self.products = products(model.dtype, model.device, size)
+        self.matmul = choose_matmul(model.dtype, model.device, size)
         self._kernels = model.device.type == "cuda" and model.dtype != torch.float64
         self._fused: FusedNetwork | None = None
         self._laid_out: LaidOut | None = None  # its linears, where they may be
@@ -77,7 +83,9 @@ class Networks:
         if inputs["past_key_values"].get_seq_length() > 0:  # columns of the batch are not those of the cache
             self.close()
             return StockNetwork(model, ids.shape[1], inputs)
-        cast = torch.is_autocast_enabled(model.device.type)  # then it computes in other dtypes than it is stored in
+        cast = torch.is_autocast_enabled(
+            model.device.type
+        )  # then it computes in other dtypes than it is stored in
         numbered = positions is not None and _in_order(mask, positions.expand_as(ids))
         shipped = not cast and positions is not None and not prepares_its_own_inputs(model)
         if shipped and numbered and not returned and _only_grows(inputs["past_key_values"]):
@@ -90,7 +98,9 @@ class Networks:
                 return fused
         self.close()
         ours = self._kernels and shipped and _without_gaps(mask) and self._attends_alike()
-        return StockNetwork(model, ids.shape[1], inputs, DecodeAttention(model, mask, len(ids)) if ours else None)
+        return StockNetwork(
+            model, ids.shape[1], inputs, DecodeAttention(model, mask, len(ids)) if ours else None
+        )
 
     def check(self, network: Network) -> None:
         """Raises UsageError where the model was hooked into since the batch began, and its network goes around its forward."""
@@ -107,27 +117,37 @@ class Networks:
         found = structure(model)
         if self._of != (found, _tensors(model)):
             self.close()
-            self._fused, self._laid_out, self._of = None, None, (found, _tensors(model))  # the memory of the old one goes first
+            self._fused, self._laid_out, self._of = (
+                None,
+                None,
+                (found, _tensors(model)),
+            )  # the memory of the old one goes first
             decoder = read(model)
-            network = FusedNetwork(decoder, kernels=self._kernels, recorder=CudaRecorder if self._kernels else lambda: record)
+            network = FusedNetwork(
+                decoder, kernels=self._kernels, recorder=CudaRecorder if self._kernels else lambda: record
+            )
             inexact = self._layout is not Layout.STORED
             test = partial(same_by_parts, model, network, inexact=inexact)
             same = _remembered(_BY_PARTS, model, (found, self._kernels, inexact), test)
             self._fused = network if same else None
             if same and inexact:
-                self._laid_out = LaidOut(model, decoder, self.products, self._layout)
+                self._laid_out = LaidOut(model, decoder, self.matmul, self._layout)
         elif self._fused is not None:
             self._fused.refresh()
         return self._fused
 
     def _attends_alike(self) -> bool:
         model = self._model
-        if model.config._attn_implementation != "sdpa" or not pristine(model):  # another was chosen, or is needed
+        if model.config._attn_implementation != "sdpa" or not pristine(
+            model
+        ):  # another was chosen, or is needed
             return False
         return _remembered(_ATTENDS, model, structure(model), partial(attends_alike, model))
 
 
-def _remembered(verdicts: _Verdicts, model: PreTrainedModel, found: Hashable, test: Callable[[], bool]) -> bool:
+def _remembered(
+    verdicts: _Verdicts, model: PreTrainedModel, found: Hashable, test: Callable[[], bool]
+) -> bool:
     known = verdicts.get(model)
     if known is None or known[0] != found:
         known = verdicts[model] = (found, test())
@@ -150,7 +170,9 @@ def _only_grows(cache: Any) -> bool:
 def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
     """Whether a row's tokens are numbered 0, 1, 2, ..."""
     if mask is None:
-        return torch.equal(positions, torch.arange(positions.shape[1], device=positions.device).expand_as(positions))
+        return torch.equal(
+            positions, torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+        )
     return torch.equal(torch.where(mask.bool(), positions, 0), (mask.cumsum(1) - 1) * mask)
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = 256  # a cache has a multiple of so many, so that batches of about the same length share one
 WIDEST: Final = 17  # tokens a row that the kernels take
-CHUNK_TOKENS: Final = 32768  # of a prompt that are fed at once, over all rows: what they compute on the way would be gigabytes
+CHUNK_TOKENS: Final = (
+    32768  # of a prompt that are fed at once, over all rows: what they compute on the way would be gigabytes
+)
 # Tokens a row. The first part of a prompt attends without a mask, which is faster.
 SHORTEST_CHUNK, LONGEST_CHUNK = 64, 4096
 FOLDED: Final = 32  # up to so many queries a row, the query heads of a key-value head are laid along the queries: no key is repeated
@@ -44,7 +46,9 @@ class FusedNetwork(Network):
         self._layout = 0
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
-        self._steppers: dict[tuple[int, bool], Stepper] = {}  # by tokens a row, and whether every one gets logits
+        self._steppers: dict[
+            tuple[int, bool], Stepper
+        ] = {}  # by tokens a row, and whether every one gets logits
 
     def start(self, batch: int, capacity: int) -> None:
         """Room for `batch` rows of `capacity` tokens each, empty. What is there stays where it is, as long as it is large enough."""
@@ -72,11 +76,19 @@ class FusedNetwork(Network):
         self._keys_values = of.embedding.new_empty(0)
         # A column more: padding is written there. On a CPU what a head reads lies in one piece.
         home = of.embedding.device
-        sizes = {"batch": batch, "columns": columns + 1, "kinds": 2, "heads": of.kv_heads, "width": of.head_width}
+        sizes = {
+            "batch": batch,
+            "columns": columns + 1,
+            "kinds": 2,
+            "heads": of.kv_heads,
+            "width": of.head_width,
+        }
         order = ("batch", "kinds", "heads", "columns", "width") if home.type == "cpu" else tuple(sizes)
         # Zeros: drafts may look further than what `start` clears, and what is masked is multiplied by zero.
         cache = of.embedding.new_zeros(len(of.blocks), *(sizes[name] for name in order))
-        self._keys_values = cache.permute(0, *(1 + order.index(name) for name in sizes))  # [L, B, columns + 1, 2, H_kv, d]
+        self._keys_values = cache.permute(
+            0, *(1 + order.index(name) for name in sizes)
+        )  # [L, B, columns + 1, 2, H_kv, d]
         self._rows = torch.arange(batch, device=home)[:, None]
         self._columns = torch.arange(columns, device=home)
         cos, sin = of.rotary(of.embedding, self._columns[None])
@@ -85,24 +97,45 @@ class FusedNetwork(Network):
         self._graphs = None if self._recorder is None else Graphs(self._recorder())
         self._size = (batch, columns)
 
-    def forward(self, planned: Pass, ids: Tensor, *, length: int | None = None, key: Hashable | None = None, every: bool = False) -> Tensor:
+    def forward(
+        self,
+        planned: Pass,
+        ids: Tensor,
+        *,
+        length: int | None = None,
+        key: Hashable | None = None,
+        every: bool = False,
+    ) -> Tensor:
         position, width, longest = planned.position, planned.width, length or ids.shape[1]
-        kernels = self._kernels or (not self.exact and steps_compiled(self._decoder.embedding, self._decoder.head_width))
+        kernels = self._kernels or (
+            not self.exact and steps_compiled(self._decoder.embedding, self._decoder.head_width)
+        )
         if not kernels or planned.prompt or width > WIDEST:
             return self._plain(ids[:, -width:], position, longest, every)
         stepper = self._stepper(width, every)
         stepper.ids.copy_(ids[:, -width:])
         stepper.position.copy_(position)
-        return stepper() if self._graphs is None or key is None else self._graphs.run((width, every, key), stepper)
+        return (
+            stepper()
+            if self._graphs is None or key is None
+            else self._graphs.run((width, every, key), stepper)
+        )
 
     def _stepper(self, width: int, every: bool) -> Stepper:
         if (width, every) not in self._steppers:
             from regrow.decoding.stepper import Stepper
 
-            with torch.inference_mode(mode=False), torch.no_grad():  # its buffers outlive the caller's inference mode
-                halves = self._decoder.rotary(self._cos.new_empty(0, dtype=torch.float32), self._columns[None])
+            with (
+                torch.inference_mode(mode=False),
+                torch.no_grad(),
+            ):  # its buffers outlive the caller's inference mode
+                halves = self._decoder.rotary(
+                    self._cos.new_empty(0, dtype=torch.float32), self._columns[None]
+                )
                 cos, sin = (table[0, :, : self._decoder.head_width // 2].contiguous() for table in halves)
-                self._steppers[width, every] = Stepper(self._decoder, self._keys_values, cos, sin, self._size[0], width, every=every)
+                self._steppers[width, every] = Stepper(
+                    self._decoder, self._keys_values, cos, sin, self._size[0], width, every=every
+                )
         return self._steppers[width, every]
 
     def _plain(self, ids: Tensor, position: Tensor, length: int, every: bool) -> Tensor:
@@ -114,29 +147,43 @@ class FusedNetwork(Network):
         keys, values = (kind.unbind() for kind in self._keys_values[:, :, :length].permute(3, 0, 1, 4, 2, 5))
         x = of.embedding[ids]
         for layer, block in enumerate(of.blocks):
-            query = self._query(block, self._keys_values[layer], self._norm(x, block.attention_norm), at, cos, sin)
+            query = self._query(
+                block, self._keys_values[layer], self._norm(x, block.attention_norm), at, cos, sin
+            )
             x += block.output(self._attended(query, keys[layer], values[layer], mask))
             x += block.ffn(self._norm(x, block.ffn_norm))
         return of.head(self._norm(x if every else x[:, -1], of.norm))
 
     def _norm(self, x: Tensor, norm: Norm) -> Tensor:
         """RMSNorm with the operations and dtypes of transformers' modules, or in torch's one call, a rounding less in bfloat16."""
-        return norm.weight * unit(x, norm.eps) if self.exact else rms_norm(x, norm.weight.shape, norm.weight, norm.eps)
+        return (
+            norm.weight * unit(x, norm.eps)
+            if self.exact
+            else rms_norm(x, norm.weight.shape, norm.weight, norm.eps)
+        )
 
     def _mask(self, position: Tensor, length: int) -> Tensor | None:
         """Of the queries at `position` [B, w], as `_attended` lays them out, over the first `length` columns; None where it hides nothing
         but what comes later in the text."""
         width = position.shape[1]
         # A GPU would have to be waited for.
-        if position.device.type == "cpu" and width in (1, length) and bool((position == self._columns[length - width : length]).all()):
+        if (
+            position.device.type == "cpu"
+            and width in (1, length)
+            and bool((position == self._columns[length - width : length]).all())
+        ):
             return None
         seen = (self._columns[:length] <= position[:, :, None])[:, None]  # [B, 1, w, length]
         if width > FOLDED:
             return seen
         if width > 1:
-            seen = seen.repeat_interleave(self._decoder.heads // self._decoder.kv_heads, dim=2)  # for each query head of a key-value head
+            seen = seen.repeat_interleave(
+                self._decoder.heads // self._decoder.kv_heads, dim=2
+            )  # for each query head of a key-value head
         # As what is added to the scores: a mask of bools would be made that in every layer.
-        return torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
+        return torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill_(
+            ~seen, float("-inf")
+        )
 
     def _query(self, block: Block, cache: Tensor, x: Tensor, at: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[B, w, H, d] of the normed x [B, w, D]; keys and values go to the columns `at` [B, w] of `cache` [B, columns, 2, H_kv, d]."""
@@ -145,7 +192,13 @@ class FusedNetwork(Network):
         query, value = qkv.split_with_sizes((of.heads + of.kv_heads, of.kv_heads), dim=2)
         if block.query_norm is not None and block.key_norm is not None:
             parts = query.split_with_sizes((of.heads, of.kv_heads), dim=2)
-            query = torch.cat([self._norm(*of_head) for of_head in zip(parts, (block.query_norm, block.key_norm), strict=True)], dim=2)
+            query = torch.cat(
+                [
+                    self._norm(*of_head)
+                    for of_head in zip(parts, (block.query_norm, block.key_norm), strict=True)
+                ],
+                dim=2,
+            )
         query, key = _rotated(query, cos, sin).split_with_sizes((of.heads, of.kv_heads), dim=2)
         cache.index_put_((self._rows, at), torch.stack((key, value), dim=2))
         return query
@@ -155,13 +208,21 @@ class FusedNetwork(Network):
         of = self._decoder
         batch, width = query.shape[:2]
         groups = of.heads // of.kv_heads
-        if width > FOLDED or (mask is None and width > 1):  # fused attention takes no shared heads: they are repeated
+        if width > FOLDED or (
+            mask is None and width > 1
+        ):  # fused attention takes no shared heads: they are repeated
             keys, values = (shared.repeat_interleave(groups, dim=1) for shared in (keys, values))
-            y = scaled_dot_product_attention(query.transpose(1, 2), keys, values, mask, is_causal=mask is None)
+            y = scaled_dot_product_attention(
+                query.transpose(1, 2), keys, values, mask, is_causal=mask is None
+            )
             return y.transpose(1, 2).flatten(2)
         if width == 1:
-            return scaled_dot_product_attention(query.view(batch, of.kv_heads, groups, -1), keys, values, mask).reshape(batch, 1, -1)
-        query = query.view(batch, width, of.kv_heads, groups, -1).transpose(1, 2).flatten(2, 3)  # [B, H_kv, w groups, d]
+            return scaled_dot_product_attention(
+                query.view(batch, of.kv_heads, groups, -1), keys, values, mask
+            ).reshape(batch, 1, -1)
+        query = (
+            query.view(batch, width, of.kv_heads, groups, -1).transpose(1, 2).flatten(2, 3)
+        )  # [B, H_kv, w groups, d]
         y = scaled_dot_product_attention(query, keys, values, mask)
         return y.reshape(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2)
 

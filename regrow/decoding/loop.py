@@ -88,7 +88,10 @@ class Loop:
         while True:
             stop = min(start + self._chunk, batch.prompt_length)
             planned = self._session.plan(
-                slot[:, start:stop].flatten().contiguous(), batch.positions[:, start:stop], prompt=True, decode=False
+                slot[:, start:stop].flatten().contiguous(),
+                batch.positions[:, start:stop],
+                prompt=True,
+                decode=False,
             )
             logits = self._forward(planned, stop)
             if stop == batch.prompt_length:

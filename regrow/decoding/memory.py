@@ -19,4 +19,6 @@ def out_of_memory(what: str) -> Iterator[None]:
         # A GPU raises a type of its own, a CPU a plain RuntimeError.
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        raise NoMemoryError(f"there is not enough memory for {what}; take smaller batches, or fewer new tokens") from error
+        raise NoMemoryError(
+            f"there is not enough memory for {what}; take smaller batches, or fewer new tokens"
+        ) from error

@@ -22,7 +22,15 @@ class Network(ABC):
     chunk: int | None = None  # tokens of a prompt that it takes at once, if not told otherwise
 
     @abstractmethod
-    def forward(self, planned: Pass, ids: Tensor, *, length: int | None = None, key: Hashable | None = None, every: bool = False) -> Tensor:
+    def forward(
+        self,
+        planned: Pass,
+        ids: Tensor,
+        *,
+        length: int | None = None,
+        key: Hashable | None = None,
+        every: bool = False,
+    ) -> Tensor:
         """Runs the pass on the last w columns of ids [B, n]: logits [B, V] after the last of them, or with `every` [B, w, V] after each.
 
         `length`: an upper bound on the tokens of a row, where rows have places of their own; otherwise n. Decode passes of equal sizes
@@ -65,7 +73,9 @@ class StockNetwork(Network):
         if planned.prompt and ids.shape[1] < self._prompt_length:
             self._state["past_key_values"] = output.past_key_values  # more of the prompt follows
         else:
-            self._state = self._model._update_model_kwargs_for_generation(output, self._state, is_encoder_decoder=False)
+            self._state = self._model._update_model_kwargs_for_generation(
+                output, self._state, is_encoder_decoder=False
+            )
         logits: Tensor = output.logits[:, -planned.width :] if every else output.logits[:, -1]
         return logits
 

@@ -46,7 +46,9 @@ def same_by_parts(model: PreTrainedModel, network: FusedNetwork, *, inexact: boo
         # Steps are tried as the loop takes them, by the last logits alone: buffers are made for no other kind.
         for exact in (True, False) if start and inexact else (True,):
             network.exact = exact
-            ours = network.forward(_pass(position[:, start:stop], prompt=not start), ids[:, :stop], every=not start)
+            ours = network.forward(
+                _pass(position[:, start:stop], prompt=not start), ids[:, :stop], every=not start
+            )
             ours = ours if not start else ours[:, None]
             if not _close(ours[live], theirs[live], model.dtype):
                 return False
@@ -66,7 +68,10 @@ def attends_alike(model: PreTrainedModel) -> bool:
         network.forward(_pass(position[:, :length], prompt=True), ids[:, :length])
         steps = range(length, ids.shape[1])
         try:
-            logits += [network.forward(_pass(position[:, at : at + 1], prompt=False), ids[:, : at + 1]) for at in steps]
+            logits += [
+                network.forward(_pass(position[:, at : at + 1], prompt=False), ids[:, : at + 1])
+                for at in steps
+            ]
         except Exception:  # noqa: BLE001 (attention with more to it, a forward that does not pass on what ours needs, or that objects to it)
             return False
     return _close(torch.stack(logits[STEPS:]), torch.stack(logits[:STEPS]), model.dtype)
@@ -74,7 +79,9 @@ def attends_alike(model: PreTrainedModel) -> bool:
 
 def _pass(position: Tensor, *, prompt: bool) -> Pass:
     """A pass that nobody counts, of tokens at `position` [B, w]."""
-    return Pass(Mode.DENSE, torch.full_like(position, -1).flatten(), position, prompt=prompt, decode=not prompt)
+    return Pass(
+        Mode.DENSE, torch.full_like(position, -1).flatten(), position, prompt=prompt, decode=not prompt
+    )
 
 
 def _passes(length: int) -> Iterator[tuple[int, int]]:
@@ -88,7 +95,9 @@ def _text(model: PreTrainedModel) -> tuple[Tensor, Tensor, Tensor]:
     room = LONGEST if model.device.type != "cpu" else int(CPU_WORK / model.num_parameters())
     columns = min(limit, LONGEST, max(SHORTEST, room))
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (2, columns), generator=generator, device="cpu").to(model.device)
+    ids = torch.randint(model.config.vocab_size, (2, columns), generator=generator, device="cpu").to(
+        model.device
+    )
     first = torch.tensor([[0], [columns // 2]], device=model.device)
     position = torch.arange(columns, device=model.device) - first
     return ids, (position >= 0).long(), position.clamp(min=-1)

@@ -40,7 +40,9 @@ class Sampler:
         self.limit: int = min(limits, default=config.max_length)
         eos = [one.eos_token_id.to(device).flatten() for one in stopping if type(one) is EosTokenCriteria]
         self._eos = torch.cat(eos) if eos else torch.empty(0, dtype=torch.int64, device=device)
-        self._others = StoppingCriteriaList(one for one in stopping if type(one) not in (MaxLengthCriteria, EosTokenCriteria))
+        self._others = StoppingCriteriaList(
+            one for one in stopping if type(one) not in (MaxLengthCriteria, EosTokenCriteria)
+        )
         # Without an EOS, rows that a criterion has stopped go on as long as the others do.
         self._pads = any(hasattr(one, "eos_token_id") for one in stopping)
         pad = config._pad_token_tensor

@@ -16,13 +16,23 @@ class Stepper:
     """For steps of `rows` times `width` tokens. Everything it reads and writes keeps its address."""
 
     def __init__(
-        self, decoder: DecoderWeights, cache: Tensor, cos: Tensor, sin: Tensor, rows: int, width: int, *, every: bool = False
+        self,
+        decoder: DecoderWeights,
+        cache: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        rows: int,
+        width: int,
+        *,
+        every: bool = False,
     ) -> None:
         """`cache` [L, B, S, 2, H_kv, d], `cos` and `sin` [positions, d / 2] float32. `every`: logits after every token of a
         row, not only after its last."""
         of, like = decoder, decoder.embedding
         self._of, self._cos, self._sin, self._every = decoder, cos, sin, every
-        self._caches = [layer.permute(2, 0, 3, 1, 4).unbind() for layer in cache]  # keys and values of each layer, [B, H_kv, S, d]
+        self._caches = [
+            layer.permute(2, 0, 3, 1, 4).unbind() for layer in cache
+        ]  # keys and values of each layer, [B, H_kv, S, d]
         capacity, tokens, channels = cache.shape[2], rows * width, like.shape[1]
         heads = (rows, width, of.heads, of.head_width)
         self.ids = torch.zeros(rows, width, dtype=torch.int64, device=like.device)
@@ -43,14 +53,30 @@ class Stepper:
         torch.index_select(of.embedding, 0, self.ids.view(-1), out=self._residual)
         x: Tensor | None = None
         for block, (keys, values) in zip(of.blocks, self._caches, strict=True):
-            add_rms_norm(x, self._residual, block.attention_norm.weight, block.attention_norm.eps, self._normed)
+            add_rms_norm(
+                x, self._residual, block.attention_norm.weight, block.attention_norm.eps, self._normed
+            )
             qkv = block.qkv(self._normed).view(*self.ids.shape, -1)
             norms = block.query_norm, block.key_norm
             q_weight, k_weight = (None if norm is None else norm.weight for norm in norms)
             eps = 0.0 if norms[0] is None else norms[0].eps
-            rope_cache(qkv, q_weight, k_weight, eps, self._cos, self._sin, self.position, self.position, keys, values, self._query)
+            rope_cache(
+                qkv,
+                q_weight,
+                k_weight,
+                eps,
+                self._cos,
+                self._sin,
+                self.position,
+                self.position,
+                keys,
+                values,
+                self._query,
+            )
             scale = of.head_width**-0.5
-            decode_attention(self._query, keys, values, self._start, self._length, scale, self._attended, self._workspace)
+            decode_attention(
+                self._query, keys, values, self._start, self._length, scale, self._attended, self._workspace
+            )
             x = block.output(self._attended.view(tokens, -1))
             add_rms_norm(x, self._residual, block.ffn_norm.weight, block.ffn_norm.eps, self._normed)
             x = block.ffn(self._normed)

@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, final
 
-from regrow.calibration.result import Calibration, calibrated, fingerprint
-from regrow.calibration.run import calibrate
+from regrow.calibration.calibration import Calibration, calibrated, fingerprint
+from regrow.calibration.make_calibration import calibrate
 from regrow.calibration.text import Text, read, sequences
 from regrow.errors import RegrowError
 from regrow.evaluation.divergence import Trace, divergence, trace
 from regrow.evaluation.grid import Cell
 from regrow.evaluation.results import divergence_file, read_divergence, records_file, write_divergence
-from regrow.evaluation.run import configure, describe, evaluate
-from regrow.evaluation.tasks.base import Task, batches
+from regrow.evaluation.run_task import configure, describe, evaluate
+from regrow.evaluation.tasks.task import Task, batches
 from regrow.hosts.hugging_face import prune
 from regrow.method.base import Method, Needs
 from regrow.method.dense import Dense
@@ -29,7 +29,7 @@ from regrow.record_file import refuse_other
 from regrow.run_config import RunConfig, differences, digest
 
 
-class Told(Protocol):
+class ComparisonListener(Protocol):
     """What a comparison tells of its progress."""
 
     def __call__(self, what: str, done: float, of: float) -> None: ...
@@ -40,7 +40,7 @@ class Told(Protocol):
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """`prompts` of the task are answered, the first `traced` of them also compared token by token."""
 
     directory: Path
@@ -56,7 +56,7 @@ class Plan:
 
 @final
 class Comparison:
-    def __init__(self, loaded: Loaded, plan: Plan, told: Told) -> None:
+    def __init__(self, loaded: Loaded, plan: ComparisonPlan, told: ComparisonListener) -> None:
         """Creates the directory. Raises RegrowError where that cannot be done, UsageError for prompts that do not fit."""
         self._loaded, self._plan, self._told = loaded, plan, told
         self._traces: tuple[int, list[Trace]] = 0, []  # of one batch size: they hold the logits of every step
@@ -69,7 +69,9 @@ class Comparison:
         """For so many prompts; method and batch size are still to be filled in."""
         plan = self._plan
         items, new = plan.task.load(limit), plan.max_new_tokens
-        return configure(self._loaded, plan.task, items, Dense(), batch_size=1, max_new_tokens=new, chat=plan.chat)
+        return configure(
+            self._loaded, plan.task, items, Dense(), batch_size=1, max_new_tokens=new, chat=plan.chat
+        )
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Finds what would stop one of the cells before the first one runs: a text, a model that a method does not fit, files of other
@@ -77,7 +79,11 @@ class Comparison:
         for cell in cells:
             if cell.method.needs is not None:
                 self._text(cell.method.needs)
-        for method in {cell.method.surface: cell.method for cell in cells if cell.method.needs is None and cell.method.target}.values():
+        for method in {
+            cell.method.surface: cell.method
+            for cell in cells
+            if cell.method.needs is None and cell.method.target
+        }.values():
             with prune(self._loaded.model, method):
                 pass
         for cell in cells:
@@ -99,13 +105,18 @@ class Comparison:
             path=records_file(self._plan.directory, cell),
             chat=self._plan.chat,
             calibration=calibration,
-            progress=lambda done, of, _: self._told(f"{cell.label}, batch {cell.batch_size}: answers", done, of),
+            progress=lambda done, of, _: self._told(
+                f"{cell.label}, batch {cell.batch_size}: answers", done, of
+            ),
         )
 
     def _text(self, needs: Needs) -> Text:
         if needs not in self._texts:
             plan, (count, length) = self._plan, needs.value
-            most = min(count, plan.calibration_sequences or count), min(length, plan.calibration_length or length)
+            most = (
+                min(count, plan.calibration_sequences or count),
+                min(length, plan.calibration_length or length),
+            )
             self._texts[needs] = sequences(self._loaded, plan.text, *most)
         return self._texts[needs]
 
@@ -115,7 +126,13 @@ class Comparison:
             return None
         plan = self._plan
         text = plan.text and hashlib.sha256(read(plan.text)).hexdigest()
-        made_of = [method.name, calibrated(method), fingerprint(self._loaded.model), text, plan.calibration_sequences]
+        made_of = [
+            method.name,
+            calibrated(method),
+            fingerprint(self._loaded.model),
+            text,
+            plan.calibration_sequences,
+        ]
         if plan.calibration_length is not None:
             made_of.append(plan.calibration_length)
         path = plan.directory / "calibration" / f"{method.name}-{digest(made_of)[:12]}.safetensors"
@@ -123,7 +140,12 @@ class Comparison:
             if path.exists():
                 return Calibration.load(path)
             given = self._text(method.needs)
-            made = calibrate(self._loaded, method, given, lambda done, of: self._told(f"calibrating {method.name}", done, of))
+            made = calibrate(
+                self._loaded,
+                method,
+                given,
+                lambda done, of: self._told(f"calibrating {method.name}", done, of),
+            )
             made.save(path)
             return made
 
@@ -149,7 +171,12 @@ class Comparison:
             planned = batches(plan.task.load(plan.traced), batch_size)
             for done, items in enumerate(planned, 1):
                 began = time.perf_counter()
-                made = trace(self._loaded, [item.prompt for item in items], chat=plan.chat, max_new_tokens=plan.max_new_tokens)
+                made = trace(
+                    self._loaded,
+                    [item.prompt for item in items],
+                    chat=plan.chat,
+                    max_new_tokens=plan.max_new_tokens,
+                )
                 self._traces[1].append(made)
                 self._told.batch(time.perf_counter() - began)
                 self._told(f"dense traces, batch {batch_size}", done, len(planned))
@@ -157,20 +184,26 @@ class Comparison:
 
     def _config(self, limit: int, cell: Cell, calibration: Calibration | None) -> RunConfig:
         params = describe(cell.method, calibration)
-        return replace(self._configs[limit], method=params.pop("name"), params=params, batch_size=cell.batch_size)
+        return replace(
+            self._configs[limit], method=params.pop("name"), params=params, batch_size=cell.batch_size
+        )
 
     def _settings(self, cell: Cell, calibration: Calibration | None) -> dict[str, Any]:
-        settings: dict[str, Any] = json.loads(json.dumps(self._config(self._plan.traced, cell, calibration).to_dict()))
+        settings: dict[str, Any] = json.loads(
+            json.dumps(self._config(self._plan.traced, cell, calibration).to_dict())
+        )
         return settings
 
     def _refuse_other(self, cell: Cell, calibration: Calibration | None) -> None:
         path = divergence_file(self._plan.directory, cell)
         if path.exists():
             _refuse_settings(path, self._settings(cell, calibration))
-        refuse_other(records_file(self._plan.directory, cell), self._config(self._plan.prompts, cell, calibration))
+        refuse_other(
+            records_file(self._plan.directory, cell), self._config(self._plan.prompts, cell, calibration)
+        )
 
 
-def batches_to_run(plan: Plan, cells: Sequence[Cell]) -> int:
+def batches_to_run(plan: ComparisonPlan, cells: Sequence[Cell]) -> int:
     """Of traces, divergences and answers; what is in the directory already is taken as complete."""
     traces = {cell.batch_size for cell in cells if not divergence_file(plan.directory, cell).exists()}
     planned = [-(-plan.traced // size) for size in traces]
@@ -190,7 +223,11 @@ def _refuse_settings(path: Path, asked: dict[str, Any]) -> None:
     if there == asked:
         return
     differing = differences(there, asked)
-    what = f"was made with other settings ({differing}, there/asked)" if differing else "does not say all the settings it was made with"
+    what = (
+        f"was made with other settings ({differing}, there/asked)"
+        if differing
+        else "does not say all the settings it was made with"
+    )
     raise RegrowError(f"{path} {what}; choose another --out, or remove it")
 
 
@@ -199,7 +236,9 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RegrowError(f"{path} cannot be written: {error.strerror}; make room or choose another --out") from error
+        raise RegrowError(
+            f"{path} cannot be written: {error.strerror}; make room or choose another --out"
+        ) from error
 
 
 @contextmanager

@@ -45,12 +45,28 @@ def warm_up(loaded: Loaded, exercises: Sequence[Exercise]) -> None:
     generate(loaded.model, ids, mask, method=Dense(), max_new_tokens=4, do_sample=False)
 
 
-def answer(loaded: Loaded, exercises: Sequence[Exercise], method: str, parameters: Mapping[str, str | int], watch: Watch) -> Run:
+def answer(
+    loaded: Loaded,
+    exercises: Sequence[Exercise],
+    method: str,
+    parameters: Mapping[str, str | int],
+    watch: Watch,
+) -> Run:
     ids, mask = encode(loaded, [exercise.prompt for exercise in exercises])
     limit = _limit(loaded, exercises, ids.shape[1])
-    done = generate(loaded.model, ids, mask, method=make(method, **parameters), watch=watch(limit), max_new_tokens=limit, do_sample=False)
+    done = generate(
+        loaded.model,
+        ids,
+        mask,
+        method=make(method, **parameters),
+        watch=watch(limit),
+        max_new_tokens=limit,
+        do_sample=False,
+    )
     decode = loaded.tokenizer.decode
-    texts = [str(decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for row in done.tokens]
+    texts = [
+        str(decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for row in done.tokens
+    ]
     marks = [exercise.marks(text) for exercise, text in zip(exercises, texts, strict=True)]
     label = f"{method} {float(parameters['sparsity']) * 100:g} %" if "sparsity" in parameters else method
     return Run(label, texts, marks, done.report)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from regrow.calibration.result import Calibration
+from regrow.calibration.calibration import Calibration
 from regrow.errors import RegrowError
 from regrow.hosts.hugging_face import generate, prune
 from regrow.method.base import Method
@@ -86,7 +86,14 @@ def divergence(
         for done, of in enumerate(traces, 1):
             forced = _Forced(of)
             steps = of.tokens.shape[1]
-            generate(loaded.model, of.ids, of.mask, max_new_tokens=steps, do_sample=False, logits_processor=forced.list)
+            generate(
+                loaded.model,
+                of.ids,
+                of.mask,
+                max_new_tokens=steps,
+                do_sample=False,
+                logits_processor=forced.list,
+            )
             total += forced.total
             report = session.report()
             kept, dense = kept + report.weights_kept, dense + report.weights_dense
@@ -94,9 +101,13 @@ def divergence(
                 progress(done, len(traces))
     tokens, kl, agreeing = total.tolist()
     if not tokens:
-        raise RegrowError("the dense answers have no token after the first, so that there is nothing to compare; choose other prompts")
+        raise RegrowError(
+            "the dense answers have no token after the first, so that there is nothing to compare; choose other prompts"
+        )
     if not isfinite(kl):
-        raise RegrowError(f"method {method.name!r} gives logits that are not finite; load the model in bfloat16 or float32")
+        raise RegrowError(
+            f"method {method.name!r} gives logits that are not finite; load the model in bfloat16 or float32"
+        )
     return Divergence(int(tokens), kl, int(agreeing), kept, dense)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from regrow.errors import RegrowError
 from regrow.evaluation.tasks import find
-from regrow.evaluation.tasks.base import Item, Task, batches, fingerprint
+from regrow.evaluation.tasks.task import Item, Task, batches, fingerprint
 from regrow.record_file import read
 from regrow.records import Grade, Graded, Record
 
@@ -23,7 +23,9 @@ def grade(path: Path) -> Graded:
     task = find(config.task)
     items = task.load(config.limit)
     if fingerprint(items) != config.task_sha256:
-        raise RegrowError(f"{path} answers other prompts than {task.name} has now: grade it with the version in its records")
+        raise RegrowError(
+            f"{path} answers other prompts than {task.name} has now: grade it with the version in its records"
+        )
     planned = batches(items, config.batch_size)
     grades = [mark for record in records for mark in _batch(path, task, planned[record.batch], record)]
     missing = sorted(set(range(config.batches)) - {record.batch for record in records})
@@ -32,5 +34,7 @@ def grade(path: Path) -> Graded:
 
 def _batch(path: Path, task: Task, items: Sequence[Item], record: Record) -> list[Grade]:
     if record.ids != tuple(item.id for item in items):
-        raise RegrowError(f"{path}: batch {record.batch} does not hold the prompts it should; restore the file or run it again")
+        raise RegrowError(
+            f"{path}: batch {record.batch} does not hold the prompts it should; restore the file or run it again"
+        )
     return [task.grade(item, text) for item, text in zip(items, record.texts, strict=True)]

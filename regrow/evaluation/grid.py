@@ -49,7 +49,9 @@ ABLATIONS: Final[_Named] = {
 }
 # Methods without a label of their own go by their names.
 ENTRIES: Final[_Named] = _LABELLED | {
-    name: (name, {}) for name in METHODS if name not in {method for method, _ in (_LABELLED | ABLATIONS).values()}
+    name: (name, {})
+    for name in METHODS
+    if name not in {method for method, _ in (_LABELLED | ABLATIONS).values()}
 }
 
 
@@ -68,16 +70,24 @@ class Cell:
         return f"{slug}{sparsity}-b{self.batch_size}"
 
 
-def grid(batch_sizes: Sequence[int] = BATCH_SIZES, *, others: bool = True, only: Sequence[str] = ()) -> list[Cell]:
+def grid(
+    batch_sizes: Sequence[int] = BATCH_SIZES, *, others: bool = True, only: Sequence[str] = ()
+) -> list[Cell]:
     """Every entry at SPARSITY and every batch size; at batch SWEPT also the ablations and, with `others`, the other sparsities.
 
     `only` are labels. Raises UsageError for one that is not there at these batch sizes.
     """
-    cells = [cell for batch_size in dict.fromkeys(batch_sizes) for cell in _cells(batch_size, batch_size == SWEPT, others)]
+    cells = [
+        cell
+        for batch_size in dict.fromkeys(batch_sizes)
+        for cell in _cells(batch_size, batch_size == SWEPT, others)
+    ]
     labels = dict.fromkeys(cell.label for cell in cells)
     unknown = [label for label in only if label not in labels]
     if unknown:
-        raise UsageError(f"unknown entry {unknown[0]!r} at batch {', '.join(map(str, batch_sizes))}; choose from: {'; '.join(labels)}")
+        raise UsageError(
+            f"unknown entry {unknown[0]!r} at batch {', '.join(map(str, batch_sizes))}; choose from: {'; '.join(labels)}"
+        )
     return [cell for cell in cells if not only or cell.label in only]
 
 
@@ -87,7 +97,9 @@ def _cells(batch_size: int, swept: bool, others: bool) -> Iterator[Cell]:
     for sparsity in OTHER_SPARSITIES if swept and others else ():
         for label, (method, params) in ENTRIES.items():
             if label == "Wanda 2:4":
-                yield Cell("Wanda, unstructured", _method(method, {"pattern": "unstructured"}, sparsity), batch_size)
+                yield Cell(
+                    "Wanda, unstructured", _method(method, {"pattern": "unstructured"}, sparsity), batch_size
+                )
             elif label not in ("dense", "SparseGPT 2:4"):
                 yield Cell(label, _method(method, params, sparsity), batch_size)
 

@@ -9,14 +9,22 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
-from regrow.analysis import comparison, plots
+from regrow.analysis import comparison_table, plots
 from regrow.errors import RegrowError
 from regrow.evaluation.grading import grade
 from regrow.evaluation.grid import SPARSITY, Cell
 from regrow.records import Graded
 from regrow.whole_file import write_whole
 
-_NUMBERS: Final = ("tokens", "kl", "agreeing", "weights_kept", "weights_dense", "mean_kl", "agreement")  # of a divergence
+_NUMBERS: Final = (
+    "tokens",
+    "kl",
+    "agreeing",
+    "weights_kept",
+    "weights_dense",
+    "mean_kl",
+    "agreement",
+)  # of a divergence
 
 
 def records_file(directory: Path, cell: Cell) -> Path:
@@ -48,7 +56,7 @@ def write_divergence(path: Path, value: dict[str, Any]) -> None:
     write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
-def rows(directory: Path, cells: Sequence[Cell]) -> list[comparison.Row]:
+def rows(directory: Path, cells: Sequence[Cell]) -> list[comparison_table.ComparisonRow]:
     """Of the cells that have been run, in part at least. Raises RegrowError where none has, or for a damaged file."""
     graded = {cell.name: _graded(records_file(directory, cell)) for cell in cells}
     dense = {cell.batch_size: graded[cell.name] for cell in cells if not cell.method.target}
@@ -58,16 +66,25 @@ def rows(directory: Path, cells: Sequence[Cell]) -> list[comparison.Row]:
         measured = read_divergence(path) if path.exists() else None
         if measured is not None or graded[cell.name] is not None:
             target = float(cell.method.target)
-            found.append(comparison.row(cell.label, cell.batch_size, target, measured, graded[cell.name], dense.get(cell.batch_size)))
+            found.append(
+                comparison_table.row(
+                    cell.label,
+                    cell.batch_size,
+                    target,
+                    measured,
+                    graded[cell.name],
+                    dense.get(cell.batch_size),
+                )
+            )
     if not found:
         raise RegrowError(f"{directory} holds no results of these cells; run the comparison first")
     return found
 
 
-def write(directory: Path, found: Sequence[comparison.Row]) -> None:
+def write(directory: Path, found: Sequence[comparison_table.ComparisonRow]) -> None:
     """table.md, table.json and figure.svg. Raises RegrowError where they cannot be written."""
-    write_whole(directory / "table.md", comparison.markdown(found).encode())
-    write_whole(directory / "table.json", comparison.to_json(found).encode())
+    write_whole(directory / "table.md", comparison_table.markdown(found).encode())
+    write_whole(directory / "table.json", comparison_table.to_json(found).encode())
     plots.figure(found, drawn := BytesIO(), float(SPARSITY))
     write_whole(directory / "figure.svg", drawn.getvalue())
 

@@ -29,4 +29,6 @@ def quick(parameters: int) -> Scale:
     if parameters <= QUICK_PARAMETERS:
         return Scale(prompts=8, traced=4, max_new_tokens=FULL.max_new_tokens, sequences=16)
     share = QUICK_PARAMETERS / parameters
-    return Scale(4, 4, max(96, round(share * FULL.max_new_tokens)), sequences=4, length=256, labels=QUICK_LABELS)
+    return Scale(
+        4, 4, max(96, round(share * FULL.max_new_tokens)), sequences=4, length=256, labels=QUICK_LABELS
+    )

@@ -29,8 +29,12 @@ def chosen_method(method: object) -> Method:
         try:
             return method()
         except TypeError as error:
-            raise UsageError(f"method {method.__name__} cannot be made without arguments ({error}); pass an instance of it") from None
-    raise UsageError(f"method {method!r} is no method; pass one such as regrow.BatchwiseAdaptive(), or a name: {', '.join(METHODS)}")
+            raise UsageError(
+                f"method {method.__name__} cannot be made without arguments ({error}); pass an instance of it"
+            ) from None
+    raise UsageError(
+        f"method {method!r} is no method; pass one such as regrow.BatchwiseAdaptive(), or a name: {', '.join(METHODS)}"
+    )
 
 
 def layer_numbers(skip_layers: object) -> tuple[int, ...]:
@@ -70,7 +74,9 @@ def encoded(input_ids: object, attention_mask: object, device: torch.device) -> 
         return ids, None
     mask = _rows("attention_mask", attention_mask, device)
     if mask.shape != ids.shape:
-        raise UsageError(f"attention_mask is {list(mask.shape)} and input_ids {list(ids.shape)}; both must have one shape; {ENCODED}")
+        raise UsageError(
+            f"attention_mask is {list(mask.shape)} and input_ids {list(ids.shape)}; both must have one shape; {ENCODED}"
+        )
     return ids, mask
 
 
@@ -94,7 +100,9 @@ def _rows(name: str, given: object, device: torch.device) -> Tensor:
         values = values.new_empty(0, 1)
     ints = not values.is_floating_point() and not values.is_complex()
     if values.dim() != 2 or not ints or (values.dtype is torch.bool and name == "input_ids"):
-        raise UsageError(f"{name} must be integers [batch, tokens], not {values.dtype} of shape {list(values.shape)}; {ENCODED}")
+        raise UsageError(
+            f"{name} must be integers [batch, tokens], not {values.dtype} of shape {list(values.shape)}; {ENCODED}"
+        )
     return values.long() if name == "input_ids" else values
 
 
@@ -105,7 +113,9 @@ def _tensor(name: str, given: object, device: torch.device) -> Tensor:
     try:
         values = torch.tensor([_listed(row) for row in listed], device=device)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise UsageError(f"{name} are not rows of token ids of one length; {ENCODED} (padding on the left)") from None
+        raise UsageError(
+            f"{name} are not rows of token ids of one length; {ENCODED} (padding on the left)"
+        ) from None
     return values if values.numel() else values.long()
 
 
@@ -119,7 +129,9 @@ def fits(ids: Tensor, mask: Tensor | None, model: Any) -> None:
         return
     lengths = torch.full((len(ids),), ids.shape[1]) if mask is None else mask.sum(dim=1).cpu()
     if int(lengths.max()) >= limit:
-        raise UsageError(f"a prompt of {int(lengths.max())} tokens leaves no room in the model's context of {limit}; shorten it")
+        raise UsageError(
+            f"a prompt of {int(lengths.max())} tokens leaves no room in the model's context of {limit}; shorten it"
+        )
 
 
 def known(ids: Tensor, mask: Tensor | None, model: Any) -> None:
@@ -128,7 +140,9 @@ def known(ids: Tensor, mask: Tensor | None, model: Any) -> None:
     strange = (ids < 0) | (ids >= size)
     outside = ids[strange if mask is None else strange & mask[:, -ids.shape[1] :].bool()]
     if len(outside):
-        raise UsageError(f"token id {int(outside[0])} is not one of the model's 0 to {size - 1}; use the tokenizer of this model")
+        raise UsageError(
+            f"token id {int(outside[0])} is not one of the model's 0 to {size - 1}; use the tokenizer of this model"
+        )
 
 
 def embeddings(model: Any) -> int:

@@ -17,7 +17,7 @@ from regrow.adapter.inside import check_inside, made_of
 from regrow.adapter.patch import Patch
 from regrow.adapter.survey import survey
 from regrow.adapter.weights_state import Place, checksums
-from regrow.calibration.result import Calibration, fingerprint, fitting
+from regrow.calibration.calibration import Calibration, fingerprint, fitting
 from regrow.core import Blocks, Surface
 from regrow.errors import UsageError
 from regrow.method.base import Method
@@ -43,7 +43,10 @@ class Attachment:
         blocks, modules = self._surveyed()
         with self._patched_or_not():
             blocks = self._with_weights(blocks)
-            with torch.inference_mode(mode=False), torch.no_grad():  # its buffers outlive the caller's inference mode
+            with (
+                torch.inference_mode(mode=False),
+                torch.no_grad(),
+            ):  # its buffers outlive the caller's inference mode
                 self.session = Session(method, blocks, self._tensors, record_masks=record_masks)
             self._take(blocks, modules)
 
@@ -126,12 +129,16 @@ class Attachment:
         filled = {site: list(row) for site, row in blocks.sizes.items()}
         for place in blocks.linears:
             new = self._tensors[f"{place.name}.weight"].to(place.weight.device, place.weight.dtype)
-            self._patch.replace_parameter(self._model.get_submodule(place.name), "weight", nn.Parameter(new, requires_grad=False))
+            self._patch.replace_parameter(
+                self._model.get_submodule(place.name), "weight", nn.Parameter(new, requires_grad=False)
+            )
             filled[place.site][place.layer] -= int((new == 0).sum())
         return replace(blocks, filled=filled)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._patch.restore()

@@ -10,15 +10,15 @@ from typing import Any, Self, final
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from regrow.adapter.laid_out import Layout
-from regrow.calibration.result import Calibration
+from regrow.adapter.lay_out import Layout
+from regrow.calibration.calibration import Calibration
 from regrow.core import Surface
 from regrow.decoding.loop import Progress
 from regrow.errors import UsageError
 from regrow.hosts.arguments import Choice, Prompts, chosen_method
 from regrow.hosts.hugging_face import Generation, active_session, generate_alone, taken
 from regrow.hosts.turns import turn_of
-from regrow.kernels import Products
+from regrow.kernels import MatmulChoice
 from regrow.method.dense import Dense
 from regrow.session import Session
 
@@ -46,18 +46,22 @@ class Engine:
         self._model = model
         layout = Layout.COPIED if lay_out else Layout.STORED
         chosen = chosen_method(Dense() if method is None else method)
-        if owns_model and calibration is None and chosen.surface is not Surface.WEIGHTS:  # otherwise the model's weights are looked at
+        if (
+            owns_model and calibration is None and chosen.surface is not Surface.WEIGHTS
+        ):  # otherwise the model's weights are looked at
             layout = Layout.MOVED
         how = {"calibration": calibration, "record_masks": record_masks, "layout": layout}
         with ExitStack() as stack:
-            self.session: Session = stack.enter_context(taken(model, chosen, skip_layers, "regrow.Engine", **how))
-            self._products: Products = vars(model)["generate"].products
+            self.session: Session = stack.enter_context(
+                taken(model, chosen, skip_layers, "regrow.Engine", **how)
+            )
+            self._matmul: MatmulChoice = vars(model)["generate"].matmul
             self._open = stack.pop_all()
 
     @property
-    def products(self) -> Products:
+    def matmul(self) -> MatmulChoice:
         """What rows are multiplied by weights with on this CPU, as it was measured when the engine was made."""
-        return self._products
+        return self._matmul
 
     def generate(
         self,
@@ -85,5 +89,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

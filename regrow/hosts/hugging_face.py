@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from regrow.adapter.laid_out import Layout
+from regrow.adapter.lay_out import Layout
 from regrow.adapter.patch import Patch
-from regrow.calibration.result import Calibration
+from regrow.calibration.calibration import Calibration
 from regrow.decoding.batch import Batch
 from regrow.decoding.choose_network import Networks
 from regrow.decoding.late_hooks import LateHooks
@@ -25,12 +25,21 @@ from regrow.decoding.memory import out_of_memory
 from regrow.decoding.network import Network
 from regrow.decoding.sampler import Sampler, Streamer
 from regrow.errors import UsageError
-from regrow.hosts.arguments import Choice, Prompts, causal_model, chosen_method, embeddings, encoded, fits, layer_numbers
+from regrow.hosts.arguments import (
+    Choice,
+    Prompts,
+    causal_model,
+    chosen_method,
+    embeddings,
+    encoded,
+    fits,
+    layer_numbers,
+)
 from regrow.hosts.attach import Attachment
 from regrow.hosts.saved_settings import without_saved
 from regrow.hosts.supported import supported, with_tokenizer
 from regrow.hosts.turns import Turn, turn_of
-from regrow.kernels import Products
+from regrow.kernels import MatmulChoice
 from regrow.method.dense import Dense
 from regrow.report import Report
 from regrow.session import Session
@@ -58,7 +67,9 @@ class _Generate:
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor | GenerateDecoderOnlyOutput:
         with turn_of(self.model).take("model.generate"):
             now: Any = self.model.generate  # its context may have ended while the call waited
-            made: Tensor | GenerateDecoderOnlyOutput = (now.run if isinstance(now, _Generate) else now)(*args, **kwargs)
+            made: Tensor | GenerateDecoderOnlyOutput = (now.run if isinstance(now, _Generate) else now)(
+                *args, **kwargs
+            )
             return made
 
     def run(
@@ -71,7 +82,9 @@ class _Generate:
     ) -> Tensor | GenerateDecoderOnlyOutput:
         for name in ("assistant_model", "custom_generate"):
             if kwargs.get(name) is not None:
-                raise UsageError(f"{name} cannot be used while a model is pruned: Regrow brings its own decode loop; leave it out")
+                raise UsageError(
+                    f"{name} cannot be used while a model is pruned: Regrow brings its own decode loop; leave it out"
+                )
 
         def decode(
             _: PreTrainedModel,
@@ -84,17 +97,26 @@ class _Generate:
         ) -> Tensor | GenerateDecoderOnlyOutput:
             supported(self.model, generation_config, input_ids, inputs, prunes=self.session.schedule.prunes)
             returned = generation_config.return_dict_in_generate or kwargs.get("past_key_values") is not None
-            sampler = Sampler(generation_config, logits_processor, stopping_criteria, streamer, input_ids.device)
+            sampler = Sampler(
+                generation_config, logits_processor, stopping_criteria, streamer, input_ids.device
+            )
             room = max(sampler.limit - input_ids.shape[1], 1)
             with out_of_memory(f"{len(input_ids)} rows of {sampler.limit} tokens beside the model"):
                 # Buffers outlive the batch: made in the caller's inference mode, they could not be written outside of it.
                 with torch.inference_mode(mode=False), torch.no_grad():
                     network = self._begin(input_ids, input_ids.shape[1] + room, inputs, returned=returned)
                 vocabulary = embeddings(self.model)
-                batch = Batch.of(input_ids, inputs.get("attention_mask"), inputs.get("position_ids"), room, sampler.pad, vocabulary)
+                batch = Batch.of(
+                    input_ids,
+                    inputs.get("attention_mask"),
+                    inputs.get("position_ids"),
+                    room,
+                    sampler.pad,
+                    vocabulary,
+                )
                 chunk = generation_config.prefill_chunk_size
                 late = LateHooks(partial(self._check, network))
-                natively = self.products.native(len(input_ids))
+                natively = self.matmul.native(len(input_ids))
                 loop = Loop(
                     self.session,
                     network,
@@ -113,7 +135,11 @@ class _Generate:
                     self._networks.rest()
             if not generation_config.return_dict_in_generate:
                 return sequences
-            output: dict[str, Any] = {"sequences": sequences, "scores": sampler.scores, "logits": sampler.logits}
+            output: dict[str, Any] = {
+                "sequences": sequences,
+                "scores": sampler.scores,
+                "logits": sampler.logits,
+            }
             return GenerateDecoderOnlyOutput(**output, past_key_values=inputs["past_key_values"])
 
         generate: Callable[..., Tensor | GenerateDecoderOnlyOutput] = type(self.model).generate  # type: ignore[attr-defined]
@@ -125,7 +151,9 @@ class _Generate:
 
     def _begin(self, ids: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
         """What a batch of prompts ids [B, P] runs through, after everything derived has followed the model's weights."""
-        if self._attachment.changed():  # captured steps know the addresses of what was derived from the weights
+        if (
+            self._attachment.changed()
+        ):  # captured steps know the addresses of what was derived from the weights
             self.close()
             self._attachment.renew()
             self._networks = Networks(self.model, self._layout)
@@ -138,8 +166,8 @@ class _Generate:
         return network
 
     @property
-    def products(self) -> Products:
-        return self._networks.products
+    def matmul(self) -> MatmulChoice:
+        return self._networks.matmul
 
     def close(self) -> None:
         """The model has its weights again, where they were given up."""
@@ -174,12 +202,22 @@ def prune(
     not fit.
     """
     layout = Layout.COPIED if lay_out else Layout.STORED
-    with taken(model, method, skip_layers, "regrow.prune", calibration=calibration, record_masks=record_masks, layout=layout) as session:
+    with taken(
+        model,
+        method,
+        skip_layers,
+        "regrow.prune",
+        calibration=calibration,
+        record_masks=record_masks,
+        layout=layout,
+    ) as session:
         yield session
 
 
 @contextmanager
-def taken(model: PreTrainedModel, method: Choice, skip_layers: Collection[int], what: str, **how: Any) -> Iterator[Session]:
+def taken(
+    model: PreTrainedModel, method: Choice, skip_layers: Collection[int], what: str, **how: Any
+) -> Iterator[Session]:
     """As `prune`, for the caller named `what`: entering and leaving take turns with calls of the model."""
     turn, context = _turn(model), ExitStack()
     with turn.take(what):
@@ -192,11 +230,18 @@ def taken(model: PreTrainedModel, method: Choice, skip_layers: Collection[int], 
 
 @contextmanager
 def _pruned(
-    model: PreTrainedModel, method: Choice, skip_layers: Collection[int] = (), *, layout: Layout = Layout.STORED, **how: Any
+    model: PreTrainedModel,
+    method: Choice,
+    skip_layers: Collection[int] = (),
+    *,
+    layout: Layout = Layout.STORED,
+    **how: Any,
 ) -> Iterator[Session]:
     """As `prune`, for a caller that has the model to itself."""
     if active_session(model) is not None:
-        raise UsageError("this model is already pruned; leave the first `with regrow.prune(...)` before entering another")
+        raise UsageError(
+            "this model is already pruned; leave the first `with regrow.prune(...)` before entering another"
+        )
     chosen, skipped = chosen_method(method), layer_numbers(skip_layers)
     with Attachment(model, chosen, skipped, **how) as attachment, Patch() as patch:
         generate = _Generate(model, attachment, layout)
@@ -238,7 +283,9 @@ def generate(
     with _turn(model).take("regrow.generate"), ExitStack() as context:
         session = active_session(model)
         if session is None:
-            session = context.enter_context(_pruned(model, Dense() if method is None else method, calibration=calibration))
+            session = context.enter_context(
+                _pruned(model, Dense() if method is None else method, calibration=calibration)
+            )
         elif method is not None or calibration is not None:
             raise UsageError(
                 "this model is already pruned; leave out `method` and `calibration`, or call regrow.generate outside of the `with`"
@@ -257,7 +304,9 @@ def generate_alone(
     """As `generate`, for a caller that has the pruned model to itself."""
     ids, mask = encoded(input_ids, attention_mask, model.device)
     if ids.device != model.device:
-        raise UsageError(f"the prompts are on {ids.device} and the model on {model.device}; move the prompts with .to(model.device)")
+        raise UsageError(
+            f"the prompts are on {ids.device} and the model on {model.device}; move the prompts with .to(model.device)"
+        )
     fits(ids, mask, model)
     if generation.pop("return_dict_in_generate", None) is not None:
         raise UsageError("regrow.generate always returns a Generation; leave out return_dict_in_generate")
@@ -265,7 +314,9 @@ def generate_alone(
     sequences = decode(ids, attention_mask=mask, watch=watch, return_dict_in_generate=False, **generation)
     report = session.report()
     rows = sequences[:, ids.shape[1] :].tolist()
-    return Generation(sequences, [row[:count] for row, count in zip(rows, report.tokens, strict=True)], report)
+    return Generation(
+        sequences, [row[:count] for row, count in zip(rows, report.tokens, strict=True)], report
+    )
 
 
 def _turn(model: PreTrainedModel) -> Turn:

@@ -10,7 +10,11 @@ from transformers import GenerationConfig, PreTrainedModel
 from regrow.errors import UsageError
 
 # What our loop does not do, and which does not change stock's tokens: it is left out.
-HARMLESS: Final[dict[str, bool]] = {"use_cache": True, "output_attentions": False, "output_hidden_states": False}
+HARMLESS: Final[dict[str, bool]] = {
+    "use_cache": True,
+    "output_attentions": False,
+    "output_hidden_states": False,
+}
 # What changes stock's answer, and the value that stands for our loop.
 DECISIVE: Final[dict[str, Any]] = {
     "num_beams": 1,
@@ -31,13 +35,19 @@ def without_saved(model: PreTrainedModel, given: dict[str, Any]) -> dict[str, An
     Raises UsageError, which names the model's config, for what cannot be undone without another answer.
     """
     config, own = given.get("generation_config"), model.generation_config
-    saved = {name: value for name, value in vars(own).items() if name not in given and getattr(config, name, None) is None}
+    saved = {
+        name: value
+        for name, value in vars(own).items()
+        if name not in given and getattr(config, name, None) is None
+    }
     sampled = bool(_effective("do_sample", given, config, own))
     for name, plain in DECISIVE.items():
         if saved.get(name) not in (None, plain) and not (sampled and name in ONLY_GREEDY):
             _refuse(name, saved[name], plain)
     copies = own.num_return_sequences
-    if copies not in (None, 1) and not (sampled and own.do_sample):  # stock objects as well, whatever is passed
+    if copies not in (None, 1) and not (
+        sampled and own.do_sample
+    ):  # stock objects as well, whatever is passed
         _refuse("num_return_sequences", copies, 1)
     undone = {name: plain for name, plain in HARMLESS.items() if saved.get(name) not in (None, plain)}
     if _effective("return_dict_in_generate", given, config, own):  # then they are a part of the answer
@@ -49,7 +59,9 @@ def without_saved(model: PreTrainedModel, given: dict[str, Any]) -> dict[str, An
     return given | {"generation_config": config}
 
 
-def _effective(name: str, given: dict[str, Any], config: GenerationConfig | None, own: GenerationConfig | None) -> Any:
+def _effective(
+    name: str, given: dict[str, Any], config: GenerationConfig | None, own: GenerationConfig | None
+) -> Any:
     values = (given.get(name), getattr(config, name, None), getattr(own, name, None))
     return next((value for value in values if value is not None), None)
 

@@ -16,15 +16,21 @@ from regrow.hosts.arguments import known
 MODEL_INPUTS: Final = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 
 
-def with_tokenizer(extract: Callable[..., dict[str, Any]], loop: Any, given: dict[str, Any], *others: Any) -> dict[str, Any]:
+def with_tokenizer(
+    extract: Callable[..., dict[str, Any]], loop: Any, given: dict[str, Any], *others: Any
+) -> dict[str, Any]:
     """What transformers' `_extract_generation_mode_kwargs` finds for a decode loop, and the tokenizer, which stop strings and token
     healing need: transformers takes it out of what is given before it asks whether a loop of the caller's wants it."""
-    tokenizer = given.get("tokenizer") if callable(loop) and "tokenizer" in signature(loop).parameters else None
+    tokenizer = (
+        given.get("tokenizer") if callable(loop) and "tokenizer" in signature(loop).parameters else None
+    )
     found = extract(loop, given, *others)
     return found if tokenizer is None else found | {"tokenizer": tokenizer}
 
 
-def supported(model: PreTrainedModel, config: GenerationConfig, ids: Tensor, inputs: dict[str, Any], *, prunes: bool) -> None:
+def supported(
+    model: PreTrainedModel, config: GenerationConfig, ids: Tensor, inputs: dict[str, Any], *, prunes: bool
+) -> None:
     """Raises UsageError, one sentence, for everything that our loop does not do with prompts ids [B, P] and what belongs to them.
     `prunes`: the session's method decides by what it has seen of a sample."""
     _settings(config)
@@ -32,7 +38,9 @@ def supported(model: PreTrainedModel, config: GenerationConfig, ids: Tensor, inp
         raise UsageError("the batch is empty; give at least one prompt")
     unknown = [name for name, value in inputs.items() if name not in MODEL_INPUTS and value is not None]
     if unknown:
-        raise UsageError(f"model input {unknown[0]!r} is not supported while a model is pruned; pass input_ids and attention_mask only")
+        raise UsageError(
+            f"model input {unknown[0]!r} is not supported while a model is pruned; pass input_ids and attention_mask only"
+        )
     _cache(inputs, prunes=prunes)
     _columns(config, ids, inputs)
     _mask(inputs)
@@ -42,11 +50,15 @@ def supported(model: PreTrainedModel, config: GenerationConfig, ids: Tensor, inp
 def _settings(config: GenerationConfig) -> None:
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-        raise UsageError(f"generation mode {mode.value!r} is not supported; use greedy decoding or sampling (num_beams=1)")
+        raise UsageError(
+            f"generation mode {mode.value!r} is not supported; use greedy decoding or sampling (num_beams=1)"
+        )
     if config.prefill_chunk_size is not None and config.prefill_chunk_size < 1:
         raise UsageError(f"prefill_chunk_size must be at least 1, not {config.prefill_chunk_size}")
     if config.output_attentions or config.output_hidden_states:
-        raise UsageError("output_attentions and output_hidden_states are not supported while a model is pruned; leave them out")
+        raise UsageError(
+            "output_attentions and output_hidden_states are not supported while a model is pruned; leave them out"
+        )
 
 
 def _cache(inputs: dict[str, Any], *, prunes: bool) -> None:
@@ -54,14 +66,24 @@ def _cache(inputs: dict[str, Any], *, prunes: bool) -> None:
     if not inputs.get("use_cache", True) or cache is None:
         raise UsageError("Regrow needs the KV cache; leave use_cache on")
     if prunes and cache.get_seq_length() > 0:
-        raise UsageError("past_key_values already holds tokens whose activations were not seen; pass the whole prompt and no cache")
+        raise UsageError(
+            "past_key_values already holds tokens whose activations were not seen; pass the whole prompt and no cache"
+        )
 
 
 def _columns(config: GenerationConfig, ids: Tensor, inputs: dict[str, Any]) -> None:
-    mask, columns, held = inputs.get("attention_mask"), ids.shape[1], int(inputs["past_key_values"].get_seq_length())
-    width = getattr(config, "_mask_length", columns) if mask is None else mask.shape[1]  # transformers drops a mask of ones
+    mask, columns, held = (
+        inputs.get("attention_mask"),
+        ids.shape[1],
+        int(inputs["past_key_values"].get_seq_length()),
+    )
+    width = (
+        getattr(config, "_mask_length", columns) if mask is None else mask.shape[1]
+    )  # transformers drops a mask of ones
     if width not in (columns, held + columns):
-        raise UsageError(f"attention_mask has {width} columns and input_ids {columns}; give every token its column")
+        raise UsageError(
+            f"attention_mask has {width} columns and input_ids {columns}; give every token its column"
+        )
 
 
 def _mask(inputs: dict[str, Any]) -> None:

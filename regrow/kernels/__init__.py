@@ -19,8 +19,8 @@ from regrow.kernels.checksums import cpu as checksum_cpu
 from regrow.kernels.checksums import reference as checksum_reference
 from regrow.kernels.cpu_library import KINDS, library
 from regrow.kernels.gate.reference import activation
+from regrow.kernels.laid_out.choose_matmul import MatmulChoice, choose_matmul, native
 from regrow.kernels.laid_out.gate import LaidOutGate
-from regrow.kernels.laid_out.products import Products, native, products
 from regrow.kernels.laid_out.weight import LaidOutWeight
 from regrow.kernels.norm import cpu as norm_cpu
 from regrow.kernels.norm import reference as norm_reference
@@ -43,7 +43,7 @@ __all__ = [
     "LaidOutWeight",
     "MaskedLinear",
     "MaskedLinears",
-    "Products",
+    "MatmulChoice",
     "Replay",
     "SparseFFN",
     "add_rms_norm",
@@ -56,7 +56,7 @@ __all__ = [
     "masked_linears",
     "native",
     "observe",
-    "products",
+    "choose_matmul",
     "record",
     "relative",
     "rope_cache",
@@ -112,7 +112,14 @@ class MaskedLinears(Protocol):
         ...
 
 
-def sparse_ffn(weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool = False, laid_out: Products | None = None) -> SparseFFN:
+def sparse_ffn(
+    weights: FFNWeights,
+    keep: int,
+    scratch: Tensor,
+    *,
+    varies: bool = False,
+    laid_out: MatmulChoice | None = None,
+) -> SparseFFN:
     """The sparse form of one FFN with `keep` retained neurons, or at most so many if that `varies`; `scratch` [keep, D] may be shared by
     all layers. With `laid_out`, a copy that those products take, where there can be one."""
     if _on_gpu(weights.gate) and not varies:
@@ -145,7 +152,15 @@ def masked_linears(weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -
     return AllWeightsLinears(weights, biases)
 
 
-def exceeding(x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, abs_mean: bool, weights: int, measured: Tensor) -> Tensor:
+def exceeding(
+    x: Tensor,
+    slot: Tensor,
+    norms: Tensor | None,
+    threshold: float,
+    abs_mean: bool,
+    weights: int,
+    measured: Tensor,
+) -> Tensor:
     """[in] bool: the inputs of x [T, in] whose `magnitude` over the tokens with a `slot` [T], times `norms` [in] if given, exceeds
     `threshold`; `weights` times their number is added to `measured` [] int64."""
     keep = torch.empty(x.shape[1], dtype=torch.bool, device=x.device)
@@ -168,7 +183,9 @@ def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
     if not _on_gpu(z) or total.dtype != torch.float32:
         # Layer by layer and some tokens at a time, so that what is computed on the way stays in the cache.
         for layer in range(len(z)) if z.dim() == 3 else (...,):
-            for some, theirs in zip(torch.split(z[layer], OBSERVED), torch.split(slot, OBSERVED), strict=True):
+            for some, theirs in zip(
+                torch.split(z[layer], OBSERVED), torch.split(slot, OBSERVED), strict=True
+            ):
                 scores_reference.observe(some, theirs, total[layer])
         return
     from regrow.kernels.scores import triton
@@ -254,7 +271,9 @@ def rope_cache(
         rotary_cpu.rope_cache(qkv, q_weight, k_weight, eps, cos, sin, position, at, k_cache, v_cache, out)
         return
     if not _on_gpu(qkv):
-        rotary_reference.rope_cache(qkv, q_weight, k_weight, eps, cos, sin, position, at, k_cache, v_cache, out)
+        rotary_reference.rope_cache(
+            qkv, q_weight, k_weight, eps, cos, sin, position, at, k_cache, v_cache, out
+        )
         return
     from regrow.kernels.rotary import triton
 

@@ -98,7 +98,10 @@ def library() -> ctypes.CDLL | None:
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
             said.append((getattr(error, "stderr", None) or str(error)).strip())
     if said:
-        warnings.warn(f"Regrow's CPU kernels could not be compiled, so that decode steps take longer: {said[0]}", stacklevel=2)
+        warnings.warn(
+            f"Regrow's CPU kernels could not be compiled, so that decode steps take longer: {said[0]}",
+            stacklevel=2,
+        )
     return None
 
 
@@ -114,9 +117,15 @@ def _openmp() -> Path | None:
         mapped = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
     except OSError:  # not Linux
         return None
-    found = [path for name in dict.fromkeys(mapped) if (path := Path(name)).name.startswith(("libgomp", "libiomp", "libomp"))]
+    found = [
+        path
+        for name in dict.fromkeys(mapped)
+        if (path := Path(name)).name.startswith(("libgomp", "libiomp", "libomp"))
+    ]
     beside = Path(torch.__file__).parent
-    return min(found, key=lambda path: beside not in path.parents, default=None)  # another package may bring one too
+    return min(
+        found, key=lambda path: beside not in path.parents, default=None
+    )  # another package may bring one too
 
 
 def _home() -> Path:
@@ -133,7 +142,12 @@ def _built(compiler: str, threads: Path) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home) as made:
             library = Path(made) / target.name
-            subprocess.run([compiler, *_FLAGS, *sources, threads, "-o", library], capture_output=True, text=True, check=True)
+            subprocess.run(
+                [compiler, *_FLAGS, *sources, threads, "-o", library],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             library.rename(target)  # whole or not at all, whoever else compiles it now
     return target
 
@@ -142,7 +156,14 @@ def _fingerprint(compiler: str, threads: Path, sources: Sequence[Path]) -> str:
     """Of what a library is made of and for: sources, compiler and CPU."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith(("flags", "Features"))), "")
-    parts = [version, *_FLAGS, str(threads), platform.machine(), cpu, *(source.read_text() for source in sources)]
+    parts = [
+        version,
+        *_FLAGS,
+        str(threads),
+        platform.machine(),
+        cpu,
+        *(source.read_text() for source in sources),
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

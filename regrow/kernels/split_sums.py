@@ -38,7 +38,9 @@ class Tile(NamedTuple):
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def bounds(inputs: tl.tensor, share: tl.tensor, count: tl.tensor) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+def bounds(
+    inputs: tl.tensor, share: tl.tensor, count: tl.tensor
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """The first term of a program's split, the end of its terms, and up to where x and rows of the weight may be read.
 
     A number of terms that the device alone knows is shared out here, in units of 16, so that x is loaded 16 bytes at once: up to the next
@@ -88,7 +90,9 @@ def partial_dot(
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
     for first in tl.range(start, end, INPUTS, num_stages=STAGES):
         i = first + tl.arange(0, INPUTS)
-        values = tl.load(x + row * x_stride + i[None, :], mask=(row < rows) & (i[None, :] < filled), other=0.0)
+        values = tl.load(
+            x + row * x_stride + i[None, :], mask=(row < rows) & (i[None, :] < filled), other=0.0
+        )
         terms = tl.load(
             weight + chosen.to(tl.int64)[:, None] * weight_stride + column,
             mask=(i < readable)[:, None] & (column < outputs),
@@ -178,11 +182,15 @@ def workspace_shape(rows: int, inputs: int, outputs: int) -> tuple[int, int, int
     tile, programs = partial_tile(rows, inputs, outputs), RESIDENT
     columns = blocks(outputs, tile.outputs)
     most = min(max(programs, 3 * columns) // columns, LARGEST_SPLITS, blocks(inputs, tile.inputs))
-    splits = max(range(1, most + 1), key=lambda count: (count * columns / blocks(count * columns, programs), -count))
+    splits = max(
+        range(1, most + 1), key=lambda count: (count * columns / blocks(count * columns, programs), -count)
+    )
     return splits, rows, outputs
 
 
-def check(name: str, x: Tensor, weights: dict[str, Tensor], biases: dict[str, Tensor | None], out: Tensor) -> None:
+def check(
+    name: str, x: Tensor, weights: dict[str, Tensor], biases: dict[str, Tensor | None], out: Tensor
+) -> None:
     """Asserts what all kernels ask of their operands."""
     assert x.dim() == 2, f"{name}: x is [M, inputs], not {list(x.shape)}"
     assert 1 <= x.shape[0] <= LARGEST_ROWS, f"{name}: x has 1 to {LARGEST_ROWS} rows, not {x.shape[0]}"
@@ -190,7 +198,9 @@ def check(name: str, x: Tensor, weights: dict[str, Tensor], biases: dict[str, Te
     for key, tensor in {"x": x, "out": out, **weights}.items():
         assert tensor.dtype == x.dtype, f"{name}: {key} has the dtype of x, {x.dtype}, not {tensor.dtype}"
         assert tensor.dim() == 2, f"{name}: {key} has two dimensions, not {tensor.dim()}"
-        assert tensor.shape[1] == 1 or tensor.stride(1) == 1, f"{name}: the elements of a row of {key} are contiguous"
+        assert tensor.shape[1] == 1 or tensor.stride(1) == 1, (
+            f"{name}: the elements of a row of {key} are contiguous"
+        )
     for key, bias in biases.items():
         assert bias is None or bias.is_contiguous(), f"{name}: {key} is contiguous"
         assert bias is None or bias.dtype == x.dtype, f"{name}: {key} has the dtype of x, {x.dtype}"
@@ -215,19 +225,28 @@ def sum_rows(
     """
     check(name, x, {"weight": weight}, {"bias": bias}, out)
     (rows, inputs), outputs = x.shape, weight.shape[1]
-    assert index.shape == (inputs,), f"{name}: x has {inputs} inputs, and {list(index.shape)} of them are chosen"
+    assert index.shape == (inputs,), (
+        f"{name}: x has {inputs} inputs, and {list(index.shape)} of them are chosen"
+    )
     assert index.is_contiguous(), f"{name}: what chooses rows is contiguous"
     assert bias is None or bias.shape == (outputs,), f"{name}: bias is [{outputs}]"
     assert out.shape == (rows, outputs), f"{name}: out is [{rows}, {outputs}], not {list(out.shape)}"
     assert count is None or count.dtype == torch.int32, f"{name}: the count is int32"
     assert workspace.dtype == torch.float32, f"{name}: the workspace is float32, not {workspace.dtype}"
     assert workspace.is_contiguous(), f"{name}: the workspace is contiguous"
-    assert workspace.shape[1:] == out.shape, f"{name}: the workspace is [splits, {rows}, {outputs}], not {list(workspace.shape)}"
-    tile, splits = tile or partial_tile(rows, inputs, outputs, x.element_size(), most_shared(x.device)), workspace.shape[0]
+    assert workspace.shape[1:] == out.shape, (
+        f"{name}: the workspace is [splits, {rows}, {outputs}], not {list(workspace.shape)}"
+    )
+    tile, splits = (
+        tile or partial_tile(rows, inputs, outputs, x.element_size(), most_shared(x.device)),
+        workspace.shape[0],
+    )
     share = blocks(blocks(inputs, splits), tile.inputs) * tile.inputs
     grid = blocks(outputs, tile.outputs), splits
     partial_dot[grid](
         x, weight, index, count, workspace, rows, inputs, outputs, share, x.stride(0), weight.stride(0),
         tile.rows, tile.inputs, tile.outputs, tile.stages, num_warps=tile.warps,
     )  # fmt: skip
-    add_partials[blocks(outputs, ADD), rows](workspace, bias, out, rows, outputs, out.stride(0), SPLITS=splits, OUTPUTS=ADD, num_warps=2)
+    add_partials[blocks(outputs, ADD), rows](
+        workspace, bias, out, rows, outputs, out.stride(0), SPLITS=splits, OUTPUTS=ADD, num_warps=2
+    )

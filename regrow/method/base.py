@@ -14,9 +14,9 @@ from torch import Tensor
 
 from regrow.core import FFN, FFN_SITES, Blocks, Linear, Site, Surface
 from regrow.errors import UsageError
-from regrow.pruning.base import DensePruner, Pruner
 from regrow.pruning.inputs import InputPruner, InputRule
 from regrow.pruning.neurons import NeuronPruner
+from regrow.pruning.pruner import DensePruner, Pruner
 from regrow.selection.budget import parse_sparsity
 from regrow.selection.index_set import IndexSet
 from regrow.selection.schedule import ALWAYS_DENSE
@@ -38,8 +38,12 @@ class Method(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
     surface: ClassVar[Surface] = Surface.NEURONS
-    calibrated_by: ClassVar[tuple[str, ...]] = ("sparsity",)  # parameters that a calibration is made for: others need another
-    retired: ClassVar[Mapping[str, Any]] = {}  # parameters that older records hold, with the value that is now the only one
+    calibrated_by: ClassVar[tuple[str, ...]] = (
+        "sparsity",
+    )  # parameters that a calibration is made for: others need another
+    retired: ClassVar[
+        Mapping[str, Any]
+    ] = {}  # parameters that older records hold, with the value that is now the only one
 
     @abstractmethod
     def check(self) -> None:
@@ -159,7 +163,9 @@ class NeuronMethod(Method):
         rule = self.index_set()
         if not rule.schedule.prunes:
             return DensePruner(rule.schedule)
-        return NeuronPruner(rule, blocks, threshold=thresholds(calibration, blocks.ffns), fixed=self.scores(blocks))
+        return NeuronPruner(
+            rule, blocks, threshold=thresholds(calibration, blocks.ffns), fixed=self.scores(blocks)
+        )
 
 
 def thresholds(calibration: Mapping[str, Tensor], places: Sequence[FFN] | Sequence[Linear]) -> Tensor | None:

@@ -29,7 +29,10 @@ class BatchwiseAdaptive(NeuronMethod):
     source: ClassVar[str] = "Batch-wise Adaptive Pruning, section 3"
 
     def index_set(self) -> IndexSet:
-        sparsity, schedule = parse_sparsity(self.sparsity), Schedule(self.init_steps, self.explore_steps, self.period)
+        sparsity, schedule = (
+            parse_sparsity(self.sparsity),
+            Schedule(self.init_steps, self.explore_steps, self.period),
+        )
         return IndexSet(
             sparsity,
             unless_zero(sparsity, schedule),

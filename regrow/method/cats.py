@@ -9,7 +9,7 @@ from torch import Tensor
 from regrow.core import Blocks
 from regrow.errors import require_one_of
 from regrow.method.base import Method, Needs, thresholds
-from regrow.pruning.base import DensePruner, Pruner
+from regrow.pruning.pruner import DensePruner, Pruner
 from regrow.pruning.tokens import TokenPruner, TokenRule
 from regrow.selection.budget import Sparsity
 from regrow.selection.schedule import ALWAYS_DENSE
@@ -40,7 +40,11 @@ class CATS(Method):
         return Needs.THRESHOLDS if self.target else None
 
     def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner:
-        return TokenPruner(self._rule(), blocks, thresholds(calibration, blocks.ffns)) if self.target else DensePruner(ALWAYS_DENSE)
+        return (
+            TokenPruner(self._rule(), blocks, thresholds(calibration, blocks.ffns))
+            if self.target
+            else DensePruner(ALWAYS_DENSE)
+        )
 
     def _rule(self) -> TokenRule:
         return TokenRule(self.target, gated=True, share=self.share, by_threshold=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from regrow.core import Blocks, Surface
 from regrow.method.base import Method
-from regrow.pruning.base import DensePruner, Pruner
+from regrow.pruning.pruner import DensePruner, Pruner
 from regrow.selection.schedule import ALWAYS_DENSE
 
 

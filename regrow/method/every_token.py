@@ -9,7 +9,7 @@ from torch import Tensor
 from regrow.core import Blocks
 from regrow.errors import require_one_of
 from regrow.method.base import Method
-from regrow.pruning.base import DensePruner, Pruner
+from regrow.pruning.pruner import DensePruner, Pruner
 from regrow.pruning.tokens import TokenPruner, TokenRule
 from regrow.selection.budget import Sparsity
 from regrow.selection.schedule import ALWAYS_DENSE
@@ -24,7 +24,9 @@ class EveryToken(Method):
     aggregate: str = "max"
 
     name: ClassVar[str] = "every-token"
-    summary: ClassVar[str] = "Ablation: neurons chosen at every token from the token itself; only down shrinks"
+    summary: ClassVar[str] = (
+        "Ablation: neurons chosen at every token from the token itself; only down shrinks"
+    )
     source: ClassVar[str] = "Batch-wise Adaptive Pruning, figure 1 (middle)"
 
     def check(self) -> None:

@@ -35,7 +35,8 @@ class Magnitude(NeuronMethod):
 def _norms(weights: FFNWeights) -> Tensor:
     """[F]"""
     parts = [
-        torch.linalg.vector_norm(rows, dim=1, dtype=score_dtype(weights.gate)) for rows in (weights.gate, weights.up, weights.down.t())
+        torch.linalg.vector_norm(rows, dim=1, dtype=score_dtype(weights.gate))
+        for rows in (weights.gate, weights.up, weights.down.t())
     ]
     norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return norms

@@ -34,5 +34,10 @@ class RandomNeurons(NeuronMethod):
 
     def scores(self, blocks: Blocks) -> Tensor:
         gate = blocks.ffns[0].weights.gate
-        drawn = torch.rand(len(blocks.ffns), gate.shape[0], generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
+        drawn = torch.rand(
+            len(blocks.ffns),
+            gate.shape[0],
+            generator=torch.Generator().manual_seed(self.seed),
+            dtype=torch.float64,
+        )
         return drawn.to(gate.device, score_dtype(gate))

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from regrow.method.base import WeightMethod
 from regrow.selection.budget import Sparsity
-from regrow.weights import WeightPruner, sparsegpt
+from regrow.weights import WeightPruner
 from regrow.weights.pattern import Pattern
+from regrow.weights.sparsegpt_pruner import SparseGPTPruner
 
 
 @final
@@ -27,4 +28,4 @@ class SparseGPT(WeightMethod):
             Pattern("2:4", self.target)
 
     def weight_pruner(self, weight: Tensor) -> WeightPruner:
-        return sparsegpt.SparseGPT(weight)
+        return SparseGPTPruner(weight)

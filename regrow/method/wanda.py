@@ -8,8 +8,8 @@ from torch import Tensor
 from regrow.method.base import WeightMethod
 from regrow.selection.budget import Sparsity
 from regrow.weights import WeightPruner
-from regrow.weights import wanda as rule
 from regrow.weights.pattern import HALF, Pattern
+from regrow.weights.wanda_pruner import WandaPruner
 
 
 @final
@@ -21,7 +21,9 @@ class Wanda(WeightMethod):
     pattern: str = "2:4"
 
     name: ClassVar[str] = "wanda"
-    summary: ClassVar[str] = "Static weights, whatever the input: 2:4 or unstructured, by weight times input norm"
+    summary: ClassVar[str] = (
+        "Static weights, whatever the input: 2:4 or unstructured, by weight times input norm"
+    )
     source: ClassVar[str] = "Sun et al. 2024, github.com/locuslab/wanda"
     calibrated_by: ClassVar[tuple[str, ...]] = ("sparsity", "pattern")
 
@@ -29,4 +31,4 @@ class Wanda(WeightMethod):
         Pattern(self.pattern, self.target or HALF)  # of nothing pruned, the name alone is checked
 
     def weight_pruner(self, weight: Tensor) -> WeightPruner:
-        return rule.Wanda(weight, Pattern(self.pattern, self.target))
+        return WandaPruner(weight, Pattern(self.pattern, self.target))

@@ -21,9 +21,13 @@ class WINA(InputMethod):
     selection: str = "threshold"
 
     name: ClassVar[str] = "wina"
-    summary: ClassVar[str] = "As TEAL, inputs weighed by the norms of their weight columns; by threshold or top k"
+    summary: ClassVar[str] = (
+        "As TEAL, inputs weighed by the norms of their weight columns; by threshold or top k"
+    )
     source: ClassVar[str] = "Chen et al. 2025, github.com/microsoft/wina"
 
     def rule(self) -> InputRule:
         require_one_of(SELECTIONS, selection=self.selection)
-        return InputRule(self.target, weighed=True, share=self.share, by_threshold=self.selection == "threshold")
+        return InputRule(
+            self.target, weighed=True, share=self.share, by_threshold=self.selection == "threshold"
+        )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from regrow.models.device import find_device
+from regrow.models.encode_prompts import encode
 from regrow.models.loaded import Loaded
 from regrow.models.loading import BUNDLED, DTYPES, load
-from regrow.models.prompts import encode
 
 __all__ = ["BUNDLED", "DTYPES", "Loaded", "encode", "find_device", "load"]

@@ -27,17 +27,25 @@ def check_files(directory: Path, name: str) -> None:
     Raises UsageError where there are none of the format, or they are quantised; RegrowError for damaged or missing ones.
     """
     if not list(directory.glob("*.safetensors")):
-        raise UsageError(f"{directory} holds no safetensors files, and Regrow loads no other format; convert the weights to safetensors")
+        raise UsageError(
+            f"{directory} holds no safetensors files, and Regrow loads no other format; convert the weights to safetensors"
+        )
     held = {path.name: _header(path, name) for path in sorted(directory.glob("*.safetensors"))}
     if _WHOLE in held:
         return
     if not (directory / _INDEX).exists():
-        raise RegrowError(f"{directory} holds neither {_WHOLE} nor {_INDEX}, which says what lies where; download or copy it again")
+        raise RegrowError(
+            f"{directory} holds neither {_WHOLE} nor {_INDEX}, which says what lies where; download or copy it again"
+        )
     for tensor, shard in _index(directory / _INDEX).items():
         if shard not in held:
-            raise RegrowError(f"{name} is incomplete: {shard}, which {_INDEX} names, is not there; download or copy it again")
+            raise RegrowError(
+                f"{name} is incomplete: {shard}, which {_INDEX} names, is not there; download or copy it again"
+            )
         if tensor not in held[shard]:
-            raise RegrowError(f"{name} is incomplete: {shard} lacks {tensor}, which {_INDEX} places there; download or copy it again")
+            raise RegrowError(
+                f"{name} is incomplete: {shard} lacks {tensor}, which {_INDEX} places there; download or copy it again"
+            )
 
 
 def check_loaded(network: PreTrainedModel, info: dict[str, Any], name: str) -> None:
@@ -45,7 +53,10 @@ def check_loaded(network: PreTrainedModel, info: dict[str, Any], name: str) -> N
 
     `info` is what transformers reports of the loading, names changed for older checkpoints and tied weights accounted for.
     """
-    missing, unexpected = sorted(info["missing_keys"]), sorted(_of_the_network(network, info["unexpected_keys"]))
+    missing, unexpected = (
+        sorted(info["missing_keys"]),
+        sorted(_of_the_network(network, info["unexpected_keys"])),
+    )
     other = sorted(info["unexpected_keys"])
     if info["mismatched_keys"]:
         tensor, stored, asked = min(info["mismatched_keys"])
@@ -55,7 +66,9 @@ def check_loaded(network: PreTrainedModel, info: dict[str, Any], name: str) -> N
         )
     if missing:
         instead = f", and there is {other[0]} instead" if other else ""
-        raise RegrowError(f"{name} is incomplete: {_some(missing)} missing from its safetensors files{instead}; download or copy it again")
+        raise RegrowError(
+            f"{name} is incomplete: {_some(missing)} missing from its safetensors files{instead}; download or copy it again"
+        )
     if unexpected:
         raise RegrowError(
             f"the weights of {name} are not those of its config.json: {_some(unexpected)} unknown to {type(network).__name__}; "
@@ -64,7 +77,9 @@ def check_loaded(network: PreTrainedModel, info: dict[str, Any], name: str) -> N
 
 
 def _some(tensors: list[str]) -> str:
-    return f"{tensors[0]} is" if len(tensors) == 1 else f"{tensors[0]} and {len(tensors) - 1} more tensors are"
+    return (
+        f"{tensors[0]} is" if len(tensors) == 1 else f"{tensors[0]} and {len(tensors) - 1} more tensors are"
+    )
 
 
 def _of_the_network(network: PreTrainedModel, tensors: Iterable[str]) -> Iterator[str]:
@@ -78,7 +93,9 @@ def _header(path: Path, name: str) -> set[str]:
         with safe_open(path, framework="pt") as file:
             tensors = set(file.keys())
             for tensor in tensors:
-                if _PACKED.search(tensor) or (tensor.endswith(".weight") and file.get_slice(tensor).get_dtype() not in _FLOATING):
+                if _PACKED.search(tensor) or (
+                    tensor.endswith(".weight") and file.get_slice(tensor).get_dtype() not in _FLOATING
+                ):
                     raise quantised(name, f" (see {tensor})")
             return tensors
     except (SafetensorError, OSError) as error:
@@ -87,6 +104,12 @@ def _header(path: Path, name: str) -> set[str]:
 
 def _index(path: Path) -> dict[str, str]:
     places = read_object(path).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(shard, str) for shard in places.values()):
-        raise RegrowError(f"{path} is damaged, its weight_map does not say which tensor lies in which file; download or copy it again")
+    if (
+        not isinstance(places, dict)
+        or not places
+        or not all(isinstance(shard, str) for shard in places.values())
+    ):
+        raise RegrowError(
+            f"{path} is damaged, its weight_map does not say which tensor lies in which file; download or copy it again"
+        )
     return places

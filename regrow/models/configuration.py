@@ -47,7 +47,9 @@ def stored_dtype(config: PreTrainedConfig, name: str) -> torch.dtype:
     dtype = getattr(config, "dtype", None) or torch.float32
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         kind = str(dtype).removeprefix("torch.")
-        raise RegrowError(f"config.json of {name} says dtype {kind}, which is no type to compute in; choose one with --dtype")
+        raise RegrowError(
+            f"config.json of {name} says dtype {kind}, which is no type to compute in; choose one with --dtype"
+        )
     return dtype
 
 
@@ -73,7 +75,10 @@ def setting_of(config: PreTrainedConfig, value: object) -> str | None:
     """The setting that holds a word, to be named where transformers says only that it does not know the word."""
     settings = config.to_dict()
     nested = [(key, part) for key, part in settings.items() if isinstance(part, dict)]
-    flat = [*settings.items(), *((f"{key}.{inner}", found) for key, part in nested for inner, found in part.items())]
+    flat = [
+        *settings.items(),
+        *((f"{key}.{inner}", found) for key, part in nested for inner, found in part.items()),
+    ]
     return next((key for key, found in flat if found == value), None)
 
 
@@ -86,7 +91,9 @@ def _refuse_quantised(directory: Path, raw: dict[str, Any], name: str) -> None:
 
 
 def quantised(name: str, how: str) -> UsageError:
-    return UsageError(f"{name} is quantised{how}, and Regrow prunes full-precision weights; load the model it was made from")
+    return UsageError(
+        f"{name} is quantised{how}, and Regrow prunes full-precision weights; load the model it was made from"
+    )
 
 
 def _refuse_unknown(raw: dict[str, Any], name: str, own_code: bool) -> None:
@@ -94,8 +101,14 @@ def _refuse_unknown(raw: dict[str, Any], name: str, own_code: bool) -> None:
     if not isinstance(kind, str):
         raise RegrowError(f"config.json of {name} names no model_type; {REMEDY}")
     if kind not in CONFIG_MAPPING:
-        remedy = "if you trust the code it brings, use --trust-remote-code" if own_code else "use a model of a type it knows"
-        raise UsageError(f"{name} is a model of type {kind!r}, which transformers {transformers.__version__} does not know; {remedy}")
+        remedy = (
+            "if you trust the code it brings, use --trust-remote-code"
+            if own_code
+            else "use a model of a type it knows"
+        )
+        raise UsageError(
+            f"{name} is a model of type {kind!r}, which transformers {transformers.__version__} does not know; {remedy}"
+        )
     classes = raw.get("architectures")
     if isinstance(classes, list) and classes and all(map(_other_task, classes)):
         raise _not_causal(name, f"a {classes[0]}")
@@ -114,7 +127,9 @@ def _causal_classes() -> set[str]:
 
 
 def _not_causal(name: str, kind: str) -> UsageError:
-    return UsageError(f"{name} is no causal language model: its config.json describes {kind}; use a model that generates text")
+    return UsageError(
+        f"{name} is no causal language model: its config.json describes {kind}; use a model that generates text"
+    )
 
 
 def _check_sizes(config: PreTrainedConfig, name: str) -> None:

@@ -16,7 +16,9 @@ def find_device(device: str) -> torch.device:
         torch.empty(1, device=target).cpu()
     except Exception as error:  # each kind of device fails in its own way where it is not there
         reason = said(error) if device in _gpus() else "torch finds no such device"
-        raise UsageError(f"device {device!r:.40} cannot be used here: {reason}; use --device cpu or auto") from error
+        raise UsageError(
+            f"device {device!r:.40} cannot be used here: {reason}; use --device cpu or auto"
+        ) from error
     return target
 
 
@@ -27,7 +29,9 @@ def probe(dtype: torch.dtype, device: torch.device) -> None:
         torch.nn.functional.silu(ones @ ones).sum().item()
     except (RuntimeError, TypeError, NotImplementedError) as error:
         name = str(dtype).removeprefix("torch.")
-        raise UsageError(f"device {device} cannot compute in {name}: {said(error)}; choose another --dtype") from error
+        raise UsageError(
+            f"device {device} cannot compute in {name}: {said(error)}; choose another --dtype"
+        ) from error
 
 
 def _gpus() -> list[str]:

@@ -15,19 +15,52 @@ from regrow.models.blame import blaming
 from regrow.models.json_object import read_object
 
 _INTEGERS = (
-    *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "num_return_sequences", "top_k"),
+    *(
+        "max_length",
+        "max_new_tokens",
+        "min_length",
+        "min_new_tokens",
+        "num_beams",
+        "num_return_sequences",
+        "top_k",
+    ),
     *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "prefill_chunk_size", "max_cache_len"),
     *("bos_token_id", "pad_token_id", "forced_bos_token_id", "num_beam_groups"),
     *("num_assistant_tokens", "prompt_lookup_num_tokens", "max_matching_ngram_size", "assistant_early_exit"),
 )
 _NUMBERS = (
-    *("temperature", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "max_time", "guidance_scale"),
+    *(
+        "temperature",
+        "top_p",
+        "min_p",
+        "top_h",
+        "typical_p",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "max_time",
+        "guidance_scale",
+    ),
     *("length_penalty", "diversity_penalty", "penalty_alpha"),
 )
 _FACTORS = ("repetition_penalty", "encoder_repetition_penalty")
 _FLAGS = (
-    *("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values", "token_healing", "disable_compile", "low_memory"),
-    *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate", "is_assistant"),
+    *(
+        "do_sample",
+        "use_cache",
+        "renormalize_logits",
+        "remove_invalid_values",
+        "token_healing",
+        "disable_compile",
+        "low_memory",
+    ),
+    *(
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "output_logits",
+        "return_dict_in_generate",
+        "is_assistant",
+    ),
 )
 _FILE = "generation_config.json"
 _REMEDY = "correct it, or take it out"
@@ -42,11 +75,16 @@ def check_generation(directory: Path, name: str) -> None:
     """
     path, settings = directory / _FILE, dict[str, Any]()
     if not path.exists():
-        path, settings = directory / "config.json", {"config_file_name": "config.json", "_from_model_config": True}
+        path, settings = (
+            directory / "config.json",
+            {"config_file_name": "config.json", "_from_model_config": True},
+        )
     for key, value in read_object(path).items():
         fits, kind = _KINDS.get(key, (_finite, "finite") if path.name == _FILE else (_anything, ""))
         if value is not None and not fits(value):
-            raise RegrowError(f"{path.name} of {name} says {key} {value!r:.60}, which must be {kind}; {_REMEDY}")
+            raise RegrowError(
+                f"{path.name} of {name} says {key} {value!r:.60}, which must be {kind}; {_REMEDY}"
+            )
     with blaming(f"{path.name} of {name} cannot be used", _REMEDY):
         GenerationConfig.from_pretrained(directory, **settings)
 
@@ -99,11 +137,16 @@ def _words(value: object) -> bool:
 
 def _biases(value: object) -> bool:
     pairs = value if isinstance(value, list) and value else [None]
-    return all(isinstance(pair, list) and len(pair) == 2 and _integers(pair[0]) and _number(pair[1]) for pair in pairs)
+    return all(
+        isinstance(pair, list) and len(pair) == 2 and _integers(pair[0]) and _number(pair[1])
+        for pair in pairs
+    )
 
 
 def _texts(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(text, str) for text in value)
+    )
 
 
 def _start_and_factor(value: object) -> bool:

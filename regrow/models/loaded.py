@@ -12,10 +12,22 @@ from typing import Any, final
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
+_TOKENIZER_FILES = (
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+)
 _TOKENIZER_FILES_OF_FAMILIES = ("tekken.json", "*.model", "*.tiktoken", "tokenization_*.py")
 # What `generate` returns beside the tokens, and whether it computes anything twice, decides none of them.
-_RETURNED = ["return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "output_logits"]
+_RETURNED = [
+    "return_dict_in_generate",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "output_logits",
+]
 _ON_TEXTS = {"stop_strings", "token_healing"}
 _BESIDE_TOKENS = [*_RETURNED, "use_cache"]
 
@@ -60,7 +72,9 @@ class Loaded:
     def chat_template_sha256(self) -> str | None:
         """sha256 of the chat template in use, wherever it was read from; None without one."""
         template: Any = self.tokenizer.chat_template
-        if isinstance(template, dict):  # several by name, of which a conversation without tools takes this one
+        if isinstance(
+            template, dict
+        ):  # several by name, of which a conversation without tools takes this one
             template = template.get("default")
         return hashlib.sha256(str(template).encode(errors="surrogatepass")).hexdigest() if template else None
 
@@ -70,7 +84,9 @@ class Loaded:
         config = self.model.generation_config
         if config is None:
             return {}
-        settings: dict[str, Any] = json.loads(config.to_json_string(ignore_metadata=True, keys_to_pop=_BESIDE_TOKENS))
+        settings: dict[str, Any] = json.loads(
+            config.to_json_string(ignore_metadata=True, keys_to_pop=_BESIDE_TOKENS)
+        )
         return settings
 
     @property

@@ -24,7 +24,13 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 BUNDLED = "tiny-reasoner"
 
 
-def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Loaded:
+def load(
+    model: str | Path | None = None,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> Loaded:
     """The model in evaluation mode; None is the bundled one. Weights come from safetensors files only, and no code of the
     repository runs unless `trust_remote_code`.
 
@@ -47,8 +53,14 @@ def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = 
     return Loaded(network, tokenizer, name, directory)
 
 
-def _network(directory: Path, name: str, config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
+def _network(
+    directory: Path, name: str, config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool
+) -> PreTrainedModel:
+    settings: dict[str, Any] = {
+        "dtype": dtype,
+        "use_safetensors": True,
+        "trust_remote_code": trust_remote_code,
+    }
     # Weights of other sizes, like missing ones, would be drawn at random: both are looked for below.
     settings |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
     with blaming(f"{name} cannot be loaded as a causal language model", remedy(config)):
@@ -58,7 +70,9 @@ def _network(directory: Path, name: str, config: PreTrainedConfig, dtype: torch.
             key = setting_of(config, error.args[0] if error.args else None)
             if key is None:
                 raise
-            raise RegrowError(f"config.json of {name} says {key} {error}, which transformers does not know; correct it") from error
+            raise RegrowError(
+                f"config.json of {name} says {key} {error}, which transformers does not know; correct it"
+            ) from error
     network: PreTrainedModel
     network, info = loading
     check_loaded(network, info, name)

@@ -11,7 +11,15 @@ from regrow.errors import UsageError
 from regrow.models.blame import blaming
 from regrow.models.json_object import read_object
 
-_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json", "spiece.*", "tokenization_*.py")
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.*",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "spiece.*",
+    "tokenization_*.py",
+)
 _OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json")
 _CONVERTERS = ("sentencepiece", "tiktoken")
 
@@ -19,7 +27,9 @@ _CONVERTERS = ("sentencepiece", "tiktoken")
 def load_tokenizer(directory: Path, name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """Raises UsageError where there is no tokenizer, or one that needs a package that is not installed; RegrowError for damaged files."""
     if not any(path for pattern in _VOCABULARIES for path in directory.glob(pattern)):
-        raise UsageError(f"{name} has no tokenizer: {directory} holds no tokenizer.json; copy the tokenizer's files beside the weights")
+        raise UsageError(
+            f"{name} has no tokenizer: {directory} holds no tokenizer.json; copy the tokenizer's files beside the weights"
+        )
     with blaming(f"the tokenizer of {name} cannot be loaded", _remedy(directory)):
         try:
             return _load(directory, trust_remote_code)
@@ -30,10 +40,14 @@ def load_tokenizer(directory: Path, name: str, trust_remote_code: bool) -> PreTr
 
 
 def _load(directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        directory, trust_remote_code=trust_remote_code
+    )
     ids = tokenizer("a")["input_ids"]  # some wrong settings show only at work
     if not ids and len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
-        raise ValueError("its files hold no vocabulary")  # transformers makes an empty one where it finds none
+        raise ValueError(
+            "its files hold no vocabulary"
+        )  # transformers makes an empty one where it finds none
     return tokenizer
 
 

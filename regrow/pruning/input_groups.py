@@ -12,7 +12,9 @@ from regrow.core import Linear
 from regrow.kernels import MaskedLinears, masked_linears
 
 
-def share_an_input(linears: Sequence[Linear], thresholds: Sequence[float] | None, *, weighed: bool) -> list[list[int]]:
+def share_an_input(
+    linears: Sequence[Linear], thresholds: Sequence[float] | None, *, weighed: bool
+) -> list[list[int]]:
     """The numbers of the linears, those together that keep the same inputs.
 
     Those are linears of one module and site that follow each other and whose thresholds are equal, as thresholds of the same input are.
@@ -35,7 +37,9 @@ class InputGroup:
     def __init__(self, places: Sequence[int], linears: Sequence[Linear]) -> None:
         self._places = places
         self.outputs = sum(len(linears[place].weight) for place in places)
-        self._linears: MaskedLinears = masked_linears([linears[p].weight for p in places], [linears[p].bias for p in places])
+        self._linears: MaskedLinears = masked_linears(
+            [linears[p].weight for p in places], [linears[p].bias for p in places]
+        )
         self._x: Tensor | None = None
         self._ready: dict[int, Tensor] = {}
 

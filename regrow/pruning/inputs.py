@@ -14,9 +14,9 @@ from torch.nn.functional import linear
 from regrow.core import Blocks, Mode, Pass, score_dtype
 from regrow.errors import require_one_of
 from regrow.kernels import exceeding, magnitude
-from regrow.pruning.base import Pruner
 from regrow.pruning.input_groups import InputGroup, share_an_input
 from regrow.pruning.meter import Meter
+from regrow.pruning.pruner import Pruner
 from regrow.selection.budget import keep_count
 from regrow.selection.index_set import largest
 from regrow.selection.schedule import ALWAYS_SPARSE
@@ -51,7 +51,10 @@ class InputPruner(Pruner):
         """`threshold` [linears] for a rule that goes by one; without it such a rule only scores."""
         self._rule, self._linears, self.places = rule, blocks.linears, len(blocks.linears)
         self._threshold: Sequence[float] | None = None if threshold is None else threshold.tolist()
-        self._keep = [0 if rule.by_threshold else keep_count(rule.sparsity, place.weight.shape[1], "inputs") for place in self._linears]
+        self._keep = [
+            0 if rule.by_threshold else keep_count(rule.sparsity, place.weight.shape[1], "inputs")
+            for place in self._linears
+        ]
         self._sparse: list[InputGroup] = []  # of each linear, from the first batch on
         self._norms = [_norms(place.weight) if rule.weighed else None for place in self._linears]
 
@@ -60,7 +63,9 @@ class InputPruner(Pruner):
         self._meter = meter
         if not self._sparse:
             shared = share_an_input(self._linears, self._threshold, weighed=self._rule.weighed)
-            self._sparse = [group for places in shared for group in [InputGroup(places, self._linears)] * len(places)]
+            self._sparse = [
+                group for places in shared for group in [InputGroup(places, self._linears)] * len(places)
+            ]
 
     def prepare(self, planned: Pass) -> None:  # noqa: ARG002
         self._meter.drop()
@@ -93,7 +98,15 @@ class InputPruner(Pruner):
         if self._threshold is None:
             return largest(self._score(place, magnitude(x, slot, abs_mean=abs_mean)), self._keep[place])
         measured = self._meter.measured(of.site, of.layer)
-        return exceeding(x, slot, self._norms[place], self._threshold[place], abs_mean, self._sparse[place].outputs, measured)
+        return exceeding(
+            x,
+            slot,
+            self._norms[place],
+            self._threshold[place],
+            abs_mean,
+            self._sparse[place].outputs,
+            measured,
+        )
 
     def _score(self, place: int, size: Tensor) -> Tensor:
         """Of the magnitudes [..., in]."""
@@ -107,7 +120,9 @@ class InputPruner(Pruner):
 
     @property
     def state_bytes(self) -> int:
-        return sum(norms.nbytes for norms in self._norms if norms is not None) + sum(group.state_bytes for group in set(self._sparse))
+        return sum(norms.nbytes for norms in self._norms if norms is not None) + sum(
+            group.state_bytes for group in set(self._sparse)
+        )
 
 
 def _norms(weight: Tensor) -> Tensor:

@@ -47,4 +47,7 @@ class Meter:
 
     def kept(self) -> dict[Site, list[int]]:
         measured = self._measured.tolist()
-        return {site: [a + b for a, b in zip(self._counted[site], row, strict=True)] for site, row in zip(SITES, measured, strict=True)}
+        return {
+            site: [a + b for a, b in zip(self._counted[site], row, strict=True)]
+            for site, row in zip(SITES, measured, strict=True)
+        }

@@ -10,26 +10,36 @@ import torch
 from torch import Tensor
 
 from regrow.core import Blocks, Mode, Pass, Rows, Site, Spec, score_dtype
-from regrow.kernels import Products, SparseFFN, products, relative, sparse_ffn
-from regrow.pruning.base import Pruner, SampleMemory
+from regrow.kernels import MatmulChoice, SparseFFN, choose_matmul, relative, sparse_ffn
 from regrow.pruning.meter import Meter
+from regrow.pruning.pruner import Pruner, SampleMemory
 from regrow.selection.index_set import IndexSet, IndexState
 
 
 @final
 class NeuronPruner(Pruner, SampleMemory):
-    def __init__(self, rule: IndexSet, blocks: Blocks, *, threshold: Tensor | None = None, fixed: Tensor | None = None) -> None:
+    def __init__(
+        self, rule: IndexSet, blocks: Blocks, *, threshold: Tensor | None = None, fixed: Tensor | None = None
+    ) -> None:
         """`threshold` [L] for a rule that goes by one. `fixed` [L, F]: scores that stand from the start, so that nothing is observed."""
         weights = blocks.ffns[0].weights
-        self.schedule, self._rule, self._blocks, self._threshold, self._fixed = rule.schedule, rule, blocks, threshold, fixed
+        self.schedule, self._rule, self._blocks, self._threshold, self._fixed = (
+            rule.schedule,
+            rule,
+            blocks,
+            threshold,
+            fixed,
+        )
         self.places = len(blocks.ffns)
         self._neurons, self._width = weights.gate.shape
         self._device, self._dtype = weights.gate.device, score_dtype(weights.gate)
         self._keep = rule.keep(self._neurons)
         self._sparse: list[SparseFFN] = []  # from the first batch on
-        self._laid_out: Products | None = None  # why they lie in oneDNN's layout, if they do
+        self._laid_out: MatmulChoice | None = None  # why they lie in oneDNN's layout, if they do
         self._taken = object()  # another one where they lie elsewhere
-        self._seen: dict[int, Tensor] = {}  # [L, T, F] z of an observed decode pass, by T; addresses never change
+        self._seen: dict[
+            int, Tensor
+        ] = {}  # [L, T, F] z of an observed decode pass, by T; addresses never change
         self._dictated: list[Tensor] = []
         self.state: IndexState | None = None  # of batches of one size
 
@@ -49,20 +59,28 @@ class NeuronPruner(Pruner, SampleMemory):
             sparse.forget()
         if self.state is None or len(self.state.tokens) != slots:
             self._seen = {}
-            self.state = self._rule.init(Spec(self.places, self._neurons, slots, self._device, self._dtype), self._threshold)
+            self.state = self._rule.init(
+                Spec(self.places, self._neurons, slots, self._device, self._dtype), self._threshold
+            )
         else:  # the same buffers: a captured step knows their addresses
             self._rule.clear(self.state)
 
     def _take_copies(self, rows: int) -> None:
         """In the form that steps of so many rows run fastest with; the copies for the batch before are kept if theirs is the same."""
         kind, ffns = self._blocks.ffns[0].weights.gate, self._blocks.ffns
-        suited = products(kind.dtype, self._device, 3 * len(ffns) * kind.nbytes)
+        suited = choose_matmul(kind.dtype, self._device, 3 * len(ffns) * kind.nbytes)
         laid_out = suited if suited.lays_out(rows) else None
         if self._sparse and laid_out is self._laid_out:
             return
-        self._sparse, self._laid_out, self._taken = [], laid_out, object()  # the memory of the old ones goes first
+        self._sparse, self._laid_out, self._taken = (
+            [],
+            laid_out,
+            object(),
+        )  # the memory of the old ones goes first
         scratch, varies = kind.new_empty(self._keep, self._width), self._rule.by_threshold
-        self._sparse = [sparse_ffn(ffn.weights, self._keep, scratch, varies=varies, laid_out=laid_out) for ffn in ffns]
+        self._sparse = [
+            sparse_ffn(ffn.weights, self._keep, scratch, varies=varies, laid_out=laid_out) for ffn in ffns
+        ]
 
     def join(self, joining: Tensor) -> None:
         state = self._begun()
@@ -130,7 +148,9 @@ class NeuronPruner(Pruner, SampleMemory):
         retained = self._rule.retained(state)
         self._kept = [len(index) for index in retained]
         moved = sum(ffn.load(index) for ffn, index in zip(self._sparse, retained, strict=True))
-        self._meter.refresh_bytes += 2 * moved * 3 * self._width * self._blocks.ffns[0].weights.gate.element_size()
+        self._meter.refresh_bytes += (
+            2 * moved * 3 * self._width * self._blocks.ffns[0].weights.gate.element_size()
+        )
         return retained
 
     @property

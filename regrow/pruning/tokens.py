@@ -14,8 +14,8 @@ from torch.nn import functional
 from regrow.core import Blocks, FFNWeights, Mode, Pass, Site, score_dtype
 from regrow.errors import require_one_of
 from regrow.kernels import relative
-from regrow.pruning.base import Pruner
 from regrow.pruning.meter import Meter
+from regrow.pruning.pruner import Pruner
 from regrow.selection.budget import keep_count
 from regrow.selection.index_set import largest
 from regrow.selection.schedule import ALWAYS_SPARSE
@@ -76,12 +76,18 @@ class TokenPruner(Pruner):
                 self._meter.count(Site.GATE_UP, layer, size if self._rule.gated else 2 * size)
 
     def run(self, place: int, x: Tensor, now: Pass | None) -> Tensor:
-        ffn, layer, weights = self._blocks.ffns[place], self._blocks.layers[place], self._blocks.ffns[place].weights
+        ffn, layer, weights = (
+            self._blocks.ffns[place],
+            self._blocks.layers[place],
+            self._blocks.ffns[place].weights,
+        )
         if now is None or now.mode is not Mode.SPARSE:
             return ffn.output(ffn.hidden(x))
         gate = weights.act(functional.linear(x, weights.gate, weights.gate_bias))
         z = gate * functional.linear(x, weights.up, weights.up_bias)
-        keep = self._chosen(place, self._score(gate if self._rule.gated else z), now.slot >= 0)  # [T, F] or [1, F]
+        keep = self._chosen(
+            place, self._score(gate if self._rule.gated else z), now.slot >= 0
+        )  # [T, F] or [1, F]
         needed = keep.any(dim=0).sum() * self._width
         if self._rule.gated:
             self._meter.measured(Site.GATE_UP, layer).add_(needed)
@@ -91,7 +97,9 @@ class TokenPruner(Pruner):
     def scores(self, place: int, x: Tensor) -> Tensor:
         weights: FFNWeights = self._blocks.ffns[place].weights
         gate = weights.act(functional.linear(x, weights.gate, weights.gate_bias))
-        return self._score(gate if self._rule.gated else gate * functional.linear(x, weights.up, weights.up_bias))
+        return self._score(
+            gate if self._rule.gated else gate * functional.linear(x, weights.up, weights.up_bias)
+        )
 
     def key(self, planned: Pass) -> Hashable:
         return planned.mode
@@ -100,7 +108,11 @@ class TokenPruner(Pruner):
         """[T, F] of the activations [..., F]."""
         rows = activation.flatten(0, -2)
         rows = rows.to(score_dtype(rows))
-        return rows.abs() if self._rule.gated else relative(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device)).abs()
+        return (
+            rows.abs()
+            if self._rule.gated
+            else relative(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device)).abs()
+        )
 
     def _chosen(self, place: int, score: Tensor, live: Tensor) -> Tensor:
         """[T, F] bool, or [1, F] where the rows share it; rows that are not live keep nothing and decide nothing."""

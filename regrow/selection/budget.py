@@ -27,7 +27,9 @@ def parse_sparsity(sparsity: Sparsity) -> Decimal:
 
 def keep_count(sparsity: Decimal, of: int, what: str = "neurons") -> int:
     """k = floor((1 - rho) F), the neurons of one layer that a sparse step computes. Raises UsageError where that is none."""
-    keep = math.floor((1 - Fraction(sparsity)) * of)  # Decimal arithmetic would round to the context's precision
+    keep = math.floor(
+        (1 - Fraction(sparsity)) * of
+    )  # Decimal arithmetic would round to the context's precision
     if keep == 0:
         highest = math.floor(Fraction(of - 1, of) * 10**6) / 10**6
         raise UsageError(f"sparsity {sparsity} keeps none of {of} {what}; lower it to at most {highest}")

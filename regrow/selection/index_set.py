@@ -70,7 +70,10 @@ class IndexSet:
 
     def init(self, spec: Spec, threshold: Tensor | None = None) -> IndexState:
         """`threshold` [L] where the selection goes by one."""
-        shape, keep = (spec.layers, spec.slots, spec.neurons), 0 if self.by_threshold else self.keep(spec.neurons)
+        shape, keep = (
+            (spec.layers, spec.slots, spec.neurons),
+            0 if self.by_threshold else self.keep(spec.neurons),
+        )
         return IndexState(
             total=torch.zeros(shape, dtype=spec.dtype, device=spec.device),
             pending=torch.zeros(shape, dtype=spec.dtype, device=spec.device),

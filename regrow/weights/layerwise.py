@@ -52,7 +52,9 @@ def prune_layers(
     of one layer, and masks and positions for each distinct T. Raises UsageError for a model that Regrow cannot run or that is more than a
     chain of decoder layers, and for sequences that are none; and what the pruners raise.
     """
-    find_linears(model, find_ffns(model))  # what Regrow would refuse to run afterwards is refused before the calibration
+    find_linears(
+        model, find_ffns(model)
+    )  # what Regrow would refuse to run afterwards is refused before the calibration
     decoder, layers = _decoder(model)
     _check(sequences)
     pruned: dict[str, Tensor] = {}
@@ -71,11 +73,15 @@ def prune_layers(
 
 def _decoder(model: PreTrainedModel) -> tuple[nn.Module, list[_Layer]]:
     if model.training:
-        raise UsageError("the model is in training mode, where dropout would blur the calibration; call model.eval() first")
+        raise UsageError(
+            "the model is in training mode, where dropout would blur the calibration; call model.eval() first"
+        )
     decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
     modules = getattr(decoder, "layers", None)
     if not isinstance(modules, nn.ModuleList):
-        raise UsageError(f"{type(decoder).__name__} has no list of decoder layers, `layers`; use a model that has, such as Llama or Qwen")
+        raise UsageError(
+            f"{type(decoder).__name__} has no list of decoder layers, `layers`; use a model that has, such as Llama or Qwen"
+        )
     names = {module: name for name, module in model.named_modules()}
     return decoder, [_Layer(names[module], module) for module in modules]
 
@@ -85,7 +91,9 @@ def _check(sequences: Sequence[Tensor]) -> None:
         raise UsageError("there is no calibration text; give at least one sequence of token ids")
     for i, ids in enumerate(sequences):
         if ids.dim() != 1 or not len(ids):
-            raise UsageError(f"calibration sequence {i} has the shape {list(ids.shape)}; give token ids [T], at least one")
+            raise UsageError(
+                f"calibration sequence {i} has the shape {list(ids.shape)}; give token ids [T], at least one"
+            )
 
 
 def _enter(decoder: nn.Module, layers: Sequence[_Layer], ids: Tensor) -> Tensor:
@@ -96,8 +104,15 @@ def _enter(decoder: nn.Module, layers: Sequence[_Layer], ids: Tensor) -> Tensor:
 
     def before(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         layer = next(expected, None)
-        if layer is None or layer.module is not module or len(args) != 1 or (entered and args[0] is not output):
-            raise UsageError(f"{type(decoder).__name__} is more than a chain of decoder layers; use a model such as Llama or Qwen")
+        if (
+            layer is None
+            or layer.module is not module
+            or len(args) != 1
+            or (entered and args[0] is not output)
+        ):
+            raise UsageError(
+                f"{type(decoder).__name__} is more than a chain of decoder layers; use a model such as Llama or Qwen"
+            )
         if not entered:
             entered.append(args[0])
             if length in layer.keywords:
@@ -116,7 +131,9 @@ def _enter(decoder: nn.Module, layers: Sequence[_Layer], ids: Tensor) -> Tensor:
     return entered[0]
 
 
-def _prune_layer(layer: _Layer, hidden: Sequence[Tensor], start: Callable[[Tensor], WeightPruner]) -> dict[str, Tensor]:
+def _prune_layer(
+    layer: _Layer, hidden: Sequence[Tensor], start: Callable[[Tensor], WeightPruner]
+) -> dict[str, Tensor]:
     """The pruned weights of the layer by their names within it, after a run of the layer, dense, on every hidden state."""
     linears = {name: module for name, module in layer.module.named_modules() if isinstance(module, nn.Linear)}
     pruners = {name: start(linear.weight.detach()) for name, linear in linears.items()}
@@ -132,7 +149,9 @@ def _prune_layer(layer: _Layer, hidden: Sequence[Tensor], start: Callable[[Tenso
         for x in hidden:
             layer.run(x, {})
     if idle:
-        raise UsageError(f"{layer.name}.{min(idle)} was never run over the calibration text; use a model whose linears all run")
+        raise UsageError(
+            f"{layer.name}.{min(idle)} was never run over the calibration text; use a model whose linears all run"
+        )
     return {f"{name}.weight": pruner.prune(f"{layer.name}.{name}") for name, pruner in pruners.items()}
 
 
@@ -140,7 +159,13 @@ def _prune_layer(layer: _Layer, hidden: Sequence[Tensor], start: Callable[[Tenso
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Undoes what an interrupt, or a rotary embedding that adapts to the length, leaves in the modules' own dictionaries."""
     own = [vars(module) for module in model.modules()]
-    kept = [(d, dict(d)) for d in (*own, *(value for attributes in own for value in attributes.values() if isinstance(value, dict)))]
+    kept = [
+        (d, dict(d))
+        for d in (
+            *own,
+            *(value for attributes in own for value in attributes.values() if isinstance(value, dict)),
+        )
+    ]
     try:
         yield
     finally:

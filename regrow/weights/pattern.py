@@ -27,7 +27,9 @@ class Pattern:
     def __post_init__(self) -> None:
         require_one_of(PATTERNS, pattern=self.name)
         if self.name == "2:4" and self.sparsity != HALF:
-            raise UsageError(f"the pattern 2:4 drops half of the weights, not {self.sparsity}; set the sparsity to 0.5 or use unstructured")
+            raise UsageError(
+                f"the pattern 2:4 drops half of the weights, not {self.sparsity}; set the sparsity to 0.5 or use unstructured"
+            )
 
     def kept(self, scores: Tensor, name: str) -> Tensor:
         """Where the largest scores [out, in] of each group lie, bool [out, in]; of equal ones those at the lower index.
@@ -51,15 +53,21 @@ class Pattern:
         """How many inputs compete with each other, and how many of them stay; raises UsageError as `kept` does."""
         if self.name == "2:4":
             if inputs % 4:
-                raise UsageError(f"{name} has {inputs} inputs, which is not a multiple of four as 2:4 needs; use the unstructured pattern")
+                raise UsageError(
+                    f"{name} has {inputs} inputs, which is not a multiple of four as 2:4 needs; use the unstructured pattern"
+                )
             return 4, 2
         try:
             return inputs, keep_count(self.sparsity, inputs)
         except UsageError:
-            raise UsageError(f"sparsity {self.sparsity} keeps none of the {inputs} inputs of {name}; lower it") from None
+            raise UsageError(
+                f"sparsity {self.sparsity} keeps none of the {inputs} inputs of {name}; lower it"
+            ) from None
 
 
 def require_finite(values: Tensor, name: str) -> None:
     """Raises RegrowError unless all values, computed from the weight and the inputs of the linear `name`, are finite."""
     if not values.isfinite().all():
-        raise RegrowError(f"the calibration text overflows in {name} or its weights are not finite; load the model in bfloat16 or float32")
+        raise RegrowError(
+            f"the calibration text overflows in {name} or its weights are not finite; load the model in bfloat16 or float32"
+        )

@@ -45,7 +45,10 @@ def test_output_of_hidden_is_the_module_bit_for_bit(name: str, dtype: torch.dtyp
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
     model = build(name, dtype)
     ffns = find_ffns(model)
-    hooks = [ffn.module.register_forward_hook(lambda module, x, y: seen.update({module: (x[0], y)})) for ffn in ffns]
+    hooks = [
+        ffn.module.register_forward_hook(lambda module, x, y: seen.update({module: (x[0], y)}))
+        for ffn in ffns
+    ]
     with torch.no_grad():
         model(torch.arange(3, 17).reshape(2, 7) % VOCABULARY)
         for hook in hooks:
@@ -74,7 +77,11 @@ def test_weights_give_the_same_output(name: str) -> None:
 def test_weights_are_views_of_the_parameters(name: str) -> None:
     for ffn in find_ffns(build(name)):
         w = ffn.weights
-        assert [tuple(t.shape) for t in (w.gate, w.up, w.down)] == [(NEURONS, WIDTH), (NEURONS, WIDTH), (WIDTH, NEURONS)]
+        assert [tuple(t.shape) for t in (w.gate, w.up, w.down)] == [
+            (NEURONS, WIDTH),
+            (NEURONS, WIDTH),
+            (WIDTH, NEURONS),
+        ]
         views = [t for t in (w.gate, w.up, w.down, w.gate_bias, w.up_bias, w.down_bias) if t is not None]
         stored = {p.untyped_storage().data_ptr() for p in ffn.module.parameters()}
         assert {t.untyped_storage().data_ptr() for t in views} == stored
@@ -97,10 +104,19 @@ def test_biases_of_a_fused_projection_are_split() -> None:
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_leaves_no_trace(name: str) -> None:
     model = build(name)
-    attributes = [(name, {key: id(value) for key, value in vars(module).items()}) for name, module in model.named_modules()]
-    state, random_state = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    attributes = [
+        (name, {key: id(value) for key, value in vars(module).items()})
+        for name, module in model.named_modules()
+    ]
+    state, random_state = (
+        {key: value.clone() for key, value in model.state_dict().items()},
+        torch.get_rng_state(),
+    )
     find_ffns(model)
-    assert [(name, {key: id(value) for key, value in vars(module).items()}) for name, module in model.named_modules()] == attributes
+    assert [
+        (name, {key: id(value) for key, value in vars(module).items()})
+        for name, module in model.named_modules()
+    ] == attributes
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
 
@@ -138,7 +154,9 @@ def test_refuses_a_wrapper_around_the_model() -> None:
             super().__init__()
             self.base_model = model
 
-    assert "PeftLike is not a transformers model; unwrap it first (peft: merge_and_unload()" in refusal(PeftLike(build("llama")))
+    assert "PeftLike is not a transformers model; unwrap it first (peft: merge_and_unload()" in refusal(
+        PeftLike(build("llama"))
+    )
 
 
 # Llama with something wrong in its second layer
@@ -195,12 +213,17 @@ SPOILED: list[tuple[Callable[[PreTrainedModel], None], str]] = [
     (_two_in_a_layer, "3 gated FFNs in 2 of its 2 decoder layers"),
     (_both_in_one_layer, "2 gated FFNs in 1 of its 2 decoder layers"),
     (_listed_experts, "model.layers.1.mlp.experts (ModuleList) is a mixture of experts"),
-    (_stacked_experts, "model.layers.1.mlp.gate_up_proj is a torch.nn.parameter.Parameter instead of a torch.nn.Linear"),
+    (
+        _stacked_experts,
+        "model.layers.1.mlp.gate_up_proj is a torch.nn.parameter.Parameter instead of a torch.nn.Linear",
+    ),
     (_two_types, "different types, torch.float32 and torch.float64; load the model in one dtype"),
 ]
 
 
-@pytest.mark.parametrize(("spoil", "reason"), SPOILED, ids=[spoil.__name__.strip("_") for spoil, _ in SPOILED])
+@pytest.mark.parametrize(
+    ("spoil", "reason"), SPOILED, ids=[spoil.__name__.strip("_") for spoil, _ in SPOILED]
+)
 def test_refuses_a_spoiled_model(spoil: Callable[[PreTrainedModel], None], reason: str) -> None:
     model = build("llama")
     spoil(model)
@@ -210,6 +233,10 @@ def test_refuses_a_spoiled_model(spoil: Callable[[PreTrainedModel], None], reaso
 def test_refuses_weights_on_two_devices() -> None:
     # A machine with one device cannot hold such a model: the check is given one weight that merely claims another device.
     first, second = find_ffns(build("llama"))
-    elsewhere: GatedFFN = replace(second, weights=replace(second.weights, down=second.weights.down.to("meta")))
-    with pytest.raises(UsageError, match="different devices, cpu and meta; load the whole model onto one device"):
+    elsewhere: GatedFFN = replace(
+        second, weights=replace(second.weights, down=second.weights.down.to("meta"))
+    )
+    with pytest.raises(
+        UsageError, match="different devices, cpu and meta; load the whole model onto one device"
+    ):
         find._check_alike([first, elsewhere])

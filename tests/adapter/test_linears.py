@@ -40,7 +40,9 @@ def test_they_are_the_linears_of_the_decoder_layers(family: str) -> None:
     model = build(family)
     found, want = found_in(model), inside(model)
     assert list(found) == list(want)  # in the order of the model
-    assert sorted(found) == sorted(name for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != "lm_head")
+    assert sorted(found) == sorted(
+        name for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != "lm_head"
+    )
     for name, (layer, linear) in want.items():
         module, of = found[name]
         assert module is linear
@@ -77,9 +79,13 @@ def test_sizes_are_the_weights_of_the_layers(family: str) -> None:
     found, counted = found_in(model), sizes(model, find_ffns(model))
     assert list(counted) == list(Site)
     for layer, block in enumerate(model.model.layers):
-        assert sum(row[layer] for row in counted.values()) == sum(p.numel() for p in block.parameters() if p.dim() == 2)
+        assert sum(row[layer] for row in counted.values()) == sum(
+            p.numel() for p in block.parameters() if p.dim() == 2
+        )
         for site, row in counted.items():
-            assert row[layer] == sum(m.weight.numel() for m, of in found.values() if (of.layer, of.site) == (layer, site))
+            assert row[layer] == sum(
+                m.weight.numel() for m, of in found.values() if (of.layer, of.site) == (layer, site)
+            )
 
 
 def test_fused_ones_are_one_linear_of_their_site() -> None:
@@ -87,12 +93,22 @@ def test_fused_ones_are_one_linear_of_their_site() -> None:
     found = found_in(model)
     assert [name.rpartition(".")[2] for name in list(found)[:4]] == [name for name, _ in _children(model)]
     sites = {name.rpartition(".")[2]: of.site for name, (_, of) in found.items()}
-    assert sites == {"o_proj": Site.O, "qkv_proj": Site.QKV, "gate_up_proj": Site.GATE_UP, "down_proj": Site.DOWN}
+    assert sites == {
+        "o_proj": Site.O,
+        "qkv_proj": Site.QKV,
+        "gate_up_proj": Site.GATE_UP,
+        "down_proj": Site.DOWN,
+    }
 
 
 def _children(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     block = model.model.layers[0]
-    return [(name, m) for part in (block.self_attn, block.mlp) for name, m in part.named_children() if isinstance(m, nn.Linear)]
+    return [
+        (name, m)
+        for part in (block.self_attn, block.mlp)
+        for name, m in part.named_children()
+        if isinstance(m, nn.Linear)
+    ]
 
 
 # What is refused
@@ -150,7 +166,8 @@ def test_ffn_methods_run_beside_an_unknown_linear() -> None:
 def test_a_model_with_convolutions_is_for_ffn_methods() -> None:
     model = build("w1_w3_w2")
     with pytest.raises(
-        UsageError, match=r"^model\.layers\.0\.conv\.in_proj is a linear that Regrow does not know; use a method of neurons, such as bap"
+        UsageError,
+        match=r"^model\.layers\.0\.conv\.in_proj is a linear that Regrow does not know; use a method of neurons, such as bap",
     ):
         found_in(model)
     counted = sizes(model, find_ffns(model))
@@ -162,9 +179,15 @@ def test_an_attention_linear_that_is_not_what_it_seems_is_refused() -> None:
     model = build("qwen2")
     ffns = find_ffns(model)
     handle = model.model.layers[1].self_attn.q_proj.register_forward_hook(lambda *_: None)
-    with pytest.raises(UsageError, match=r"^model\.layers\.1\.self_attn\.q_proj carries forward hooks; remove them first$"):
+    with pytest.raises(
+        UsageError, match=r"^model\.layers\.1\.self_attn\.q_proj carries forward hooks; remove them first$"
+    ):
         find_linears(model, ffns)
     handle.remove()
-    model.model.layers[0].self_attn.o_proj.weight = nn.Parameter(torch.zeros(WIDTH, WIDTH, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(UsageError, match=r"^model\.layers\.0\.self_attn\.o_proj stores its weight as torch\.uint8"):
+    model.model.layers[0].self_attn.o_proj.weight = nn.Parameter(
+        torch.zeros(WIDTH, WIDTH, dtype=torch.uint8), requires_grad=False
+    )
+    with pytest.raises(
+        UsageError, match=r"^model\.layers\.0\.self_attn\.o_proj stores its weight as torch\.uint8"
+    ):
         find_linears(model, ffns)

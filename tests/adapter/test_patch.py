@@ -19,7 +19,10 @@ IDS = torch.arange(3, 15).reshape(2, 6) % VOCABULARY
 
 def _attributes(model: nn.Module) -> list[tuple[str, list[tuple[str, int]]]]:
     """Every instance attribute of every module: name, order and identity of the value."""
-    return [(name, [(key, id(value)) for key, value in vars(module).items()]) for name, module in model.named_modules()]
+    return [
+        (name, [(key, id(value)) for key, value in vars(module).items()])
+        for name, module in model.named_modules()
+    ]
 
 
 def _logits(model: PreTrainedModel) -> Tensor:
@@ -39,7 +42,11 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 def test_replaces_one_instance_and_leaves_no_trace(model: PreTrainedModel) -> None:
-    attributes, logits, state = _attributes(model), _logits(model), {key: value.clone() for key, value in model.state_dict().items()}
+    attributes, logits, state = (
+        _attributes(model),
+        _logits(model),
+        {key: value.clone() for key, value in model.state_dict().items()},
+    )
     with Patch() as patch:
         first, second = _mlps(model)
         patch.replace(first, "forward", torch.zeros_like)
@@ -207,7 +214,9 @@ def test_a_class_that_makes_its_own_state_is_asked(way: Callable[[Any], Any]) ->
 
 
 @pytest.mark.parametrize("way", COPIES)
-def test_a_copy_of_a_part_of_a_model_shares_nothing_with_the_patch(way: Callable[[Any], Any], model: PreTrainedModel) -> None:
+def test_a_copy_of_a_part_of_a_model_shares_nothing_with_the_patch(
+    way: Callable[[Any], Any], model: PreTrainedModel
+) -> None:
     logits = _logits(model)
     with Patch() as patch:
         for mlp in _mlps(model):

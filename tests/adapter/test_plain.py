@@ -23,7 +23,10 @@ class LoraLike(nn.Module):
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base_layer = base
-        self.lora_A, self.lora_B = nn.Linear(base.in_features, 2, bias=False), nn.Linear(2, base.out_features, bias=False)
+        self.lora_A, self.lora_B = (
+            nn.Linear(base.in_features, 2, bias=False),
+            nn.Linear(2, base.out_features, bias=False),
+        )
 
     @property
     def weight(self) -> Tensor:
@@ -135,12 +138,27 @@ def _compiled(model: PreTrainedModel) -> None:
 
 
 SPOILED: list[tuple[Callable[[PreTrainedModel], None], str]] = [
-    (_wrapped_by_peft, "model.layers.1.mlp.up_proj carries an adapter (LoRA or alike); merge it into the weights first"),
-    (_quantised_by_bitsandbytes, "Linear4bitLike instead of a plain torch.nn.Linear; load the model without quantisation"),
+    (
+        _wrapped_by_peft,
+        "model.layers.1.mlp.up_proj carries an adapter (LoRA or alike); merge it into the weights first",
+    ),
+    (
+        _quantised_by_bitsandbytes,
+        "Linear4bitLike instead of a plain torch.nn.Linear; load the model without quantisation",
+    ),
     (_packed, "model.layers.1.mlp.gate_proj stores its weight as torch.uint8"),
-    (_parameter_subclass, "Params4bitLike as its weight (quantised or sharded); load the model with ordinary weights"),
-    (_quantised_by_torchao, "QuantizedTensorLike as its weight (quantised or sharded); load the model with ordinary weights"),
-    (_quantised_by_config, "LlamaForCausalLM is quantised (config.quantization_config is set); load the model without quantisation"),
+    (
+        _parameter_subclass,
+        "Params4bitLike as its weight (quantised or sharded); load the model with ordinary weights",
+    ),
+    (
+        _quantised_by_torchao,
+        "QuantizedTensorLike as its weight (quantised or sharded); load the model with ordinary weights",
+    ),
+    (
+        _quantised_by_config,
+        "LlamaForCausalLM is quantised (config.quantization_config is set); load the model without quantisation",
+    ),
     (_on_meta, "model.layers.1.mlp.gate_proj has no weight in memory (meta device"),
     (_offloaded_by_accelerate, "model.layers.1.mlp (LlamaMLP) is placed by accelerate"),
     (_patched, "model.layers.1.mlp (LlamaMLP) has had its forward replaced; leave the pruning session"),
@@ -151,7 +169,9 @@ SPOILED: list[tuple[Callable[[PreTrainedModel], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "reason"), SPOILED, ids=[spoil.__name__.strip("_") for spoil, _ in SPOILED])
+@pytest.mark.parametrize(
+    ("spoil", "reason"), SPOILED, ids=[spoil.__name__.strip("_") for spoil, _ in SPOILED]
+)
 def test_refuses_a_spoiled_model(spoil: Callable[[PreTrainedModel], None], reason: str) -> None:
     model = build("llama")
     spoil(model)

@@ -87,7 +87,9 @@ def test_what_never_runs_while_decoding_may_be_wrapped(kept: str, monkeypatch: p
     assert readable(model)
 
 
-def test_functions_of_a_module_are_known_by_the_names_they_have_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_of_a_module_are_known_by_the_names_they_have_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert functions_are_shipped(masking_utils)
     monkeypatch.setattr(masking_utils, "causal_mask_function", masking_utils.bidirectional_mask_function)
     assert not functions_are_shipped(masking_utils)
@@ -98,7 +100,9 @@ SETTINGS: dict[str, Callable[[Any], object]] = {
     "epsilon": lambda model: setattr(model.model.norm, "variance_epsilon", 1.0),
     "config": lambda model: setattr(model.config, "sliding_window", 3),
     "buffer": lambda model: model.model.rotary_emb.inv_freq.data.mul_(2),
-    "class": lambda model: setattr(model.model.norm, "__class__", type("Norm", (type(model.model.norm),), {})),
+    "class": lambda model: setattr(
+        model.model.norm, "__class__", type("Norm", (type(model.model.norm),), {})
+    ),
     "training": lambda model: model.model.layers[0].train(),
     "dtype": lambda model: model.double(),
 }
@@ -123,7 +127,9 @@ def test_values_of_weights_are_no_structure() -> None:
 
 ODD: dict[str, Callable[[Any], object]] = {
     "the layer of the cache": lambda model: setattr(model.model.layers[1].self_attn, "layer_idx", 0),
-    "a config of its own": lambda model: setattr(model.model.layers[1].self_attn, "config", type(model.config)()),
+    "a config of its own": lambda model: setattr(
+        model.model.layers[1].self_attn, "config", type(model.config)()
+    ),
     "scaling": lambda model: setattr(model.model.layers[1].self_attn, "scaling", 1.0),
     "sees what follows": lambda model: setattr(model.model.layers[1].self_attn, "is_causal", False),
     "window": lambda model: setattr(model.model.layers[1].self_attn, "sliding_window", 3),
@@ -131,7 +137,9 @@ ODD: dict[str, Callable[[Any], object]] = {
     "heads": lambda model: setattr(model.config, "num_attention_heads", 8),
     "angles of the module": lambda model: setattr(model.model.rotary_emb, "rope_type", "dynamic"),
     "one dtype": lambda model: model.lm_head.double(),
-    "one epsilon for queries and keys": lambda model: setattr(model.model.layers[1].self_attn.q_norm, "variance_epsilon", 1.0),
+    "one epsilon for queries and keys": lambda model: setattr(
+        model.model.layers[1].self_attn.q_norm, "variance_epsilon", 1.0
+    ),
     "embeddings of their length": lambda model: setattr(model.model.embed_tokens, "max_norm", 1.0),
 }
 

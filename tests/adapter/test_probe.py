@@ -123,4 +123,6 @@ def test_refuses_an_activation_that_is_not_elementwise(act: Callable[[Tensor], T
     model = build("llama")
     del model.model.layers[1].mlp.act_fn
     model.model.layers[1].mlp.act_fn = act
-    assert "model.layers.1.mlp (LlamaMLP) has an activation that mixes neurons or changes shapes" in refusal(model)
+    assert "model.layers.1.mlp (LlamaMLP) has an activation that mixes neurons or changes shapes" in refusal(
+        model
+    )

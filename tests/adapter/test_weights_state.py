@@ -105,8 +105,26 @@ def embedding_in_place(model: PreTrainedModel) -> None:
         model.get_input_embeddings().weight.add_(1)
 
 
-CHANGES = [in_place, through_data, through_numpy, data_replaced, new_parameter, shared_parameter, new_linear, loaded, loaded_by_assignment]
-CHANGES += [other_dtype, other_dtype_and_back, optimizer_step, swapped_rows, permuted_neurons, swapped_columns, negated]
+CHANGES = [
+    in_place,
+    through_data,
+    through_numpy,
+    data_replaced,
+    new_parameter,
+    shared_parameter,
+    new_linear,
+    loaded,
+    loaded_by_assignment,
+]
+CHANGES += [
+    other_dtype,
+    other_dtype_and_back,
+    optimizer_step,
+    swapped_rows,
+    permuted_neurons,
+    swapped_columns,
+    negated,
+]
 CHANGES += [norm_of_a_layer, rotary_buffer, embedding_in_place]
 
 
@@ -138,7 +156,15 @@ def test_a_model_made_in_inference_mode_is_read_as_well() -> None:
     assert WeightsState.of(model) != before
 
 
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.bool]
+DTYPES = [
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.int8,
+    torch.bool,
+]
 
 
 def edits(bits: Tensor) -> Iterator[Tensor]:
@@ -157,7 +183,13 @@ def edits(bits: Tensor) -> Iterator[Tensor]:
 def test_signs_exponents_and_places_of_elements_count(dtype: torch.dtype, count: int) -> None:
     """Pairs and fours of the elements that lie at the top of a word, too, whose products overflow."""
     size = torch.empty(0, dtype=dtype).element_size()
-    bits = torch.randint(0, 2 if dtype is torch.bool else 256, (count, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    bits = torch.randint(
+        0,
+        2 if dtype is torch.bool else 256,
+        (count, size),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(1),
+    )
     (before,) = checksums([bits.view(dtype)])
     assert checksums([bits.clone().view(dtype)]) == (before,)
     changed = [checksums([edited.view(dtype)])[0] for edited in edits(bits) if not torch.equal(edited, bits)]
@@ -169,7 +201,9 @@ def test_views_are_read_in_the_order_of_their_elements() -> None:
     """Whatever the layout and the offset: transposed, a part of another, not aligned, empty, a scalar, longer than a chunk."""
     whole = torch.randn(30, 6, generator=torch.Generator().manual_seed(1))
     parts = [whole.t(), whole[3:9], whole[:, 1:4], whole.flatten()[3:8], whole[:0], whole[2, 2]]
-    assert checksums(parts) == checksums([part.clone(memory_format=torch.contiguous_format) for part in parts])
+    assert checksums(parts) == checksums(
+        [part.clone(memory_format=torch.contiguous_format) for part in parts]
+    )
     assert len(set(checksums(parts))) == len(parts)
     long = torch.zeros(3 << 17, dtype=torch.int64)
     before = checksums([long])

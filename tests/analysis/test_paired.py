@@ -42,7 +42,12 @@ def test_ten_gains_of_one_are_rare() -> None:
 def test_the_other_way_round() -> None:
     one, other = alone("110", "01", "111"), alone("100", "11", "001")
     there, back = paired(one, other), paired(other, one)
-    assert (back.difference, back.low, back.high, back.p) == (-there.difference, -there.high, -there.low, there.p)
+    assert (back.difference, back.low, back.high, back.p) == (
+        -there.difference,
+        -there.high,
+        -there.low,
+        there.p,
+    )
 
 
 @pytest.mark.parametrize("other", [["1"], ["1", "11"], []])

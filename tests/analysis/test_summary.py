@@ -42,7 +42,9 @@ def test_counters_are_summed_before_any_ratio_is_taken() -> None:
     assert counters.ffn_bytes_per_token == 6000 / 17
     assert counters.refresh_bytes_per_token == 120 / 17
     assert counters.ffn_bytes_per_step == 6000 / 10
-    assert counters.decode_tokens_per_second == (17 - 3) / 5  # the first token of each of three rows is the prompt's
+    assert (
+        counters.decode_tokens_per_second == (17 - 3) / 5
+    )  # the first token of each of three rows is the prompt's
     assert summary.median_tokens == 5
     assert summary.at_cap == Share(1, 3)
 
@@ -77,10 +79,22 @@ def test_an_inflated_interval_is_that_of_fewer_trials(right: int, total: int, in
 
 
 def test_a_run_without_decode_steps_has_no_rates() -> None:
-    none = {**COUNTED, "decode_steps": 0, "sparse_steps": 0, "weights_kept": 0, "weights_dense": 0, "decode_seconds": 0.0}
+    none = {
+        **COUNTED,
+        "decode_steps": 0,
+        "sparse_steps": 0,
+        "weights_kept": 0,
+        "weights_dense": 0,
+        "decode_seconds": 0.0,
+    }
     summary = summarize(Graded((record(0, tokens=((2,), (2,)), counters=none),), (), (1,)))
     counters = summary.counters
-    rates = (counters.sparse_share, counters.actual_sparsity, counters.ffn_bytes_per_step, counters.decode_tokens_per_second)
+    rates = (
+        counters.sparse_share,
+        counters.actual_sparsity,
+        counters.ffn_bytes_per_step,
+        counters.decode_tokens_per_second,
+    )
     assert rates == (None,) * 4
     assert summary.missing == (1,)
     assert summary.problems.value is None
@@ -97,18 +111,28 @@ def test_a_change_of_versions_within_a_run_is_kept() -> None:
 # Published values of the Wilson score interval without continuity correction (R: prop.test(correct = FALSE)), to the digits shown.
 @pytest.mark.parametrize(
     ("right", "total", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662), (1, 1, 0.2065, 1.0), (0, 0, 0.0, 1.0)],
+    [
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (81, 263, 0.2553, 0.3662),
+        (1, 1, 0.2065, 1.0),
+        (0, 0, 0.0, 1.0),
+    ],
 )
 def test_known_intervals(right: int, total: int, low: float, high: float) -> None:
     assert Share(right, total).interval() == pytest.approx((low, high), abs=5e-5)
 
 
 @given(st.integers(1, 500).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
-def test_the_ends_of_an_interval_are_as_far_from_the_share_as_95_percent_allows(counts: tuple[int, int]) -> None:
+def test_the_ends_of_an_interval_are_as_far_from_the_share_as_95_percent_allows(
+    counts: tuple[int, int],
+) -> None:
     """Wilson's ends solve (share - p)^2 = z^2 p (1 - p) / n."""
     right, total = counts
     low, high = Share(right, total).interval()
     assert 0 <= low <= right / total <= high <= 1
     for end in (low, high):
         # float64 arithmetic on numbers of at most 1: 1e-12 is some thousand roundings
-        assert (right / total - end) ** 2 == pytest.approx(1.959963984540054**2 * end * (1 - end) / total, abs=1e-12)
+        assert (right / total - end) ** 2 == pytest.approx(
+            1.959963984540054**2 * end * (1 - end) / total, abs=1e-12
+        )

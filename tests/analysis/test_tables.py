@@ -11,12 +11,20 @@ from samples import CONFIG, COUNTED, record
 
 
 def _summary(config: RunConfig = CONFIG, missing: tuple[int, ...] = (), **changes: object) -> Summary:
-    grades = (Grade((Mark("add", True), Mark("sort", False))), Grade((Mark("add", True),)), Grade((Mark("add", False),)))
+    grades = (
+        Grade((Mark("add", True), Mark("sort", False))),
+        Grade((Mark("add", True),)),
+        Grade((Mark("add", False),)),
+    )
     return summarize(Graded((record(0, config, **changes), record(1, config)), grades, missing))
 
 
 def _rows(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("|")]
+    return [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
 
 
 def test_a_row_shows_every_number() -> None:
@@ -52,15 +60,18 @@ def test_runs_of_one_setting_share_a_table_and_others_get_their_own() -> None:
     dense = replace(CONFIG, method="dense", params={}, skip_layers=())
     text = markdown([_summary(), _summary(dense), _summary(replace(CONFIG, max_new_tokens=16))])
     assert text.count("### ") == 2
-    assert [row[:2] for row in _rows(text)[2:4]] == [["griffin", "sparsity=0.5, skip_layers=0"], ["dense", "–"]]
+    assert [row[:2] for row in _rows(text)[2:4]] == [
+        ["griffin", "sparsity=0.5, skip_layers=0"],
+        ["dense", "–"],
+    ]
     assert "at most 16 new tokens" in text
 
 
 def test_what_spoils_a_comparison_is_said() -> None:
     text = markdown([_summary(), _summary(missing=(1,)), _summary(versions={"torch": "2.12"})])
-    assert "Row 2 is incomplete: 1 of 2 batches are missing." in text
-    assert "Row 3 was made with 2 different sets of versions." in text
-    assert "Row 1 " not in text
+    assert "ComparisonRow 2 is incomplete: 1 of 2 batches are missing." in text
+    assert "ComparisonRow 3 was made with 2 different sets of versions." in text
+    assert "ComparisonRow 1 " not in text
 
 
 def test_names_cannot_break_a_table() -> None:
@@ -70,10 +81,21 @@ def test_names_cannot_break_a_table() -> None:
 
 
 def test_a_rate_of_nothing_is_a_dash() -> None:
-    none = {**COUNTED, "decode_steps": 0, "sparse_steps": 0, "weights_kept": 0, "weights_dense": 0, "decode_seconds": 0.0}
-    graded = Graded((record(0, tokens=((2,), (2,)), counters=none),), (Grade((Mark("add", True),)),) * 2, (1,))
+    none = {
+        **COUNTED,
+        "decode_steps": 0,
+        "sparse_steps": 0,
+        "weights_kept": 0,
+        "weights_dense": 0,
+        "decode_seconds": 0.0,
+    }
+    graded = Graded(
+        (record(0, tokens=((2,), (2,)), counters=none),), (Grade((Mark("add", True),)),) * 2, (1,)
+    )
     row = dict(zip(COLUMNS, _rows(markdown([summarize(graded)]))[2], strict=True))
-    assert [row[name] for name in ("sparse steps", "actual sparsity", "FFN MB/step", "decode tokens/s")] == ["–"] * 4
+    assert [row[name] for name in ("sparse steps", "actual sparsity", "FFN MB/step", "decode tokens/s")] == [
+        "–"
+    ] * 4
 
 
 def test_json_holds_counts_intervals_and_the_configuration() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from regrow.bench.result import Result
+from regrow.bench.bench_result import Result
 from scripts.cpu_tables import prompts, tables
 
 HOME = Path(__file__).parents[2]
@@ -16,14 +16,19 @@ HOME = Path(__file__).parents[2]
 def test_the_tables_of_the_page_are_made_from_the_results() -> None:
     page = (HOME / "docs" / "performance.md").read_text()
     for table in tables(Result.load(HOME / "results" / "bench-vllm.json")).split("\n\n"):
-        assert f"\n\n{table}\n\n" in page, "run python scripts/cpu_tables.py results/bench-vllm.json, and put what it prints there"
+        assert f"\n\n{table}\n\n" in page, (
+            "run python scripts/cpu_tables.py results/bench-vllm.json, and put what it prints there"
+        )
 
     table = prompts(Result.load(HOME / "results" / "bench-vllm-prompts.json"))
-    assert f"\n\n{table}\n\n" in page, "run python scripts/cpu_tables.py results/bench-vllm-prompts.json, and put what it prints there"
+    assert f"\n\n{table}\n\n" in page, (
+        "run python scripts/cpu_tables.py results/bench-vllm-prompts.json, and put what it prints there"
+    )
 
 
 @pytest.mark.parametrize(
-    ("page", "labels"), [("README.md", ["bap", "griffin", "vLLM, eager", "transformers"]), ("docs/status.md", ["bap"])]
+    ("page", "labels"),
+    [("README.md", ["bap", "griffin", "vLLM, eager", "transformers"]), ("docs/status.md", ["bap"])],
 )
 def test_ratios_in_the_text_are_those_of_the_results(page: str, labels: list[str]) -> None:
     text, result = (HOME / page).read_text(), Result.load(HOME / "results" / "bench-vllm.json")
@@ -35,6 +40,9 @@ def test_ratios_in_the_text_are_those_of_the_results(page: str, labels: list[str
 def test_prompts_are_told_by_their_length() -> None:
     result = Result.load(HOME / "results" / "bench-vllm.json")
     dense = next(row for row in result.rows if row.label == "dense")
-    lengths = [replace(dense, rows=2, prompt=length, ms={"prompt": seconds * 1e3}) for length, seconds in ((512, 4.0), (4096, 64.0))]
+    lengths = [
+        replace(dense, rows=2, prompt=length, ms={"prompt": seconds * 1e3})
+        for length, seconds in ((512, 4.0), (4096, 64.0))
+    ]
     *_, line = prompts(replace(result, rows=lengths)).splitlines()
     assert line == "| dense | 256 | 128 |"

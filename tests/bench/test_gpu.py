@@ -19,8 +19,8 @@ from gpu.interpreted import as_on_a_gpu
 from gpu.run import checks, main, run, run_all
 from gpu.sizes import SMALL
 from regrow.bench import gpu, gpu_kernels, shapes
+from regrow.bench.bench_result import Reference, Result
 from regrow.bench.machine import bandwidth
-from regrow.bench.result import Reference, Result
 from regrow.bench.shapes import Shape
 from regrow.decoding import attention, choose_network, fused
 from regrow.kernels.attention import reference as attention_reference
@@ -65,7 +65,11 @@ WRONG = {
     "inputs above a threshold": (threshold_reference, "magnitude", doubled(threshold_reference.magnitude)),
     "decode attention": (attention_reference, "decode_attention", twice_the_output),
     "recorded steps give the logits of plain ones": (choose_network, "CudaRecorder", Stale),
-    "decode attention inside a models own forward": (attention, "attend", lambda *args, **more: (2 * real_attend(*args, **more)[0], None)),
+    "decode attention inside a models own forward": (
+        attention,
+        "attend",
+        lambda *args, **more: (2 * real_attend(*args, **more)[0], None),
+    ),
 }
 
 
@@ -98,7 +102,9 @@ real_product = torch.nn.functional.scaled_dot_product_attention
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
 @pytest.mark.parametrize("name", ["decode attention", "recorded steps give the logits of plain ones"])
-def test_a_check_holds_however_attention_lays_out_its_result(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_holds_however_attention_lays_out_its_result(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (attention_reference, fused):
         monkeypatch.setattr(module, "scaled_dot_product_attention", laid_out_as_on_a_gpu)
     found = run(name, CHECKS[name])
@@ -107,7 +113,13 @@ def test_a_check_holds_however_attention_lays_out_its_result(name: str, monkeypa
 
 @pytest.mark.parametrize(
     ("found", "holds"),
-    [([1e-6] * 50, True), ([1e-6] * 46 + [1e-3] * 4, True), ([1e-3] * 50, False), ([1e-6] * 49 + [0.5], False), ([float("nan")], False)],
+    [
+        ([1e-6] * 50, True),
+        ([1e-6] * 46 + [1e-3] * 4, True),
+        ([1e-3] * 50, False),
+        ([1e-6] * 49 + [0.5], False),
+        ([float("nan")], False),
+    ],
     ids=["roundings", "a neuron swapped", "wrong", "once", "no number"],
 )
 def test_a_swapped_neuron_is_no_failure_and_other_logits_are(found: list[float], holds: bool) -> None:
@@ -132,8 +144,15 @@ def fails() -> None:
     assert 1 > 2, "one is not greater"
 
 
-def test_all_checks_are_run_and_written_down_though_one_breaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = {"breaks": broken, "fails": fails, "holds": lambda: print("0 inputs differ"), "says nothing": lambda: None}
+def test_all_checks_are_run_and_written_down_though_one_breaks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {
+        "breaks": broken,
+        "fails": fails,
+        "holds": lambda: print("0 inputs differ"),
+        "says nothing": lambda: None,
+    }
     assert run_all(given, tmp_path / "made" / "here") == 1
     assert capsys.readouterr().out.splitlines() == [
         "FAILS: breaks: first; RuntimeError: out of resource",
@@ -163,7 +182,9 @@ def test_what_was_checked_stays_if_the_run_is_cut_off(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "checks.json").read_text())["checks"]) == 1
 
 
-def test_checks_in_the_interpreter_are_no_checks_of_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checks_in_the_interpreter_are_no_checks_of_a_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--out", str(tmp_path / "out")]) == 1
     assert "TRITON_INTERPRET is set; unset it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -171,19 +192,33 @@ def test_checks_in_the_interpreter_are_no_checks_of_a_gpu(tmp_path: Path, capsys
 
 def test_the_runner_needs_neither_pytest_nor_anything_else_of_the_tests() -> None:
     """With pytest and the package's own tools made impossible to import."""
-    without = "import sys; sys.modules.update(dict.fromkeys(('pytest', '_pytest', 'hypothesis', 'typer', 'rich')))"
+    without = (
+        "import sys; sys.modules.update(dict.fromkeys(('pytest', '_pytest', 'hypothesis', 'typer', 'rich')))"
+    )
     code = f"{without}; from gpu.run import checks; print(len(checks())); import regrow.bench.gpu"
-    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TRITON_INTERPRET": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    environment = {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "TRITON_INTERPRET": "1",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert (done.returncode, done.stdout) == (0, f"{len(CHECKS)}\n"), done.stderr
 
 
 # What is measured
 
 
-def test_without_a_gpu_it_says_so_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_it_says_so_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert gpu.main(["--out", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err == "regrow: error: no GPU is visible to torch here; run this on a machine with an NVIDIA GPU\n"
+    assert (
+        capsys.readouterr().err
+        == "regrow: error: no GPU is visible to torch here; run this on a machine with an NVIDIA GPU\n"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -214,12 +249,25 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
     monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)  # type: ignore[misc]
     for module in ("gpu", "run"):
         monkeypatch.setattr(f"regrow.bench.{module}.bandwidth", partial(bandwidth, megabytes=1, repeats=1))
-    monkeypatch.setattr(gpu, "kernel_times", lambda *_: iter([{"kernel": "one", "us": 3.0}, {"kernel": "two", "us": 4.0}]))
+    monkeypatch.setattr(
+        gpu, "kernel_times", lambda *_: iter([{"kernel": "one", "us": 3.0}, {"kernel": "two", "us": 4.0}])
+    )
     monkeypatch.setattr("regrow.bench.run.bundled_turnover", lambda _: 0.25)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     real = gpu.measure
     monkeypatch.setattr(gpu, "measure", lambda args, _: real(args, CPU))
-    options = ["--out", str(tmp_path), "--shape", "tiny", "--batch-size", "2", "--repeats", "1", "--prompt", "4"]
+    options = [
+        "--out",
+        str(tmp_path),
+        "--shape",
+        "tiny",
+        "--batch-size",
+        "2",
+        "--repeats",
+        "1",
+        "--prompt",
+        "4",
+    ]
     return lambda *more: gpu.main([*options, *more])
 
 
@@ -231,7 +279,14 @@ def test_it_measures_kernels_then_decoding_and_keeps_everything(
     assert found["kernels"] == [{"kernel": "one", "us": 3.0}, {"kernel": "two", "us": 4.0}]
     assert {"torch", "device"} <= set(found["made_with"])
     result = Result.load(tmp_path / "decode.json")
-    assert [row.label for row in result.rows] == ["dense", "griffin", "teal", "bap", "transformers", "transformers, static cache"]
+    assert [row.label for row in result.rows] == [
+        "dense",
+        "griffin",
+        "teal",
+        "bap",
+        "transformers",
+        "transformers, static cache",
+    ]
     assert (result.settings["turnover"], result.settings["dtype"]) == (0.25, "bfloat16")
     assert Reference.of(tmp_path / "decode.json").ratios
     said = capsys.readouterr().out.splitlines()
@@ -240,7 +295,9 @@ def test_it_measures_kernels_then_decoding_and_keeps_everything(
 
 
 @pytest.mark.parametrize(("part", "there"), [("kernels", "kernels.json"), ("decode", "decode.json")])
-def test_its_parts_can_be_run_apart(measure: Callable[..., int], tmp_path: Path, part: str, there: str) -> None:
+def test_its_parts_can_be_run_apart(
+    measure: Callable[..., int], tmp_path: Path, part: str, there: str
+) -> None:
     assert measure("--part", part) == 0
     assert [path.name for path in tmp_path.iterdir()] == [there]
 
@@ -260,16 +317,27 @@ def test_results_that_cannot_be_kept_are_one_sentence(
 
 def make(*given: str) -> subprocess.CompletedProcess[str]:
     """Return what `make gpu` would run."""
-    return subprocess.run(["make", "-n", "gpu", *given], capture_output=True, text=True, check=False, cwd=ROOT)
+    return subprocess.run(
+        ["make", "-n", "gpu", *given], capture_output=True, text=True, check=False, cwd=ROOT
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "commands"),
     [
-        ([], ["python3 -m gpu.run --out results/gpu", "python3 -m regrow.bench.gpu --out results/gpu --part kernels --part decode"]),
+        (
+            [],
+            [
+                "python3 -m gpu.run --out results/gpu",
+                "python3 -m regrow.bench.gpu --out results/gpu --part kernels --part decode",
+            ],
+        ),
         (["PART=checks"], ["python3 -m gpu.run --out results/gpu"]),
         (["PART=decode", "OUT=there"], ["python3 -m regrow.bench.gpu --out there --part decode"]),
-        (["PART=decode kernels"], ["python3 -m regrow.bench.gpu --out results/gpu --part decode --part kernels"]),
+        (
+            ["PART=decode kernels"],
+            ["python3 -m regrow.bench.gpu --out results/gpu --part decode --part kernels"],
+        ),
     ],
 )
 def test_make_runs_the_checks_then_what_is_measured(given: list[str], commands: list[str]) -> None:

@@ -12,10 +12,20 @@ PAGE = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
 
 
 @pytest.mark.parametrize(
-    "table", tables(), ids=["speed on an H200", "steps on an H200", "speed on an H100", "steps on an H100", "kernels on an H100"]
+    "table",
+    tables(),
+    ids=[
+        "speed on an H200",
+        "steps on an H200",
+        "speed on an H100",
+        "steps on an H100",
+        "kernels on an H100",
+    ],
 )
 def test_a_table_of_the_page_is_made_from_the_results(table: str) -> None:
-    assert f"\n\n{table}\n\n" in PAGE, "run python scripts/gpu_tables.py, and put what it prints in docs/performance.md"
+    assert f"\n\n{table}\n\n" in PAGE, (
+        "run python scripts/gpu_tables.py, and put what it prints in docs/performance.md"
+    )
 
 
 def test_the_method_that_lost_is_shown_as_it_is() -> None:

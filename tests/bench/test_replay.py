@@ -13,7 +13,7 @@ import regrow
 from batches import arguments, prompts
 from families import LAYERS, NEURONS, build
 from regrow.bench.replay import replayed
-from regrow.pruning.base import Pruner
+from regrow.pruning.pruner import Pruner
 
 METHOD = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=0, explore_steps=1, period=4)
 KEEP = NEURONS // 2
@@ -40,7 +40,11 @@ def test_every_refresh_replaces_the_share_asked_for(turnover: float) -> None:
             masks = [set(index[0].tolist()) for _, index in session.masks]
             assert {len(a & b) for a, b in pairwise(masks)} == {round((1 - turnover) * KEEP)}
             assert report.turnover == pytest.approx([turnover] * LAYERS)
-            assert (report.updates, report.weights_kept, report.decode_steps) == (own.updates, own.weights_kept, own.decode_steps)
+            assert (report.updates, report.weights_kept, report.decode_steps) == (
+                own.updates,
+                own.weights_kept,
+                own.decode_steps,
+            )
 
 
 @pytest.mark.parametrize("method", [METHOD, regrow.Griffin(), regrow.Magnitude()], ids=str)
@@ -63,10 +67,14 @@ def test_no_scores_give_the_memory_back() -> None:
         own = session.masks
         pruner_of(session).memory.dictate(scores(0.5))
         regrow.generate(model, **arguments(batch))
-        assert not all(torch.equal(ours, theirs) for (_, ours), (_, theirs) in zip(own, session.masks, strict=True))
+        assert not all(
+            torch.equal(ours, theirs) for (_, ours), (_, theirs) in zip(own, session.masks, strict=True)
+        )
         pruner_of(session).memory.dictate([])
         regrow.generate(model, **arguments(batch))
-        assert all(torch.equal(ours, theirs) for (_, ours), (_, theirs) in zip(own, session.masks, strict=True))
+        assert all(
+            torch.equal(ours, theirs) for (_, ours), (_, theirs) in zip(own, session.masks, strict=True)
+        )
 
 
 def test_methods_that_choose_in_every_step_are_told_nothing() -> None:

@@ -28,7 +28,11 @@ def weights(of: Shape, element: int = 2) -> Weights:
         Site.DOWN: of.layers * of.width * of.neurons,
     }
     kv = 2 * of.layers * of.kv_heads * of.head_width
-    return Weights({site: element * size for site, size in sites.items()}, element * of.width * of.vocabulary, element * kv)
+    return Weights(
+        {site: element * size for site, size in sites.items()},
+        element * of.width * of.vocabulary,
+        element * kv,
+    )
 
 
 def parts(of: Weights) -> tuple[int, int, int, int]:
@@ -55,7 +59,9 @@ def test_the_parts_of_a_dense_step() -> None:
         ("qwen-7b", regrow.Dense(), ALWAYS_DENSE, 14.14, 1.0),
     ],
 )
-def test_bounds_of_methods(shape: str, method: Method, schedule: Schedule, gigabytes: float, bound: float) -> None:
+def test_bounds_of_methods(
+    shape: str, method: Method, schedule: Schedule, gigabytes: float, bound: float
+) -> None:
     of = weights(SHAPES[shape])
     dense = of.dense(1, 0)
     size = per_step(dense, of.pruned(method, 1, 0), schedule)
@@ -85,5 +91,8 @@ def test_a_model_has_the_bytes_of_its_shape(tied: bool) -> None:
     shape = Shape("tiny", "qwen2", 3, 32, 48, 4, 2, 8, 100, tied)
     model = shape.build(torch.bfloat16, torch.device("cpu"))
     assert weights_of(model) == weights(shape)
-    assert weights_of(model).pruned(regrow.Griffin(sparsity=Decimal("0.25")), 1, 0) == weights(shape).dense(1, 0) - weights(shape).ffn // 4
+    assert (
+        weights_of(model).pruned(regrow.Griffin(sparsity=Decimal("0.25")), 1, 0)
+        == weights(shape).dense(1, 0) - weights(shape).ffn // 4
+    )
     assert all(parameter.isfinite().all() for parameter in model.parameters())

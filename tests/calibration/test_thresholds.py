@@ -16,7 +16,7 @@ from calibrations import text
 from families import FAMILIES, LAYERS, build
 from naive_methods import Inputs, Tokens
 from naive_rules import score
-from regrow.calibration.run import measure
+from regrow.calibration.make_calibration import measure
 from regrow.errors import RegrowError, UsageError
 from regrow.method.base import Method
 from regrow.method.presets import make
@@ -27,7 +27,9 @@ Scores = Callable[[Any, Tensor], Tensor]  # a place and its inputs [T, n] -> [R,
 
 def of_tokens(rule: Inputs | Tokens) -> Scores:
     """Score every token for itself."""
-    return lambda place, x: torch.stack([rule.scores(place, [row] if isinstance(rule, Inputs) else row) for row in x])
+    return lambda place, x: torch.stack(
+        [rule.scores(place, [row] if isinstance(rule, Inputs) else row) for row in x]
+    )
 
 
 def of_sequence(place: Any, x: Tensor) -> Tensor:
@@ -63,7 +65,10 @@ def seen(model: PreTrainedModel, kind: str, sequences: Sequence[Tensor]) -> dict
         model(ids[None], use_cache=False)
     for handle in handles:
         handle.remove()
-    return {place.name: torch.cat([scores(place, x) for x in found[place.name]]).flatten() for place in rule.places(model)}
+    return {
+        place.name: torch.cat([scores(place, x) for x in found[place.name]]).flatten()
+        for place in rule.places(model)
+    }
 
 
 def share_below(scores: Tensor, threshold: Tensor) -> float:
@@ -83,7 +88,9 @@ def test_the_share_below_is_the_target(kind: str, family: str) -> None:
         assert {(value.dtype, value.shape) for value in thresholds.values()} == {(torch.float64, ())}
         shares = [share_below(found[name], thresholds[name]) for name in found]
         assert shares == pytest.approx([float(sparsity)] * len(shares), abs=0.005)
-        assert all(share >= float(sparsity) - 1 / len(found[name]) for name, share in zip(found, shares, strict=True))
+        assert all(
+            share >= float(sparsity) - 1 / len(found[name]) for name, share in zip(found, shares, strict=True)
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,7 +98,10 @@ def test_linears_of_one_input_share_the_threshold_unless_weighed(family: str) ->
     model = build(family)
     teal, wina = (measure(model, method_of(kind), TEXT) for kind in ("teal", "wina"))
     for layer in range(LAYERS):
-        for names in (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj")):
+        for names in (
+            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            ("mlp.gate_proj", "mlp.up_proj"),
+        ):
             own = [path for name in names if (path := f"model.layers.{layer}.{name}") in teal]
             assert len({float(teal[path]) for path in own}) == min(1, len(own))
     if family != "phi3":  # fused: one linear an input
@@ -106,13 +116,19 @@ def test_sequences_are_run_one_by_one_in_any_order(kind: str) -> None:
     model, method, sequences = build("qwen2"), method_of(kind), [TEXT[0], TEXT[1][:1], *TEXT[2:]]
     thresholds, found = measure(model, method, sequences), seen(model, kind, sequences)
     assert measure(model, method, sequences[::-1]) == thresholds
-    assert [share_below(found[name], thresholds[name]) for name in found] == pytest.approx([0.5] * len(found), abs=0.005)
+    assert [share_below(found[name], thresholds[name]) for name in found] == pytest.approx(
+        [0.5] * len(found), abs=0.005
+    )
 
 
 def test_thresholds_of_a_float64_model_are_those_of_float32() -> None:
     """Up to a bin, a thousandth: rounding moves a score by a millionth, and that may be over an edge."""
-    narrow, wide = (measure(build("llama", dtype), method_of("cats"), TEXT) for dtype in (torch.float32, torch.float64))
-    assert [float(narrow[name]) for name in wide] == pytest.approx([float(value) for value in wide.values()], rel=2e-3)
+    narrow, wide = (
+        measure(build("llama", dtype), method_of("cats"), TEXT) for dtype in (torch.float32, torch.float64)
+    )
+    assert [float(narrow[name]) for name in wide] == pytest.approx(
+        [float(value) for value in wide.values()], rel=2e-3
+    )
 
 
 def test_scores_that_are_mostly_zero_give_the_threshold_zero() -> None:
@@ -121,7 +137,10 @@ def test_scores_that_are_mostly_zero_give_the_threshold_zero() -> None:
     found = seen(model, "cats", TEXT)
     assert all(0.35 < share_below(scores, torch.zeros(())) < 0.65 for scores in found.values())
     assert list(measure(model, method_of("cats", "0.3"), TEXT).values()) == [0.0] * LAYERS
-    shares = [share_below(found[name], threshold) for name, threshold in measure(model, method_of("cats", "0.9"), TEXT).items()]
+    shares = [
+        share_below(found[name], threshold)
+        for name, threshold in measure(model, method_of("cats", "0.9"), TEXT).items()
+    ]
     assert shares == pytest.approx([0.9] * LAYERS, abs=0.005)
 
 
@@ -144,7 +163,11 @@ def untouched(model: PreTrainedModel) -> Iterator[None]:
     """Assert that the block leaves no trace on the model, nor on the state of torch."""
     with torch.no_grad():
         want = model(TEXT[0][None], use_cache=False).logits
-    before, state, dice = traces(model), {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    before, state, dice = (
+        traces(model),
+        {key: value.clone() for key, value in model.state_dict().items()},
+        torch.get_rng_state(),
+    )
     yield
     assert traces(model) == before
     assert list(model.state_dict()) == list(state)
@@ -161,7 +184,9 @@ class FailsError(Exception):
 
 @over_kinds
 @pytest.mark.parametrize("error", [None, FailsError, KeyboardInterrupt])
-def test_the_model_is_left_as_it_was(kind: str, error: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_left_as_it_was(
+    kind: str, error: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also after an exception between two sequences, and within one."""
     model = build("qwen2")
     if error is None:
@@ -191,8 +216,13 @@ def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     model = build("qwen2")
     with pytest.raises(UsageError, match="method 'teal' with these parameters needs no calibration"):
         measure(model, make("teal", sparsity=0), TEXT)
-    monkeypatch.setattr(model.model.layers[1], "forward", lambda hidden_states, **_: hidden_states)  # left out, as by an early exit
-    with pytest.raises(RegrowError, match=r"^model\.layers\.1\.[a-z._]+ was never run over the calibration text; use a model "):
+    monkeypatch.setattr(
+        model.model.layers[1], "forward", lambda hidden_states, **_: hidden_states
+    )  # left out, as by an early exit
+    with pytest.raises(
+        RegrowError,
+        match=r"^model\.layers\.1\.[a-z._]+ was never run over the calibration text; use a model ",
+    ):
         measure(model, make("cats"), TEXT)
 
 

@@ -50,7 +50,8 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["no-such-command"], ["generate", "--no-such-option"], ["evaluate"], ["generate", "--init-steps", "x"]]
+    "arguments",
+    [["no-such-command"], ["generate", "--no-such-option"], ["evaluate"], ["generate", "--init-steps", "x"]],
 )
 def test_what_the_parser_refuses_ends_with_2(arguments: list[str]) -> None:
     result = run(*arguments)
@@ -61,11 +62,17 @@ def test_what_the_parser_refuses_ends_with_2(arguments: list[str]) -> None:
 
 
 def test_generate_and_evaluate_have_the_same_options_of_a_method() -> None:
-    found = [re.search(r"--method.*?--param[^-]*", _words(run(command, "--help").stdout)) for command in ("generate", "evaluate")]
+    found = [
+        re.search(r"--method.*?--param[^-]*", _words(run(command, "--help").stdout))
+        for command in ("generate", "evaluate")
+    ]
     texts = [match.group() for match in found if match]
     assert len(texts) == 2
     assert texts[0] == texts[1]
-    assert all(f"--{name.replace('_', '-')}" in texts[0] for name in ("sparsity", "init_steps", "period", "decay", "forget_finished"))
+    assert all(
+        f"--{name.replace('_', '-')}" in texts[0]
+        for name in ("sparsity", "init_steps", "period", "decay", "forget_finished")
+    )
 
 
 def test_help_is_shown_without_importing_torch() -> None:
@@ -75,5 +82,7 @@ def test_help_is_shown_without_importing_torch() -> None:
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
     assert done.stdout.splitlines()[-1] == "[]"

@@ -35,17 +35,41 @@ def _generate(model: object, *options: object, prompt: str = "A add 1 2") -> tup
 
 # Methods and their parameters. They are refused before the model is looked for.
 METHODS: dict[str, tuple[list[object], Callable[[], object], str]] = {
-    "negative sparsity": (["--sparsity", "-0.1"], lambda: regrow.Griffin(-0.1), "sparsity must be a number in [0, 1), not"),
-    "sparsity 1": (["--sparsity", "1"], lambda: regrow.BatchwiseAdaptive(1), "sparsity must be a number in [0, 1), not"),
-    "no number": (["--sparsity", "half"], lambda: regrow.BatchwiseAdaptive("half"), "sparsity must be a number in [0, 1), not 'half'"),
-    "NaN": (["--sparsity", "nan"], lambda: regrow.BatchwiseAdaptive(float("nan")), "sparsity must be a number in [0, 1), not"),
+    "negative sparsity": (
+        ["--sparsity", "-0.1"],
+        lambda: regrow.Griffin(-0.1),
+        "sparsity must be a number in [0, 1), not",
+    ),
+    "sparsity 1": (
+        ["--sparsity", "1"],
+        lambda: regrow.BatchwiseAdaptive(1),
+        "sparsity must be a number in [0, 1), not",
+    ),
+    "no number": (
+        ["--sparsity", "half"],
+        lambda: regrow.BatchwiseAdaptive("half"),
+        "sparsity must be a number in [0, 1), not 'half'",
+    ),
+    "NaN": (
+        ["--sparsity", "nan"],
+        lambda: regrow.BatchwiseAdaptive(float("nan")),
+        "sparsity must be a number in [0, 1), not",
+    ),
     "init_steps": (
         ["--init-steps", -1],
         lambda: regrow.BatchwiseAdaptive(init_steps=-1),
         "init_steps must be a whole number of at least 0",
     ),
-    "explore_steps": (["--explore-steps", -2], lambda: regrow.BatchwiseAdaptive(explore_steps=-2), "explore_steps must be a whole number"),
-    "period 0": (["--period", 0], lambda: regrow.BatchwiseAdaptive(period=0), "period must be a whole number of at least 1"),
+    "explore_steps": (
+        ["--explore-steps", -2],
+        lambda: regrow.BatchwiseAdaptive(explore_steps=-2),
+        "explore_steps must be a whole number",
+    ),
+    "period 0": (
+        ["--period", 0],
+        lambda: regrow.BatchwiseAdaptive(period=0),
+        "period must be a whole number of at least 1",
+    ),
     "short period": (
         ["--period", 2, "--explore-steps", 3],
         lambda: regrow.BatchwiseAdaptive(period=2, explore_steps=3),
@@ -56,16 +80,32 @@ METHODS: dict[str, tuple[list[object], Callable[[], object], str]] = {
         lambda: regrow.BatchwiseAdaptive(aggregate="median"),
         "unknown aggregate 'median'; choose one",
     ),
-    "memory": (["--memory", "elephant"], lambda: regrow.BatchwiseAdaptive(memory="elephant"), "unknown memory 'elephant'; choose one"),
+    "memory": (
+        ["--memory", "elephant"],
+        lambda: regrow.BatchwiseAdaptive(memory="elephant"),
+        "unknown memory 'elephant'; choose one",
+    ),
     "decay": (["--decay", 2], lambda: regrow.BatchwiseAdaptive(decay=2), "decay must lie in [0, 1], not 2"),
-    "no decay": (["-P", "decay=old"], lambda: regrow.BatchwiseAdaptive(decay="old"), "parameter decay takes a number, not 'old'"),
+    "no decay": (
+        ["-P", "decay=old"],
+        lambda: regrow.BatchwiseAdaptive(decay="old"),
+        "parameter decay takes a number, not 'old'",
+    ),
     "no flag": (
         ["-m", "teal", "-P", "ffn_only=no"],
         lambda: make("teal", ffn_only="no"),
         "parameter ffn_only takes true or false, not 'no'",
     ),
-    "no word": (["-m", "wanda", "-P", "pattern=4:8"], lambda: make("wanda", pattern="4:8"), "unknown pattern '4:8'; choose one of"),
-    "method": (["--method", "magic"], lambda: make("magic"), f"unknown method 'magic'; choose one of {', '.join(regrow.METHODS)}"),
+    "no word": (
+        ["-m", "wanda", "-P", "pattern=4:8"],
+        lambda: make("wanda", pattern="4:8"),
+        "unknown pattern '4:8'; choose one of",
+    ),
+    "method": (
+        ["--method", "magic"],
+        lambda: make("magic"),
+        f"unknown method 'magic'; choose one of {', '.join(regrow.METHODS)}",
+    ),
     "parameter": (
         ["-m", "griffin", "--period", 9],
         lambda: make("griffin", period=9),
@@ -115,7 +155,9 @@ def test_no_such_model(tmp_path: Path) -> None:
 
 def test_a_model_the_hub_does_not_give() -> None:
     """The tests run offline."""
-    assert "nobody/nothing-here' is no local directory, and the hub does not give it" in _refused(2, *_generate("nobody/nothing-here"))
+    assert "nobody/nothing-here' is no local directory, and the hub does not give it" in _refused(
+        2, *_generate("nobody/nothing-here")
+    )
 
 
 def test_a_directory_without_a_model(tmp_path: Path) -> None:
@@ -150,7 +192,9 @@ def test_a_model_without_gated_ffns(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_dtype(tiny: Path) -> None:
-    assert _refused(2, *_generate(tiny, "--dtype", "int3")).startswith("unknown dtype 'int3'; choose one of auto, float32")
+    assert _refused(2, *_generate(tiny, "--dtype", "int3")).startswith(
+        "unknown dtype 'int3'; choose one of auto, float32"
+    )
     with pytest.raises(UsageError, match="unknown dtype 'int3'"):
         load(tiny, dtype="int3")
 
@@ -167,10 +211,16 @@ def test_a_dtype_the_device_cannot_do(tiny: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "device", ["warp", pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here"))]
+    "device",
+    [
+        "warp",
+        pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")),
+    ],
 )
 def test_a_device_that_is_not_there(tiny: Path, device: str) -> None:
-    assert _refused(2, *_generate(tiny, "--device", device)).startswith(f"device {device!r} cannot be used here: ")
+    assert _refused(2, *_generate(tiny, "--device", device)).startswith(
+        f"device {device!r} cannot be used here: "
+    )
     with pytest.raises(UsageError, match="cannot be used here"):
         load(tiny, device=device)
 
@@ -203,8 +253,13 @@ def test_a_prompt_longer_than_the_context(tiny: Path) -> None:
 
 
 def test_an_answer_longer_than_the_context(tiny: Path) -> None:
-    said = _refused(2, "generate", tiny, "-p", "A", "-p", "A" * 500, "--batch-size", 1, "--max-new-tokens", 90)
-    assert said == "prompt 2 has 502 tokens, so --max-new-tokens 90 does not fit the context of 512; at most 10 do"
+    said = _refused(
+        2, "generate", tiny, "-p", "A", "-p", "A" * 500, "--batch-size", 1, "--max-new-tokens", 90
+    )
+    assert (
+        said
+        == "prompt 2 has 502 tokens, so --max-new-tokens 90 does not fit the context of 512; at most 10 do"
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,7 +272,9 @@ def test_an_answer_longer_than_the_context(tiny: Path) -> None:
         ("p.jsonl", '{"prompt": 3}\n', 'line 1 holds no "prompt" text'),
     ],
 )
-def test_invalid_json_lines_are_named(tiny: Path, tmp_path: Path, name: str, content: str, sentence: str) -> None:
+def test_invalid_json_lines_are_named(
+    tiny: Path, tmp_path: Path, name: str, content: str, sentence: str
+) -> None:
     path = tmp_path / name
     path.write_text(content)
     assert _refused(2, "generate", tiny, "--prompts", path).startswith(f"{path}, {sentence}")
@@ -226,10 +283,17 @@ def test_invalid_json_lines_are_named(tiny: Path, tmp_path: Path, name: str, con
 
 
 def test_a_prompt_file_that_cannot_be_read(tiny: Path, tmp_path: Path) -> None:
-    assert _refused(2, "generate", tiny, "--prompts", tmp_path / "no") == f"{tmp_path / 'no'} cannot be read: No such file or directory"
-    assert _refused(2, "generate", tiny, "--prompts", tmp_path) == f"{tmp_path} cannot be read: Is a directory"
+    assert (
+        _refused(2, "generate", tiny, "--prompts", tmp_path / "no")
+        == f"{tmp_path / 'no'} cannot be read: No such file or directory"
+    )
+    assert (
+        _refused(2, "generate", tiny, "--prompts", tmp_path) == f"{tmp_path} cannot be read: Is a directory"
+    )
     (tmp_path / "latin").write_bytes(b"A\nB \xe9")
-    assert "is not UTF-8 text (byte 4, line 2); convert it" in _refused(2, "generate", tiny, "--prompts", tmp_path / "latin")
+    assert "is not UTF-8 text (byte 4, line 2); convert it" in _refused(
+        2, "generate", tiny, "--prompts", tmp_path / "latin"
+    )
 
 
 # Settings of the command itself.
@@ -263,7 +327,9 @@ def test_sizes_below_one_are_refused_by_the_parser(tiny: Path, option: str) -> N
 def test_no_chat_template(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "copy")
     (tmp_path / "copy" / "chat_template.jinja").unlink()
-    assert _refused(2, *_generate(tmp_path / "copy", "--chat")).endswith("has no chat template; use --no-chat")
+    assert _refused(2, *_generate(tmp_path / "copy", "--chat")).endswith(
+        "has no chat template; use --no-chat"
+    )
 
 
 @pytest.mark.parametrize("place", ["missing/out.jsonl", "."])
@@ -282,7 +348,9 @@ def test_an_earlier_output_survives_a_request_that_fails(tmp_path: Path) -> None
 def test_a_full_disk(tiny: Path) -> None:
     """/dev/full takes nothing."""
     said = _refused(1, *_generate(tiny, "--output", "/dev/full"))
-    assert said == "/dev/full cannot be written: No space left on device; make room or choose another --output"
+    assert (
+        said == "/dev/full cannot be written: No space left on device; make room or choose another --output"
+    )
 
 
 def test_a_process_ends_with_the_code_and_the_sentence_alone(tmp_path: Path) -> None:

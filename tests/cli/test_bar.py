@@ -35,7 +35,10 @@ def test_quick_work_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_end_has_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _lines(monkeypatch, SECONDS_BETWEEN_LINES, 10)[-1] == "regrow: decoding: 10 tokens (1 min 40 s so far)"
+    assert (
+        _lines(monkeypatch, SECONDS_BETWEEN_LINES, 10)[-1]
+        == "regrow: decoding: 10 tokens (1 min 40 s so far)"
+    )
 
 
 def test_a_stream_that_takes_no_more_stops_no_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,28 @@ from torch import Tensor
 
 from command import run
 from regrow.bench import shapes
-from regrow.bench.decode import Contender, Runner
+from regrow.bench.bench_result import PAPER, Reference, Result
+from regrow.bench.generation import Contender, Runner
 from regrow.bench.machine import bandwidth
-from regrow.bench.result import PAPER, Reference, Result
 from regrow.bench.shapes import Shape
 
-OPTIONS = ("--cpu", "--shape", "tiny", "--batch-size", 1, "--batch-size", 3, "--prompt", 4, "--new", 24, "--repeats", 2, "--turnover", 0.25)
+OPTIONS = (
+    "--cpu",
+    "--shape",
+    "tiny",
+    "--batch-size",
+    1,
+    "--batch-size",
+    3,
+    "--prompt",
+    4,
+    "--new",
+    24,
+    "--repeats",
+    2,
+    "--turnover",
+    0.25,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +59,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_measures_every_contender_at_every_batch_size(written: Path) -> None:
     found = json.loads(written.read_text())
     labels = ["dense", "griffin", "bap", "transformers", "transformers, static cache"]
-    assert [(row["rows"], row["label"]) for row in found["rows"]] == [(rows, label) for rows in (1, 3) for label in labels]
+    assert [(row["rows"], row["label"]) for row in found["rows"]] == [
+        (rows, label) for rows in (1, 3) for label in labels
+    ]
     rows = {row["label"]: row for row in found["rows"] if row["rows"] == 3}
     assert set(rows["dense"]["ms"]) == {"prompt", "dense"}
     assert set(rows["griffin"]["ms"]) == {"prompt", "sparse", "refresh"}
@@ -65,12 +83,29 @@ def test_it_measures_every_contender_at_every_batch_size(written: Path) -> None:
 
 
 def test_an_earlier_result_stands_beside_ours(written: Path) -> None:
-    result = run("bench", *OPTIONS[:5], "--prompt", 4, "--new", 8, "--repeats", 1, "--method", "dense", "--compare", written)
+    result = run(
+        "bench",
+        *OPTIONS[:5],
+        "--prompt",
+        4,
+        "--new",
+        8,
+        "--repeats",
+        1,
+        "--method",
+        "dense",
+        "--compare",
+        written,
+    )
     assert result.exit_code == 0, result.output
     assert "made.json" in result.stdout
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "results").glob("bench-vllm*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parents[2] / "results").glob("bench-vllm*.json")),
+    ids=lambda path: path.stem,
+)
 def test_results_that_are_kept_can_be_compared_with(path: Path) -> None:
     assert Reference.of(path).ratios
 
@@ -81,10 +116,14 @@ def test_prompts_of_other_lengths_are_not_compared_and_the_papers_ratios_stand_f
     assert here.ratio(row) == row.ratio.median
     assert here.ratio(replace(row, prompt=5)) is None
     of_paper = replace(row, model="qwen-7b", label="bap", rows=4)
-    assert PAPER.ratio(of_paper) == PAPER.ratio(replace(of_paper, prompt=4096)) == pytest.approx(925.3 / 813.0)
+    assert (
+        PAPER.ratio(of_paper) == PAPER.ratio(replace(of_paper, prompt=4096)) == pytest.approx(925.3 / 813.0)
+    )
 
 
-def test_a_contender_without_enough_memory_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_contender_without_enough_memory_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The static cache from its second round on; at batch 3 the baseline, without which there is nothing to compare."""
     run_one, rounds, tried = Runner._run, 0, []
 
@@ -104,15 +143,38 @@ def test_a_contender_without_enough_memory_is_left_out(monkeypatch: pytest.Monke
     assert result.exit_code == 0, result.output
     assert tried == ["dense"]
     said = " ".join(result.stdout.split())
-    assert "batch 1, prompt 4 + 24 new tokens: not measured, for lack of memory: transformers, static cache tiny, batch 3" in said
+    assert (
+        "batch 1, prompt 4 + 24 new tokens: not measured, for lack of memory: transformers, static cache tiny, batch 3"
+        in said
+    )
     found = Result.load(out)
     assert [(row.rows, row.label) for row in found.rows] == [(1, "dense"), (1, "transformers")]
-    assert [(one.rows, one.label) for one in found.lost if one.rows == 1] == [(1, "transformers, static cache")]
-    assert [one.label for one in found.lost if one.rows == 3] == ["dense", "transformers", "transformers, static cache"]
+    assert [(one.rows, one.label) for one in found.lost if one.rows == 1] == [
+        (1, "transformers, static cache")
+    ]
+    assert [one.label for one in found.lost if one.rows == 3] == [
+        "dense",
+        "transformers",
+        "transformers, static cache",
+    ]
 
 
 def test_json_and_nothing_else() -> None:
-    result = run("bench", *OPTIONS[:5], "--prompt", 4, "--new", 8, "--repeats", 1, "--method", "bap", "--turnover", 0, "--json")
+    result = run(
+        "bench",
+        *OPTIONS[:5],
+        "--prompt",
+        4,
+        "--new",
+        8,
+        "--repeats",
+        1,
+        "--method",
+        "bap",
+        "--turnover",
+        0,
+        "--json",
+    )
     assert result.exit_code == 0, result.output
     assert {row["label"] for row in json.loads(result.stdout)["rows"]} >= {"dense", "bap"}
 

@@ -12,14 +12,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from command import lines, run
 from regrow.bundled.problems import exercise
-from regrow.calibration.result import Calibration
+from regrow.calibration.calibration import Calibration
 from regrow.models import load
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.jsonl"
-    path.write_text("".join(json.dumps({"text": exercise(f"text-{number}").solution}) + "\n" for number in range(20)))
+    path.write_text(
+        "".join(json.dumps({"text": exercise(f"text-{number}").solution}) + "\n" for number in range(20))
+    )
     return path
 
 
@@ -28,7 +30,9 @@ def _calibrate(model: Path, text: Path, *options: object) -> Any:
 
 
 def _generate(model: Path, *options: object) -> Any:
-    prompts = [part for text in ("A add 1 2", "B rev ab", "C sort 312", "D par 0110") for part in ("--prompt", text)]
+    prompts = [
+        part for text in ("A add 1 2", "B rev ab", "C sort 312", "D par 0110") for part in ("--prompt", text)
+    ]
     return run("generate", model, *prompts, "--max-new-tokens", 12, "--no-chat", *options)
 
 
@@ -50,9 +54,25 @@ def test_what_it_makes_is_what_the_method_takes(tiny: Path, text: Path, tmp_path
 
 def test_parameters_without_an_option_of_their_own(tiny: Path, text: Path, tmp_path: Path) -> None:
     path = tmp_path / "made.safetensors"
-    assert _calibrate(tiny, text, "-m", "wanda", "-P", "pattern=unstructured", "-s", "0.25", "-o", path).exit_code == 0
+    assert (
+        _calibrate(
+            tiny, text, "-m", "wanda", "-P", "pattern=unstructured", "-s", "0.25", "-o", path
+        ).exit_code
+        == 0
+    )
     assert dict(Calibration.load(path).origin.params) == {"sparsity": 0.25, "pattern": "unstructured"}
-    used = _generate(tiny, "-m", "wanda", "-P", "pattern=unstructured", "-P", "sparsity=0.25", "--calibration", path, "--json")
+    used = _generate(
+        tiny,
+        "-m",
+        "wanda",
+        "-P",
+        "pattern=unstructured",
+        "-P",
+        "sparsity=0.25",
+        "--calibration",
+        path,
+        "--json",
+    )
     assert lines(used.stdout)[-1]["actual_sparsity"] == pytest.approx(0.25, abs=0.02)
 
 
@@ -83,7 +103,9 @@ def test_a_checkpoint_is_a_plain_model(tiny: Path, text: Path, tmp_path: Path) -
             assert torch.equal(weight, theirs)
 
 
-def test_a_checkpoint_that_fails_leaves_nothing(tiny: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_fails_leaves_nothing(
+    tiny: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tokenizer's writer is the last, and raises what is no OSError where the disk is full."""
 
     def full(*_: object, **__: object) -> None:
@@ -91,7 +113,10 @@ def test_a_checkpoint_that_fails_leaves_nothing(tiny: Path, text: Path, tmp_path
 
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", full)
     said = _refused(1, _calibrate(tiny, text, "-m", "wanda", "--checkpoint", tmp_path / "pruned"))
-    assert "pruned cannot be written: No space left on device (os error 28); make room or choose another --checkpoint" in said
+    assert (
+        "pruned cannot be written: No space left on device (os error 28); make room or choose another --checkpoint"
+        in said
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,7 +131,10 @@ def test_a_text_that_is_too_short(tiny: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("A add 1 2\n" * 3)
     said = _refused(2, _calibrate(tiny, short, "-m", "teal", "-o", tmp_path / "made"))
-    assert "gives 0 sequences of 64 tokens, and 4 are asked for; give more text, or lower --sequences or --length" in said
+    assert (
+        "gives 0 sequences of 64 tokens, and 4 are asked for; give more text, or lower --sequences or --length"
+        in said
+    )
     assert not (tmp_path / "made").exists()
 
 
@@ -114,9 +142,15 @@ def test_bad_text(tiny: Path, tmp_path: Path) -> None:
     broken, strange = tmp_path / "broken.jsonl", tmp_path / "strange.jsonl"
     broken.write_text('{"text": "A add 1 2"}\n{"text": \n')
     strange.write_text('{"prompt": "A add 1 2"}\n')
-    assert "broken.jsonl, line 2 is not valid JSON" in _refused(2, _calibrate(tiny, broken, "-m", "teal", "-o", tmp_path / "made"))
-    assert 'line 1 holds no "text"' in _refused(2, _calibrate(tiny, strange, "-m", "teal", "-o", tmp_path / "made"))
-    assert "cannot be read: No such file" in _refused(2, _calibrate(tiny, tmp_path / "none", "-m", "teal", "-o", tmp_path / "made"))
+    assert "broken.jsonl, line 2 is not valid JSON" in _refused(
+        2, _calibrate(tiny, broken, "-m", "teal", "-o", tmp_path / "made")
+    )
+    assert 'line 1 holds no "text"' in _refused(
+        2, _calibrate(tiny, strange, "-m", "teal", "-o", tmp_path / "made")
+    )
+    assert "cannot be read: No such file" in _refused(
+        2, _calibrate(tiny, tmp_path / "none", "-m", "teal", "-o", tmp_path / "made")
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,14 +160,28 @@ def test_bad_text(tiny: Path, tmp_path: Path) -> None:
         (["-m", "teal"], "there is nowhere to write to: give --out FILE, or --checkpoint DIR"),
         (["-m", "teal", "--checkpoint", "made"], "method 'teal' changes no weights"),
         (["-m", "wanda", "-s", "0.3", "-o", "made"], "the pattern 2:4 drops half of the weights, not 0.3"),
-        (["-m", "wanda", "-P", "pattern=4:8", "-o", "made"], "unknown pattern '4:8'; choose one of 2:4, unstructured"),
-        (["-m", "teal", "-P", "depth=3", "-o", "made"], "method 'teal' has no parameter 'depth'; it takes sparsity"),
-        (["-m", "teal", "-P", "ffn_only=perhaps", "-o", "made"], "parameter ffn_only takes true or false, not 'perhaps'"),
+        (
+            ["-m", "wanda", "-P", "pattern=4:8", "-o", "made"],
+            "unknown pattern '4:8'; choose one of 2:4, unstructured",
+        ),
+        (
+            ["-m", "teal", "-P", "depth=3", "-o", "made"],
+            "method 'teal' has no parameter 'depth'; it takes sparsity",
+        ),
+        (
+            ["-m", "teal", "-P", "ffn_only=perhaps", "-o", "made"],
+            "parameter ffn_only takes true or false, not 'perhaps'",
+        ),
         (["-m", "teal", "-P", "ffn_only", "-o", "made"], "--param takes NAME=VALUE"),
-        (["-m", "teal", "-s", "0.5", "-P", "sparsity=0.4", "-o", "made"], "sparsity is given twice; leave out one"),
+        (
+            ["-m", "teal", "-s", "0.5", "-P", "sparsity=0.4", "-o", "made"],
+            "sparsity is given twice; leave out one",
+        ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_any_work(tiny: Path, text: Path, tmp_path: Path, options: list[str], sentence: str) -> None:
+def test_what_does_not_fit_is_refused_before_any_work(
+    tiny: Path, text: Path, tmp_path: Path, options: list[str], sentence: str
+) -> None:
     given = [str(tmp_path / value) if value == "made" else value for value in options]
     assert sentence in _refused(2, _calibrate(tiny, text, *given))
     assert list(tmp_path.iterdir()) == []
@@ -142,7 +190,9 @@ def test_what_does_not_fit_is_refused_before_any_work(tiny: Path, text: Path, tm
 def test_a_calibration_that_does_not_fit_its_use(tiny: Path, text: Path, tmp_path: Path) -> None:
     path = tmp_path / "made.safetensors"
     _calibrate(tiny, text, "-m", "teal", "-o", path)
-    assert "not for teal (sparsity=0.6)" in _refused(2, _generate(tiny, "-m", "teal", "-s", "0.6", "--calibration", path))
+    assert "not for teal (sparsity=0.6)" in _refused(
+        2, _generate(tiny, "-m", "teal", "-s", "0.6", "--calibration", path)
+    )
     assert "not for cats" in _refused(2, _generate(tiny, "-m", "cats", "--calibration", path))
     assert "needs a calibration of this model" in _refused(2, _generate(tiny, "-m", "teal"))
     assert "takes no calibration" in _refused(2, _generate(tiny, "-m", "griffin", "--calibration", path))
@@ -171,6 +221,10 @@ def test_2_4_needs_widths_of_fours(tiny: Path, text: Path, tmp_path: Path) -> No
 
 def test_an_output_that_cannot_be_written(tiny: Path, text: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in _refused(2, _calibrate(tiny, text, "-m", "teal", "-o", tmp_path / "file" / "made"))
+    assert "cannot be written" in _refused(
+        2, _calibrate(tiny, text, "-m", "teal", "-o", tmp_path / "file" / "made")
+    )
     (tmp_path / "there").mkdir()
-    assert "exists already" in _refused(2, _calibrate(tiny, text, "-m", "wanda", "--checkpoint", tmp_path / "there"))
+    assert "exists already" in _refused(
+        2, _calibrate(tiny, text, "-m", "wanda", "--checkpoint", tmp_path / "there")
+    )

@@ -21,7 +21,9 @@ LABELS = ("dense", "TEAL", "Wanda 2:4", "BAP, T_init 0")
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.jsonl"
-    path.write_text("".join(json.dumps({"text": exercise(f"text-{number}").solution}) + "\n" for number in range(60)))
+    path.write_text(
+        "".join(json.dumps({"text": exercise(f"text-{number}").solution}) + "\n" for number in range(60))
+    )
     return path
 
 
@@ -50,7 +52,11 @@ def test_one_table_of_all(compared: tuple[Path, str]) -> None:
     rows = {row["label"]: row for row in json.loads((out / "table.json").read_text())}
     assert tuple(rows) == LABELS
     dense = rows["dense"]
-    assert (dense["divergence"]["kl"], dense["divergence"]["agreement"], dense["against_dense"]) == (0, 1, None)
+    assert (dense["divergence"]["kl"], dense["divergence"]["agreement"], dense["against_dense"]) == (
+        0,
+        1,
+        None,
+    )
     for label in LABELS[1:]:
         row = rows[label]
         assert row["divergence"]["mean_kl"] > 0
@@ -117,7 +123,10 @@ def test_a_changed_text_makes_new_calibrations(tiny: Path, text: Path, tmp_path:
 
 def test_how_many_cells_and_about_how_long_is_said_first(tiny: Path, text: Path, tmp_path: Path) -> None:
     first = _compare(tiny, text, tmp_path / "out", "--only", "random")
-    assert re.fullmatch(r"5 cells: about \d+\.\d s if all batches are like the first, calibrations not counted\n", first.stderr)
+    assert re.fullmatch(
+        r"5 cells: about \d+\.\d s if all batches are like the first, calibrations not counted\n",
+        first.stderr,
+    )
     assert _compare(tiny, text, tmp_path / "out", "--only", "random").stderr == ""  # nothing is left to do
 
 
@@ -127,7 +136,9 @@ def _refused_before_anything_runs(result: Any, out: Path) -> str:
     return str(result.stderr)
 
 
-def test_a_text_that_only_a_later_cell_needs_is_looked_at_first(tiny: Path, text: Path, tmp_path: Path) -> None:
+def test_a_text_that_only_a_later_cell_needs_is_looked_at_first(
+    tiny: Path, text: Path, tmp_path: Path
+) -> None:
     short, other = tmp_path / "short.jsonl", tmp_path / "other.jsonl"
     short.write_text('{"text": "A add 1 2"}\n')
     other.write_text('{"question": "A add 1 2"}\n')
@@ -137,7 +148,9 @@ def test_a_text_that_only_a_later_cell_needs_is_looked_at_first(tiny: Path, text
         (short, "give more text"),
         (other, 'holds no "text"'),
     ):
-        assert sentence in _refused_before_anything_runs(_compare(tiny, path, tmp_path / "out"), tmp_path / "out")
+        assert sentence in _refused_before_anything_runs(
+            _compare(tiny, path, tmp_path / "out"), tmp_path / "out"
+        )
 
 
 def test_prompts_that_only_the_answers_need_must_fit_too(tiny: Path, text: Path, tmp_path: Path) -> None:
@@ -145,10 +158,14 @@ def test_prompts_that_only_the_answers_need_must_fit_too(tiny: Path, text: Path,
     few = max(len(item.prompt) for item in find("tiny_reasoner").load(2))
     assert few < longest
     sizes = ("--limit", 40, "--max-new-tokens", 512 - longest + 20)
-    assert "do not fit the context of 512" in _refused_before_anything_runs(_compare(tiny, text, tmp_path, *sizes), tmp_path)
+    assert "do not fit the context of 512" in _refused_before_anything_runs(
+        _compare(tiny, text, tmp_path, *sizes), tmp_path
+    )
 
 
-def test_a_later_cell_of_other_settings_is_found_before_the_first_runs(tiny: Path, text: Path, tmp_path: Path) -> None:
+def test_a_later_cell_of_other_settings_is_found_before_the_first_runs(
+    tiny: Path, text: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     only = ("--only", "random", "--limit", 4, "--traced", 2, "--text", text)
     common = ("compare", tiny, "--task", "tiny_reasoner", "--out", out, "--quick")
@@ -173,7 +190,9 @@ def test_a_quick_look_is_smaller_for_larger_models() -> None:
     assert (large.sequences or 0) * (large.length or 0) < 16 * 2048
 
 
-def test_a_quick_look_at_a_larger_model_has_fewer_entries(tiny: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quick_look_at_a_larger_model_has_fewer_entries(
+    tiny: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scale, "QUICK_PARAMETERS", 1)
     monkeypatch.setattr(scale, "QUICK_LABELS", ("dense", "random"))
     sizes = ("--limit", 2, "--traced", 2, "--max-new-tokens", 12, "--text", text)
@@ -183,7 +202,9 @@ def test_a_quick_look_at_a_larger_model_has_fewer_entries(tiny: Path, text: Path
     assert sorted(path.stem for path in (tmp_path / "records").iterdir()) == ["dense-b4", "random-s0.5-b4"]
 
 
-def test_a_damaged_divergence_is_one_sentence(tiny: Path, text: Path, compared: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_damaged_divergence_is_one_sentence(
+    tiny: Path, text: Path, compared: tuple[Path, str], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     shutil.copytree(compared[0], out)
     path = out / "divergence" / "teal-s0.5-b4.json"

@@ -20,7 +20,9 @@ from regrow.models import load
 from regrow.report import Report
 
 EXERCISES = [
-    Exercise((Problem("reverse", "rev ab", "ab| b|a", "ba"), Problem("parity", "par 01", "01>0 1>0 >1", "odd"))),
+    Exercise(
+        (Problem("reverse", "rev ab", "ab| b|a", "ba"), Problem("parity", "par 01", "01>0 1>0 >1", "odd"))
+    ),
     Exercise((Problem("reverse", "rev cd", "cd| d|c", "dc"),)),
 ]
 
@@ -29,7 +31,11 @@ def _run(label: str, *texts: str, seconds: float = 1.0) -> Run:
     marks = [exercise.marks(text) for exercise, text in zip(EXERCISES, texts, strict=True)]
     times = {"prefill_seconds": 0.5, "decode_seconds": seconds}
     ends = {"tokens": [5, 5], "finish_reasons": ["eos", "eos"]}
-    report = Report({"name": label}, 0.5, Counters(decode_steps=8, sparse_steps=4, weights_kept=75, weights_dense=100, **times, **ends))
+    report = Report(
+        {"name": label},
+        0.5,
+        Counters(decode_steps=8, sparse_steps=4, weights_kept=75, weights_dense=100, **times, **ends),
+    )
     return Run(label, list(texts), marks, report)
 
 
@@ -67,10 +73,15 @@ def test_the_table_counts_and_compares(tiny: Path, runs: list[Run]) -> None:
 
 def test_a_run_that_was_all_dense_says_so(tiny: Path, runs: list[Run]) -> None:
     assert "dense:" not in _shown(tiny, runs)
-    counters = Counters(decode_steps=8, weights_kept=100, weights_dense=100, tokens=[9, 5], finish_reasons=["eos", "eos"])
+    counters = Counters(
+        decode_steps=8, weights_kept=100, weights_dense=100, tokens=[9, 5], finish_reasons=["eos", "eos"]
+    )
     dense = replace(runs[1], report=Report({"name": "bap", "init_steps": 16}, 0.5, counters))
     text = " ".join(_shown(tiny, [runs[0], dense]).split())
-    assert "bap 50 %: every decode step was dense: pruning begins after 16 of them (init_steps), and the longest answer has 9" in text
+    assert (
+        "bap 50 %: every decode step was dense: pruning begins after 16 of them (init_steps), and the longest answer has 9"
+        in text
+    )
 
 
 def test_nothing_is_wider_than_100_columns(tiny: Path, runs: list[Run]) -> None:
@@ -95,21 +106,29 @@ def test_a_run_answers_within_the_longest_solution_and_some_slack(tiny: Path) ->
     assert done.report.counters.new_tokens <= 2 * limits[0]
 
 
-def test_the_command_runs_every_method_on_the_same_prompts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_runs_every_method_on_the_same_prompts(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("regrow.models.loading.model_path", lambda: tiny)
     result = run("demo", "--json", "--batch-size", 1, "--start", 21)
     assert result.exit_code == 0, result.output
     runs = lines(result.stdout)
     assert [value["method"]["name"] for value in runs] == [method for method, _ in RUNS]
-    assert [value["target_sparsity"] for value in runs] == [float(parameters.get("sparsity", 0)) for _, parameters in RUNS]
+    assert [value["target_sparsity"] for value in runs] == [
+        float(parameters.get("sparsity", 0)) for _, parameters in RUNS
+    ]
     for value in runs:
         assert [prompt["id"] for prompt in value["prompts"]] == ["heldout-21"]
         assert value["right"] == sum(sum(prompt["right"]) for prompt in value["prompts"])
 
 
-def test_what_is_shown_can_be_saved_as_a_picture(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_shown_can_be_saved_as_a_picture(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("regrow.models.loading.model_path", lambda: tiny)
-    monkeypatch.setattr(sys.modules["regrow.cli.demo"], "RUNS", RUNS[:1])  # the package holds the command of that name
+    monkeypatch.setattr(
+        sys.modules["regrow.cli.demo"], "RUNS", RUNS[:1]
+    )  # the package holds the command of that name
     result = run("demo", "--batch-size", 1, "--svg", tmp_path / "demo.svg")
     assert result.exit_code == 0, result.output
     picture = (tmp_path / "demo.svg").read_text()
@@ -123,7 +142,9 @@ def test_what_is_shown_can_be_saved_as_a_picture(tiny: Path, tmp_path: Path, mon
 
 def test_the_bundled_model_answers_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dense answers are nearly all right (see results/ for how many); pruned ones are marked like them."""
-    monkeypatch.setattr(sys.modules["regrow.cli.demo"], "RUNS", (RUNS[0], *RUNS[-2:]))  # a test above runs all, on a smaller model
+    monkeypatch.setattr(
+        sys.modules["regrow.cli.demo"], "RUNS", (RUNS[0], *RUNS[-2:])
+    )  # a test above runs all, on a smaller model
     result = run("demo", "--json", "--batch-size", 2)
     assert result.exit_code == 0, result.output
     dense, *pruned = lines(result.stdout)

@@ -38,7 +38,9 @@ def _evaluate(model: Path, path: Path, *options: object) -> Any:
 @pytest.fixture(scope="module")
 def recorded(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("records") / "bap.jsonl"
-    result = _evaluate(tiny, path, "--task", "tiny-reasoner", "--sparsity", "0.5", "--init-steps", 2, "--skip-layers", "1")
+    result = _evaluate(
+        tiny, path, "--task", "tiny-reasoner", "--sparsity", "0.5", "--init-steps", 2, "--skip-layers", "1"
+    )
     assert result.exit_code == 0, result.output
     return path
 
@@ -94,7 +96,9 @@ def test_an_incomplete_file_is_called_that(recorded: Path, tmp_path: Path) -> No
         (["--sparsity", "0.25"], 1, "was made with other settings"),
     ],
 )
-def test_what_does_not_fit_is_refused(tiny: Path, recorded: Path, options: list[str], code: int, sentence: str) -> None:
+def test_what_does_not_fit_is_refused(
+    tiny: Path, recorded: Path, options: list[str], code: int, sentence: str
+) -> None:
     before = recorded.read_bytes()
     result = _evaluate(tiny, recorded, "--init-steps", 2, "--skip-layers", "1", *options)
     assert (result.exit_code, result.stdout) == (code, "")
@@ -130,14 +134,21 @@ def test_a_model_edited_since_is_refused_by_what_was_edited(tiny: Path, tmp_path
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare"])
-def test_the_toy_exercises_are_for_another_model_only_where_named(tiny: Path, tmp_path: Path, command: str) -> None:
+def test_the_toy_exercises_are_for_another_model_only_where_named(
+    tiny: Path, tmp_path: Path, command: str
+) -> None:
     result = run(command, tiny, "--limit", 1, "--max-new-tokens", 4, "--out", tmp_path / "out")
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
-    assert f"the exercises of the bundled model, tiny_reasoner, say nothing about {tiny}: name one with --task" in result.stderr
+    assert (
+        f"the exercises of the bundled model, tiny_reasoner, say nothing about {tiny}: name one with --task"
+        in result.stderr
+    )
     assert not (tmp_path / "out").exists()
 
 
-def test_the_bundled_model_has_a_task_of_its_own(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bundled_model_has_a_task_of_its_own(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("regrow.models.loading.model_path", lambda: tiny)
     out = tmp_path / "run.jsonl"
     result = run("evaluate", "--limit", 1, "--max-new-tokens", 4, "--no-chat", "--out", out)
@@ -149,7 +160,10 @@ def test_answers_too_short_for_the_schedule_say_so(tiny: Path, tmp_path: Path) -
     path = tmp_path / "run.jsonl"
     result = _evaluate(tiny, path, "--sparsity", "0.5")
     told = " ".join(result.stdout.split())
-    assert "Run 1: every decode step was dense: pruning begins after 64 of them (init_steps), and the longest answer has" in told
+    assert (
+        "Run 1: every decode step was dense: pruning begins after 64 of them (init_steps), and the longest answer has"
+        in told
+    )
     assert "Row 1: every decode step was dense" in run("table", path, "--markdown").stdout
 
 
@@ -163,6 +177,9 @@ def test_records_that_cannot_be_written(tiny: Path, tmp_path: Path) -> None:
 def test_tables_of_nothing(tmp_path: Path) -> None:
     missing = run("table", tmp_path / "missing.jsonl")
     assert (missing.exit_code, missing.stdout) == (2, "")
-    assert missing.stderr == f"regrow: error: {tmp_path / 'missing.jsonl'} cannot be read: No such file or directory\n"
+    assert (
+        missing.stderr
+        == f"regrow: error: {tmp_path / 'missing.jsonl'} cannot be read: No such file or directory\n"
+    )
     both = run("table", tmp_path / "missing.jsonl", "--json", "--markdown")
     assert both.stderr == "regrow: error: --markdown and --json exclude each other; choose one\n"

@@ -41,14 +41,18 @@ _OUTPUTS = {
 @pytest.mark.parametrize("arguments", _OUTPUTS.values(), ids=_OUTPUTS)
 def test_a_file_that_cannot_be_is_found_before_the_work(arguments: tuple[str, ...], fifo: Path) -> None:
     """A new file must not take the place of a device or a pipe either."""
-    assert f"{fifo} cannot be written: it is no regular file; choose another {arguments[-1]}" in _refused(*arguments, fifo)
+    assert f"{fifo} cannot be written: it is no regular file; choose another {arguments[-1]}" in _refused(
+        *arguments, fifo
+    )
     assert f"{fifo.parent} cannot be written: it is a folder" in _refused(*arguments, fifo.parent)
     assert f"no file can be made in {fifo}" in _refused(*arguments, fifo / "below")
     assert "cannot be written: File name too long" in _refused(*arguments, fifo.parent / ("x" * 300))
     assert fifo.is_fifo()
 
 
-@pytest.mark.parametrize("arguments", [("bench", "--compare"), ("generate", "-p", "a", "-m", "teal", "--calibration")])
+@pytest.mark.parametrize(
+    "arguments", [("bench", "--compare"), ("generate", "-p", "a", "-m", "teal", "--calibration")]
+)
 def test_a_pipe_that_nobody_writes_to_is_not_waited_for(arguments: tuple[str, ...], fifo: Path) -> None:
     assert "is no regular file;" in _refused(*arguments, fifo)
 
@@ -78,7 +82,9 @@ _STRUCTURED = {
 
 
 @pytest.mark.parametrize(("name", "content"), _STRUCTURED.items(), ids=_STRUCTURED)
-def test_a_text_of_another_format_is_not_read_as_plain(tiny: Path, tmp_path: Path, name: str, content: str) -> None:
+def test_a_text_of_another_format_is_not_read_as_plain(
+    tiny: Path, tmp_path: Path, name: str, content: str
+) -> None:
     (tmp_path / name).write_text(content * 100 if name != "e" else content)
     if name == "f.txt":
         (tmp_path / name).write_text(content)
@@ -99,7 +105,20 @@ def test_a_text_that_only_begins_like_json_is_plain(tiny: Path, tmp_path: Path) 
 
 def test_records_come_from_a_pipe_of_the_shell(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
-    made = run("evaluate", tiny, "--task", "tiny-reasoner", "--limit", 1, "--max-new-tokens", 4, "--init-steps", 0, "--out", path)
+    made = run(
+        "evaluate",
+        tiny,
+        "--task",
+        "tiny-reasoner",
+        "--limit",
+        1,
+        "--max-new-tokens",
+        4,
+        "--init-steps",
+        0,
+        "--out",
+        path,
+    )
     assert made.exit_code == 0, made.output
     (tmp_path / "records.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
     code = f"{sys.executable} -c 'from regrow.cli import main; main()' table <(gzip -dc {path}.gz) --json"
@@ -118,7 +137,9 @@ def test_the_package_is_a_command() -> None:
 
 @pytest.mark.parametrize("parameter", ["name=x", "self=1", "cls=1", "given=1", "=1"])
 def test_any_name_may_be_tried_as_a_parameter(parameter: str) -> None:
-    assert f"has no parameter {parameter.partition('=')[0]!r}" in _refused("generate", "-p", "a", "-P", parameter)
+    assert f"has no parameter {parameter.partition('=')[0]!r}" in _refused(
+        "generate", "-p", "a", "-P", parameter
+    )
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-that-name/model", "x" * 300, "a/" + "x" * 300])
@@ -130,7 +151,19 @@ def test_samples_of_other_prompts_are_damage(tiny: Path, tmp_path: Path) -> None
     """Settings hold a digest of the prompts; the samples below them may still have been changed."""
     path = tmp_path / "out.jsonl"
     prompts = ("-p", "A add 1 2", "-p", "B rev ab")
-    command = ("generate", tiny, *prompts, "--batch-size", 1, "--max-new-tokens", 3, "--init-steps", 0, "-o", path)
+    command = (
+        "generate",
+        tiny,
+        *prompts,
+        "--batch-size",
+        1,
+        "--max-new-tokens",
+        3,
+        "--init-steps",
+        0,
+        "-o",
+        path,
+    )
     assert run(*command).exit_code == 0
     settings, first, second = lines(path.read_text())
     for samples in ([first | {"prompt": "C"}, second], [first, second | {"prompt": first["prompt"]}]):
@@ -142,7 +175,9 @@ def test_samples_of_other_prompts_are_damage(tiny: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("settings", [{"num_beams": 4}, {"penalty_alpha": 0.6, "top_k": 4}])
-def test_an_evaluation_that_cannot_begin_leaves_no_file(tiny: Path, tmp_path: Path, settings: dict[str, object]) -> None:
+def test_an_evaluation_that_cannot_begin_leaves_no_file(
+    tiny: Path, tmp_path: Path, settings: dict[str, object]
+) -> None:
     model = shutil.copytree(tiny, tmp_path / "model")
     saved = json.loads((model / "generation_config.json").read_text())
     (model / "generation_config.json").write_text(json.dumps(saved | settings))
@@ -154,7 +189,9 @@ def test_an_evaluation_that_cannot_begin_leaves_no_file(tiny: Path, tmp_path: Pa
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_an_evaluation_gives_the_tokenizer_where_a_setting_needs_it(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_gives_the_tokenizer_where_a_setting_needs_it(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = shutil.copytree(tiny, tmp_path / "model")
     saved = json.loads((model / "generation_config.json").read_text())
     (model / "generation_config.json").write_text(json.dumps(saved | {"stop_strings": ["="]}))
@@ -164,9 +201,21 @@ def test_an_evaluation_gives_the_tokenizer_where_a_setting_needs_it(tiny: Path, 
         given.append(arguments["tokenizer"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("regrow.evaluation.run.generate", generate)
+    monkeypatch.setattr("regrow.evaluation.run_task.generate", generate)
     assert (
-        run("evaluate", model, "--task", "tiny-reasoner", "--limit", 1, "--max-new-tokens", 4, "--out", tmp_path / "out").exit_code == 130
+        run(
+            "evaluate",
+            model,
+            "--task",
+            "tiny-reasoner",
+            "--limit",
+            1,
+            "--max-new-tokens",
+            4,
+            "--out",
+            tmp_path / "out",
+        ).exit_code
+        == 130
     )
     assert isinstance(given[0], transformers.PreTrainedTokenizerBase)
     assert not (tmp_path / "out").exists()
@@ -180,15 +229,33 @@ def test_a_prompt_is_utf_8_in_a_locale_of_ascii(tiny: Path) -> None:
     assert lines(done.stdout)[0]["prompt"] == "é"
 
 
-def test_a_table_in_a_very_narrow_terminal_has_all_its_numbers(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_in_a_very_narrow_terminal_has_all_its_numbers(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "records.jsonl"
     assert (
-        run("evaluate", tiny, "--task", "tiny-reasoner", "--limit", 1, "--max-new-tokens", 4, "-m", "dense", "--out", path).exit_code == 0
+        run(
+            "evaluate",
+            tiny,
+            "--task",
+            "tiny-reasoner",
+            "--limit",
+            1,
+            "--max-new-tokens",
+            4,
+            "-m",
+            "dense",
+            "--out",
+            path,
+        ).exit_code
+        == 0
     )
     wide = run("table", path).stdout
     monkeypatch.setenv("COLUMNS", "20")
     code = "from regrow.cli import main; main()"
-    narrow = subprocess.run([sys.executable, "-c", code, "table", str(path)], capture_output=True, text=True, timeout=120).stdout
+    narrow = subprocess.run(
+        [sys.executable, "-c", code, "table", str(path)], capture_output=True, text=True, timeout=120
+    ).stdout
     for shown in ("dense", "0.0 %", "right"):
         assert shown in wide
         assert shown in narrow

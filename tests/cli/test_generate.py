@@ -10,7 +10,7 @@ import pytest
 import regrow
 from command import lines, run
 from regrow.cli.bar import Bar
-from regrow.cli.plan import Sample
+from regrow.cli.generate_plan import Sample
 from regrow.cli.views import JsonLines
 from regrow.models import encode, load
 
@@ -22,7 +22,9 @@ def _options(prompts: list[str] = PROMPTS) -> list[object]:
     return [*(part for prompt in prompts for part in ("--prompt", prompt)), "--max-new-tokens", NEW]
 
 
-def _json(model: Path, *options: object, prompts: list[str] = PROMPTS, **settings: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _json(
+    model: Path, *options: object, prompts: list[str] = PROMPTS, **settings: Any
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The samples, in the order printed, and the summary."""
     result = run("generate", model, "--json", *_options(prompts), *options, **settings)
     assert result.exit_code == 0, result.output
@@ -46,7 +48,9 @@ def test_samples_come_as_they_finish_and_are_those_of_the_api(tiny: Path) -> Non
     order = [sample["index"] for sample in samples]
     assert order == sorted(order, key=lambda index: (len(done.tokens[index]), index))
     assert order != sorted(order)  # or the line above shows nothing
-    assert {sample["index"]: sample["finish_reason"] for sample in samples} == dict(enumerate(done.report.finish_reasons))
+    assert {sample["index"]: sample["finish_reason"] for sample in samples} == dict(
+        enumerate(done.report.finish_reasons)
+    )
     assert all(sample["prompt"] == PROMPTS[sample["index"]] for sample in samples)
     assert all("<|" not in sample["text"] for sample in samples)
     assert summary["actual_sparsity"] == done.report.actual_sparsity
@@ -85,7 +89,9 @@ def test_sparsity_0_gives_the_dense_tokens(tiny: Path, method: str) -> None:
 
 @pytest.mark.parametrize(("sparsity", "keep"), [("0.5", 32), ("0.7", 19), ("0.9", 6)])
 def test_actual_sparsity_is_the_closed_form_of_the_schedule(tiny: Path, sparsity: str, keep: int) -> None:
-    samples, summary = _json(tiny, "--sparsity", sparsity, "--init-steps", 5, "--explore-steps", 3, "--period", 8)
+    samples, summary = _json(
+        tiny, "--sparsity", sparsity, "--init-steps", 5, "--explore-steps", 3, "--period", 8
+    )
     steps = max(len(sample["tokens"]) for sample in samples) - 1
     sparse = sum(step > 5 and (step - 6) % 8 < 5 for step in range(1, steps + 1))
     assert (summary["decode_steps"], summary["sparse_steps"]) == (steps, sparse)
@@ -177,7 +183,10 @@ def test_chat_is_the_default_where_there_is_a_template(tiny: Path) -> None:
             ["--init-steps", 48],
             "every decode step was dense: pruning begins after 48 of them (init_steps), and the longest answer has 48 tokens",
         ),
-        (["--explore-steps", 9, "--period", 9], "every decode step was dense: a period of nothing but exploration steps prunes none"),
+        (
+            ["--explore-steps", 9, "--period", 9],
+            "every decode step was dense: a period of nothing but exploration steps prunes none",
+        ),
         (["--init-steps", 4], None),
         (["-m", "griffin"], None),
         (["--sparsity", 0], None),

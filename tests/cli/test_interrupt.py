@@ -23,7 +23,9 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-def test_finished_samples_are_kept_and_counted(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_samples_are_kept_and_counted(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, show = tmp_path / "out.jsonl", JsonLines.sample
     left = [3]
 
@@ -38,10 +40,14 @@ def test_finished_samples_are_kept_and_counted(tiny: Path, tmp_path: Path, monke
     monkeypatch.setattr(JsonLines, "sample", sample)
     monkeypatch.setattr(Bar, "show", step)  # called from `watch`, at every step
     options = [part for number in range(5) for part in ("-p", f"A add {number} 2")]
-    result = run("generate", tiny, *options, "--batch-size", 1, "--max-new-tokens", 30, "--json", "--output", path)
+    result = run(
+        "generate", tiny, *options, "--batch-size", 1, "--max-new-tokens", 30, "--json", "--output", path
+    )
     assert result.exit_code == 130
     assert result.stderr == f"regrow: interrupted: 3 of 5 samples had finished, and {KEPT.format(2, path)}\n"
-    assert lines(path.read_text())[1:] == lines(result.stdout)[:2]  # the third is of a batch that was not over
+    assert (
+        lines(path.read_text())[1:] == lines(result.stdout)[:2]
+    )  # the third is of a batch that was not over
     assert [sample["index"] for sample in lines(result.stdout)] == [0, 1, 2]
 
 
@@ -64,7 +70,9 @@ def test_while_loading(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "regrow: interrupted\n")
 
 
-def test_an_interrupted_evaluation_goes_on_where_it_was(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_evaluation_goes_on_where_it_was(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "records.jsonl"
     command = [
         "evaluate",
@@ -90,7 +98,10 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tiny: Path, tmp_path: Pa
         patch.setattr(Bar, "show", stop)
         result = run(*command)
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr == f"regrow: interrupted: 1 batches of this run are kept in {path}; the same command goes on from there\n"
+    assert (
+        result.stderr
+        == f"regrow: interrupted: 1 batches of this run are kept in {path}; the same command goes on from there\n"
+    )
     kept = read(path)
     assert run(*command).exit_code == 0
     assert [record.batch for record in read(path)] == [0, 1]
@@ -99,7 +110,19 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tiny: Path, tmp_path: Pa
 
 def test_sigint_to_the_process(tiny: Path, prompts: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    command = ["generate", tiny, "--prompts", prompts, "--batch-size", 1, "--max-new-tokens", 8, "--json", "--output", path]
+    command = [
+        "generate",
+        tiny,
+        "--prompts",
+        prompts,
+        "--batch-size",
+        1,
+        "--max-new-tokens",
+        8,
+        "--json",
+        "--output",
+        path,
+    ]
     with start(*command) as process:
         assert process.stdout is not None
         first = [process.stdout.readline() for _ in range(2)]
@@ -117,7 +140,9 @@ def test_sigint_to_the_process(tiny: Path, prompts: Path, tmp_path: Path) -> Non
 
 
 def test_a_reader_that_goes_away_is_no_error_message(tiny: Path, prompts: Path) -> None:
-    with start("generate", tiny, "--prompts", prompts, "--batch-size", 1, "--max-new-tokens", 1, "--json") as process:
+    with start(
+        "generate", tiny, "--prompts", prompts, "--batch-size", 1, "--max-new-tokens", 1, "--json"
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()

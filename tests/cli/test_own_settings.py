@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from command import lines, run
-from regrow.cli import decode
+from regrow.cli import decode_prompts
 from regrow.cli.sampling import Sampling
 from regrow.models import encode, load
 
@@ -45,7 +45,9 @@ def _decoded(model: Path, *options: object) -> tuple[list[list[int]], dict[str, 
     result = _run(model, "--json", *options)
     assert result.exit_code == 0, result.output
     *samples, summary = lines(result.stdout)
-    return [sample["tokens"] for sample in sorted(samples, key=lambda sample: sample["index"])], summary["sampling"]
+    return [sample["tokens"] for sample in sorted(samples, key=lambda sample: sample["index"])], summary[
+        "sampling"
+    ]
 
 
 def _stock(model: Path, **arguments: Any) -> list[list[int]]:
@@ -80,13 +82,25 @@ def test_greedy_heeds_them_as_transformers_does_and_says_so(saved: Save, setting
 
 @pytest.mark.parametrize(
     "settings",
-    [{"min_p": 0.3}, {"top_k": 2}, {"typical_p": 0.5}, {"top_h": 0.4}, {"epsilon_cutoff": 0.1}, {"eta_cutoff": 0.2}, {"top_p": 0.3}],
+    [
+        {"min_p": 0.3},
+        {"top_k": 2},
+        {"typical_p": 0.5},
+        {"top_h": 0.4},
+        {"epsilon_cutoff": 0.1},
+        {"eta_cutoff": 0.2},
+        {"top_p": 0.3},
+    ],
 )
-def test_sampling_heeds_them_as_transformers_does_and_greedy_does_not(tiny: Path, saved: Save, settings: dict[str, Any]) -> None:
+def test_sampling_heeds_them_as_transformers_does_and_greedy_does_not(
+    tiny: Path, saved: Save, settings: dict[str, Any]
+) -> None:
     model = saved(**settings, temperature=0.5)
     tokens, said = _decoded(model, "--temperature", 1.4, "--seed", 3)
     torch.manual_seed(Sampling(1.4, seed=3).batch_seed(0))
-    assert tokens == _stock(model, do_sample=True, temperature=1.4, **({} if "top_k" in settings else {"top_k": 0}))
+    assert tokens == _stock(
+        model, do_sample=True, temperature=1.4, **({} if "top_k" in settings else {"top_k": 0})
+    )
     assert said["temperature"] == 1.4
     assert said["from_generation_config"] == settings
     greedy, said = _decoded(model)
@@ -111,7 +125,9 @@ def test_a_top_p_given_replaces_the_models(saved: Save) -> None:
         {"do_sample": True},
     ],
 )
-def test_what_decides_no_token_is_set_aside_and_named(tiny: Path, saved: Save, settings: dict[str, Any]) -> None:
+def test_what_decides_no_token_is_set_aside_and_named(
+    tiny: Path, saved: Save, settings: dict[str, Any]
+) -> None:
     model = saved(**settings)
     tokens, said = _decoded(model)
     assert tokens == _decoded(tiny)[0]
@@ -123,7 +139,9 @@ def test_what_decides_no_token_is_set_aside_and_named(tiny: Path, saved: Save, s
 
 def test_the_screen_names_what_holds(saved: Save) -> None:
     shown = _run(saved(repetition_penalty=1.1, top_k=3)).stdout
-    assert "greedy; from the model's generation config: repetition_penalty=1.1\n" in shown.replace("  ", "").replace(" \n", "\n")
+    assert "greedy; from the model's generation config: repetition_penalty=1.1\n" in shown.replace(
+        "  ", ""
+    ).replace(" \n", "\n")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +157,9 @@ def test_the_screen_names_what_holds(saved: Save) -> None:
         {"top_k": "x"},
     ],
 )
-def test_what_cannot_be_followed_is_refused_by_the_name_of_the_file(saved: Save, settings: dict[str, Any]) -> None:
+def test_what_cannot_be_followed_is_refused_by_the_name_of_the_file(
+    saved: Save, settings: dict[str, Any]
+) -> None:
     result = _run(saved(**settings), "--json")
     assert result.exit_code in (1, 2)
     assert result.stdout == ""
@@ -150,13 +170,15 @@ def test_what_cannot_be_followed_is_refused_by_the_name_of_the_file(saved: Save,
 
 
 @pytest.mark.parametrize("settings", [{"stop_strings": ["="]}, {"token_healing": True}])
-def test_the_tokenizer_is_given_where_a_setting_needs_it(saved: Save, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokenizer_is_given_where_a_setting_needs_it(
+    saved: Save, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: list[Any] = []
 
     def generate(*_: Any, **arguments: Any) -> None:
         given.append(arguments["tokenizer"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(decode, "generate", generate)
+    monkeypatch.setattr(decode_prompts, "generate", generate)
     assert _run(saved(**settings)).exit_code == 130
     assert given[0].convert_tokens_to_ids("=") is not None

@@ -19,7 +19,9 @@ JSONL = '{"prompt": "A add 1 2"}\n\n{"prompt": "A rev\\nB par 1", "answer": 3}\n
 def _prompts(tiny: Path, *options: object, text: str | bytes | None = None) -> list[str]:
     result = run("generate", tiny, "--json", "--max-new-tokens", 1, *options, input=text)
     assert result.exit_code == 0, result.output
-    return [sample["prompt"] for sample in sorted(lines(result.stdout)[:-1], key=lambda sample: sample["index"])]
+    return [
+        sample["prompt"] for sample in sorted(lines(result.stdout)[:-1], key=lambda sample: sample["index"])
+    ]
 
 
 def test_a_text_file_is_a_prompt_a_line(tiny: Path, tmp_path: Path) -> None:
@@ -76,7 +78,9 @@ STRUCTURED = {
 
 @pytest.mark.parametrize("name", STRUCTURED)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gzip"])
-def test_a_structured_file_gives_its_prompts_however_it_is_written(tmp_path: Path, name: str, encoding: str) -> None:
+def test_a_structured_file_gives_its_prompts_however_it_is_written(
+    tmp_path: Path, name: str, encoding: str
+) -> None:
     path = tmp_path / (f"{name}.gz" if encoding == "gzip" else name)
     text = STRUCTURED[name]
     path.write_bytes(gzip.compress(text.encode()) if encoding == "gzip" else text.encode(encoding))
@@ -98,13 +102,20 @@ def test_a_field_is_named_and_the_others_are_kept(tmp_path: Path, kind: str) -> 
     assert read([], str(path), "question") == [Prompt("A add 1 2", fields)]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("p.txt", "lines"), ("p.jsonl", "lines"), ("p.txt", "jsonl"), ("p", "lines")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("p.txt", "lines"), ("p.jsonl", "lines"), ("p.txt", "jsonl"), ("p", "lines")]
+)
 def test_the_format_option_overrules_the_name(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / name).write_text('{"prompt": "A"}\n')
-    assert read([], str(tmp_path / name), kind=kind) == [Prompt('{"prompt": "A"}' if kind == "lines" else "A", {})]
+    assert read([], str(tmp_path / name), kind=kind) == [
+        Prompt('{"prompt": "A"}' if kind == "lines" else "A", {})
+    ]
 
 
-@pytest.mark.parametrize("text", ["[INST] A, add\n", "[1] what?\n[2] why?\n", "Dear all, prompt me\n", '"A", said B\n', "A,B\n1,2\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["[INST] A, add\n", "[1] what?\n[2] why?\n", "Dear all, prompt me\n", '"A", said B\n', "A,B\n1,2\n"],
+)
 def test_prose_stays_a_prompt_a_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "p").write_text(text)
     assert [prompt.text for prompt in read([], str(tmp_path / "p"))] == text.splitlines()
@@ -118,7 +129,11 @@ def test_a_long_field_and_line_ends_within_quotes(tmp_path: Path, ending: str) -
 
 
 REFUSED: dict[str, tuple[str, bytes, str]] = {
-    "another field": ("p.jsonl", b'{"question": "A"}\n', 'p.jsonl, line 1 holds no "prompt" text; name the field with --prompt-field'),
+    "another field": (
+        "p.jsonl",
+        b'{"question": "A"}\n',
+        'p.jsonl, line 1 holds no "prompt" text; name the field with --prompt-field',
+    ),
     "the fields there": ("p.csv", b"question,answer\nA,1\n", "(texts there: question, answer)"),
     "a later line": ("p.jsonl", b'{"prompt": "A"}\n{"question": "A"}\n', "p.jsonl, line 2 holds no"),
     "an entry": ("p.json", b'[{"prompt": "A"}, {"prompt": 3}]', "p.json, entry 2 holds no"),
@@ -144,7 +159,11 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "nothing": ("p.jsonl", b"", "p.jsonl holds no prompts"),
     "blank lines": ("p.txt", b"\n \n", "p.txt holds no prompts"),
     "an empty list": ("p.json", b"[]", "p.json holds no prompts"),
-    "JSON lines named text": ("p.txt", b'{"prompt": "A"}\n{"prompt": "B"}\n', "say which with --prompts-format lines or jsonl"),
+    "JSON lines named text": (
+        "p.txt",
+        b'{"prompt": "A"}\n{"prompt": "B"}\n',
+        "say which with --prompts-format lines or jsonl",
+    ),
     "a list named text": ("p.txt", b'[\n{"prompt": "A"}]\n', "say which with --prompts-format lines or json"),
     "a table named text": ("p.txt", b"id,question\n1,A\n", "say which with --prompts-format lines or csv"),
     "a null byte": ("p.txt", b"A\nB\0\n", "p.txt, line 2 holds a null byte"),
@@ -155,7 +174,11 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "a zip file": ("p.jsonl", b"PK\x03\x04...", "is a zip file, not text; unpack it"),
     "Parquet": ("p.parquet", b"PAR1...", "is a Parquet file, not text; convert it"),
     "YAML": ("p.yaml", b"- A\n- B\n", "is of a kind that is not read (.yaml)"),
-    "both names": ("p.jsonl", b'{"prompt": "A", "text": "x", "input_text": "y"}\n', 'both a field "text" and a field "input_text"'),
+    "both names": (
+        "p.jsonl",
+        b'{"prompt": "A", "text": "x", "input_text": "y"}\n',
+        'both a field "text" and a field "input_text"',
+    ),
 }
 
 
@@ -174,9 +197,15 @@ def test_what_gives_no_prompts_is_refused_in_one_sentence(tmp_path: Path, case: 
     ("options", "sentence"),
     [
         (["--prompt", "A \udcff"], "--prompt number 1 is not valid UTF-8 text (character 3)"),
-        (["--prompt", "A", "--prompt-field", "x"], "--prompt-field and --prompts-format are for --prompts FILE"),
+        (
+            ["--prompt", "A", "--prompt-field", "x"],
+            "--prompt-field and --prompts-format are for --prompts FILE",
+        ),
         (["--prompts", __file__, "--prompt-field", "x"], "a prompt a line, which has no fields"),
-        (["--prompts", __file__, "--prompts-format", "xml"], "unknown --prompts-format 'xml'; choose one of auto, lines"),
+        (
+            ["--prompts", __file__, "--prompts-format", "xml"],
+            "unknown --prompts-format 'xml'; choose one of auto, lines",
+        ),
         (["--prompts", "a\0b"], "is no file name"),
     ],
 )

@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 
 from command import SCRIPT, lines, run
-from regrow.cli.decode import Decoding
+from regrow.cli.decode_prompts import Decoding
 from regrow.cli.sample_file import SampleFile
 from regrow.errors import RegrowError
 
 NEW = 24
-ROWS = [{"id": f"q{number}", "prompt": f"A add {number} 2", "answer": number + 2, "text": "t"} for number in range(5)]
+ROWS = [
+    {"id": f"q{number}", "prompt": f"A add {number} 2", "answer": number + 2, "text": "t"}
+    for number in range(5)
+]
 
 
 @pytest.fixture
@@ -48,15 +51,21 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> pytest.MonkeyP
     return monkeypatch
 
 
-def test_rows_come_in_the_order_of_the_prompts_with_the_fields_of_their_records(tiny: Path, prompts: Path, tmp_path: Path) -> None:
+def test_rows_come_in_the_order_of_the_prompts_with_the_fields_of_their_records(
+    tiny: Path, prompts: Path, tmp_path: Path
+) -> None:
     result = _run(tiny, prompts, tmp_path / "out.jsonl", "--batch-size", 5)
     assert result.exit_code == 0, result.output
     settings, *samples = lines((tmp_path / "out.jsonl").read_text())
     assert settings["type"] == "settings"
     assert [sample["index"] for sample in samples] == list(range(5))
-    assert [sample["index"] for sample in lines(result.stdout)[:-1]] != list(range(5))  # or the line above shows nothing
+    assert [sample["index"] for sample in lines(result.stdout)[:-1]] != list(
+        range(5)
+    )  # or the line above shows nothing
     for row, sample in zip(ROWS, samples, strict=True):
-        assert {name: sample[name] for name in ("id", "prompt", "answer")} == {name: row[name] for name in ("id", "prompt", "answer")}
+        assert {name: sample[name] for name in ("id", "prompt", "answer")} == {
+            name: row[name] for name in ("id", "prompt", "answer")
+        }
         assert sample["input_text"] == "t"
         assert sample["text"] != "t"
 
@@ -64,7 +73,12 @@ def test_rows_come_in_the_order_of_the_prompts_with_the_fields_of_their_records(
 @pytest.mark.parametrize("sampled", [(), ("--temperature", 1.3, "--seed", 5), ("--temperature", 1.3)])
 @pytest.mark.parametrize("batches", [1, 2])
 def test_a_stopped_run_goes_on_to_the_samples_of_an_undisturbed_one(
-    tiny: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int, sampled: tuple[object, ...]
+    tiny: Path,
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batches: int,
+    sampled: tuple[object, ...],
 ) -> None:
     path, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     with pytest.MonkeyPatch.context() as patch:
@@ -74,17 +88,26 @@ def test_a_stopped_run_goes_on_to_the_samples_of_an_undisturbed_one(
     assert len(lines(path.read_text())) == 1 + 2 * batches
     decoded: list[int] = []
     decode = Decoding._run
-    monkeypatch.setattr(Decoding, "_run", lambda decoding, batch, watched: decoded.append(batch.start) or decode(decoding, batch, watched))
+    monkeypatch.setattr(
+        Decoding,
+        "_run",
+        lambda decoding, batch, watched: decoded.append(batch.start) or decode(decoding, batch, watched),
+    )
     again = _run(tiny, prompts, path, *sampled)
     assert again.exit_code == 0, again.output
     assert decoded == [0, 2, 4][batches:]
     assert lines(again.stdout)[-1]["kept"] == 2 * batches
     seed = lines(path.read_text())[0]["sampling"].get("seed")
-    assert _run(tiny, prompts, whole, *(("--temperature", 1.3, "--seed", seed) if sampled else ())).exit_code == 0
+    assert (
+        _run(tiny, prompts, whole, *(("--temperature", 1.3, "--seed", seed) if sampled else ())).exit_code
+        == 0
+    )
     assert lines(path.read_text())[1:] == lines(whole.read_text())[1:]
 
 
-def test_a_complete_file_is_left_as_it_is(tiny: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_file_is_left_as_it_is(
+    tiny: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "out.jsonl"
     first = _run(tiny, prompts, path)
     before = path.read_bytes()
@@ -95,7 +118,20 @@ def test_a_complete_file_is_left_as_it_is(tiny: Path, prompts: Path, tmp_path: P
     by_index = sorted(lines(first.stdout)[:-1], key=lambda sample: sample["index"])
     assert lines(again.stdout)[:-1] == by_index
     assert lines(again.stdout)[-1]["kept"] == 5
-    screen = run("generate", tiny, "--prompts", prompts, "--batch-size", 2, "--max-new-tokens", NEW, "--init-steps", 3, "-o", path)
+    screen = run(
+        "generate",
+        tiny,
+        "--prompts",
+        prompts,
+        "--batch-size",
+        2,
+        "--max-new-tokens",
+        NEW,
+        "--init-steps",
+        3,
+        "-o",
+        path,
+    )
     assert screen.exit_code == 0
     assert screen.stdout == f"5 samples are in {path} already; they are not decoded again\n"
 
@@ -114,7 +150,9 @@ def test_a_complete_file_is_left_as_it_is(tiny: Path, prompts: Path, tmp_path: P
         ("--prompt", "A add 9 9"),
     ],
 )
-def test_other_settings_are_refused_and_the_file_stays(tiny: Path, prompts: Path, tmp_path: Path, options: tuple[object, ...]) -> None:
+def test_other_settings_are_refused_and_the_file_stays(
+    tiny: Path, prompts: Path, tmp_path: Path, options: tuple[object, ...]
+) -> None:
     path = tmp_path / "out.jsonl"
     assert _run(tiny, prompts, path).exit_code == 0
     before = path.read_bytes()
@@ -127,7 +165,9 @@ def test_other_settings_are_refused_and_the_file_stays(tiny: Path, prompts: Path
 
 
 @pytest.mark.parametrize("changed", ["answer", "generation_config", "template", "weights"])
-def test_another_model_or_other_records_under_the_same_name_are_refused(tiny: Path, prompts: Path, tmp_path: Path, changed: str) -> None:
+def test_another_model_or_other_records_under_the_same_name_are_refused(
+    tiny: Path, prompts: Path, tmp_path: Path, changed: str
+) -> None:
     model, path = tmp_path / "model", tmp_path / "out.jsonl"
     shutil.copytree(tiny, model)
     assert _run(model, prompts, path).exit_code == 0
@@ -148,16 +188,31 @@ def test_another_model_or_other_records_under_the_same_name_are_refused(tiny: Pa
 
 @pytest.mark.parametrize(
     "content",
-    [b"precious\n", b"precious", b'{"prompt": "A"}\n', b'{"type": "sample", "index": 0}\n', b'{"format":2,"batch":0}\n', b"\x89PNG\n\0"],
+    [
+        b"precious\n",
+        b"precious",
+        b'{"prompt": "A"}\n',
+        b'{"type": "sample", "index": 0}\n',
+        b'{"format":2,"batch":0}\n',
+        b"\x89PNG\n\0",
+    ],
 )
-def test_a_file_that_holds_something_else_is_refused_before_the_model_is_looked_for(prompts: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_holds_something_else_is_refused_before_the_model_is_looked_for(
+    prompts: Path, tmp_path: Path, content: bytes
+) -> None:
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
-    _one_sentence(_run(Path("/no/such/model"), prompts, path), 2, "holds something else than samples of `regrow generate`")
+    _one_sentence(
+        _run(Path("/no/such/model"), prompts, path),
+        2,
+        "holds something else than samples of `regrow generate`",
+    )
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("tail", [b'{"type": "sam', b"\0" * 40, b'{"type": "sample", "index": 2, "prompt": "A"}\n'])
+@pytest.mark.parametrize(
+    "tail", [b'{"type": "sam', b"\0" * 40, b'{"type": "sample", "index": 2, "prompt": "A"}\n']
+)
 def test_a_torn_batch_is_decoded_again(tiny: Path, prompts: Path, tmp_path: Path, tail: bytes) -> None:
     path = tmp_path / "out.jsonl"
     assert _run(tiny, prompts, path).exit_code == 0
@@ -168,7 +223,9 @@ def test_a_torn_batch_is_decoded_again(tiny: Path, prompts: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [b"", b'{"type": "sett', b'{"type": "settings", "model": "x', b"\0" * 9])
-def test_a_file_without_any_sample_begins_anew(tiny: Path, prompts: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_any_sample_begins_anew(
+    tiny: Path, prompts: Path, tmp_path: Path, content: bytes
+) -> None:
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
     assert _run(tiny, prompts, path).exit_code == 0
@@ -199,7 +256,9 @@ def test_a_second_process_waits_outside(tiny: Path, prompts: Path, tmp_path: Pat
         _one_sentence(_run(tiny, prompts, path), 1, "is being written by another process")
 
 
-def test_a_disk_that_fills_up_keeps_whole_batches(tiny: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_keeps_whole_batches(
+    tiny: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, write, left = tmp_path / "out.jsonl", os.write, [2]
 
     def full(descriptor: int, data: bytes) -> int:
@@ -214,7 +273,10 @@ def test_a_disk_that_fills_up_keeps_whole_batches(tiny: Path, prompts: Path, tmp
         patch.setattr("regrow.cli.output_file.os.write", full)
         result = _run(tiny, prompts, path)
     assert result.exit_code == 1
-    assert result.stderr == f"regrow: error: {path} cannot be written: No space left on device; the batches finished before are kept\n"
+    assert (
+        result.stderr
+        == f"regrow: error: {path} cannot be written: No space left on device; the batches finished before are kept\n"
+    )
     assert len(lines(path.read_text())) == 3
     assert _run(tiny, prompts, path).exit_code == 0
     assert [sample["index"] for sample in lines(path.read_text())[1:]] == list(range(5))
@@ -235,7 +297,9 @@ def test_standard_output_as_a_file_is_refused(tiny: Path, prompts: Path, tmp_pat
     """The two would write over each other."""
     with (tmp_path / "both").open("wb") as both:
         command = [*SCRIPT, "generate", str(tiny), "--prompts", str(prompts), "-o", "/dev/stdout"]
-        done = subprocess.run(command, stdout=both, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, stdout=both, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        )
     assert done.returncode == 2
     assert "is where standard output goes too; use --json" in done.stderr
     assert (tmp_path / "both").read_bytes() == b""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from command import run
 from regrow.evaluation.tasks import find
-from regrow.evaluation.tasks.base import fingerprint
+from regrow.evaluation.tasks.task import fingerprint
 from regrow.run_config import digest
 from samples import CONFIG, COUNTED, record
 
@@ -71,9 +71,16 @@ def _one_sentence_or_a_table(*arguments: object) -> None:
 
 
 @pytest.mark.parametrize("form", [[], ["--markdown"], ["--json"]], ids=["terminal", "markdown", "json"])
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
-def test_a_record_changed_anywhere_is_a_sentence_or_a_table(tmp_path: Path, form: list[str], data: st.DataObject) -> None:
+def test_a_record_changed_anywhere_is_a_sentence_or_a_table(
+    tmp_path: Path, form: list[str], data: st.DataObject
+) -> None:
     whole = _whole()
     place = data.draw(st.sampled_from(_places(whole)))
     changed = _changed(whole, place, data.draw(values))
@@ -83,7 +90,12 @@ def test_a_record_changed_anywhere_is_a_sentence_or_a_table(tmp_path: Path, form
     _one_sentence_or_a_table(path, *form)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_bytes_changed_anywhere_are_a_sentence_or_a_table(tmp_path: Path, data: st.DataObject) -> None:
     whole = bytearray(json.dumps(_whole()).encode() + b"\n")
@@ -105,7 +117,12 @@ def test_a_name_that_cannot_be_written_is_shown_all_the_same(tmp_path: Path) -> 
     """A folder's name in another encoding."""
     path = tmp_path / "run.jsonl"
     whole = _whole()
-    path.write_text(json.dumps(_keyed({**whole, "config": {**whole["config"], "model": "tiny-\udce9", "method": "\ud800"}})) + "\n")
+    path.write_text(
+        json.dumps(
+            _keyed({**whole, "config": {**whole["config"], "model": "tiny-\udce9", "method": "\ud800"}})
+        )
+        + "\n"
+    )
     for form in ([], ["--markdown"], ["--json"]):
         result = run("table", path, *form)
         assert result.exit_code == 0, result.output

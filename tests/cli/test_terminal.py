@@ -33,7 +33,9 @@ def _process(*arguments: str, **settings: Any) -> subprocess.CompletedProcess[by
     return subprocess.run([*SCRIPT, *arguments], timeout=120, check=False, **pipes)
 
 
-@pytest.mark.parametrize("arguments", [["methods"], ["bench", "--help"], ["table", "no – such"], ["generate", "é", "-p", "漢"]])
+@pytest.mark.parametrize(
+    "arguments", [["methods"], ["bench", "--help"], ["table", "no – such"], ["generate", "é", "-p", "漢"]]
+)
 def test_an_ascii_terminal_gets_ascii(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     out, err = BytesIO(), BytesIO()
     streams = {"stdout": TextIOWrapper(out, encoding="ascii"), "stderr": TextIOWrapper(err, encoding="ascii")}
@@ -57,16 +59,24 @@ def test_json_is_ascii_whatever_the_terminal(tiny: Path) -> None:
     assert lines(shown)[0]["prompt"] == "é 漢"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["methods"], ["methods", "--json"], ["bench", "--help"]])
-def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["methods"], ["methods", "--json"], ["bench", "--help"]]
+)
+def test_a_full_disk_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
     with Path("/dev/full").open("w") as full:
         assert _end(monkeypatch, *arguments, stdout=full) == 1
     assert capsys.readouterr().err == FULL
 
 
-def test_a_full_disk_while_samples_are_shown(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_while_samples_are_shown(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Path("/dev/full").open("w") as full:
-        assert _end(monkeypatch, "generate", tiny, "-p", "A", "--max-new-tokens", 2, "--json", stdout=full) == 1
+        assert (
+            _end(monkeypatch, "generate", tiny, "-p", "A", "--max-new-tokens", 2, "--json", stdout=full) == 1
+        )
     assert capsys.readouterr().err == FULL
 
 
@@ -76,7 +86,9 @@ def test_python_says_nothing_of_a_full_disk_when_it_exits() -> None:
     assert (done.returncode, done.stderr.decode()) == (1, FULL)
 
 
-def test_a_closed_standard_output_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_standard_output_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert _end(monkeypatch, "--version", stdout=None) == 1
     assert capsys.readouterr().err == CLOSED
 
@@ -90,6 +102,8 @@ def test_a_reader_that_has_gone_away_is_a_quiet_end() -> None:
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_an_error_that_cannot_be_said_keeps_its_exit_code(monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
+def test_an_error_that_cannot_be_said_keeps_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
     with Path("/dev/full").open("w") as full:
         assert _end(monkeypatch, "table", "no-such-file", stderr=None if closed else full) == 2

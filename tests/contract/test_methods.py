@@ -47,18 +47,30 @@ over_families = pytest.mark.parametrize("family", FAMILIES)
 
 def method_of(name: str, **changes: Any) -> Method:
     method, differing = VARIANTS[name]
-    return make(method, **{key: value for key, value in (SETTINGS | differing | changes).items() if key in parameters(method)})
+    return make(
+        method,
+        **{
+            key: value for key, value in (SETTINGS | differing | changes).items() if key in parameters(method)
+        },
+    )
 
 
 def run(
     model: PreTrainedModel, method: Method, **settings: Any
 ) -> tuple[list[list[int]], list[tuple[int, list[list[int]]]], dict[str, Any]]:
     """Return new tokens, masks and the report without the clock."""
-    with regrow.prune(model, method, calibration=calibration_for(model, method), record_masks=True) as session:
+    with regrow.prune(
+        model, method, calibration=calibration_for(model, method), record_masks=True
+    ) as session:
         given = arguments(BATCH, **settings)
         sequences = model.generate(**given)
         report = session.report().to_dict()
-        del report["prefill_seconds"], report["decode_seconds"], report["sparse_seconds"], report["refresh_seconds"]
+        del (
+            report["prefill_seconds"],
+            report["decode_seconds"],
+            report["sparse_seconds"],
+            report["refresh_seconds"],
+        )
         masks = [(step, index.tolist()) for step, index in session.masks]
     return sequences[:, given["input_ids"].shape[1] :].tolist(), masks, report
 
@@ -112,7 +124,9 @@ def test_masks_and_tokens_do_not_see_padding(name: str, family: str) -> None:
         "attention_mask": torch.nn.functional.pad(given["attention_mask"], (5, 0), value=0),
     }
     assert run(model, method_of(name), **wide) == plain
-    other = given["input_ids"].masked_fill(given["attention_mask"] == 0, 33)  # which id pads does not matter either
+    other = given["input_ids"].masked_fill(
+        given["attention_mask"] == 0, 33
+    )  # which id pads does not matter either
     assert run(model, method_of(name), input_ids=other) == plain
 
 
@@ -122,7 +136,9 @@ def test_masks_do_not_see_the_order_of_rows(name: str, family: str) -> None:
     tokens, masks, _ = run(model, method_of(name))
     order = [2, 0, 3, 1]
     given = arguments(BATCH)
-    turned = run(model, method_of(name), **{key: given[key][order] for key in ("input_ids", "attention_mask")})
+    turned = run(
+        model, method_of(name), **{key: given[key][order] for key in ("input_ids", "attention_mask")}
+    )
     assert turned[:2] == ([tokens[row] for row in order], masks)
 
 
@@ -131,11 +147,18 @@ def test_a_used_session_is_as_a_fresh_one(name: str, family: str) -> None:
     """Bit for bit, in float32."""
     model, method = build(family), method_of(name)
     fresh = run(model, method)
-    with regrow.prune(model, method, calibration=calibration_for(model, method), record_masks=True) as session:
+    with regrow.prune(
+        model, method, calibration=calibration_for(model, method), record_masks=True
+    ) as session:
         model.generate(**arguments(prompts(7, seed=5)))
         tokens = new_tokens(BATCH, model.generate(**arguments(BATCH)))
         report = session.report().to_dict()
-        del report["prefill_seconds"], report["decode_seconds"], report["sparse_seconds"], report["refresh_seconds"]
+        del (
+            report["prefill_seconds"],
+            report["decode_seconds"],
+            report["sparse_seconds"],
+            report["refresh_seconds"],
+        )
         assert (tokens, [(step, index.tolist()) for step, index in session.masks], report) == fresh
 
 
@@ -147,7 +170,11 @@ def test_leaving_restores_logits_and_attributes(name: str, family: str) -> None:
     def seen() -> tuple[list[list[tuple[str, int]]], list[str], list[float]]:
         with torch.no_grad():
             logits = model(arguments(BATCH)["input_ids"], use_cache=False).logits
-        return [[(key, id(value)) for key, value in vars(m).items()] for m in model.modules()], list(model.state_dict()), logits.tolist()
+        return (
+            [[(key, id(value)) for key, value in vars(m).items()] for m in model.modules()],
+            list(model.state_dict()),
+            logits.tolist(),
+        )
 
     before = seen()
     run(model, method_of(name))
@@ -162,7 +189,10 @@ def test_what_it_keeps_is_what_its_sparsity_says(name: str) -> None:
     assert report["tokens"] == [len(row) for row in tokens]
     own = {site.value for site in method.sites}
     for site, counted in report["sites"].items():
-        assert all(kept == dense > 0 for kept, dense in zip(counted["kept"], counted["dense"], strict=True)) or site in own
+        assert (
+            all(kept == dense > 0 for kept, dense in zip(counted["kept"], counted["dense"], strict=True))
+            or site in own
+        )
     assert report["weights_dense"] == sum(sum(report["sites"][site]["dense"]) for site in own)
     assert report["actual_sparsity"] == 1 - report["weights_kept"] / report["weights_dense"]
     if method.surface is Surface.WEIGHTS:
@@ -175,7 +205,9 @@ def test_what_it_keeps_is_what_its_sparsity_says(name: str) -> None:
     elif masks:
         kept = NEURONS * 4 // 10
         assert {len(layer) for _, mask in masks for layer in mask} == {kept}
-        assert report["actual_sparsity"] == pytest.approx(report["sparse_share"] * (1 - kept / NEURONS), rel=1e-12)
+        assert report["actual_sparsity"] == pytest.approx(
+            report["sparse_share"] * (1 - kept / NEURONS), rel=1e-12
+        )
 
 
 def test_its_description_makes_it_again(name: str) -> None:
@@ -218,12 +250,21 @@ def test_a_calibration_is_asked_for_and_has_to_fit(name: str) -> None:
     other = build("llama")
     if calibration is None:
         stray = calibration_for(model, make("teal"))
-        with pytest.raises(UsageError, match="takes no calibration"), regrow.prune(model, method, calibration=stray):
+        with (
+            pytest.raises(UsageError, match="takes no calibration"),
+            regrow.prune(model, method, calibration=stray),
+        ):
             pass
         return
-    with pytest.raises(UsageError, match="needs a calibration of this model: make one with `regrow calibrate"), regrow.prune(model, method):
+    with (
+        pytest.raises(UsageError, match="needs a calibration of this model: make one with `regrow calibrate"),
+        regrow.prune(model, method),
+    ):
         pass
-    with pytest.raises(UsageError, match="not for this model"), regrow.prune(other, method, calibration=calibration):
+    with (
+        pytest.raises(UsageError, match="not for this model"),
+        regrow.prune(other, method, calibration=calibration),
+    ):
         pass
     foreign = make("cats" if method.name == "teal" else "teal")
     with (

@@ -44,11 +44,19 @@ def logits(model: PreTrainedModel, cache: Any, *, ours: bool) -> Tensor:
     """[7, 3, V] after the prompt, a step of one token, one of four, one of one."""
     ids, mask, position = batch()
     attention = DecodeAttention(model, mask[:, :9], 3) if ours else None
-    inputs = {"attention_mask": mask[:, :9], "position_ids": position[:, :9], "past_key_values": cache, "use_cache": True}
+    inputs = {
+        "attention_mask": mask[:, :9],
+        "position_ids": position[:, :9],
+        "past_key_values": cache,
+        "use_cache": True,
+    }
     network = StockNetwork(model, 9, inputs, attention)
     edges = [0, 9, 10, 14, 15]
     with torch.no_grad():
-        steps = [network.forward(planned(position[:, low:high], decode=low > 0), ids[:, :high]) for low, high in pairwise(edges)]
+        steps = [
+            network.forward(planned(position[:, low:high], decode=low > 0), ids[:, :high])
+            for low, high in pairwise(edges)
+        ]
     return torch.stack(steps)
 
 
@@ -59,7 +67,11 @@ def test_steps_give_the_models_logits(family: str, static: bool, monkeypatch: py
     monkeypatch.setattr(attention, "attend", lambda *a, **k: calls.append(1) or ATTEND(*a, **k))
 
     def cache() -> Any:
-        return StaticCache(config=model.config, max_cache_len=COLUMNS) if static else DynamicCache(config=model.config)
+        return (
+            StaticCache(config=model.config, max_cache_len=COLUMNS)
+            if static
+            else DynamicCache(config=model.config)
+        )
 
     theirs = logits(model, cache(), ours=False)
     assert not calls
@@ -95,9 +107,15 @@ def test_attention_with_more_to_it_is_refused(odd: str, monkeypatch: pytest.Monk
 
 def test_values_of_another_width_are_refused() -> None:
     """As in attention with latent keys and values, whose heads differ."""
-    query, key, lengths = torch.randn(1, 2, 1, 16), torch.randn(1, 2, 4, 16), torch.zeros(1, dtype=torch.int64)
+    query, key, lengths = (
+        torch.randn(1, 2, 1, 16),
+        torch.randn(1, 2, 4, 16),
+        torch.zeros(1, dtype=torch.int64),
+    )
     with pytest.raises(TypeError, match="another width"):
-        attention.attend(torch.nn.Identity(), query, key, key[..., :8], None, kv_start=lengths, kv_length=lengths + 3)
+        attention.attend(
+            torch.nn.Identity(), query, key, key[..., :8], None, kv_start=lengths, kv_length=lengths + 3
+        )
 
 
 def without_start(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
@@ -121,7 +139,11 @@ def given_attention(model: PreTrainedModel, mask: Any = None) -> bool:
     networks = Networks(model)
     networks._kernels = True
     positions = torch.arange(3).expand(2, 3)
-    inputs = {"attention_mask": None if mask is None else torch.tensor(mask), "position_ids": positions, "past_key_values": DynamicCache()}
+    inputs = {
+        "attention_mask": None if mask is None else torch.tensor(mask),
+        "position_ids": positions,
+        "past_key_values": DynamicCache(),
+    }
     with torch.no_grad():
         network = networks.for_batch(positions, 8, inputs, returned=False)
     assert isinstance(network, StockNetwork)
@@ -135,11 +157,19 @@ def test_a_model_told_to_attend_otherwise_is_left_alone() -> None:
     assert not given_attention(model)
 
 
-ATTENTION = ["sdpa_registered_anew", "sdpa_replaced_in_the_registry", "torch_attention_replaced", "function_mode", "every_call"]
+ATTENTION = [
+    "sdpa_registered_anew",
+    "sdpa_replaced_in_the_registry",
+    "torch_attention_replaced",
+    "function_mode",
+    "every_call",
+]
 
 
 @pytest.mark.parametrize("name", ATTENTION)
-def test_attention_that_is_not_as_shipped_is_not_gone_around(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_that_is_not_as_shipped_is_not_gone_around(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor is it asked whether a text gives the same logits."""
     monkeypatch.setattr(choose_network, "attends_alike", lambda _: True)
     model = build("phi3")
@@ -157,7 +187,9 @@ def test_nothing_is_cast_under_our_attention(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("mask", "takes"), [(None, True), ([[1, 1, 1], [0, 1, 1]], True), ([[1, 1, 1], [1, 0, 1]], False)], ids=["full", "padded", "gap"]
+    ("mask", "takes"),
+    [(None, True), ([[1, 1, 1], [0, 1, 1]], True), ([[1, 1, 1], [1, 0, 1]], False)],
+    ids=["full", "padded", "gap"],
 )
 def test_batches_whose_columns_have_gaps_keep_the_models_own(mask: Any, takes: bool) -> None:
     assert given_attention(build("phi3"), mask) is takes

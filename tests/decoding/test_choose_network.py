@@ -30,7 +30,13 @@ PROMPTS = prompts(3)
 SETTINGS = arguments(PROMPTS)
 BY_PARTS = "FusedNetwork"
 # They go into what a network by parts is made of: it is made anew, and gives the changed tokens.
-SEEN = {"frequencies_written", "frequencies_replaced", "epsilon", "epsilon of the last norm", "scaling of angles"}
+SEEN = {
+    "frequencies_written",
+    "frequencies_replaced",
+    "epsilon",
+    "epsilon of the last norm",
+    "scaling of angles",
+}
 
 
 @pytest.fixture
@@ -55,7 +61,9 @@ def tokens(model: PreTrainedModel) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_model_changed_before_is_what_transformers_makes_of_it(name: str, monkeypatch: pytest.MonkeyPatch, chosen: list[str]) -> None:
+def test_a_model_changed_before_is_what_transformers_makes_of_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, chosen: list[str]
+) -> None:
     model = build("llama")
     unchanged = tokens(model)
     with ExitStack() as stack:
@@ -96,7 +104,9 @@ METHODS = [
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-def test_what_a_method_patches_leaves_a_model_as_shipped(family: str, method: Method, chosen: list[str]) -> None:
+def test_what_a_method_patches_leaves_a_model_as_shipped(
+    family: str, method: Method, chosen: list[str]
+) -> None:
     model = build(family)
     with regrow.prune(model, method, calibration=calibration_for(model, method)):
         tokens(model)
@@ -194,7 +204,9 @@ def test_weights_written_between_two_batches_are_used_and_not_tested_again(
 ) -> None:
     model, tests = build("qwen2"), []
     test = choose_network.same_by_parts
-    monkeypatch.setattr(choose_network, "same_by_parts", lambda *given, **how: tests.append(1) or test(*given, **how))
+    monkeypatch.setattr(
+        choose_network, "same_by_parts", lambda *given, **how: tests.append(1) or test(*given, **how)
+    )
     with regrow.prune(model, regrow.Dense()):
         before = tokens(model)
         write(model.get_parameter(name))
@@ -248,7 +260,9 @@ def by_parts(model: PreTrainedModel) -> bool:
 
 @pytest.mark.parametrize("part", ["_sample", "_prefill", "_has_unfinished_sequences"])
 @pytest.mark.parametrize("on", ["instance", "class", "subclass"])
-def test_a_decode_loop_of_the_models_own_is_refused_and_not_gone_around(part: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decode_loop_of_the_models_own_is_refused_and_not_gone_around(
+    part: str, on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = build("llama")
     function = getattr(type(model), part)
 
@@ -262,7 +276,10 @@ def test_a_decode_loop_of_the_models_own_is_refused_and_not_gone_around(part: st
         monkeypatch.setattr(type(model), part, changed)
     else:
         model.__class__ = type("Mine", (type(model),), {part: changed})
-    with regrow.prune(model, regrow.Dense()), pytest.raises(UsageError, match=f"{part} of the model was replaced"):
+    with (
+        regrow.prune(model, regrow.Dense()),
+        pytest.raises(UsageError, match=f"{part} of the model was replaced"),
+    ):
         tokens(model)
 
 
@@ -284,7 +301,10 @@ def test_inputs_of_the_models_own_are_prepared_as_in_transformers(
     model = build("qwen3")
     settings = arguments(PROMPTS, prefill_chunk_size=chunk)
     if not padded:
-        settings |= {"attention_mask": None, "input_ids": torch.randint(3, 90, (2, 8), generator=torch.Generator().manual_seed(0))}
+        settings |= {
+            "attention_mask": None,
+            "input_ids": torch.randint(3, 90, (2, 8), generator=torch.Generator().manual_seed(0)),
+        }
     with ExitStack() as stack:
         CHANGES[name](model, monkeypatch, stack)
         theirs = model.generate(**settings)
@@ -337,7 +357,9 @@ MODES: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
 
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 @pytest.mark.parametrize("name", MODES)
-def test_a_model_pruned_in_a_mode_of_the_callers_gives_what_it_gives_there(name: str, family: str, chosen: list[str]) -> None:
+def test_a_model_pruned_in_a_mode_of_the_callers_gives_what_it_gives_there(
+    name: str, family: str, chosen: list[str]
+) -> None:
     """Also in bfloat16, whose dtypes are taken from here and there."""
     mode, network = MODES[name]
     for dtype in (torch.float32, torch.bfloat16):

@@ -14,7 +14,7 @@ from families import build
 from regrow.core import Pass
 from regrow.decoding import choose_network
 from regrow.decoding.network import StockNetwork
-from regrow.kernels import Products, native
+from regrow.kernels import MatmulChoice, native
 
 
 def test_the_setting_comes_back_after_an_error_and_is_never_switched_on() -> None:
@@ -34,9 +34,13 @@ def test_the_setting_comes_back_after_an_error_and_is_never_switched_on() -> Non
 
 
 @pytest.mark.parametrize(("rows", "onednn"), [(1, False), (2, True)])
-def test_the_loop_takes_it_for_decode_steps_only(rows: int, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_takes_it_for_decode_steps_only(
+    rows: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The product of the prompt, which is long, stays oneDNN's."""
-    monkeypatch.setattr(choose_network, "products", lambda *_: Products("native", "onednn", 1, 0, {}))
+    monkeypatch.setattr(
+        choose_network, "choose_matmul", lambda *_: MatmulChoice("native", "onednn", 1, 0, {})
+    )
     seen: list[tuple[int, bool]] = []
     forward = StockNetwork.forward
 
@@ -46,5 +50,11 @@ def test_the_loop_takes_it_for_decode_steps_only(rows: int, onednn: bool, monkey
 
     monkeypatch.setattr(StockNetwork, "forward", spied)
     encoded = arguments(prompts(rows))
-    regrow.generate(build("gemma2", torch.bfloat16), encoded["input_ids"], encoded["attention_mask"], max_new_tokens=3, do_sample=False)
+    regrow.generate(
+        build("gemma2", torch.bfloat16),
+        encoded["input_ids"],
+        encoded["attention_mask"],
+        max_new_tokens=3,
+        do_sample=False,
+    )
     assert seen == [(encoded["input_ids"].shape[1], True), (1, onednn), (1, onednn)]

@@ -41,17 +41,23 @@ def batch(lengths: list[int], width: int) -> tuple[Tensor, Tensor]:
 
 def stock(model: PreTrainedModel, ids: Tensor, position: Tensor) -> Tensor:
     with torch.no_grad():
-        return model(ids, attention_mask=(position >= 0).long(), position_ids=position.clamp(min=0), use_cache=False).logits
+        return model(
+            ids, attention_mask=(position >= 0).long(), position_ids=position.clamp(min=0), use_cache=False
+        ).logits
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
 
 
-def ready(model: PreTrainedModel, rows: int = 3, columns: int = 20, *, kernels: bool = False, record: Any = None) -> FusedNetwork:
+def ready(
+    model: PreTrainedModel, rows: int = 3, columns: int = 20, *, kernels: bool = False, record: Any = None
+) -> FusedNetwork:
     network = FusedNetwork(read(model), kernels=kernels, recorder=record and (lambda: record))
     network.start(rows, columns)
-    network._keys_values.fill_(torch.nan)  # what a batch before left: cleared as far as this one needs it, and beyond that not to be read
+    network._keys_values.fill_(
+        torch.nan
+    )  # what a batch before left: cleared as far as this one needs it, and beyond that not to be read
     network.start(rows, columns)
     return network
 
@@ -128,7 +134,9 @@ def dynamic(model: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [hooked, replaced, another_norm, scaled, dynamic])
-def test_what_hooks_into_a_model_or_computes_something_else_is_not_gone_around(change: Callable[[Any], None]) -> None:
+def test_what_hooks_into_a_model_or_computes_something_else_is_not_gone_around(
+    change: Callable[[Any], None],
+) -> None:
     model = build("llama")
     assert by_parts(model)
     change(model)
@@ -207,7 +215,9 @@ def test_recorded_steps_read_the_tokens_of_the_day() -> None:
     with torch.no_grad():
         run(network, ids[:, :5], position[:, :5], 5)
         for column in range(5, 9):
-            ours = run(network, ids[:, column, None], position[:, column, None], column + 1, decode=True, key="dense")
+            ours = run(
+                network, ids[:, column, None], position[:, column, None], column + 1, decode=True, key="dense"
+            )
             live = position[:, column] >= 0
             assert relative(ours[live], theirs[live, column]) < 2e-6
     assert (recorder.recorded, recorder.replayed) == (1, 3)
@@ -262,7 +272,10 @@ def test_a_step_that_observes_is_recorded_for_one_state_and_one_with_thresholds_
         threshold=torch.zeros(2),
     )
     by_threshold.start(2, session._meter)
-    steps = {mode: planned(torch.zeros(2, 1, dtype=torch.int64), decode=True, mode=mode) for mode in (Mode.SPARSE, Mode.OBSERVE)}
+    steps = {
+        mode: planned(torch.zeros(2, 1, dtype=torch.int64), decode=True, mode=mode)
+        for mode in (Mode.SPARSE, Mode.OBSERVE)
+    }
     by_threshold.prepare(steps[Mode.OBSERVE])
     assert by_threshold.key(steps[Mode.SPARSE]) is None
     assert by_threshold.key(steps[Mode.OBSERVE]) is not None

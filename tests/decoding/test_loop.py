@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 import regrow
 from batches import PAD, arguments, ends, new_tokens, prompts
@@ -49,7 +55,9 @@ class Tape:
         self.ended += 1
 
 
-def dense(model: PreTrainedModel, watch: Callable[[regrow.Progress], None] | None = None, **settings: Any) -> tuple[Tensor, regrow.Report]:
+def dense(
+    model: PreTrainedModel, watch: Callable[[regrow.Progress], None] | None = None, **settings: Any
+) -> tuple[Tensor, regrow.Report]:
     with regrow.prune(model, regrow.Dense()) as session:
         return model.generate(watch=watch, **settings), session.report()
 
@@ -68,12 +76,16 @@ def test_rows_end_with_their_eos_as_in_stock_transformers(model: PreTrainedModel
     counts = [next((i + 1 for i, token in enumerate(row) if token in eos), len(row)) for row in rows]
     assert len(set(counts)) >= 3  # they end at different steps
     assert report.tokens == counts
-    assert report.finish_reasons == ["eos" if row[count - 1] in eos else "length" for row, count in zip(rows, counts, strict=True)]
+    assert report.finish_reasons == [
+        "eos" if row[count - 1] in eos else "length" for row, count in zip(rows, counts, strict=True)
+    ]
     assert report.decode_steps == max(counts) - 1
 
 
 def test_decoding_ends_with_the_last_row(model: PreTrainedModel) -> None:
-    eos = sorted({token for row in new_tokens(BATCH, model.generate(**arguments(BATCH))) for token in row[4:6]})
+    eos = sorted(
+        {token for row in new_tokens(BATCH, model.generate(**arguments(BATCH))) for token in row[4:6]}
+    )
     ours, report = dense(model, **arguments(BATCH, eos_token_id=eos))
     assert torch.equal(ours, model.generate(**arguments(BATCH, eos_token_id=eos)))
     assert report.finish_reasons == ["eos"] * 4
@@ -100,7 +112,9 @@ def test_one_token_is_no_decode_step(model: PreTrainedModel) -> None:
 def test_custom_stopping_criteria_end_rows_for_the_reason_stop(model: PreTrainedModel) -> None:
     """Stock transformers pads stopped rows too, as long as there is an EOS."""
     counts = [5, 2, 99, 11]
-    settings = arguments(BATCH) | {"stopping_criteria": StoppingCriteriaList([StopAfter(max(map(len, BATCH)), counts)])}
+    settings = arguments(BATCH) | {
+        "stopping_criteria": StoppingCriteriaList([StopAfter(max(map(len, BATCH)), counts)])
+    }
     ours, report = dense(model, **settings)
     assert torch.equal(ours, model.generate(**settings))
     assert report.tokens == [5, 2, 20, 11]
@@ -110,7 +124,9 @@ def test_custom_stopping_criteria_end_rows_for_the_reason_stop(model: PreTrained
 
 def test_a_stopped_row_without_any_eos_goes_on_as_in_stock_transformers(model: PreTrainedModel) -> None:
     """Its tokens count up to its end."""
-    settings = arguments(BATCH, eos_token_id=None) | {"stopping_criteria": [StopAfter(max(map(len, BATCH)), [5, 2, 8, 11])]}
+    settings = arguments(BATCH, eos_token_id=None) | {
+        "stopping_criteria": [StopAfter(max(map(len, BATCH)), [5, 2, 8, 11])]
+    }
     model.generation_config.eos_token_id, before = None, model.generation_config.eos_token_id
     try:
         stock = new_tokens(BATCH, model.generate(**settings))
@@ -151,7 +167,9 @@ def test_finished_rows_are_forgotten_only_if_asked(model: PreTrainedModel) -> No
     eos = new_tokens(BATCH, model.generate(**arguments(BATCH)))[0][0]
     masks = {}
     for forget in (True, False):
-        method = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4, forget_finished=forget)
+        method = regrow.BatchwiseAdaptive(
+            sparsity=0.5, init_steps=3, explore_steps=1, period=4, forget_finished=forget
+        )
         for name, batch in (("all", BATCH), ("without it", BATCH[1:])):
             with regrow.prune(model, method, record_masks=True) as session:
                 model.generate(**arguments(batch, eos_token_id=eos))
@@ -193,7 +211,9 @@ def test_a_batch_without_padding_needs_no_mask(model: PreTrainedModel) -> None:
 
 
 def test_scores_and_logits_are_returned_as_stock_transformers_does(model: PreTrainedModel) -> None:
-    settings = arguments(BATCH, eos_token_id=ends(model, BATCH), repetition_penalty=1.3, return_dict_in_generate=True)
+    settings = arguments(
+        BATCH, eos_token_id=ends(model, BATCH), repetition_penalty=1.3, return_dict_in_generate=True
+    )
     stock = model.generate(**settings, output_scores=True, output_logits=True)
     with regrow.prune(model, regrow.Dense()):
         ours = model.generate(**settings, output_scores=True, output_logits=True)
@@ -202,7 +222,9 @@ def test_scores_and_logits_are_returned_as_stock_transformers_does(model: PreTra
     assert torch.equal(ours.sequences, stock.sequences)
     assert len(ours.scores) == len(stock.scores) == ours.sequences.shape[1] - max(map(len, BATCH))
     for mine, theirs in zip((*ours.scores, *ours.logits), (*stock.scores, *stock.logits), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)  # logits are of about ten; float32 sums in one order or another
+        torch.testing.assert_close(
+            mine, theirs, rtol=1e-4, atol=1e-4
+        )  # logits are of about ten; float32 sums in one order or another
     assert not torch.equal(ours.scores[3], ours.logits[3])
     assert ours.past_key_values.get_seq_length() == ours.sequences.shape[1] - 1
     assert bare.scores is None
@@ -255,13 +277,24 @@ class Asks(LogitsProcessor):
 
 
 @pytest.mark.parametrize("method", [regrow.Dense(), METHOD], ids=lambda method: method.name)
-def test_a_processor_that_runs_the_model_leaves_masks_tokens_and_counters_alone(model: PreTrainedModel, method: Method) -> None:
+def test_a_processor_that_runs_the_model_leaves_masks_tokens_and_counters_alone(
+    model: PreTrainedModel, method: Method
+) -> None:
     runs = []
     for processors in ([], [Asks(model)]):
         with regrow.prune(model, method, record_masks=True) as session:
-            tokens = new_tokens(BATCH, model.generate(**arguments(BATCH, logits_processor=LogitsProcessorList(processors))))
+            tokens = new_tokens(
+                BATCH, model.generate(**arguments(BATCH, logits_processor=LogitsProcessorList(processors)))
+            )
             report = session.report()
-            runs.append((tokens, [(step, index.tolist()) for step, index in session.masks], report.weights_kept, report.decode_steps))
+            runs.append(
+                (
+                    tokens,
+                    [(step, index.tolist()) for step, index in session.masks],
+                    report.weights_kept,
+                    report.decode_steps,
+                )
+            )
     assert runs[0] == runs[1]
 
 

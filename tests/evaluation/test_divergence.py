@@ -27,7 +27,9 @@ PROMPTS = [[5, 9, 31, 44], [7], [3, 3, 50, 8, 11]]
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     model, tokenizer = build("qwen2", torch.float64), Any
     monkeypatch.setattr(module, "encode", lambda *_, **__: naive.left_pad(PROMPTS, 0))
-    stock = model.generate(*naive.left_pad(PROMPTS, 0)[:1], max_new_tokens=12, do_sample=False, eos_token_id=95, pad_token_id=0)
+    stock = model.generate(
+        *naive.left_pad(PROMPTS, 0)[:1], max_new_tokens=12, do_sample=False, eos_token_id=95, pad_token_id=0
+    )
     model.generation_config.eos_token_id = [int(stock[0, 9]), 95]
     model.generation_config.pad_token_id = 0
     return Loaded(model, tokenizer, "tiny", Path())
@@ -46,7 +48,9 @@ def test_a_trace_is_the_dense_answer(loaded: Loaded) -> None:
     assert 1 < min(made.lengths.tolist()) < 16
 
 
-@pytest.mark.parametrize("method", [Dense(), Magnitude(sparsity=0), BatchwiseAdaptive(init_steps=99)], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "method", [Dense(), Magnitude(sparsity=0), BatchwiseAdaptive(init_steps=99)], ids=lambda m: m.name
+)
 def test_what_is_dense_does_not_diverge(loaded: Loaded, method: Method) -> None:
     made = _trace(loaded)
     found = divergence(loaded, method, None, [made, made])
@@ -69,7 +73,10 @@ def test_it_is_the_kl_of_every_live_token(loaded: Loaded) -> None:
                 model(torch.tensor([prompt]), past_key_values=cache)
                 if pruned:
                     tap.kept = [_largest(mlp) for mlp in tap.mlps]
-                steps = [model(made.tokens[row, t].view(1, 1), past_key_values=cache).logits[0, -1] for t in range(length - 1)]
+                steps = [
+                    model(made.tokens[row, t].view(1, 1), past_key_values=cache).logits[0, -1]
+                    for t in range(length - 1)
+                ]
             answers.append(torch.stack(steps).log_softmax(-1))
         dense, sparse = answers
         kl += float((dense.exp() * (dense - sparse)).sum())
@@ -84,7 +91,11 @@ def test_it_is_the_kl_of_every_live_token(loaded: Loaded) -> None:
 
 
 def _largest(mlp: Any) -> list[int]:
-    size = mlp.gate_proj.weight.square().sum(1) + mlp.up_proj.weight.square().sum(1) + mlp.down_proj.weight.square().sum(0)
+    size = (
+        mlp.gate_proj.weight.square().sum(1)
+        + mlp.up_proj.weight.square().sum(1)
+        + mlp.down_proj.weight.square().sum(0)
+    )
     return sorted(size.argsort(descending=True)[: NEURONS // 4].tolist())
 
 

@@ -9,7 +9,7 @@ from regrow.bundled.problems import exercise
 from regrow.errors import RegrowError, UsageError
 from regrow.evaluation.grading import grade
 from regrow.evaluation.tasks import find
-from regrow.evaluation.tasks.base import fingerprint
+from regrow.evaluation.tasks.task import fingerprint
 from regrow.records import Record
 from samples import CONFIG, record
 
@@ -31,7 +31,9 @@ def test_texts_are_graded_in_the_order_of_the_task(tmp_path: Path) -> None:
     graded = grade(_write(tmp_path / "run.jsonl", second, _solved(0)))
     assert [made.batch for made in graded.records] == [0, 1]
     assert [given.right == given.total for given in graded.grades] == [True, True, False]
-    assert [given.total for given in graded.grades] == [len(exercise(f"heldout-{i}").problems) for i in range(3)]
+    assert [given.total for given in graded.grades] == [
+        len(exercise(f"heldout-{i}").problems) for i in range(3)
+    ]
     assert graded.missing == ()
     assert graded.config == OURS
 

@@ -37,7 +37,9 @@ def test_a_choice() -> None:
     assert [(cell.label, cell.batch_size) for cell in grid((1, 4), others=False, only=["BAP", "dense"])] == [
         ("dense", 1), ("BAP", 1), ("dense", 4), ("BAP", 4)
     ]  # fmt: skip
-    with pytest.raises(UsageError, match="unknown entry 'Bap' at batch 4, 16, 8, 1; choose from: dense; BAP; "):
+    with pytest.raises(
+        UsageError, match="unknown entry 'Bap' at batch 4, 16, 8, 1; choose from: dense; BAP; "
+    ):
         grid(only=["Bap"])
 
 

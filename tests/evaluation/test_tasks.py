@@ -7,7 +7,7 @@ import pytest
 from regrow.bundled.problems import FAMILIES, exercise
 from regrow.errors import UsageError
 from regrow.evaluation.tasks import TASKS, find
-from regrow.evaluation.tasks.base import Task, batches, fingerprint
+from regrow.evaluation.tasks.task import Task, batches, fingerprint
 
 
 @pytest.fixture(params=TASKS)
@@ -43,7 +43,13 @@ def test_an_unknown_task_is_named_beside_the_known_ones() -> None:
 
 def test_the_fingerprint_covers_ids_prompts_golds_and_order() -> None:
     one, two = find("tiny_reasoner").load(2)
-    changed = [[two, one], [one], [replace(one, id="x"), two], [replace(one, prompt="x"), two], [one, replace(two, gold="x")]]
+    changed = [
+        [two, one],
+        [one],
+        [replace(one, id="x"), two],
+        [replace(one, prompt="x"), two],
+        [one, replace(two, gold="x")],
+    ]
     assert len({fingerprint(items) for items in [[one, two], *changed]}) == 6
     assert fingerprint([one, two]) == fingerprint(find("tiny_reasoner").load(2))
 
@@ -63,7 +69,8 @@ def test_every_worked_solution_gets_full_marks_under_its_family() -> None:
         assert item.prompt == held.prompt
         assert grade.right == grade.total == len(held.problems)
         assert [
-            f"{mark.family} {problem.answer}" for mark, problem in zip(grade.marks, held.problems, strict=True)
+            f"{mark.family} {problem.answer}"
+            for mark, problem in zip(grade.marks, held.problems, strict=True)
         ] == item.gold.splitlines()
         met |= {mark.family for mark in grade.marks}
     assert met == set(FAMILIES)
@@ -74,4 +81,6 @@ def test_a_wrong_answer_costs_its_own_problem_only() -> None:
     item = task.load(1)[0]
     lines = exercise(item.id).solution.splitlines()
     lines[1] = lines[1].rpartition("=")[0] + "=no"
-    assert [mark.right for mark in task.grade(item, "\n".join(lines)).marks] == [index != 1 for index in range(len(lines))]
+    assert [mark.right for mark in task.grade(item, "\n".join(lines)).marks] == [
+        index != 1 for index in range(len(lines))
+    ]

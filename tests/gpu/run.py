@@ -21,8 +21,15 @@ Check = Callable[[], None]
 
 def checks() -> dict[str, Check]:
     """Return the test functions of this folder by what they say."""
-    modules = [vars(import_module(f"gpu.{path.stem}")) for path in sorted(Path(__file__).parent.glob("test_*.py"))]
-    return {name[5:].replace("_", " "): check for module in modules for name, check in module.items() if name.startswith("test_")}
+    modules = [
+        vars(import_module(f"gpu.{path.stem}")) for path in sorted(Path(__file__).parent.glob("test_*.py"))
+    ]
+    return {
+        name[5:].replace("_", " "): check
+        for module in modules
+        for name, check in module.items()
+        if name.startswith("test_")
+    }
 
 
 def run(name: str, check: Check) -> dict[str, object]:

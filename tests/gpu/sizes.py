@@ -22,7 +22,9 @@ class Sizes:
     width: int  # of an FFN
     neurons: int
     tokens: Sequence[int]  # whose scores are added up
-    attention: Sequence[tuple[int, int, int, int, int]]  # rows, tokens a row, heads, key-value heads, capacity
+    attention: Sequence[
+        tuple[int, int, int, int, int]
+    ]  # rows, tokens a row, heads, key-value heads, capacity
     halves: Sequence[torch.dtype]
     kinds: Sequence[str]  # of tiny models that run by their parts
     model: dict[str, int]  # their sizes
@@ -42,7 +44,13 @@ ON_A_GPU = Sizes(
     attention=((1, 1, 28, 4, 4096), (4, 5, 28, 4, 1024), (16, 1, 32, 8, 2048), (3, 17, 32, 8, 512)),
     halves=(torch.bfloat16, torch.float16),
     kinds=("llama", "qwen2", "qwen3"),
-    model={"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2},
+    model={
+        "hidden_size": 256,
+        "intermediate_size": 640,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+    },
     methods=(Dense(), Griffin(), BatchwiseAdaptive(init_steps=5)),
     batches=(5, 5, 3, 5),
     new=200,
@@ -55,7 +63,13 @@ SMALL = Sizes(
     attention=((2, 1, 6, 2, 90), (1, 5, 4, 4, 70)),
     halves=(torch.float16,),
     kinds=("qwen3",),
-    model={"hidden_size": 32, "intermediate_size": 640, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2},
+    model={
+        "hidden_size": 32,
+        "intermediate_size": 640,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
     methods=(Dense(),),
     batches=(2, 1),
     new=4,

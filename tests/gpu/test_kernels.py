@@ -69,7 +69,9 @@ def test_scores() -> None:
             scores_reference.observe(z, slot, theirs)
             for total in (ours, again):
                 partial = torch.full(observe_workspace(1, tokens, neurons), torch.nan, device=DEVICE)
-                observe(z, slot, total, partial, torch.full((4, 2), -(2**31), dtype=torch.int32, device=DEVICE))
+                observe(
+                    z, slot, total, partial, torch.full((4, 2), -(2**31), dtype=torch.int32, device=DEVICE)
+                )
             assert torch.equal(ours, again), f"two runs with {tokens} tokens differ"
             found.append((torch.float32, relative(ours, theirs) if bool(theirs.any()) else 0.0))
     expect_within(found, 64)
@@ -83,7 +85,10 @@ def test_inputs_above_a_threshold() -> None:
             x, slot = random(dtype, tokens, neurons), torch.randint(-1, 4, (tokens,), device=DEVICE)
             norms = torch.rand(neurons, device=DEVICE) + 0.5
             score = threshold_reference.magnitude(x, slot, abs_mean=False) * norms
-            keep, measured = torch.zeros(neurons, dtype=torch.bool, device=DEVICE), torch.zeros(2, dtype=torch.int64, device=DEVICE)
+            keep, measured = (
+                torch.zeros(neurons, dtype=torch.bool, device=DEVICE),
+                torch.zeros(2, dtype=torch.int64, device=DEVICE),
+            )
             exceeding(x, slot, norms, threshold, False, 7, measured[1], keep)
             odd += int(((keep != (score > threshold)) & ((score - threshold).abs() > 1e-5)).sum())
             counted, kept = measured.tolist(), int(keep.sum())
@@ -105,6 +110,8 @@ def test_decode_attention() -> None:
             workspaces = [torch.full(shape, torch.nan, device=DEVICE) for shape in shapes]
             decode_attention(q, keys, values, start, length, HEAD_WIDTH**-0.5, out, *workspaces)
             theirs = torch.empty_like(q, dtype=torch.float32)
-            attention_reference.decode_attention(q.float(), keys.float(), values.float(), start, length, HEAD_WIDTH**-0.5, theirs)
+            attention_reference.decode_attention(
+                q.float(), keys.float(), values.float(), start, length, HEAD_WIDTH**-0.5, theirs
+            )
             found.append((dtype, relative(out, theirs)))
     expect_within(found, 4)

@@ -8,7 +8,13 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
 
 from gpu.errors import expect_alike
 from gpu.sizes import DEVICE, INTERPRETED, SIZES
@@ -24,7 +30,9 @@ UNSYNCHRONISED = (90, 140)  # marks between which the host never waits for the d
 
 def tiny(kind: str) -> PreTrainedModel:
     tokens = {"vocab_size": 512, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    config = AutoConfig.for_model(kind, head_dim=32, initializer_range=0.1, max_position_embeddings=1024, **SIZES.model, **tokens)
+    config = AutoConfig.for_model(
+        kind, head_dim=32, initializer_range=0.1, max_position_embeddings=1024, **SIZES.model, **tokens
+    )
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(DEVICE)
     model.eval()
@@ -35,7 +43,13 @@ def tiny(kind: str) -> PreTrainedModel:
 def ragged(rows: int = len(PADDED)) -> dict[str, Any]:
     ids = torch.randint(3, 500, (rows, PROMPT), device=DEVICE)
     mask = (torch.arange(PROMPT, device=DEVICE) >= torch.tensor(PADDED[:rows], device=DEVICE)[:, None]).long()
-    return {"input_ids": ids, "attention_mask": mask, "max_new_tokens": SIZES.new, "do_sample": False, "pad_token_id": 0}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "max_new_tokens": SIZES.new,
+        "do_sample": False,
+        "pad_token_id": 0,
+    }
 
 
 @final
@@ -78,7 +92,10 @@ def test_recorded_steps_give_the_logits_of_plain_ones() -> None:
             with patch.object(FusedNetwork, "forward", plain), Engine(model, method) as engine:
                 wanted = [logits(engine, prompt) for prompt in prompts]
             with Engine(model, method) as engine:
-                errors = [step_errors(logits(engine, prompt), theirs) for prompt, theirs in zip(prompts, wanted, strict=True)]
+                errors = [
+                    step_errors(logits(engine, prompt), theirs)
+                    for prompt, theirs in zip(prompts, wanted, strict=True)
+                ]
             found.append((f"{kind}, {method.name}", torch.cat(errors)))
     expect_alike(found)
 

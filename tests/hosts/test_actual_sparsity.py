@@ -24,7 +24,9 @@ class Spy:
     rows: list[int] = field(default_factory=list)
     inputs: list[tuple[int, ...]] = field(default_factory=list)
 
-    def __call__(self, weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool, laid_out: None) -> _Seen:
+    def __call__(
+        self, weights: FFNWeights, keep: int, scratch: Tensor, *, varies: bool, laid_out: None
+    ) -> _Seen:
         inner = sparse_ffn(weights, keep, scratch, varies=varies)
         assert isinstance(inner, CompactFFN)
         return _Seen(self, inner)
@@ -71,7 +73,9 @@ METHODS = {
 @pytest.mark.parametrize("tokens", [30, 100])
 @pytest.mark.parametrize("sparsity", ["0.5", "0.7"])
 @pytest.mark.parametrize("name", METHODS)
-def test_actual_sparsity_is_the_closed_form_and_what_was_computed(spy: Spy, name: str, sparsity: str, tokens: int) -> None:
+def test_actual_sparsity_is_the_closed_form_and_what_was_computed(
+    spy: Spy, name: str, sparsity: str, tokens: int
+) -> None:
     method = regrow.BatchwiseAdaptive(sparsity, *METHODS[name])
     given = arguments(prompts(4), max_new_tokens=tokens)
     ids, mask = given.pop("input_ids"), given.pop("attention_mask")
@@ -87,11 +91,15 @@ def test_actual_sparsity_is_the_closed_form_and_what_was_computed(spy: Spy, name
     assert report.ffn_bytes_read == report.weights_kept * 4
 
 
-@pytest.mark.parametrize(("dtype", "size"), [(torch.bfloat16, 2), (torch.float32, 4), (torch.float64, 8)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.bfloat16, 2), (torch.float32, 4), (torch.float64, 8)], ids=str
+)
 def test_bytes_follow_the_dtype(dtype: torch.dtype, size: int) -> None:
     given = arguments(prompts(2))
     ids, mask = given.pop("input_ids"), given.pop("attention_mask")
-    report = regrow.generate(build("llama", dtype), ids, mask, method=regrow.Griffin(sparsity=0.5), **given).report
+    report = regrow.generate(
+        build("llama", dtype), ids, mask, method=regrow.Griffin(sparsity=0.5), **given
+    ).report
     assert report.ffn_bytes_read == 19 * LAYERS * (NEURONS // 2) * 3 * WIDTH * size
     assert report.refresh_bytes == 2 * LAYERS * (NEURONS // 2) * 3 * WIDTH * size
 
@@ -118,7 +126,12 @@ def test_dense_reads_every_weight_at_every_step(spy: Spy) -> None:
     assert spy.rows == []
     assert report.weights_kept == report.weights_dense == 19 * LAYERS * NEURONS * 3 * WIDTH
     assert report.ffn_bytes_read == 19 * LAYERS * NEURONS * 3 * WIDTH * 4
-    assert (report.actual_sparsity, report.sparse_share, report.updates, report.refresh_bytes) == (0.0, 0.0, 0, 0)
+    assert (report.actual_sparsity, report.sparse_share, report.updates, report.refresh_bytes) == (
+        0.0,
+        0.0,
+        0,
+        0,
+    )
 
 
 def test_rows_that_ended_early_leave_the_account_of_the_batch_as_it_is(spy: Spy) -> None:

@@ -55,7 +55,9 @@ def test_every_name_is_the_method_or_says_what_it_needs(shared: PreTrainedModel,
             assert session.method == made
     else:
         for method in (name, regrow.METHODS[name]):
-            assert f"method {name!r} needs a calibration" in refused(lambda method=method: regrow.Engine(shared, method))
+            assert f"method {name!r} needs a calibration" in refused(
+                lambda method=method: regrow.Engine(shared, method)
+            )
 
 
 WRONG_METHODS: list[tuple[Any, str]] = [
@@ -85,8 +87,14 @@ def test_anything_else_is_no_method(shared: PreTrainedModel, method: Any, messag
 
 ROWS: dict[str, tuple[Any, Any]] = {
     "an encoding": (BatchEncoding({"input_ids": IDS, "attention_mask": MASK}), None),
-    "an encoding with more": (BatchEncoding({"input_ids": IDS, "token_type_ids": MASK * 0, "attention_mask": MASK}), None),
-    "an encoding of lists": (BatchEncoding({"input_ids": IDS.tolist(), "attention_mask": MASK.tolist()}), None),
+    "an encoding with more": (
+        BatchEncoding({"input_ids": IDS, "token_type_ids": MASK * 0, "attention_mask": MASK}),
+        None,
+    ),
+    "an encoding of lists": (
+        BatchEncoding({"input_ids": IDS.tolist(), "attention_mask": MASK.tolist()}),
+        None,
+    ),
     "a dictionary": ({"input_ids": IDS, "attention_mask": MASK}, None),
     "a dictionary and a mask": ({"input_ids": IDS}, MASK),
     "lists": (IDS.tolist(), MASK.tolist()),
@@ -110,13 +118,20 @@ def test_prompts_in_any_unambiguous_form(shared: PreTrainedModel, name: str) -> 
         assert torch.equal(engine.generate(ids, mask, **GIVEN).sequences, want)
 
 
-@pytest.mark.parametrize("single", [torch.tensor(EQUAL[0]), EQUAL[0], tuple(EQUAL[0]), numpy.array(EQUAL[0]), {"input_ids": EQUAL[0]}])
+@pytest.mark.parametrize(
+    "single",
+    [torch.tensor(EQUAL[0]), EQUAL[0], tuple(EQUAL[0]), numpy.array(EQUAL[0]), {"input_ids": EQUAL[0]}],
+)
 def test_one_prompt_is_a_batch_of_one(shared: PreTrainedModel, single: Any) -> None:
-    assert torch.equal(regrow.generate(shared, single, **GIVEN).sequences, shared.generate(torch.tensor(EQUAL[:1]), **GIVEN))
+    assert torch.equal(
+        regrow.generate(shared, single, **GIVEN).sequences, shared.generate(torch.tensor(EQUAL[:1]), **GIVEN)
+    )
 
 
 def test_lists_of_one_length_need_no_mask(shared: PreTrainedModel) -> None:
-    assert torch.equal(regrow.generate(shared, EQUAL, **GIVEN).sequences, shared.generate(torch.tensor(EQUAL), **GIVEN))
+    assert torch.equal(
+        regrow.generate(shared, EQUAL, **GIVEN).sequences, shared.generate(torch.tensor(EQUAL), **GIVEN)
+    )
 
 
 WRONG_PROMPTS: dict[str, tuple[Any, Any, str]] = {
@@ -124,9 +139,17 @@ WRONG_PROMPTS: dict[str, tuple[Any, Any, str]] = {
     "texts": (["How many", "And why"], None, "not rows of token ids of one length"),
     "nothing": (None, None, "input_ids must be token ids, not NoneType"),
     "a number": (5, None, "must be token ids, not int"),
-    "ragged lists": (BATCH, None, "not rows of token ids of one length; pass what `tokenizer(prompts, padding=True"),
+    "ragged lists": (
+        BATCH,
+        None,
+        "not rows of token ids of one length; pass what `tokenizer(prompts, padding=True",
+    ),
     "ragged encoding": (BatchEncoding({"input_ids": BATCH}), None, "not rows of token ids of one length"),
-    "lists of lists of lists": ([EQUAL], None, "must be integers [batch, tokens], not torch.int64 of shape [1, 2, 3]"),
+    "lists of lists of lists": (
+        [EQUAL],
+        None,
+        "must be integers [batch, tokens], not torch.int64 of shape [1, 2, 3]",
+    ),
     "floats": (IDS.float(), MASK, "must be integers [batch, tokens], not torch.float32"),
     "lists of floats": ([[0.5, 1.0]], None, "must be integers [batch, tokens], not torch.float32"),
     "an array of floats": (numpy.ones((2, 3)), None, "must be integers [batch, tokens], not torch.float"),
@@ -141,7 +164,11 @@ WRONG_PROMPTS: dict[str, tuple[Any, Any, str]] = {
     "two masks": ({"input_ids": IDS, "attention_mask": MASK}, MASK, "leave one of them out"),
     "an encoding without ids": ({"attention_mask": MASK}, None, "holds no 'input_ids'"),
     "an encoding with images": ({"input_ids": IDS, "pixel_values": MASK}, None, "also holds 'pixel_values'"),
-    "an id beyond the vocabulary": ([[5, VOCABULARY]], None, f"token id {VOCABULARY} is not one of the model's 0 to {VOCABULARY - 1}"),
+    "an id beyond the vocabulary": (
+        [[5, VOCABULARY]],
+        None,
+        f"token id {VOCABULARY} is not one of the model's 0 to {VOCABULARY - 1}",
+    ),
     "a negative id": ([[5, -100]], None, "token id -100 is not one of the model's"),
 }
 
@@ -168,12 +195,17 @@ def test_padding_takes_no_room_in_the_models_context(shared: PreTrainedModel) ->
     want = regrow.generate(shared, short, mask, **GIVEN).tokens
     for columns in (511, 512, 600):
         assert regrow.generate(shared, *padded(6, columns), **GIVEN).tokens == want
-    longer = torch.cat([padded(6, 600)[0], padded(511, 600)[0]]), torch.cat([padded(6, 600)[1], padded(511, 600)[1]])
+    longer = (
+        torch.cat([padded(6, 600)[0], padded(511, 600)[0]]),
+        torch.cat([padded(6, 600)[1], padded(511, 600)[1]]),
+    )
     assert regrow.generate(shared, *longer, **GIVEN | {"max_new_tokens": 1}).tokens[0] == want[0][:1]
 
 
 @pytest.mark.parametrize(("length", "columns"), [(512, 512), (512, 600), (515, 515)])
-def test_a_prompt_that_fills_the_context_is_refused_with_its_own_length(shared: PreTrainedModel, length: int, columns: int) -> None:
+def test_a_prompt_that_fills_the_context_is_refused_with_its_own_length(
+    shared: PreTrainedModel, length: int, columns: int
+) -> None:
     message = refused(lambda: regrow.generate(shared, *padded(length, columns), **GIVEN))
     assert f"a prompt of {length} tokens leaves no room in the model's context of 512" in message
 
@@ -193,7 +225,11 @@ def test_layers_to_skip_are_any_collection_of_numbers(layers: Any) -> None:
     assert ["forward" in vars(layer.mlp) for layer in model.model.layers] == [False, False]
 
 
-@pytest.mark.parametrize("layers", [0, 1.5, "0", b"0", None, True, ["0"], [0.0], [None], [True], [[0]], {0: 1}, torch.tensor(0)], ids=str)
+@pytest.mark.parametrize(
+    "layers",
+    [0, 1.5, "0", b"0", None, True, ["0"], [0.0], [None], [True], [[0]], {0: 1}, torch.tensor(0)],
+    ids=str,
+)
 def test_what_is_no_list_of_layers_is_refused(shared: PreTrainedModel, layers: Any) -> None:
     for enter in (
         lambda: regrow.prune(shared, regrow.Griffin(), skip_layers=layers).__enter__(),
@@ -210,8 +246,13 @@ def test_what_cannot_generate_is_no_model(model: Any) -> None:
         lambda: regrow.Engine(model),
         lambda: regrow.generate(model, IDS, MASK, **GIVEN),
     ):
-        assert "is no model that can generate; pass what transformers.AutoModelForCausalLM.from_pretrained gives" in refused(call)
+        assert (
+            "is no model that can generate; pass what transformers.AutoModelForCausalLM.from_pretrained gives"
+            in refused(call)
+        )
 
 
 def test_the_inner_model_without_a_head_is_refused(shared: PreTrainedModel) -> None:
-    assert "is no model that can generate" in refused(lambda: regrow.prune(shared.model, regrow.Griffin()).__enter__())
+    assert "is no model that can generate" in refused(
+        lambda: regrow.prune(shared.model, regrow.Griffin()).__enter__()
+    )

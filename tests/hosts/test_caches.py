@@ -34,15 +34,23 @@ def contents(cache: Any) -> list[Tensor]:
 
 def same(ours: Any, theirs: Any) -> bool:
     pairs = list(zip(contents(ours), contents(theirs), strict=True))
-    return int(ours.get_seq_length()) == int(theirs.get_seq_length()) and all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
+    return int(ours.get_seq_length()) == int(theirs.get_seq_length()) and all(
+        torch.allclose(a, b, atol=1e-5) for a, b in pairs
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("kind", CACHES)
-@pytest.mark.parametrize("settings", [{}, {"prefill_chunk_size": 2}, {"max_new_tokens": 1}, {"eos_token_id": "ends"}], ids=str)
-def test_an_empty_cache_is_filled_as_stock_transformers_fills_it(family: str, kind: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"prefill_chunk_size": 2}, {"max_new_tokens": 1}, {"eos_token_id": "ends"}], ids=str
+)
+def test_an_empty_cache_is_filled_as_stock_transformers_fills_it(
+    family: str, kind: str, settings: dict[str, Any]
+) -> None:
     model = build(family)
-    given = arguments(BATCH, **settings | ({"eos_token_id": ends(model, BATCH)} if "eos_token_id" in settings else {}))
+    given = arguments(
+        BATCH, **settings | ({"eos_token_id": ends(model, BATCH)} if "eos_token_id" in settings else {})
+    )
     theirs, ours = CACHES[kind](model), CACHES[kind](model)
     stock = model.generate(**given, past_key_values=theirs)
     with regrow.prune(model, regrow.Dense()):
@@ -72,7 +80,10 @@ def test_a_cache_of_a_pruned_run_holds_what_that_run_computed(family: str, kind:
 def whole(first: Tensor, mask: Tensor, more: Tensor) -> dict[str, Tensor]:
     """The conversation so far, and the new prompt."""
     ids = torch.cat([first, more], dim=1)
-    return {"input_ids": ids, "attention_mask": torch.cat([mask, mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], dim=1)}
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.cat([mask, mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], dim=1),
+    }
 
 
 def only_new(first: Tensor, mask: Tensor, more: Tensor) -> dict[str, Tensor]:
@@ -84,7 +95,9 @@ def only_new(first: Tensor, mask: Tensor, more: Tensor) -> dict[str, Tensor]:
 def conversation(model: PreTrainedModel, cache: Any, turn: Callable[..., dict[str, Tensor]]) -> Tensor:
     ids, mask = left_pad(BATCH, PAD)
     settings = {"do_sample": False, "eos_token_id": VOCABULARY, "pad_token_id": PAD}
-    first = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=FIRST, **settings)
+    first = model.generate(
+        input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=FIRST, **settings
+    )
     more = torch.tensor([[8, 11, 70]] * len(BATCH))
     return model.generate(**turn(first, mask, more), past_key_values=cache, max_new_tokens=8, **settings)
 
@@ -92,7 +105,9 @@ def conversation(model: PreTrainedModel, cache: Any, turn: Callable[..., dict[st
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "phi3"])
 @pytest.mark.parametrize("kind", CACHES)
 @pytest.mark.parametrize("turn", [whole, only_new])
-def test_a_second_turn_goes_on_from_the_cache_as_in_stock_transformers(family: str, kind: str, turn: Callable[..., Any]) -> None:
+def test_a_second_turn_goes_on_from_the_cache_as_in_stock_transformers(
+    family: str, kind: str, turn: Callable[..., Any]
+) -> None:
     model = build(family)
     theirs, ours = CACHES[kind](model), CACHES[kind](model)
     stock = conversation(model, theirs, turn)
@@ -106,7 +121,12 @@ def test_a_second_turn_goes_on_from_the_cache_as_in_stock_transformers(family: s
 
 def test_a_returned_cache_serves_a_turn_of_stock_transformers() -> None:
     model, (ids, mask) = build("llama"), left_pad(BATCH, PAD)
-    settings = {"do_sample": False, "eos_token_id": VOCABULARY, "pad_token_id": PAD, "return_dict_in_generate": True}
+    settings = {
+        "do_sample": False,
+        "eos_token_id": VOCABULARY,
+        "pad_token_id": PAD,
+        "return_dict_in_generate": True,
+    }
     stock = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=FIRST, **settings)
     with regrow.prune(model, regrow.Dense()):
         ours = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=FIRST, **settings)
@@ -114,7 +134,11 @@ def test_a_returned_cache_serves_a_turn_of_stock_transformers() -> None:
     turns = []
     for first in (stock, ours):
         given = whole(first.sequences, mask, torch.tensor([[8, 11, 70]] * len(BATCH)))
-        turns.append(model.generate(**given, past_key_values=first.past_key_values, max_new_tokens=8, **settings).sequences)
+        turns.append(
+            model.generate(
+                **given, past_key_values=first.past_key_values, max_new_tokens=8, **settings
+            ).sequences
+        )
     assert torch.equal(*turns)
 
 
@@ -132,9 +156,16 @@ def test_a_cropped_cache_goes_on_from_where_it_was_cropped() -> None:
     assert torch.equal(*answers)
 
 
-@pytest.mark.parametrize("method", [PRUNED, regrow.Griffin(), regrow.EveryToken(), regrow.WINA(selection="topk")])
+@pytest.mark.parametrize(
+    "method", [PRUNED, regrow.Griffin(), regrow.EveryToken(), regrow.WINA(selection="topk")]
+)
 @pytest.mark.parametrize("turn", [whole, only_new])
-def test_a_method_that_prunes_by_what_it_saw_refuses_a_cache_with_content(method: Any, turn: Callable[..., Any]) -> None:
+def test_a_method_that_prunes_by_what_it_saw_refuses_a_cache_with_content(
+    method: Any, turn: Callable[..., Any]
+) -> None:
     model = build("llama")
-    with regrow.prune(model, method), pytest.raises(UsageError, match="already holds tokens whose activations were not seen"):
+    with (
+        regrow.prune(model, method),
+        pytest.raises(UsageError, match="already holds tokens whose activations were not seen"),
+    ):
         conversation(model, DynamicCache(), turn)

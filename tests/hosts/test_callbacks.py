@@ -80,8 +80,12 @@ def test_without_a_context_the_model_is_restored_as_well(error: type[BaseExcepti
         with pytest.raises(error):
             regrow.generate(model, **arguments(BATCH), method=METHODS[1], **DOORS[door](error))
         assert "generate" not in vars(model)
-        assert all("forward" not in vars(module) and "__getstate__" not in vars(module) for module in model.modules())
-    assert torch.equal(regrow.generate(model, **arguments(BATCH), method=METHODS[1]).sequences, want.sequences)
+        assert all(
+            "forward" not in vars(module) and "__getstate__" not in vars(module) for module in model.modules()
+        )
+    assert torch.equal(
+        regrow.generate(model, **arguments(BATCH), method=METHODS[1]).sequences, want.sequences
+    )
 
 
 def test_tokens_that_a_streamer_is_given_are_those_of_stock() -> None:

@@ -55,7 +55,12 @@ class TakesOver(nn.Module):
 
     def __init__(self, of: Any) -> None:
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj, self.act_fn = of.gate_proj, of.up_proj, of.down_proj, of.act_fn
+        self.gate_proj, self.up_proj, self.down_proj, self.act_fn = (
+            of.gate_proj,
+            of.up_proj,
+            of.down_proj,
+            of.act_fn,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
@@ -189,7 +194,9 @@ def afresh(model: PreTrainedModel, method: Method) -> Any:
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_a_batch_after_a_change_is_that_of_a_fresh_context(method: Method, change: Callable[[Any], None]) -> None:
+def test_a_batch_after_a_change_is_that_of_a_fresh_context(
+    method: Method, change: Callable[[Any], None]
+) -> None:
     model = build("qwen2")
     with regrow.prune(model, method) as session:
         pruned_answer(model, session)
@@ -228,7 +235,10 @@ def test_a_hook_inside_of_a_pruned_ffn_is_refused(part: str, hook: Callable[[Any
     model = build("llama")
     if when == "before":
         hook(mlp(model).get_submodule(part))
-        with pytest.raises(UsageError, match=rf"layers\.1\.mlp\.{part}.* carries forward hooks"), regrow.prune(model, PRUNED):
+        with (
+            pytest.raises(UsageError, match=rf"layers\.1\.mlp\.{part}.* carries forward hooks"),
+            regrow.prune(model, PRUNED),
+        ):
             pass
         return
     with regrow.prune(model, PRUNED):
@@ -242,7 +252,9 @@ def test_a_hook_inside_of_a_pruned_ffn_is_refused(part: str, hook: Callable[[Any
 
 @pytest.mark.parametrize("hook", [post, pre])
 @pytest.mark.parametrize("part", ["gate_proj", "up_proj", "down_proj", "act_fn", ""])
-def test_where_nothing_is_pruned_it_is_called_as_in_stock_transformers(part: str, hook: Callable[[Any], Any]) -> None:
+def test_where_nothing_is_pruned_it_is_called_as_in_stock_transformers(
+    part: str, hook: Callable[[Any], Any]
+) -> None:
     model = build("llama")
     with regrow.prune(model, regrow.BatchwiseAdaptive(sparsity=0)):
         model.generate(**arguments(BATCH))
@@ -267,7 +279,9 @@ def test_a_hook_on_every_module_is_refused_where_steps_go_around_some() -> None:
     model = build("llama")
     with regrow.prune(model, PRUNED):
         want = model.generate(**arguments(BATCH))
-        handle = register_module_forward_hook(lambda module, _, y: -y if module is mlp(model).down_proj else None)
+        handle = register_module_forward_hook(
+            lambda module, _, y: -y if module is mlp(model).down_proj else None
+        )
         try:
             with pytest.raises(UsageError, match="a hook on every module would miss"):
                 model.generate(**arguments(BATCH))
@@ -329,7 +343,9 @@ def hooking(where: Any, hook: Callable[[Any], Any], at: int, handles: list[Any])
 
 @pytest.mark.parametrize("at", [1, 8])
 @pytest.mark.parametrize("hook", [post, pre])
-@pytest.mark.parametrize("part", ["mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj", "self_attn.o_proj", "input_layernorm"])
+@pytest.mark.parametrize(
+    "part", ["mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj", "self_attn.o_proj", "input_layernorm"]
+)
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("method", [regrow.Dense(), PRUNED], ids=lambda method: method.name)
 def test_a_hook_in_the_middle_is_called_from_then_on_or_refused(
@@ -341,7 +357,9 @@ def test_a_hook_in_the_middle_is_called_from_then_on_or_refused(
     handles.pop().remove()
     with regrow.prune(model, method):
         want = model.generate(**arguments(BATCH))
-        made = or_sentence(lambda: model.generate(**arguments(BATCH), stopping_criteria=[hooking(where, hook, at, handles)]))
+        made = or_sentence(
+            lambda: model.generate(**arguments(BATCH), stopping_criteria=[hooking(where, hook, at, handles)])
+        )
         handles.pop().remove()
         if family == "llama" or (method is PRUNED and part.startswith("mlp")):
             assert made == "refused in 1 line"
@@ -356,5 +374,10 @@ def test_a_hook_on_another_model_in_the_middle_disturbs_nothing() -> None:
     model, handles = build("llama"), list[Any]()
     with regrow.prune(model, PRUNED):
         want = model.generate(**arguments(BATCH))
-        assert torch.equal(model.generate(**arguments(BATCH), stopping_criteria=[hooking(nn.Linear(2, 2), post, 4, handles)]), want)
+        assert torch.equal(
+            model.generate(
+                **arguments(BATCH), stopping_criteria=[hooking(nn.Linear(2, 2), post, 4, handles)]
+            ),
+            want,
+        )
     assert handles

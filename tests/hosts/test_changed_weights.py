@@ -112,7 +112,9 @@ def answer(model: PreTrainedModel) -> list[list[int]]:
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_a_batch_after_a_change_is_that_of_a_fresh_context(family: str, method: Method, change: Callable[[Any], None]) -> None:
+def test_a_batch_after_a_change_is_that_of_a_fresh_context(
+    family: str, method: Method, change: Callable[[Any], None]
+) -> None:
     model = build(family)
     calibration = calibration_for(model, method)
     with regrow.prune(model, method, calibration=calibration):
@@ -123,7 +125,11 @@ def test_a_batch_after_a_change_is_that_of_a_fresh_context(family: str, method: 
         assert "calibrate again" in after  # they would be lost on leaving
         return
     with ExitStack() as context:
-        wanted = tokens_or_sentence(lambda: context.enter_context(regrow.prune(model, method, calibration=calibration)) and answer(model))
+        wanted = tokens_or_sentence(
+            lambda: (
+                context.enter_context(regrow.prune(model, method, calibration=calibration)) and answer(model)
+            )
+        )
     assert after == wanted
     assert after != before
 

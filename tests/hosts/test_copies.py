@@ -25,7 +25,9 @@ METHOD = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, p
 WHOLE = [deep, pickled, saved, sent]
 
 
-def prunes(model: PreTrainedModel, method: regrow.BatchwiseAdaptive | regrow.Wanda | regrow.TEAL) -> dict[str, Any]:
+def prunes(
+    model: PreTrainedModel, method: regrow.BatchwiseAdaptive | regrow.Wanda | regrow.TEAL
+) -> dict[str, Any]:
     return {"method": method, "calibration": calibration_for(model, method)}
 
 
@@ -37,7 +39,10 @@ METHODS = [METHOD, regrow.TEAL(sparsity=0.5), regrow.Wanda(pattern="2:4")]
 def test_a_copy_made_within_is_the_plain_model(method: Any, way: Callable[[Any], Any]) -> None:
     """Before and after the first batch; with its own weights where the method replaces them."""
     model = build("llama")
-    stock, weights = model.generate(**arguments(BATCH)), {key: value.clone() for key, value in model.state_dict().items()}
+    stock, weights = (
+        model.generate(**arguments(BATCH)),
+        {key: value.clone() for key, value in model.state_dict().items()},
+    )
     given = prunes(model, method)
     with regrow.prune(model, **given):
         early = way(model)
@@ -46,7 +51,10 @@ def test_a_copy_made_within_is_the_plain_model(method: Any, way: Callable[[Any],
         assert not torch.equal(pruned, stock)
         for other in (early, late):
             assert type(other) is type(model)
-            assert all(list(vars(a)) == list(vars(b)) for a, b in zip(other.modules(), build("llama").modules(), strict=True))
+            assert all(
+                list(vars(a)) == list(vars(b))
+                for a, b in zip(other.modules(), build("llama").modules(), strict=True)
+            )
             assert torch.equal(other.generate(**arguments(BATCH)), stock)
             assert all(torch.equal(value, weights[key]) for key, value in other.state_dict().items())
         assert torch.equal(model.generate(**arguments(BATCH)), pruned)
@@ -103,15 +111,21 @@ def test_what_is_saved_within_is_the_plain_model(tmp_path: Path) -> None:
 def test_an_engine_is_not_copied() -> None:
     with regrow.Engine(build("llama"), METHOD) as engine:
         for way in WHOLE:
-            with pytest.raises(UsageError, match="cannot be copied or pickled; make one of a copy of the model"):
+            with pytest.raises(
+                UsageError, match="cannot be copied or pickled; make one of a copy of the model"
+            ):
                 way(engine)
 
 
 def test_leaving_after_copies_restores_exactly() -> None:
     model = build("llama")
     model.generate(**arguments(BATCH))
-    before = [(list(vars(module)), [id(value) for value in vars(module).values()]) for module in model.modules()]
+    before = [
+        (list(vars(module)), [id(value) for value in vars(module).values()]) for module in model.modules()
+    ]
     with regrow.prune(model, METHOD):
         for way in (*WHOLE, shallow):
             way(model)
-    assert [(list(vars(module)), [id(value) for value in vars(module).values()]) for module in model.modules()] == before
+    assert [
+        (list(vars(module)), [id(value) for value in vars(module).values()]) for module in model.modules()
+    ] == before

@@ -33,7 +33,10 @@ def test_batches_give_what_each_gives_alone(model: PreTrainedModel) -> None:
         for batch, want in zip(batches, alone, strict=True):
             done = engine.generate(**arguments(batch))
             assert done.tokens == want.tokens
-            assert (done.report.weights_kept, done.report.turnover) == (want.report.weights_kept, want.report.turnover)
+            assert (done.report.weights_kept, done.report.turnover) == (
+                want.report.weights_kept,
+                want.report.turnover,
+            )
     assert alone[0].report.sparse_steps > 0
 
 
@@ -61,7 +64,11 @@ def test_two_engines_on_one_model_are_refused(model: PreTrainedModel) -> None:
 def tensors() -> int:
     """Return how many bytes of tensors are alive."""
     gc.collect()
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if type(t) is Tensor}
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in gc.get_objects()
+        if type(t) is Tensor
+    }
     return sum(storages.values())
 
 
@@ -77,14 +84,22 @@ def test_a_hundred_engines_leave_nothing_behind(model: PreTrainedModel) -> None:
     assert tensors() == before
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't")])
-def test_too_little_memory_is_one_sentence(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't")],
+)
+def test_too_little_memory_is_one_sentence(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def full(*_: Any) -> None:
         raise error
 
     before = model.generate(**arguments(BATCH))
     monkeypatch.setattr(FusedNetwork, "_allocate", full)
-    with regrow.Engine(model) as engine, pytest.raises(RegrowError, match=r"not enough memory for 4 rows of \d+ tokens .* smaller batches"):
+    with (
+        regrow.Engine(model) as engine,
+        pytest.raises(RegrowError, match=r"not enough memory for 4 rows of \d+ tokens .* smaller batches"),
+    ):
         engine.generate(**arguments(BATCH))
     assert "generate" not in vars(model)
     assert torch.equal(model.generate(**arguments(BATCH)), before)
@@ -124,5 +139,8 @@ def test_a_static_cache_of_transformers_in_inference_mode() -> None:
 
 
 def test_an_empty_batch_is_refused(model: PreTrainedModel) -> None:
-    with regrow.Engine(model) as engine, pytest.raises(UsageError, match="the batch is empty; give at least one prompt"):
+    with (
+        regrow.Engine(model) as engine,
+        pytest.raises(UsageError, match="the batch is empty; give at least one prompt"),
+    ):
         engine.generate(torch.empty(0, 3, dtype=torch.int64), max_new_tokens=2)

@@ -33,7 +33,9 @@ PRUNED = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, p
 def character_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer of one character a token."""
     characters = [*map(chr, range(33, 33 + VOCABULARY - 2)), " ", "\n"]
-    tokenizer = Tokenizer(models.BPE(vocab={character: place for place, character in enumerate(characters)}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={character: place for place, character in enumerate(characters)}, merges=[])
+    )
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="!", bos_token='"', eos_token="#")
 
@@ -82,17 +84,26 @@ def in_the_models_config(model: PreTrainedModel, strings: list[str]) -> Tensor:
 def in_a_config(model: PreTrainedModel, strings: list[str]) -> Tensor:
     given = arguments(BATCH)
     kept = {name: given.pop(name) for name in ("input_ids", "attention_mask")}
-    return model.generate(**kept, generation_config=GenerationConfig(**given, stop_strings=strings), tokenizer=TOKENIZER)
+    return model.generate(
+        **kept, generation_config=GenerationConfig(**given, stop_strings=strings), tokenizer=TOKENIZER
+    )
 
 
 def beside_a_criterion_of_the_same_class(model: PreTrainedModel, strings: list[str]) -> Tensor:
     """The caller's criterion takes the place of the one that transformers makes."""
     own = [StopStringCriteria(TOKENIZER, strings[1:])]
-    return model.generate(**arguments(BATCH), stop_strings=strings[:1], tokenizer=TOKENIZER, stopping_criteria=own)
+    return model.generate(
+        **arguments(BATCH), stop_strings=strings[:1], tokenizer=TOKENIZER, stopping_criteria=own
+    )
 
 
-@pytest.mark.parametrize("way", [in_the_call, as_one_string, in_the_models_config, in_a_config, beside_a_criterion_of_the_same_class])
-def test_stop_strings_end_rows_as_in_stock_transformers(model: PreTrainedModel, way: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize(
+    "way",
+    [in_the_call, as_one_string, in_the_models_config, in_a_config, beside_a_criterion_of_the_same_class],
+)
+def test_stop_strings_end_rows_as_in_stock_transformers(
+    model: PreTrainedModel, way: Callable[..., Tensor]
+) -> None:
     strings = stops(model)
     stock, ours = both(model, lambda: way(model, strings))
     assert torch.equal(ours, stock)
@@ -110,7 +121,9 @@ def test_stop_strings_end_the_rows_of_a_pruned_model(model: PreTrainedModel) -> 
 
 
 def test_healed_prompts_are_those_of_stock_transformers(model: PreTrainedModel) -> None:
-    stock, ours = both(model, lambda: model.generate(**arguments(BATCH), token_healing=True, tokenizer=TOKENIZER))
+    stock, ours = both(
+        model, lambda: model.generate(**arguments(BATCH), token_healing=True, tokenizer=TOKENIZER)
+    )
     assert torch.equal(ours, stock)
 
 
@@ -135,7 +148,9 @@ class Longer(MaxLengthCriteria):
     """A class of its own, which stands beside the limit of the call."""
 
 
-@pytest.mark.parametrize("criteria", [[MaxLengthCriteria(LENGTH + 4)], [MaxLengthCriteria(LENGTH + 30)], [Longer(LENGTH + 4)]])
+@pytest.mark.parametrize(
+    "criteria", [[MaxLengthCriteria(LENGTH + 4)], [MaxLengthCriteria(LENGTH + 30)], [Longer(LENGTH + 4)]]
+)
 def test_limits_are_those_of_the_criteria(model: PreTrainedModel, criteria: list[Any]) -> None:
     stock, ours = both(model, lambda: model.generate(**arguments(BATCH), stopping_criteria=criteria))
     assert torch.equal(ours, stock)
@@ -160,7 +175,9 @@ class Replaces(StoppingCriteria):
 
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("name", ["logits_processor", "stopping_criteria"])
-def test_what_a_callers_function_writes_to_the_ids_counts(model: PreTrainedModel, name: str, rows: int) -> None:
+def test_what_a_callers_function_writes_to_the_ids_counts(
+    model: PreTrainedModel, name: str, rows: int
+) -> None:
     given = {name: [Writes() if name == "logits_processor" else Replaces()]}
     stock, ours = both(model, lambda: model.generate(**arguments(BATCH[:rows]), **given))
     assert torch.equal(ours, stock)
@@ -215,7 +232,10 @@ def new_ids(sequences: Tensor) -> Tensor:
 def test_a_token_that_the_model_does_not_have_is_refused(model: PreTrainedModel, token: int) -> None:
     given = arguments(BATCH)
     given["input_ids"][0, -1] = token
-    with regrow.prune(model, PRUNED), pytest.raises(UsageError, match=f"token id {token} is not one of the model's 0 to 95"):
+    with (
+        regrow.prune(model, PRUNED),
+        pytest.raises(UsageError, match=f"token id {token} is not one of the model's 0 to 95"),
+    ):
         model.generate(**given)
 
 

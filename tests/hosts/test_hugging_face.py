@@ -26,7 +26,9 @@ PRUNABLE = [*FAMILIES, *STRUCTURES]
 # Dense
 
 
-@pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "temperature": 1.5}], ids=["greedy", "sampling"])
+@pytest.mark.parametrize(
+    "sampling", [{}, {"do_sample": True, "temperature": 1.5}], ids=["greedy", "sampling"]
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_sparsity_tokens_are_those_of_the_stock_model(family: str, sampling: dict[str, Any]) -> None:
     """Ragged prompts, rows that end at different steps, in float32."""
@@ -34,7 +36,11 @@ def test_without_sparsity_tokens_are_those_of_the_stock_model(family: str, sampl
     settings = arguments(BATCH, eos_token_id=ends(model, BATCH), **sampling)
     torch.manual_seed(3)
     stock = model.generate(**settings)
-    for method in (regrow.Dense(), regrow.BatchwiseAdaptive(sparsity=0, init_steps=2, period=5), regrow.Griffin(sparsity="0.0")):
+    for method in (
+        regrow.Dense(),
+        regrow.BatchwiseAdaptive(sparsity=0, init_steps=2, period=5),
+        regrow.Griffin(sparsity="0.0"),
+    ):
         with regrow.prune(model, method) as session:
             torch.manual_seed(3)
             assert torch.equal(model.generate(**settings), stock)
@@ -76,16 +82,24 @@ def test_with_a_cache_of_fixed_size_and_in_chunks_pruned_tokens_stay_the_same() 
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 @pytest.mark.parametrize("forget", [False, True])
-def test_every_memory_and_aggregate_runs(shared: PreTrainedModel, aggregate: str, memory: str, forget: bool) -> None:
-    method = regrow.BatchwiseAdaptive(0.5, 3, 1, 4, aggregate=aggregate, memory=memory, forget_finished=forget)
+def test_every_memory_and_aggregate_runs(
+    shared: PreTrainedModel, aggregate: str, memory: str, forget: bool
+) -> None:
+    method = regrow.BatchwiseAdaptive(
+        0.5, 3, 1, 4, aggregate=aggregate, memory=memory, forget_finished=forget
+    )
     eos = ends(shared, BATCH)[0]
     with regrow.prune(shared, method, record_masks=True) as session:
         shared.generate(**arguments(BATCH, eos_token_id=eos))
         report = session.report()
-    assert report.updates == len(session.masks) == (report.decode_steps - 4) // 4 + 1 >= 4  # after steps 3, 7, 11, ...
+    assert (
+        report.updates == len(session.masks) == (report.decode_steps - 4) // 4 + 1 >= 4
+    )  # after steps 3, 7, 11, ...
     chosen = {"aggregate": aggregate, "memory": memory, "forget_finished": forget}
     steps = {"init_steps": 3, "explore_steps": 1, "period": 4}
-    assert report.method == {"name": "bap", "sparsity": 0.5, **steps, "decay": 0.9, "selection": "topk"} | chosen
+    assert (
+        report.method == {"name": "bap", "sparsity": 0.5, **steps, "decay": 0.9, "selection": "topk"} | chosen
+    )
     assert all(0 <= value <= 1 for value in report.turnover)
 
 
@@ -103,9 +117,15 @@ def test_skipped_layers_stay_the_models_own(skipped: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("skipped", "message"),
-    [((2,), "names layer 2, but the model has layers 0 to 1"), ((-1,), "names layer -1"), ((0, 1), "leaves no layer")],
+    [
+        ((2,), "names layer 2, but the model has layers 0 to 1"),
+        ((-1,), "names layer -1"),
+        ((0, 1), "leaves no layer"),
+    ],
 )
-def test_skipped_layers_must_exist_and_leave_some(shared: PreTrainedModel, skipped: tuple[int, ...], message: str) -> None:
+def test_skipped_layers_must_exist_and_leave_some(
+    shared: PreTrainedModel, skipped: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(UsageError, match=message), regrow.prune(shared, METHOD, skip_layers=skipped):
         pass
     assert "generate" not in vars(shared)
@@ -165,7 +185,9 @@ def holding_cache(model: PreTrainedModel) -> None:
     ids = torch.tensor([[5, 9, 31, 7]])
     with torch.no_grad():
         model(ids[:, :2], past_key_values=cache, use_cache=True)
-    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=4)
+    model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=4
+    )
 
 
 def asking(**settings: Any) -> Callable[[PreTrainedModel], object]:
@@ -193,18 +215,33 @@ REFUSALS: dict[str, tuple[Callable[[PreTrainedModel], object], str]] = {
         "'assisted_generation' is not supp",
     ),
     "assisted decoding": (assisted, "assistant_model cannot be used while a model is pruned"),
-    "another loop": (asking(custom_generate=lambda **kwargs: None), "custom_generate cannot be used while a model is pruned"),
+    "another loop": (
+        asking(custom_generate=lambda **kwargs: None),
+        "custom_generate cannot be used while a model is pruned",
+    ),
     "nested": (nested, "this model is already pruned"),
     "a method within": (through_ours(method=regrow.Dense()), "already pruned; leave out `method`"),
     "a cache with content": (holding_cache, "past_key_values already holds tokens"),
     "no cache": (asking(use_cache=False), "needs the KV cache"),
     "padding on the right": (right_padded, "padded on the right"),
     "a row of nothing but padding": (empty_row, "prompt 2 is nothing but padding"),
-    "attentions": (asking(output_attentions=True, return_dict_in_generate=True), "output_attentions and output_hidden_states are not"),
-    "hidden states": (asking(output_hidden_states=True, return_dict_in_generate=True), "output_attentions and output_hidden_states are"),
+    "attentions": (
+        asking(output_attentions=True, return_dict_in_generate=True),
+        "output_attentions and output_hidden_states are not",
+    ),
+    "hidden states": (
+        asking(output_hidden_states=True, return_dict_in_generate=True),
+        "output_attentions and output_hidden_states are",
+    ),
     "a dictionary from ours": (through_ours(return_dict_in_generate=True), "always returns a Generation"),
-    "a prompt as long as the context": (too_long, "a prompt of 512 tokens leaves no room in the model's context of 512"),
-    "embeddings": (asking(input_ids=None, inputs_embeds=torch.ones(4, 9, 32)), "'inputs_embeds' is not supported"),
+    "a prompt as long as the context": (
+        too_long,
+        "a prompt of 512 tokens leaves no room in the model's context of 512",
+    ),
+    "embeddings": (
+        asking(input_ids=None, inputs_embeds=torch.ones(4, 9, 32)),
+        "'inputs_embeds' is not supported",
+    ),
 }
 
 
@@ -232,6 +269,9 @@ def test_models_that_cannot_be_pruned_are_left_alone(family: str) -> None:
 
 
 def test_a_sparsity_that_keeps_none_is_refused(shared: PreTrainedModel) -> None:
-    with pytest.raises(UsageError, match="keeps none of 64 neurons"), regrow.prune(shared, regrow.Griffin(sparsity=0.99)):
+    with (
+        pytest.raises(UsageError, match="keeps none of 64 neurons"),
+        regrow.prune(shared, regrow.Griffin(sparsity=0.99)),
+    ):
         pass
     assert "generate" not in vars(shared)

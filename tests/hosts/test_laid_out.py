@@ -29,7 +29,7 @@ from laid_out_models import (
 )
 from regrow import kernels
 from regrow.decoding import choose_network, stepper
-from regrow.kernels import Products
+from regrow.kernels import MatmulChoice
 from regrow.kernels.laid_out.weight import few_rows_are_right
 from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
@@ -59,12 +59,16 @@ def test_dense_tokens_are_those_of_transformers(family: str, tied: bool, way: Wa
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_pruned_model_gives_the_tokens_of_plain_weights(method: Method, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pruned_model_gives_the_tokens_of_plain_weights(
+    method: Method, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, loads = build(), []
     for form in (LaidOutFFN, CompiledFFN):
-        monkeypatch.setattr(form, "load", lambda self, index, load=form.load: loads.append(index) or load(self, index))
+        monkeypatch.setattr(
+            form, "load", lambda self, index, load=form.load: loads.append(index) or load(self, index)
+        )
     with monkeypatch.context() as plain:
-        measured(plain, Products("onednn", "onednn", 1, 0, {}))
+        measured(plain, MatmulChoice("onednn", "onednn", 1, 0, {}))
         with regrow.prune(model, method):
             want = tokens(model)
     assert not loads
@@ -82,14 +86,18 @@ def test_batches_of_one_row_and_of_several_take_turns(way: Way, monkeypatch: pyt
         found = []
         for rows in (3, 1, 3, 1):
             found.append(tokens(model, BATCH[:rows]))
-            assert is_laid_out(model) == (rows > 1 and way is moved)  # between batches a copy stands in for nothing
+            assert is_laid_out(model) == (
+                rows > 1 and way is moved
+            )  # between batches a copy stands in for nothing
     assert found == want
 
 
 def replaced(model: PreTrainedModel) -> None:
     for layer in model.model.layers:
         for linear in (layer.mlp.gate_proj, layer.self_attn.q_proj, layer.self_attn.o_proj):
-            linear.weight.data = torch.full_like(linear.weight, 0.125).copysign_(torch.randn(linear.weight.shape))
+            linear.weight.data = torch.full_like(linear.weight, 0.125).copysign_(
+                torch.randn(linear.weight.shape)
+            )
 
 
 def written(model: PreTrainedModel) -> None:
@@ -100,7 +108,9 @@ def written(model: PreTrainedModel) -> None:
 
 @pytest.mark.parametrize("method", [regrow.Dense(), BAP], ids=["dense", "bap"])
 @pytest.mark.parametrize(("way", "change"), [(copied, replaced), (copied, written), (moved, replaced)])
-def test_weights_that_change_between_batches_are_followed(way: Way, change: Callable[..., None], method: Method) -> None:
+def test_weights_that_change_between_batches_are_followed(
+    way: Way, change: Callable[..., None], method: Method
+) -> None:
     model, other = build(), build()
     for one in (model, other):
         torch.manual_seed(1)
@@ -117,9 +127,13 @@ def test_weights_that_change_between_batches_are_followed(way: Way, change: Call
 
 
 @COMPILED
-@pytest.mark.parametrize(("name", "result"), [("add_rms_norm", 4), ("rope_cache", 10), ("decode_attention", 6)])
+@pytest.mark.parametrize(
+    ("name", "result"), [("add_rms_norm", 4), ("rope_cache", 10), ("decode_attention", 6)]
+)
 @pytest.mark.parametrize("way", WAYS)
-def test_kernels_that_compute_something_else_are_not_used(way: Way, name: str, result: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_compute_something_else_are_not_used(
+    way: Way, name: str, result: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The numeric check of the by-parts way tries them: the model then runs through its own forward."""
     model = build()
     if not kernels.steps_compiled(model.lm_head.weight, model.config.head_dim):
@@ -140,10 +154,18 @@ def test_kernels_that_compute_something_else_are_not_used(way: Way, name: str, r
 @COMPILED
 @pytest.mark.parametrize("method", [regrow.Dense(), BAP], ids=["dense", "bap"])
 @pytest.mark.parametrize("way", WAYS)
-def test_steps_are_replayed_and_recorded_anew_when_weights_lie_elsewhere(way: Way, method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_replayed_and_recorded_anew_when_weights_lie_elsewhere(
+    way: Way, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured(monkeypatch, OURS)
-    model, recorded, replayed = build(vocab_size=128), [], []  # so that our own product takes the head as well
-    if not kernels.steps_compiled(model.lm_head.weight, model.config.head_dim) or not few_rows_are_right(torch.float32):
+    model, recorded, replayed = (
+        build(vocab_size=128),
+        [],
+        [],
+    )  # so that our own product takes the head as well
+    if not kernels.steps_compiled(model.lm_head.weight, model.config.head_dim) or not few_rows_are_right(
+        torch.float32
+    ):
         pytest.skip("without a product of ours nothing is recorded")
 
     def record(step: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor] | None:

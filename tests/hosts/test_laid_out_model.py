@@ -26,7 +26,7 @@ from laid_out_models import (
     moved,
     tokens,
 )
-from regrow.adapter import laid_out
+from regrow.adapter import lay_out
 from regrow.errors import NoMemoryError, UsageError
 from regrow.method.base import Method
 
@@ -43,7 +43,11 @@ def test_weights_that_were_given_up_cannot_be_written_to_read_or_saved(tmp_path:
         with pytest.raises(RuntimeError, match="single memory location"):
             weight.data.mul_(2)
         attention, gate = model.model.layers[1].self_attn, model.model.layers[0].mlp.gate_proj
-        uses = [use for part in (model, attention, gate) for use in (part.state_dict, partial(copy.deepcopy, part))]
+        uses = [
+            use
+            for part in (model, attention, gate)
+            for use in (part.state_dict, partial(copy.deepcopy, part))
+        ]
         for use in (*uses, partial(model.save_pretrained, tmp_path)):
             with pytest.raises(UsageError, match="close the engine"):
                 use()
@@ -80,7 +84,9 @@ def test_weights_that_modules_share_are_laid_out_for_each(way: Way) -> None:
 def test_a_model_whose_weights_have_copies_is_copied_as_it_is_while_a_batch_runs() -> None:
     model, made = build(), []
     with copied(model, BAP):
-        model.generate(**arguments(BATCH, max_new_tokens=3), watch=lambda _: made.append(copy.deepcopy(model)))
+        model.generate(
+            **arguments(BATCH, max_new_tokens=3), watch=lambda _: made.append(copy.deepcopy(model))
+        )
     want = tokens(model)
     assert len(made) == 3
     assert not is_laid_out(made[0])
@@ -121,20 +127,27 @@ def test_another_network_has_the_weights_back() -> None:
         assert tokens(model) == want
 
 
-def test_the_price_of_a_copy_is_told_and_one_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_price_of_a_copy_is_told_and_one_that_does_not_fit_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = build()
-    linears = sum(p.nbytes for name, p in model.named_parameters() if "proj.weight" in name or "lm_head" in name)
+    linears = sum(
+        p.nbytes for name, p in model.named_parameters() if "proj.weight" in name or "lm_head" in name
+    )
     with regrow.prune(model, regrow.Dense(), lay_out=True) as session:
         tokens(model)
         assert session.report().state_bytes == linears
-    monkeypatch.setattr(laid_out, "available_memory", lambda: linears - 1)
-    with regrow.prune(model, regrow.Dense(), lay_out=True), pytest.raises(NoMemoryError, match="a second copy"):
+    monkeypatch.setattr(lay_out, "available_memory", lambda: linears - 1)
+    with (
+        regrow.prune(model, regrow.Dense(), lay_out=True),
+        pytest.raises(NoMemoryError, match="a second copy"),
+    ):
         tokens(model)
     with regrow.Engine(model, owns_model=True) as engine:
         tokens(model)
         assert engine.session.report().state_bytes == 0
     with regrow.Engine(model, BAP, owns_model=True):  # copies that nobody asked for are not made
-        monkeypatch.setattr(laid_out, "available_memory", lambda: 1)
+        monkeypatch.setattr(lay_out, "available_memory", lambda: 1)
         tokens(model)
         assert not is_laid_out(model)
 
@@ -164,7 +177,10 @@ def test_copies_go_with_their_context(method: Method, way: Way) -> None:
         with way(model, method) as context:
             tokens(model)
             session = getattr(context, "session", context)
-            pruner, network = weakref.ref(session.pruner), weakref.ref(vars(model)["generate"]._networks._fused)
+            pruner, network = (
+                weakref.ref(session.pruner),
+                weakref.ref(vars(model)["generate"]._networks._fused),
+            )
         del context, session
         assert pruner() is None
         assert network() is None

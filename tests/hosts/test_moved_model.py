@@ -15,7 +15,7 @@ import regrow
 from batches import arguments, prompts
 from calibrations import calibration_for
 from families import build
-from regrow.calibration.result import fingerprint
+from regrow.calibration.calibration import fingerprint
 from regrow.errors import UsageError
 
 BATCH = prompts(3)
@@ -61,10 +61,17 @@ def refitted(calibration: regrow.Calibration | None, model: PreTrainedModel) -> 
 
 def cases() -> list[tuple[Any, str]]:
     """Return every method with every move, but for weights that are pruned in float32: they lose no digits on the way there and back."""
-    return [(method, move) for method in METHODS for move in MOVES if (method.name, move) != ("wanda", "there and back")]
+    return [
+        (method, move)
+        for method in METHODS
+        for move in MOVES
+        if (method.name, move) != ("wanda", "there and back")
+    ]
 
 
-@pytest.mark.parametrize(("method", "move"), cases(), ids=lambda value: value if isinstance(value, str) else value.name)
+@pytest.mark.parametrize(
+    ("method", "move"), cases(), ids=lambda value: value if isinstance(value, str) else value.name
+)
 def test_after_a_move_it_is_as_after_entering_anew(method: Any, move: str) -> None:
     model, other = build("llama"), moved("llama", move)
     stock, calibration = other.generate(**arguments(BATCH)), calibration_for(model, method)

@@ -23,7 +23,9 @@ def model() -> PreTrainedModel:
     return build("qwen2")
 
 
-def dense(model: PreTrainedModel, watch: Callable[[regrow.Progress], None] | None = None, **settings: Any) -> tuple[Tensor, regrow.Report]:
+def dense(
+    model: PreTrainedModel, watch: Callable[[regrow.Progress], None] | None = None, **settings: Any
+) -> tuple[Tensor, regrow.Report]:
     with regrow.prune(model, regrow.Dense()) as session:
         return model.generate(watch=watch, **settings), session.report()
 
@@ -53,8 +55,12 @@ def test_watch_sees_every_step_of_the_batch(model: PreTrainedModel) -> None:
 
 @pytest.mark.parametrize("memory", ["max", "none", "ema"])
 @pytest.mark.parametrize("aggregate", ["max", "mean"])
-def test_buffers_keep_their_addresses_while_decoding(model: PreTrainedModel, aggregate: str, memory: str) -> None:
-    method = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=2, explore_steps=1, period=3, aggregate=aggregate, memory=memory)
+def test_buffers_keep_their_addresses_while_decoding(
+    model: PreTrainedModel, aggregate: str, memory: str
+) -> None:
+    method = regrow.BatchwiseAdaptive(
+        sparsity=0.5, init_steps=2, explore_steps=1, period=3, aggregate=aggregate, memory=memory
+    )
     seen = set()
     with regrow.prune(model, method) as session:
 
@@ -62,7 +68,12 @@ def test_buffers_keep_their_addresses_while_decoding(model: PreTrainedModel, agg
             state = session.pruner.state
             assert state is not None
             buffers = [getattr(state, field.name) for field in fields(state)]
-            buffers += [value for ffn in session.pruner._sparse for value in vars(ffn).values() if isinstance(value, Tensor)]
+            buffers += [
+                value
+                for ffn in session.pruner._sparse
+                for value in vars(ffn).values()
+                if isinstance(value, Tensor)
+            ]
             if progress.step > 4:  # the rows held by a compact copy are known from its first load on
                 seen.add(tuple(buffer.data_ptr() for buffer in buffers))
 

@@ -23,7 +23,10 @@ PRUNABLE = [*FAMILIES, *STRUCTURES]
 
 def traces(model: nn.Module) -> list[tuple[str, list[tuple[str, int]]]]:
     """Return every instance attribute of every module: name, order and identity of the value."""
-    return [(name, [(key, id(value)) for key, value in vars(module).items()]) for name, module in model.named_modules()]
+    return [
+        (name, [(key, id(value)) for key, value in vars(module).items()])
+        for name, module in model.named_modules()
+    ]
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,18 @@ class Snapshot:
         """Take it."""
         settings = arguments(BATCH)
         with torch.no_grad():
-            logits = model(settings["input_ids"], attention_mask=settings["attention_mask"], use_cache=False).logits
+            logits = model(
+                settings["input_ids"], attention_mask=settings["attention_mask"], use_cache=False
+            ).logits
         return cls(traces(model), {key: value.clone() for key, value in model.state_dict().items()}, logits)
 
 
 @contextmanager
 def restored(model: PreTrainedModel) -> Iterator[None]:
     """Assert that the block leaves no trace."""
-    model.generate(**arguments(BATCH, max_new_tokens=2))  # transformers sets a few attributes on the first call
+    model.generate(
+        **arguments(BATCH, max_new_tokens=2)
+    )  # transformers sets a few attributes on the first call
     before = Snapshot.of(model)
     yield
     after = Snapshot.of(model)
@@ -74,7 +81,9 @@ class FailsError(Exception):
 
 @pytest.mark.parametrize("error", [FailsError, KeyboardInterrupt])
 @pytest.mark.parametrize("when", [1, 6, 8])
-def test_an_exception_in_the_middle_of_decoding_leaves_no_trace(error: type[BaseException], when: int) -> None:
+def test_an_exception_in_the_middle_of_decoding_leaves_no_trace(
+    error: type[BaseException], when: int
+) -> None:
     """After the prompt, after a sparse and after a dense step; within the context the model computes densely again at once."""
     model = build("qwen2")
 
@@ -113,7 +122,9 @@ def test_an_exception_inside_a_forward_leaves_no_trace(error: type[BaseException
             with pytest.raises(error):
                 model.generate(**arguments(BATCH))
             handle.remove()
-            within = Snapshot.of(model).logits  # the step was a sparse one; outside of generate the model is dense again at once
+            within = Snapshot.of(
+                model
+            ).logits  # the step was a sparse one; outside of generate the model is dense again at once
     assert torch.equal(within, Snapshot.of(model).logits)
     assert calls == 6
 

@@ -46,7 +46,12 @@ def test_a_setting_that_stocks_tokens_do_not_depend_on_is_left_out(settings: dic
         assert torch.equal(model.generate(**given), stock)
         own = {key: given.pop(key) for key in ("max_new_tokens", "do_sample", "eos_token_id", "pad_token_id")}
         assert torch.equal(model.generate(**given, generation_config=GenerationConfig(**own)), stock)
-        assert torch.equal(model.generate(given["input_ids"], GenerationConfig(**own), attention_mask=given["attention_mask"]), stock)
+        assert torch.equal(
+            model.generate(
+                given["input_ids"], GenerationConfig(**own), attention_mask=given["attention_mask"]
+            ),
+            stock,
+        )
     assert torch.equal(regrow.generate(model, **given, **own).sequences, stock)
     assert model.generation_config.to_dict() == before
 
@@ -88,7 +93,10 @@ def test_a_setting_that_decides_is_refused_and_its_origin_named(settings: dict[s
 
 def test_hidden_states_that_would_be_a_part_of_the_answer_are_refused() -> None:
     model = saving(return_dict_in_generate=True, output_hidden_states=True)
-    with regrow.prune(model, METHOD), pytest.raises(UsageError, match="output_hidden_states are not supported"):
+    with (
+        regrow.prune(model, METHOD),
+        pytest.raises(UsageError, match="output_hidden_states are not supported"),
+    ):
         model.generate(**arguments(BATCH))
     assert regrow.generate(model, **arguments(BATCH), method=METHOD).report.sparse_steps
 

@@ -61,7 +61,10 @@ def outcome(call: Callable[[], Any]) -> Any:
 def same(got: regrow.Generation, want: regrow.Generation) -> bool:
     """Compare everything but the seconds."""
     quiet = dict.fromkeys(("prefill_seconds", "decode_seconds", "sparse_seconds", "refresh_seconds"), 0)
-    return torch.equal(got.sequences, want.sequences) and got.report.to_dict() | quiet == want.report.to_dict() | quiet
+    return (
+        torch.equal(got.sequences, want.sequences)
+        and got.report.to_dict() | quiet == want.report.to_dict() | quiet
+    )
 
 
 # Callers that take turns
@@ -91,10 +94,16 @@ def test_overlapping_calls_with_methods_of_their_own() -> None:
     """Without a context around them, also beside calls of the plain model: none sees the method of another."""
     model = build("llama")
     stock = [model.generate(**arguments(batch)) for batch in BATCHES]
-    given = [(batch, METHODS[name]) for batch, name in zip(BATCHES, ("dense", "bap", "griffin", "bap"), strict=True)]
+    given = [
+        (batch, METHODS[name])
+        for batch, name in zip(BATCHES, ("dense", "bap", "griffin", "bap"), strict=True)
+    ]
     alone = [regrow.generate(model, **arguments(batch), method=method) for batch, method in given]
     for _ in range(3):
-        ours = [lambda batch=batch, method=method: regrow.generate(model, **arguments(batch), method=method) for batch, method in given]
+        ours = [
+            lambda batch=batch, method=method: regrow.generate(model, **arguments(batch), method=method)
+            for batch, method in given
+        ]
         got = at_once(*ours, lambda: regrow.generate(model, **arguments(BATCHES[1])))
         assert all(map(same, got, alone))
         assert torch.equal(got[4].sequences, stock[1])
@@ -183,7 +192,9 @@ def test_leaving_waits_for_the_thread_that_still_streams(engine: bool) -> None:
     want = regrow.generate(model, **arguments(BATCHES[0]), method=SHORT)
     with regrow.Engine(model, SHORT) if engine else regrow.prune(model, SHORT) as context:
         session = context.session if isinstance(context, regrow.Engine) else context
-        thread = threading.Thread(target=lambda: got.append(model.generate(streamer=streamer, **arguments(BATCHES[0]))))
+        thread = threading.Thread(
+            target=lambda: got.append(model.generate(streamer=streamer, **arguments(BATCHES[0])))
+        )
         thread.start()
         streamer.under_way.wait()
     assert active_session(model) is None
@@ -204,9 +215,14 @@ def test_a_text_streamer_read_after_the_context() -> None:
     for context in (regrow.prune(model, SHORT), regrow.prune(model, regrow.Dense())):
         streamer = TextIteratorStreamer(Letters(), skip_prompt=True, timeout=20)  # type: ignore[arg-type]
         with context:
-            threading.Thread(target=model.generate, kwargs={"streamer": streamer, **arguments(BATCHES[0])}).start()
+            threading.Thread(
+                target=model.generate, kwargs={"streamer": streamer, **arguments(BATCHES[0])}
+            ).start()
         texts.append("".join(streamer))
-    pruned, dense = (Letters().decode(regrow.generate(model, **arguments(BATCHES[0]), method=method).tokens[0]) for method in (SHORT, None))
+    pruned, dense = (
+        Letters().decode(regrow.generate(model, **arguments(BATCHES[0]), method=method).tokens[0])
+        for method in (SHORT, None)
+    )
     assert texts[0] in (pruned, dense)
     assert texts[1] == dense
     assert pruned != dense
@@ -273,7 +289,10 @@ def test_a_call_from_inside_a_generation_is_refused_and_disturbs_nothing(what: s
     model, context, said = build("llama"), ExitStack(), []
     want = regrow.generate(model, **arguments(BATCHES[0]), method=SHORT).sequences
     session = context.enter_context(regrow.prune(model, SHORT))
-    got = model.generate(**arguments(BATCHES[0]), **DOORS[door](lambda: said.append(outcome(lambda: INSIDE[what](model, context)))))
+    got = model.generate(
+        **arguments(BATCHES[0]),
+        **DOORS[door](lambda: said.append(outcome(lambda: INSIDE[what](model, context)))),
+    )
     assert torch.equal(got, want)
     assert session.report().sparse_steps > 0
     assert "\n" not in said[0]
@@ -328,13 +347,19 @@ def test_a_forward_during_a_generation_is_the_plain_models(elsewhere: bool, fami
         want, report = model.generate(**arguments(BATCHES[3])), session.report()
         if elsewhere:
             over = threading.Event()
-            thread = threading.Thread(target=lambda: [(forward(), time.sleep(1e-3)) for _ in iter(over.is_set, True)])
+            thread = threading.Thread(
+                target=lambda: [(forward(), time.sleep(1e-3)) for _ in iter(over.is_set, True)]
+            )
             thread.start()
             got = [model.generate(**arguments(BATCHES[3])) for _ in range(2)]
             over.set()
             thread.join()
         else:
-            got = [model.generate(**arguments(BATCHES[3]), stopping_criteria=StoppingCriteriaList([Stops(forward)]))]
+            got = [
+                model.generate(
+                    **arguments(BATCHES[3]), stopping_criteria=StoppingCriteriaList([Stops(forward)])
+                )
+            ]
         assert session.report().weights_kept == report.weights_kept
     assert all(torch.equal(sequences, want) for sequences in got)
     assert len(logits) > 3
@@ -345,7 +370,9 @@ def test_a_forward_during_a_generation_is_the_plain_models(elsewhere: bool, fami
 
 
 @pytest.mark.parametrize("wait", ["join", "future"])
-def test_a_generation_that_waits_for_a_thread_that_waits_for_it(wait: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_generation_that_waits_for_a_thread_that_waits_for_it(
+    wait: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(turns, "PATIENCE", 0.2)
     monkeypatch.setattr(turns, "LOOK", 0.05)
     model, said = build("llama"), []
@@ -414,7 +441,9 @@ def test_an_interrupt_while_leaving_waits_still_restores(monkeypatch: pytest.Mon
     want = regrow.generate(model, **arguments(BATCHES[0]), method=SHORT).sequences
     context = regrow.prune(model, SHORT)
     context.__enter__()
-    thread = threading.Thread(target=lambda: got.append(model.generate(streamer=streamer, **arguments(BATCHES[0]))))
+    thread = threading.Thread(
+        target=lambda: got.append(model.generate(streamer=streamer, **arguments(BATCHES[0])))
+    )
     thread.start()
     streamer.under_way.wait()
 

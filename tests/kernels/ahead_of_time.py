@@ -40,12 +40,19 @@ class Variant:
     def compile(self, architecture: int) -> dict[str, Any]:
         signature = {**self.types, **dict.fromkeys(self.constants, "constexpr")}
         order = {name: signature[name].removesuffix(":16") for name in self.kernel.arg_names}
-        aligned = [place for place, name in enumerate(self.kernel.arg_names) if signature[name].endswith(":16")]
+        aligned = [
+            place for place, name in enumerate(self.kernel.arg_names) if signature[name].endswith(":16")
+        ]
         attributes = {(place,): [["tt.divisibility", 16]] for place in aligned}
         source = ASTSource(fn=self.kernel, signature=order, constexprs=dict(self.constants), attrs=attributes)
         done = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=dict(self.options))
         registers, stack = resources(done.asm["cubin"])
-        names = {"variant": self.name, "architecture": architecture, "threads": 32 * done.metadata.num_warps, "programs": self.programs}
+        names = {
+            "variant": self.name,
+            "architecture": architecture,
+            "threads": 32 * done.metadata.num_warps,
+            "programs": self.programs,
+        }
         return {**names, "shared": done.metadata.shared, "registers": registers, "stack": stack}
 
 
@@ -55,7 +62,9 @@ def resources(cubin: bytes) -> tuple[int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        said = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
     (found,) = re.findall(r"REG:(\d+) STACK:(\d+)", said)
     return int(found[0]), int(found[1])
 

@@ -56,6 +56,8 @@ def within(actual: Tensor, want: Tensor, error: Tensor) -> None:
     """`actual` is `want` (float64) up to `error` of float32 arithmetic, and to one rounding to its own dtype: a whole step of it, because
     Triton's interpreter truncates to bfloat16; the smallest number where steps do not shrink any further."""
     kind = torch.finfo(actual.dtype)
-    allowed = error.double() * 1.01 + kind.eps * want.abs() + kind.smallest_normal * kind.eps  # 1.01: a step of want + error, not of want
+    allowed = (
+        error.double() * 1.01 + kind.eps * want.abs() + kind.smallest_normal * kind.eps
+    )  # 1.01: a step of want + error, not of want
     excess = (actual.double() - want).abs() - allowed
     assert (excess <= 0).all(), f"off by up to {float(excess.max()):.3g} more than rounding explains"

@@ -47,10 +47,16 @@ class Case:
 
     def for_form(self, form: str) -> Case:
         """With heads as wide as the form takes."""
-        return replace(self, head_width=-(-self.head_width // cpu.CHANNELS) * cpu.CHANNELS) if form == "cpu" else self
+        return (
+            replace(self, head_width=-(-self.head_width // cpu.CHANNELS) * cpu.CHANNELS)
+            if form == "cpu"
+            else self
+        )
 
     def workspaces(self) -> tuple[Tensor, Tensor]:
-        partial, mass = attention_workspace(self.rows, self.width, self.heads, self.kv_heads, self.head_width, self.capacity)
+        partial, mass = attention_workspace(
+            self.rows, self.width, self.heads, self.kv_heads, self.head_width, self.capacity
+        )
         if self.splits is not None:
             partial, mass = ((*shape[:2], self.splits, *shape[3:]) for shape in (partial, mass))
         return torch.full(partial, NAN), torch.full(mass, NAN)
@@ -77,7 +83,9 @@ def attend(form: str, case: Case, q: Tensor, k: Tensor, v: Tensor, start: Tensor
 
 
 def close(out: Tensor, wanted: Tensor, v: Tensor) -> None:
-    torch.testing.assert_close(out.double(), wanted, rtol=0, atol=TOLERANCE[out.dtype] * float(v.nan_to_num().abs().max()))
+    torch.testing.assert_close(
+        out.double(), wanted, rtol=0, atol=TOLERANCE[out.dtype] * float(v.nan_to_num().abs().max())
+    )
 
 
 CASES = {
@@ -89,10 +97,16 @@ CASES = {
     "more queries than a program holds": Case(17, 8, 1, 16, start=(2,), length=(60,), capacity=80, splits=1),
     "wide heads": Case(1, 2, 1, 256, start=(1,), length=(40,), capacity=50),
     # Position 64 + 3 is the last, and the only one of its split that any token sees: the last token.
-    "a split that all tokens but the last do not see": Case(4, 1, 1, 16, start=(0,), length=(61,), capacity=65),
+    "a split that all tokens but the last do not see": Case(
+        4, 1, 1, 16, start=(0,), length=(61,), capacity=65
+    ),
     "one split": Case(2, 2, 1, 16, start=(0,), length=(180,), splits=1),
-    "several pieces of a CPU's": Case(2, 14, 2, 64, start=(0, 600, 520), length=(1300, 1022, 1023), capacity=1302),
-    "uneven splits, and one that a short row leaves": Case(1, 2, 1, 16, start=(0, 0), length=(198, 20), splits=2),
+    "several pieces of a CPU's": Case(
+        2, 14, 2, 64, start=(0, 600, 520), length=(1300, 1022, 1023), capacity=1302
+    ),
+    "uneven splits, and one that a short row leaves": Case(
+        1, 2, 1, 16, start=(0, 0), length=(198, 20), splits=2
+    ),
 }
 
 
@@ -105,7 +119,13 @@ def test_attends_to_the_positions_of_a_row(case: Case, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["one token, ragged", "two tokens, padded heads", "several pieces of a CPU's", "more queries than a program holds"]
+    "name",
+    [
+        "one token, ragged",
+        "two tokens, padded heads",
+        "several pieces of a CPU's",
+        "more queries than a program holds",
+    ],
 )
 @FORMS
 def test_attends_in_half_precision(name: str, form: str) -> None:
@@ -117,7 +137,10 @@ def test_attends_in_half_precision(name: str, form: str) -> None:
 def test_lengths_may_be_of_32_bits() -> None:
     case = CASES["two tokens, padded heads"]
     q, k, v, start, length = case.tensors()
-    assert torch.equal(attend("triton", case, q, k, v, start.int(), length.int()), attend("triton", case, q, k, v, start, length))
+    assert torch.equal(
+        attend("triton", case, q, k, v, start.int(), length.int()),
+        attend("triton", case, q, k, v, start, length),
+    )
 
 
 def test_tensors_may_be_parts_of_wider_ones() -> None:
@@ -139,8 +162,12 @@ def test_tensors_may_be_parts_of_wider_ones() -> None:
 def test_on_a_cpu_caches_may_lie_in_any_order() -> None:
     case = CASES["two tokens, padded heads"].for_form("cpu")
     q, k, v, start, length = case.tensors()
-    beside = torch.stack((k, v)).permute(1, 3, 0, 2, 4).contiguous().permute(2, 0, 3, 1, 4)  # as [B, S, 2, H_kv, d]
-    assert torch.equal(attend("cpu", case, q, *beside, start, length), attend("cpu", case, q, k, v, start, length))
+    beside = (
+        torch.stack((k, v)).permute(1, 3, 0, 2, 4).contiguous().permute(2, 0, 3, 1, 4)
+    )  # as [B, S, 2, H_kv, d]
+    assert torch.equal(
+        attend("cpu", case, q, *beside, start, length), attend("cpu", case, q, k, v, start, length)
+    )
 
 
 @FORMS
@@ -209,4 +236,7 @@ def test_is_a_custom_operator() -> None:
     case = Case(2, 2, 1, 16, start=(0, 1), length=(3, 4), capacity=8)
     q, k, v, start, length = case.tensors()
     partial, mass = (torch.zeros_like(workspace) for workspace in case.workspaces())
-    check_custom_op(decode_attention, (q, k.nan_to_num(), v.nan_to_num(), start, length, SCALE, torch.zeros_like(q), partial, mass))
+    check_custom_op(
+        decode_attention,
+        (q, k.nan_to_num(), v.nan_to_num(), start, length, SCALE, torch.zeros_like(q), partial, mass),
+    )

@@ -35,7 +35,9 @@ def test_is_compiled_once(anew: Path) -> None:
 
 
 @COMPILED
-def test_other_sources_are_another_library(anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_sources_are_another_library(
+    anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     shutil.copytree(cpu_library._HERE, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(cpu_library, "_HERE", tmp_path / "kernels")
     assert cpu_library.library() is not None
@@ -46,9 +48,13 @@ def test_other_sources_are_another_library(anew: Path, monkeypatch: pytest.Monke
     assert len(list(anew.iterdir())) == 2
 
 
-def test_a_compiler_that_fails_is_told_of_once_and_leaves_nothing(anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_compiler_that_fails_is_told_of_once_and_leaves_nothing(
+    anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     broken = tmp_path / "g++"
-    broken.write_text('#!/bin/sh\ncase "$1" in --version) echo 1;; *) echo "no such option" >&2; exit 1;; esac\n')
+    broken.write_text(
+        '#!/bin/sh\ncase "$1" in --version) echo 1;; *) echo "no such option" >&2; exit 1;; esac\n'
+    )
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", str(broken))
@@ -68,7 +74,9 @@ def test_the_next_compiler_is_tried_after_one_that_fails(anew: Path, monkeypatch
 
 
 @COMPILED
-def test_what_is_loaded_never_lies_in_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_loaded_never_lies_in_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")

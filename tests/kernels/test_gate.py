@@ -12,7 +12,13 @@ from regrow.kernels.gate.reference import gated as reference
 
 # e^x is off by two units in the last place at most; a value of bfloat16 may then round to its neighbour, before the product and after it.
 UNITS = {torch.float32: 4 * 2**-23, torch.bfloat16: 2 * 2**-7}
-VALUES = torch.cat([torch.linspace(-200, 200, 20001), torch.linspace(-1e-3, 1e-3, 1001), torch.tensor([0.0, -0.0, 1e30, -1e30])])
+VALUES = torch.cat(
+    [
+        torch.linspace(-200, 200, 20001),
+        torch.linspace(-1e-3, 1e-3, 1001),
+        torch.tensor([0.0, -0.0, 1e30, -1e30]),
+    ]
+)
 
 
 @COMPILED
@@ -30,7 +36,9 @@ def test_what_is_no_number_stays_none() -> None:
     odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0])
     for dtype in UNITS:
         gate = odd.to(dtype)
-        torch.testing.assert_close(cpu.gated(gate, gate), reference(silu, gate, gate), rtol=UNITS[dtype], atol=0, equal_nan=True)
+        torch.testing.assert_close(
+            cpu.gated(gate, gate), reference(silu, gate, gate), rtol=UNITS[dtype], atol=0, equal_nan=True
+        )
 
 
 @COMPILED

@@ -22,7 +22,10 @@ def random(seed: int, *shape: int) -> torch.Tensor:
 
 
 def test_activations_are_known_by_what_they_compute() -> None:
-    named = {name: activation(ACT2FN[name]) for name in ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")}
+    named = {
+        name: activation(ACT2FN[name])
+        for name in ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+    }
     assert named == {
         "silu": "silu",
         "swish": "silu",
@@ -39,7 +42,9 @@ def test_activations_are_known_by_what_they_compute() -> None:
 def test_a_sparse_ffn_of_any_number_of_rows(name: str, act: object, biased: bool) -> None:
     """More than the kernels take at once, and an index that is replaced in place."""
     biases = (random(4, NEURONS), random(5, NEURONS), random(6, WIDTH)) if biased else (None, None, None)
-    weights = FFNWeights(random(1, NEURONS, WIDTH), random(2, NEURONS, WIDTH), random(3, WIDTH, NEURONS), act, *biases)
+    weights = FFNWeights(
+        random(1, NEURONS, WIDTH), random(2, NEURONS, WIDTH), random(3, WIDTH, NEURONS), act, *biases
+    )
     ffn = GatherFFN(weights, name, KEEP)
     index = torch.randperm(NEURONS, generator=torch.Generator().manual_seed(7))
     for some in (index[:KEEP].sort().values, index[-KEEP:].sort().values):
@@ -47,7 +52,9 @@ def test_a_sparse_ffn_of_any_number_of_rows(name: str, act: object, biased: bool
         for shape in ((1, 1), (3, 1), (70, 1), (2, 3)):
             x = random(8, *shape, WIDTH)
             want = ffn_reference.sparse_ffn(weights, some, x.view(-1, WIDTH)).view(x.shape)
-            torch.testing.assert_close(ffn(x), want, rtol=1e-4, atol=1e-4)  # sums of up to 24 terms of about one, in another order
+            torch.testing.assert_close(
+                ffn(x), want, rtol=1e-4, atol=1e-4
+            )  # sums of up to 24 terms of about one, in another order
     assert ffn.state_bytes == 4 * NEURONS * WIDTH + 8 * 32  # an index filled up to a multiple of 16
 
 

@@ -15,8 +15,16 @@ from torch.nn.functional import gelu, linear, silu
 from kernels.compiled_here import COMPILED
 from regrow.core import FFNWeights
 from regrow.kernels import LaidOutGate, LaidOutWeight, SparseFFN
-from regrow.kernels.laid_out.products import COMPILED as OWN
-from regrow.kernels.laid_out.products import LAID_OUT, NATIVE, ONEDNN, STORED, Products, chosen, products
+from regrow.kernels.laid_out.choose_matmul import COMPILED as OWN
+from regrow.kernels.laid_out.choose_matmul import (
+    LAID_OUT,
+    NATIVE,
+    ONEDNN,
+    STORED,
+    MatmulChoice,
+    choose_matmul,
+    chosen,
+)
 from regrow.kernels.laid_out.weight import MOST, can_lay_out, few_rows_are_right, has_blocks
 from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
@@ -27,7 +35,7 @@ KINDS = [dtype for dtype in (torch.float32, torch.bfloat16) if can_lay_out(dtype
 # Sums of 64 to 192 terms in another order, in float32; results rounded to bfloat16.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
 WIDTH, NEURONS = 128, 320
-ALL_COMPILED = Products(OWN, OWN, 4, MOST, {})
+ALL_COMPILED = MatmulChoice(OWN, OWN, 4, MOST, {})
 
 
 def test_this_machine_lays_out_what_the_other_tests_are_about() -> None:
@@ -57,16 +65,24 @@ def test_products_are_those_of_the_plain_weight(
     for given_bias in (None, bias):
         y = laid_out(x, given_bias)
         assert y.shape == (*rows, size[0])
-        assert error(y, linear(x.double(), weight.double(), None if given_bias is None else bias.double())) < TOLERANCE[dtype]
+        assert (
+            error(y, linear(x.double(), weight.double(), None if given_bias is None else bias.double()))
+            < TOLERANCE[dtype]
+        )
 
 
 @COMPILED
 @pytest.mark.parametrize("dtype", [dtype for dtype in KINDS if few_rows_are_right(dtype)])
 @given(rows=st.integers(1, MOST), blocks=st.integers(1, 5), inputs=st.integers(1, 20), biased=st.booleans())
 @settings(max_examples=40)
-def test_a_row_of_our_own_product_depends_on_no_other(dtype: torch.dtype, rows: int, blocks: int, inputs: int, biased: bool) -> None:
+def test_a_row_of_our_own_product_depends_on_no_other(
+    dtype: torch.dtype, rows: int, blocks: int, inputs: int, biased: bool
+) -> None:
     """Whatever rows are multiplied together, and in however many groups and chunks: the same bits, and those of the plain weight."""
-    weight, x = normal(64 * blocks, 64 * inputs, seed=1, dtype=dtype), normal(rows, 64 * inputs, seed=2, dtype=dtype)
+    weight, x = (
+        normal(64 * blocks, 64 * inputs, seed=1, dtype=dtype),
+        normal(rows, 64 * inputs, seed=2, dtype=dtype),
+    )
     bias = normal(64 * blocks, seed=3, dtype=dtype) if biased else None
     laid_out = LaidOutWeight(weight, most=MOST)
     y = laid_out(x, bias)
@@ -83,7 +99,10 @@ def test_gate_and_up_in_one_pass_are_what_they_are_in_three(
     rows: int, most: int, biased: bool, act: Callable[[Tensor], Tensor], dtype: torch.dtype
 ) -> None:
     """Of whole numbers, whose products are exact in whatever order."""
-    x, gate, up = (normal(*size, seed=seed).round_().to(dtype) for seed, size in enumerate([(rows, 64), (192, 64), (192, 64)]))
+    x, gate, up = (
+        normal(*size, seed=seed).round_().to(dtype)
+        for seed, size in enumerate([(rows, 64), (192, 64), (192, 64)])
+    )
     biases = tuple(normal(192, seed=5 + i).to(dtype) if biased else None for i in range(2))
     hidden = LaidOutGate(LaidOutWeight(gate, most=most), LaidOutWeight(up, most=most), biases, act)
     wanted = act(linear(x, gate, biases[0])) * linear(x, up, biases[1])
@@ -133,26 +152,37 @@ def test_what_is_written_into_the_blocks_is_multiplied_with(dtype: torch.dtype) 
     changes=st.lists(st.integers(0, 10_000), min_size=1, max_size=4),
     rows=st.sampled_from([1, 2, 5, 6, 7, 13, MOST, MOST + 1]),
 )
-def test_a_refreshed_copy_computes_the_definition(keep: int, biased: bool, changes: list[int], rows: int) -> None:
+def test_a_refreshed_copy_computes_the_definition(
+    keep: int, biased: bool, changes: list[int], rows: int
+) -> None:
     """In oneDNN's layout, and in our own."""
     for dtype in KINDS:
         # Whole numbers, so small that every sum is exact in whatever order, but for those of the last product.
         sizes = [(NEURONS, WIDTH), (NEURONS, WIDTH), (WIDTH, NEURONS)]
         parts = [normal(*size, seed=seed).mul_(2).round_().to(dtype) for seed, size in enumerate(sizes)]
-        biases = [normal(size, seed=9 + size).round_().to(dtype) if biased else None for size in (NEURONS, NEURONS, WIDTH)]
+        biases = [
+            normal(size, seed=9 + size).round_().to(dtype) if biased else None
+            for size in (NEURONS, NEURONS, WIDTH)
+        ]
         weights = FFNWeights(*parts, silu, *biases)
         assert LaidOutFFN.fits(weights, keep)
         x = normal(rows, WIDTH, seed=5).round_().to(dtype)
-        forms: list[SparseFFN] = [LaidOutFFN(weights, keep, torch.empty(keep, WIDTH, dtype=dtype), ALL_COMPILED)]
+        forms: list[SparseFFN] = [
+            LaidOutFFN(weights, keep, torch.empty(keep, WIDTH, dtype=dtype), ALL_COMPILED)
+        ]
         if CompiledFFN.fits(weights):
             forms.append(CompiledFFN(weights, keep))
         before: set[int] = set()
         for seed in changes:
-            index = torch.randperm(NEURONS, generator=torch.Generator().manual_seed(seed))[:keep].sort().values
+            index = (
+                torch.randperm(NEURONS, generator=torch.Generator().manual_seed(seed))[:keep].sort().values
+            )
             new, before = len(set(index.tolist()) - before), set(index.tolist())
             for ffn in forms:
                 assert ffn.load(index) == new
-                assert error(ffn(x), sparse_ffn(weights, index, x)) < 2 * TOLERANCE[dtype]  # an activation, and a product
+                assert (
+                    error(ffn(x), sparse_ffn(weights, index, x)) < 2 * TOLERANCE[dtype]
+                )  # an activation, and a product
         for ffn in forms:
             ffn.forget()
             assert ffn.load(index) == keep
@@ -188,12 +218,15 @@ def test_the_product_that_is_clearly_the_fastest_is_taken(
     assert found.lays_out(1) == (alone in (LAID_OUT, OWN))
     assert found.lays_out(2) == (several in (LAID_OUT, OWN))
     assert (found.native(1), found.native(2)) == (alone == NATIVE, False)
-    assert "one row" in found.to_text()["products"]
+    assert "one row" in found.to_text()["matmul"]
 
 
 @pytest.mark.parametrize(
-    ("dtype", "device", "size"), [(torch.bfloat16, "cpu", 10**6), (torch.bfloat16, "cuda", 10**10), (torch.float64, "cpu", 10**10)]
+    ("dtype", "device", "size"),
+    [(torch.bfloat16, "cpu", 10**6), (torch.bfloat16, "cuda", 10**10), (torch.float64, "cpu", 10**10)],
 )
-def test_small_models_other_devices_and_other_types_are_left_alone(dtype: torch.dtype, device: str, size: int) -> None:
-    assert products(dtype, torch.device(device), size) is STORED
+def test_small_models_other_devices_and_other_types_are_left_alone(
+    dtype: torch.dtype, device: str, size: int
+) -> None:
+    assert choose_matmul(dtype, torch.device(device), size) is STORED
     assert not STORED.to_text()

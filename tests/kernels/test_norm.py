@@ -24,8 +24,12 @@ from regrow.kernels.rotary import triton as rotary
 EPS = 1e-6
 NAN = float("nan")
 FORMS = ["kernel", "reference", "cpu"]
-EITHER = pytest.mark.parametrize("of", [norm, norm_reference, pytest.param(norm_cpu, marks=COMPILED)], ids=FORMS)
-EITHER_TURN = pytest.mark.parametrize("of", [rotary, rotary_reference, pytest.param(rotary_cpu, marks=COMPILED)], ids=FORMS)
+EITHER = pytest.mark.parametrize(
+    "of", [norm, norm_reference, pytest.param(norm_cpu, marks=COMPILED)], ids=FORMS
+)
+EITHER_TURN = pytest.mark.parametrize(
+    "of", [rotary, rotary_reference, pytest.param(rotary_cpu, marks=COMPILED)], ids=FORMS
+)
 WHOLE_OR_HALF = pytest.mark.parametrize("precision", ["whole", "half"])
 # The mean of the squares is added up in another order, so that a quotient may round to the next number: one unit, and one of the product.
 UNIT = {torch.float32: 2**-23, torch.float16: 2**-10, torch.bfloat16: 2**-7}
@@ -52,7 +56,11 @@ def norm_of(weight: Tensor, kind: type[Module] = LlamaRMSNorm) -> Module:
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_residual_and_norm_are_llamas(of: Any, tokens: int, width: int, precision: str) -> None:
     dtype = torch.float32 if precision == "whole" else half(of)
-    x, residual, weight = normal(tokens, width, dtype=dtype), normal(tokens, width, dtype=dtype, seed=1), normal(width, dtype=dtype, seed=2)
+    x, residual, weight = (
+        normal(tokens, width, dtype=dtype),
+        normal(tokens, width, dtype=dtype, seed=1),
+        normal(width, dtype=dtype, seed=2),
+    )
     x[0], residual[0] = x[0] / 1000, residual[0] / 1000  # so small that eps counts
     total, out = x + residual, torch.full_like(x, NAN)
     of.add_rms_norm(x, residual, weight, EPS, out)
@@ -108,7 +116,11 @@ class Step:
         rows, width, capacity = 2, 3, 9
         self.split = heads, kv_heads, kv_heads
         self.qkv = normal(rows, width, sum(self.split) * head_width, dtype=dtype)
-        self.weights = (normal(head_width, dtype=dtype, seed=1), normal(head_width, dtype=dtype, seed=2)) if normed else (None, None)
+        self.weights = (
+            (normal(head_width, dtype=dtype, seed=1), normal(head_width, dtype=dtype, seed=2))
+            if normed
+            else (None, None)
+        )
         angles = torch.arange(40)[:, None] * 10000 ** (-torch.arange(0, head_width, 2) / head_width)
         self.cos, self.sin = angles.cos(), angles.sin()
         self.position = torch.tensor([[-1, 0, 1], [31, 32, 39]])
@@ -117,18 +129,28 @@ class Step:
         self.out = torch.full((rows, width, heads, head_width), NAN, dtype=dtype)
 
     def run(self, rope_cache: Callable[..., None]) -> None:
-        rope_cache(self.qkv, *self.weights, EPS, self.cos, self.sin, self.position, self.at, *self.caches, self.out)
+        rope_cache(
+            self.qkv, *self.weights, EPS, self.cos, self.sin, self.position, self.at, *self.caches, self.out
+        )
 
     def expected(self) -> tuple[Tensor, Tensor]:
         """Queries and caches, turned in float32."""
-        query, key, value = (part.transpose(1, 2) for part in self.qkv.unflatten(-1, (sum(self.split), -1)).split(self.split, dim=2))
+        query, key, value = (
+            part.transpose(1, 2)
+            for part in self.qkv.unflatten(-1, (sum(self.split), -1)).split(self.split, dim=2)
+        )
         if self.weights[0] is not None:
-            query, key = (norm_of(weight, Qwen3RMSNorm)(part).detach() for weight, part in zip(self.weights, (query, key), strict=True))
+            query, key = (
+                norm_of(weight, Qwen3RMSNorm)(part).detach()
+                for weight, part in zip(self.weights, (query, key), strict=True)
+            )
         angles = (table[self.position.clamp(min=0)].repeat(1, 1, 2) for table in (self.cos, self.sin))
         query, key = apply_rotary_pos_emb(query.float(), key.float(), *angles)
         caches = torch.full(self.caches.shape, NAN)
         for row, token in (self.at >= 0).nonzero().tolist():
-            caches[:, row, :, self.at[row, token]] = torch.stack((key[row, :, token], value[row, :, token].float()))
+            caches[:, row, :, self.at[row, token]] = torch.stack(
+                (key[row, :, token], value[row, :, token].float())
+            )
         return query.transpose(1, 2), caches
 
 
@@ -136,7 +158,9 @@ class Step:
 @WHOLE_OR_HALF
 @pytest.mark.parametrize("normed", [False, True], ids=["llama", "qwen3"])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_width"), [(2, 2, 16), (7, 1, 80), (12, 4, 32)])
-def test_queries_and_keys_are_turned_and_written(of: Any, heads: int, kv_heads: int, head_width: int, normed: bool, precision: str) -> None:
+def test_queries_and_keys_are_turned_and_written(
+    of: Any, heads: int, kv_heads: int, head_width: int, normed: bool, precision: str
+) -> None:
     dtype = torch.float32 if precision == "whole" else half(of)
     step = Step(heads, kv_heads, head_width, dtype, normed)
     query, caches = step.expected()
@@ -190,12 +214,22 @@ def test_refuses_what_it_would_read_wrongly() -> None:
 
 @pytest.mark.parametrize("add", [False, True])
 def test_the_norm_is_a_custom_operator(add: bool) -> None:
-    check_custom_op(norm.add_rms_norm, (normal(2, 8) if add else None, normal(2, 8, seed=1), normal(8, seed=2), EPS, torch.zeros(2, 8)))
+    check_custom_op(
+        norm.add_rms_norm,
+        (normal(2, 8) if add else None, normal(2, 8, seed=1), normal(8, seed=2), EPS, torch.zeros(2, 8)),
+    )
 
 
 @pytest.mark.parametrize("normed", [False, True], ids=["llama", "qwen3"])
 def test_the_rotary_embedding_is_a_custom_operator(normed: bool) -> None:
     step = Step(2, 1, 16, torch.float32, normed)
     tables = step.cos, step.sin, step.position, step.at
-    arguments = (step.qkv, *step.weights, EPS, *tables, *step.caches.nan_to_num(0).unbind(), step.out.nan_to_num(0))
+    arguments = (
+        step.qkv,
+        *step.weights,
+        EPS,
+        *tables,
+        *step.caches.nan_to_num(0).unbind(),
+        step.out.nan_to_num(0),
+    )
     check_custom_op(rotary.rope_cache, arguments)

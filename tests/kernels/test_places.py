@@ -39,7 +39,11 @@ def test_those_that_come_take_the_places_of_those_that_leave(history: list[set[i
     for wanted in history:
         index = torch.tensor(sorted(wanted))
         places, incoming = of.take(index)
-        expected = [at for at, neuron in enumerate(held) if neuron not in wanted] if held else list(range(len(wanted)))
+        expected = (
+            [at for at, neuron in enumerate(held) if neuron not in wanted]
+            if held
+            else list(range(len(wanted)))
+        )
         assert places.tolist() == expected
         assert incoming.tolist() == sorted(wanted - set(held))
         held = held or [-1] * len(wanted)

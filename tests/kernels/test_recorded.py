@@ -27,7 +27,11 @@ class Step:
     """Some rows of a table, normed, gated: kernels, views, new tensors and the writes that a decode step has."""
 
     def __init__(self) -> None:
-        self.ids, self.table, self.weight = torch.zeros(2, dtype=torch.int64), normal(5, 64), normal(64, seed=1)
+        self.ids, self.table, self.weight = (
+            torch.zeros(2, dtype=torch.int64),
+            normal(5, 64),
+            normal(64, seed=1),
+        )
         self.residual, self.normed, self.kept = torch.zeros(2, 64), torch.zeros(2, 64), torch.zeros(2, 64)
 
     def __call__(self) -> Tensor:
@@ -66,7 +70,11 @@ def test_recording_runs_nothing() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_product_with_a_bias(dtype: torch.dtype) -> None:
-    weight, bias, x = LaidOutWeight(normal(128, 64).to(dtype), most=64), normal(128, seed=1).to(dtype), normal(3, 64, seed=2).to(dtype)
+    weight, bias, x = (
+        LaidOutWeight(normal(128, 64).to(dtype), most=64),
+        normal(128, seed=1).to(dtype),
+        normal(3, 64, seed=2).to(dtype),
+    )
     recorded = record(lambda: weight(x, bias))
     if not weight.most:
         assert recorded is None  # oneDNN's product
@@ -91,9 +99,13 @@ def test_what_no_replay_would_do_is_not_recorded(more: Callable[[Tensor], Tensor
     assert not step.kept.any()
 
 
-@pytest.mark.parametrize("copying", [lambda y: y.t().contiguous(), lambda y: y.to(torch.bfloat16)], ids=["contiguous", "to"])
+@pytest.mark.parametrize(
+    "copying", [lambda y: y.t().contiguous(), lambda y: y.to(torch.bfloat16)], ids=["contiguous", "to"]
+)
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
-def test_a_copy_that_calls_itself_a_view_is_not_recorded(copying: Callable[[Tensor], Tensor], mode: Callable[[], Any]) -> None:
+def test_a_copy_that_calls_itself_a_view_is_not_recorded(
+    copying: Callable[[Tensor], Tensor], mode: Callable[[], Any]
+) -> None:
     with mode():
         step = Step()
         assert record(lambda: copying(step())) is None

@@ -31,7 +31,13 @@ def random(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def ffn(neurons: int, width: int, act: str = "silu", biases: Sequence[str] = (), dtype: torch.dtype = torch.float64) -> FFNWeights:
+def ffn(
+    neurons: int,
+    width: int,
+    act: str = "silu",
+    biases: Sequence[str] = (),
+    dtype: torch.dtype = torch.float64,
+) -> FFNWeights:
     make = partial(random, dtype=dtype)
     return FFNWeights(
         gate=make(0, neurons, width),
@@ -70,7 +76,9 @@ def close(actual: Tensor, want: Tensor, w: FFNWeights, x: Tensor) -> None:
 @pytest.mark.parametrize("biases", BIASES)
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize(("neurons", "width"), SIZES)
-def test_equals_the_reference_and_the_zeroed_dense_ffn(neurons: int, width: int, act: str, biases: str) -> None:
+def test_equals_the_reference_and_the_zeroed_dense_ffn(
+    neurons: int, width: int, act: str, biases: str
+) -> None:
     w, x = ffn(neurons, width, act, BIASES[biases]), random(6, 3, width)
     for keep in sorted({1, (neurons + 1) // 2, neurons}):
         ours, index = compact(w, keep), retained(keep, neurons, keep)
@@ -81,7 +89,11 @@ def test_equals_the_reference_and_the_zeroed_dense_ffn(neurons: int, width: int,
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_agrees_in_every_dtype(dtype: torch.dtype) -> None:
-    w, x, index = ffn(33, 5, biases=BIASES["all"], dtype=dtype), random(6, 3, 5, dtype=dtype), retained(0, 33, 16)
+    w, x, index = (
+        ffn(33, 5, biases=BIASES["all"], dtype=dtype),
+        random(6, 3, 5, dtype=dtype),
+        retained(0, 33, 16),
+    )
     ours = compact(w, 16)
     ours.load(index)
     assert ours(x).dtype == dtype
@@ -118,7 +130,9 @@ def histories(draw: st.DrawFn) -> tuple[int, int, list[list[int] | None]]:
 
 
 @given(histories(), st.sampled_from(sorted(BIASES)))
-def test_any_history_of_loads_gives_what_a_fresh_copy_gives(history: tuple[int, int, list[list[int] | None]], biases: str) -> None:
+def test_any_history_of_loads_gives_what_a_fresh_copy_gives(
+    history: tuple[int, int, list[list[int] | None]], biases: str
+) -> None:
     """And moves exactly the neurons that are new, all of them after `forget`."""
     neurons, keep, steps = history
     w, x = ffn(neurons, 3, biases=BIASES[biases]), random(6, 2, 3)
@@ -166,7 +180,9 @@ def test_buffers_keep_their_addresses() -> None:
     for seed in range(1, 6):
         ours.load(retained(seed, 16, 6))
         ours(random(6, 2, 8))
-        assert {name: value.data_ptr() for name, value in vars(ours).items() if isinstance(value, Tensor)} == addresses
+        assert {
+            name: value.data_ptr() for name, value in vars(ours).items() if isinstance(value, Tensor)
+        } == addresses
 
 
 def test_layers_may_share_the_scratch_rows() -> None:

@@ -14,7 +14,16 @@ from kernels.test_sparse_ffn import ACTS
 from regrow.core import FFNWeights
 from regrow.kernels.pruned_ffn import reference
 from regrow.kernels.pruned_ffn.triton import ACTIVATIONS, down_gather, gated_gather, gated_tile, launch_gated
-from regrow.kernels.split_sums import H100_SHARED, LARGEST_ROWS, RESIDENT, Tile, blocks, partial_tile, sum_rows, workspace_shape
+from regrow.kernels.split_sums import (
+    H100_SHARED,
+    LARGEST_ROWS,
+    RESIDENT,
+    Tile,
+    blocks,
+    partial_tile,
+    sum_rows,
+    workspace_shape,
+)
 
 ROWS = 1, 2, 3, 7, 16, 17, 33, 64
 # The interpreter's matrix product of bfloat16 is wrong: only the form without one is run on it (compiled ahead of time,
@@ -23,7 +32,9 @@ CASES = [(rows, dtype) for rows in ROWS for dtype in (torch.float32, torch.float
 
 
 def parametrized(cases: list[tuple[int, torch.dtype]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(("rows", "dtype"), cases, ids=lambda value: str(value).removeprefix("torch."))
+    return pytest.mark.parametrize(
+        ("rows", "dtype"), cases, ids=lambda value: str(value).removeprefix("torch.")
+    )
 
 
 case = parametrized(CASES)
@@ -37,7 +48,9 @@ def small(rows: int, width: int, keep: int) -> Tile:
 
 def close(out: Tensor, x: Tensor, w: FFNWeights, index: Tensor) -> None:
     """`out` is the hidden layer: the sparse FFN without its down."""
-    x, gate, up, *biases = (None if t is None else t.double() for t in (x, w.gate[index], w.up[index], w.gate_bias, w.up_bias))
+    x, gate, up, *biases = (
+        None if t is None else t.double() for t in (x, w.gate[index], w.up[index], w.gate_bias, w.up_bias)
+    )
     gate_bias, up_bias = (None if bias is None else bias[index] for bias in biases)
     identity = FFNWeights(gate, up, torch.eye(len(index), dtype=torch.float64), w.act, gate_bias, up_bias)
     want = reference.sparse_ffn(identity, torch.arange(len(index)), x)
@@ -50,13 +63,26 @@ def close(out: Tensor, x: Tensor, w: FFNWeights, index: Tensor) -> None:
     within(out, want, act_error * (raised.abs() + up_error) + gated.abs() * up_error)
 
 
-def weights(dtype: torch.dtype, neurons: int, width: int, act: str = "silu", biases: tuple[str, ...] = (), seed: int = 0) -> FFNWeights:
+def weights(
+    dtype: torch.dtype,
+    neurons: int,
+    width: int,
+    act: str = "silu",
+    biases: tuple[str, ...] = (),
+    seed: int = 0,
+) -> FFNWeights:
     gate, up = random(seed, neurons, width, dtype=dtype), random(seed + 1, neurons, width, dtype=dtype)
-    bias = {name: random(seed + 2 + place, neurons, dtype=dtype) for place, name in enumerate(("gate", "up")) if name in biases}
+    bias = {
+        name: random(seed + 2 + place, neurons, dtype=dtype)
+        for place, name in enumerate(("gate", "up"))
+        if name in biases
+    }
     return FFNWeights(gate, up, torch.empty(0), ACTS[act], bias.get("gate"), bias.get("up"))
 
 
-def run_gated(x: Tensor, w: FFNWeights, index: Tensor, act: str = "silu", sizes: tuple[Tile, int] | None = None) -> Tensor:
+def run_gated(
+    x: Tensor, w: FFNWeights, index: Tensor, act: str = "silu", sizes: tuple[Tile, int] | None = None
+) -> Tensor:
     out = framed(poisoned(len(x), len(index), dtype=x.dtype))
     launch_gated(x, w.gate, w.up, index, w.gate_bias, w.up_bias, act, out.inner, sizes)
     assert out.frame_is_untouched()
@@ -70,13 +96,19 @@ def test_gated_equals_the_reference(rows: int, dtype: torch.dtype) -> None:
     unselected = torch.ones(40, dtype=torch.bool).index_fill_(0, index, False)
     gate, up, x = (framed(t).inner for t in (w.gate, w.up, random(9, rows, 37, dtype=dtype)))
     gate[unselected], up[unselected] = float("nan"), float("nan")
-    close(run_gated(x, FFNWeights(gate, up, w.down, w.act), index, sizes=(small(rows, 37, 23), 9)), x, w, index)
+    close(
+        run_gated(x, FFNWeights(gate, up, w.down, w.act), index, sizes=(small(rows, 37, 23), 9)), x, w, index
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_columns_beyond_the_neurons_are_zeroed(rows: int) -> None:
     """In the block of the last neuron, and in blocks of their own; with biases, which are not zero there."""
-    w, x, index = weights(torch.float32, 40, 37, biases=("gate", "up")), random(9, rows, 37), shuffled(0, 40, 23)
+    w, x, index = (
+        weights(torch.float32, 40, 37, biases=("gate", "up")),
+        random(9, rows, 37),
+        shuffled(0, 40, 23),
+    )
     out = framed(poisoned(rows, 48))
     launch_gated(x, w.gate, w.up, index, w.gate_bias, w.up_bias, "silu", out.inner, (small(rows, 37, 48), 9))
     assert out.frame_is_untouched()
@@ -124,15 +156,27 @@ def test_a_gate_that_is_not_a_number_shows(act: str) -> None:
 def down_close(y: Tensor, h: Tensor, down_t: Tensor, index: Tensor, bias: Tensor | None) -> None:
     h, down_t, bias = h.double(), down_t[index].double(), None if bias is None else bias.double()
     want = linear(h, down_t.t(), bias)
-    within(y, want, summed(linear(h.abs(), down_t.t().abs(), None if bias is None else bias.abs()), len(index) + 1))
+    within(
+        y,
+        want,
+        summed(linear(h.abs(), down_t.t().abs(), None if bias is None else bias.abs()), len(index) + 1),
+    )
 
 
 @case
 @pytest.mark.parametrize("splits", [1, 3, 4])
 def test_down_equals_the_reference(rows: int, dtype: torch.dtype, splits: int) -> None:
     """Across block borders: 37 neurons in steps of 16, so that a fourth split has none; 21 outputs in blocks of 16."""
-    index, down_t, bias = shuffled(0, 50, 37), random(1, 50, 21, dtype=dtype), random(2, 21, dtype=dtype) if splits == 3 else None
-    stored, h, out = framed(down_t), framed(random(3, rows, 37, dtype=dtype)), framed(poisoned(rows, 21, dtype=dtype))
+    index, down_t, bias = (
+        shuffled(0, 50, 37),
+        random(1, 50, 21, dtype=dtype),
+        random(2, 21, dtype=dtype) if splits == 3 else None,
+    )
+    stored, h, out = (
+        framed(down_t),
+        framed(random(3, rows, 37, dtype=dtype)),
+        framed(poisoned(rows, 21, dtype=dtype)),
+    )
     stored.inner[torch.ones(50, dtype=torch.bool).index_fill_(0, index, False)] = float("nan")
     workspace, tile = poisoned(splits, rows, 21), Tile(max(16, 1 << (rows - 1).bit_length()), 16, 16, 2)
     sum_rows("down_gather", h.inner, stored.inner, index, bias, workspace, out.inner, tile=tile)
@@ -147,7 +191,12 @@ def test_down_equals_the_reference(rows: int, dtype: torch.dtype, splits: int) -
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize(("neurons", "width", "keep"), [(1, 1, 1), (9, 257, 1), (70, 16, 65)])
 def test_down_takes_any_size(neurons: int, width: int, keep: int, rows: int) -> None:
-    index, down_t, h, bias = shuffled(0, neurons, keep), random(1, neurons, width), random(3, rows, keep), random(2, width)
+    index, down_t, h, bias = (
+        shuffled(0, neurons, keep),
+        random(1, neurons, width),
+        random(3, rows, keep),
+        random(2, width),
+    )
     workspace, out = poisoned(*workspace_shape(rows, keep, width)), poisoned(rows, width)
     down_gather(h, down_t, index.int(), bias, workspace, out)
     down_close(out, h, down_t, index, bias)
@@ -186,7 +235,9 @@ def test_both_are_the_sparse_ffn() -> None:
     gated_gather(x, w.gate, w.up, index, w.gate_bias, w.up_bias, "silu", h)
     down_gather(h, down.t().contiguous(), index, None, workspace, out)
     want = reference.sparse_ffn(FFNWeights(w.gate, w.up, down, w.act, w.gate_bias, w.up_bias), index, x)
-    torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-3)  # values are of order 100: the sums themselves are checked above
+    torch.testing.assert_close(
+        out, want, rtol=1e-4, atol=1e-3
+    )  # values are of order 100: the sums themselves are checked above
 
 
 def test_offsets_are_64_bit(tmp_path: Path) -> None:
@@ -209,7 +260,14 @@ def test_offsets_are_64_bit(tmp_path: Path) -> None:
 def operands(rows: int = 2) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     index, w = shuffled(0, 20, 9), weights(torch.float32, 20, 24, biases=("gate", "up"))
     gated = random(9, rows, 24), w.gate, w.up, index, w.gate_bias, w.up_bias, "silu", poisoned(rows, 9)
-    down = random(8, rows, 9), random(5, 20, 24), index, random(6, 24), poisoned(*workspace_shape(rows, 9, 24)), poisoned(rows, 24)
+    down = (
+        random(8, rows, 9),
+        random(5, 20, 24),
+        index,
+        random(6, 24),
+        poisoned(*workspace_shape(rows, 9, 24)),
+        poisoned(rows, 24),
+    )
     return gated, down
 
 
@@ -237,7 +295,9 @@ def test_traces_into_one_graph() -> None:
 
     w, arguments = weights(torch.float32, 20, 24), (random(5, 20, 24), shuffled(0, 20, 9))
     compiled = torch.compile(ffn, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(random(9, 2, 24), w.gate, w.up, *arguments), ffn(random(9, 2, 24), w.gate, w.up, *arguments))
+    assert torch.equal(
+        compiled(random(9, 2, 24), w.gate, w.up, *arguments), ffn(random(9, 2, 24), w.gate, w.up, *arguments)
+    )
 
 
 def test_a_new_selection_is_seen_at_the_same_address() -> None:
@@ -276,7 +336,9 @@ def test_refuses(message: str) -> None:
 def test_refuses_a_workspace_of_another_shape_or_dtype(shape: tuple[int, ...]) -> None:
     h, down_t, index, bias, _, out = operands()[1]
     with pytest.raises(AssertionError, match="the workspace is"):
-        down_gather(h, down_t, index, bias, poisoned(*shape).double() if shape[1] == 2 else poisoned(*shape), out)
+        down_gather(
+            h, down_t, index, bias, poisoned(*shape).double() if shape[1] == 2 else poisoned(*shape), out
+        )
 
 
 # Block sizes
@@ -287,7 +349,10 @@ def test_refuses_a_workspace_of_another_shape_or_dtype(shape: tuple[int, ...]) -
 def test_pipelines_fit_into_the_shared_memory_of_a_card(rows: int, shared: int) -> None:
     """Triton keeps a buffer less than it has stages, but for 64 rows, where Hopper's matrix units read the buffers themselves."""
     for size in (2, 4):
-        gated, partial = gated_tile(rows, 3584, 9472, size, shared)[0], partial_tile(rows, 9472, 3584, size, shared)
+        gated, partial = (
+            gated_tile(rows, 3584, 9472, size, shared)[0],
+            partial_tile(rows, 9472, 3584, size, shared),
+        )
         for tile, stage in (
             (gated, size * gated.inputs * (gated.rows + 2 * gated.outputs)),
             (partial, size * partial.inputs * (partial.rows + partial.outputs)),

@@ -52,7 +52,10 @@ def gather(x: Tensor, keep: Tensor, more: int = 0) -> Gathered:
     given, room = framed(x), blocks(x.shape[1], 16) * 16 + more
     given.inner[:, ~keep] = float("nan")
     into = framed(poisoned(len(x), room, dtype=x.dtype))
-    index, count = torch.full((room,), beyond(inputs := x.shape[1]), dtype=torch.int32), torch.full((1,), inputs, dtype=torch.int32)
+    index, count = (
+        torch.full((room,), beyond(inputs := x.shape[1]), dtype=torch.int32),
+        torch.full((1,), inputs, dtype=torch.int32),
+    )
     gather_inputs(given.inner, keep, into.inner, index, count)
     assert into.frame_is_untouched()
     return Gathered(into.inner, index, count)
@@ -116,7 +119,12 @@ def test_equals_the_reference(rows: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_keeps_all_none_one_or_some(rows: int, which: str, biased: bool) -> None:
     """In as many splits as inputs allow, and in more, of which some have nothing to do."""
-    x, weight_t, keep, bias = random(0, rows, 150), random(1, 150, 21), kept(which, 150), random(2, 21) if biased else None
+    x, weight_t, keep, bias = (
+        random(0, rows, 150),
+        random(1, 150, 21),
+        kept(which, 150),
+        random(2, 21) if biased else None,
+    )
     for splits in (1, 2, 5, 12):
         run(x, weight_t, keep, bias, splits)
 
@@ -126,7 +134,9 @@ def test_every_split_has_its_share() -> None:
     keep = torch.arange(200) % 2 == 0
     found = gather(torch.ones(1, 200), keep)
     workspace, out = poisoned(3, 1, 4), poisoned(1, 4)
-    sum_rows("kept_linear", found.kept, torch.ones(200, 4), found.index, None, workspace, out, count=found.count)
+    sum_rows(
+        "kept_linear", found.kept, torch.ones(200, 4), found.index, None, workspace, out, count=found.count
+    )
     assert workspace[:, 0, 0].tolist() == [48, 48, 4]
     assert out.tolist() == [[100] * 4]
 
@@ -159,7 +169,9 @@ def test_one_row_lies_anywhere(inputs: int, width: int) -> None:
     room = blocks(inputs, 16) * 16
     into, index = framed(poisoned(1, room)), torch.full((room,), beyond(inputs), dtype=torch.int32)
     gather_inputs(given.inner, keep, into.inner, index, count := torch.zeros(1, dtype=torch.int32))
-    kept_linear(into.inner, stored.inner, index, count, None, poisoned(*workspace_shape(1, inputs, width)), out.inner)
+    kept_linear(
+        into.inner, stored.inner, index, count, None, poisoned(*workspace_shape(1, inputs, width)), out.inner
+    )
     assert out.frame_is_untouched()
     close(out.inner, x, weight_t, keep, None)
 
@@ -167,9 +179,22 @@ def test_one_row_lies_anywhere(inputs: int, width: int) -> None:
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize(("inputs", "width"), [(1, 1), (16, 257), (130, 16)])
 def test_takes_any_size(inputs: int, width: int, rows: int) -> None:
-    x, weight_t, keep, bias = random(0, rows, inputs), random(1, inputs, width), kept("some", inputs), random(2, width)
+    x, weight_t, keep, bias = (
+        random(0, rows, inputs),
+        random(1, inputs, width),
+        kept("some", inputs),
+        random(2, width),
+    )
     found, out = gather(x, keep), poisoned(rows, width)
-    kept_linear(found.kept, weight_t, found.index, found.count, bias, poisoned(*workspace_shape(rows, inputs, width)), out)
+    kept_linear(
+        found.kept,
+        weight_t,
+        found.index,
+        found.count,
+        bias,
+        poisoned(*workspace_shape(rows, inputs, width)),
+        out,
+    )
     close(out, x, weight_t, keep, bias)
 
 
@@ -192,7 +217,9 @@ def test_the_linear_is_a_custom_operator() -> None:
     x, keep, into, index, count = operands()
     gather_inputs(x, keep, into, index, count)
     workspace = torch.zeros(workspace_shape(2, 37, 24))
-    check_custom_op(kept_linear, (into, random(1, 37, 24), index, count, random(2, 24), workspace, torch.zeros(2, 24)))
+    check_custom_op(
+        kept_linear, (into, random(1, 37, 24), index, count, random(2, 24), workspace, torch.zeros(2, 24))
+    )
 
 
 @pytest.mark.parametrize(

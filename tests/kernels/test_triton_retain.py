@@ -28,7 +28,9 @@ def scores(x: Tensor, slot: Tensor, norms: Tensor | None, abs_mean: bool) -> Ten
 @pytest.mark.parametrize("weighed", [False, True])
 @pytest.mark.parametrize("abs_mean", [False, True])
 @pytest.mark.parametrize(
-    ("slot", "inputs"), [([0], 700), ([0, -1, 2], 33), ([2, 1, 0] * 7, 256), ([-1, -1], 40)], ids=["one", "ended", "many", "none"]
+    ("slot", "inputs"),
+    [([0], 700), ([0, -1, 2], 33), ([2, 1, 0] * 7, 256), ([-1, -1], 40)],
+    ids=["one", "ended", "many", "none"],
 )
 def test_inputs_above_the_threshold_are_kept_and_counted(
     implementation: object, slot: list[int], inputs: int, dtype: torch.dtype, weighed: bool, abs_mean: bool
@@ -51,7 +53,14 @@ def test_inputs_above_the_threshold_are_kept_and_counted(
 def test_refuses_inputs_that_are_not_adjacent() -> None:
     with pytest.raises(ValueError, match="adjacent"):
         exceeding(
-            normal(6, 4).t(), torch.zeros(4, dtype=torch.int64), None, 0.5, False, 1, torch.tensor(0), torch.empty(6, dtype=torch.bool)
+            normal(6, 4).t(),
+            torch.zeros(4, dtype=torch.int64),
+            None,
+            0.5,
+            False,
+            1,
+            torch.tensor(0),
+            torch.empty(6, dtype=torch.bool),
         )
 
 

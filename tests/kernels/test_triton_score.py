@@ -62,7 +62,9 @@ def run(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
         for dtype in {z.dtype, torch.bfloat16} - {torch.float16}:
             compiled.copy_(before)
             score_cpu.observe(z.to(dtype), torch.tensor(slot), compiled)
-            torch.testing.assert_close(compiled.double(), expected(z.to(dtype), slot, before), rtol=RTOL, atol=0)
+            torch.testing.assert_close(
+                compiled.double(), expected(z.to(dtype), slot, before), rtol=RTOL, atol=0
+            )
     return total
 
 
@@ -78,7 +80,9 @@ def run(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
         pytest.param([3, 1, 0, 2], 2100, id="one token a slot"),
         pytest.param([1, -1, 1], 2100, id="fewer tokens than slots, two of them of one"),
         pytest.param([1, 0, 1], 9000, id="squares summed in three parts"),
-        pytest.param([2] + [0] * 1030 + [2, 1] + [-1] * 40 + [2], 40, id="more tokens than are looked through at once"),
+        pytest.param(
+            [2] + [0] * 1030 + [2, 1] + [-1] * 40 + [2], 40, id="more tokens than are looked through at once"
+        ),
     ],
 )
 def test_adds_the_squares_of_normed_activations(slot: list[int], neurons: int, dtype: torch.dtype) -> None:
@@ -99,7 +103,11 @@ def test_on_a_cpu_what_is_no_number_counts_as_in_the_definition() -> None:
 
 @COMPILED
 def test_on_a_cpu_parts_of_wider_tensors_all_layers_at_once_and_what_does_not_fit() -> None:
-    wide, many, slot = torch.full((3, 5, 2300), NAN), torch.full((3, 4, 2200), NAN), torch.tensor([1, 0, -1, 1, 1])
+    wide, many, slot = (
+        torch.full((3, 5, 2300), NAN),
+        torch.full((3, 4, 2200), NAN),
+        torch.tensor([1, 0, -1, 1, 1]),
+    )
     z, total = wide[..., 100:2200], many[:, ::2, :2100]
     z.copy_(normal(3, 5, 2100))
     total.copy_(normal(3, 2, 2100, seed=1).square())
@@ -110,7 +118,11 @@ def test_on_a_cpu_parts_of_wider_tensors_all_layers_at_once_and_what_does_not_fi
     assert torch.equal(one_by_one, total)
     assert many[:, 1::2].isnan().all()
     assert many[..., 2100:].isnan().all()
-    for given, fault in (((z, slot[:4], total), "do not fit"), ((z, slot, total[:2]), "do not fit"), ((z.mT, slot, total), "adjacent")):
+    for given, fault in (
+        ((z, slot[:4], total), "do not fit"),
+        ((z, slot, total[:2]), "do not fit"),
+        ((z.mT, slot, total), "adjacent"),
+    ):
         with pytest.raises(ValueError, match=fault):
             score_cpu.observe(*given)
     with pytest.raises(TypeError, match="of type"):
@@ -185,7 +197,13 @@ def test_the_reference_is_the_accumulation_of_index_sets() -> None:
 
 def test_refuses_neurons_that_are_not_adjacent() -> None:
     with pytest.raises(ValueError, match="adjacent"):
-        observe(normal(6, 4).t(), torch.zeros(4, dtype=torch.int64), torch.zeros(1, 6), poisoned(1, 4, 6), spans(1))
+        observe(
+            normal(6, 4).t(),
+            torch.zeros(4, dtype=torch.int64),
+            torch.zeros(1, 6),
+            poisoned(1, 4, 6),
+            spans(1),
+        )
 
 
 def test_is_a_custom_operator() -> None:
@@ -217,7 +235,17 @@ def test_refuses_spans_that_lie_or_count_otherwise(span: Tensor) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(
     "slot",
-    [[0, 1, 2, 3], [2], [3, -1, 0, -1], [-1, -1], [1, 1, 1], [0, 3, 0, 3], [2, 0, 2, 2], [5, 4, 3, 2, 1, 0], list(range(40))],
+    [
+        [0, 1, 2, 3],
+        [2],
+        [3, -1, 0, -1],
+        [-1, -1],
+        [1, 1, 1],
+        [0, 3, 0, 3],
+        [2, 0, 2, 2],
+        [5, 4, 3, 2, 1, 0],
+        list(range(40)),
+    ],
 )
 def test_one_by_one_has_the_bits_of_tokens_that_are_looked_for(slot: list[int], dtype: torch.dtype) -> None:
     """Three layers at once; a token has no norm, and one no number for it."""
@@ -239,7 +267,10 @@ def test_one_by_one_has_the_bits_of_tokens_that_are_looked_for(slot: list[int], 
 @pytest.mark.parametrize("tokens", [1, kernels.OBSERVED, kernels.OBSERVED + 1, 2 * kernels.OBSERVED + 7])
 def test_a_prompt_of_any_length_adds_what_the_definition_adds(tokens: int) -> None:
     """To the bit, however many tokens a CPU takes at once."""
-    z, slot = torch.randn(2, tokens, 40, generator=torch.Generator().manual_seed(0)), torch.arange(tokens) % 4 - 1
+    z, slot = (
+        torch.randn(2, tokens, 40, generator=torch.Generator().manual_seed(0)),
+        torch.arange(tokens) % 4 - 1,
+    )
     ours, theirs = torch.zeros(2, 3, 40), torch.zeros(2, 3, 40)
     kernels.observe(z, slot, ours)
     for layer in range(2):

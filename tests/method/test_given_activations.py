@@ -40,12 +40,18 @@ class Row:
         """End the phase."""
         if not self.tokens:
             return
-        squares = [[[Fraction(v * v, max(1, sum(u * u for u in row))) for v in row] for row in token] for token in self.tokens]
+        squares = [
+            [[Fraction(v * v, max(1, sum(u * u for u in row))) for v in row] for row in token]
+            for token in self.tokens
+        ]
         score = [
-            [sum(column, Fraction(0)) / len(self.tokens) for column in zip(*layer, strict=True)] for layer in zip(*squares, strict=True)
+            [sum(column, Fraction(0)) / len(self.tokens) for column in zip(*layer, strict=True)]
+            for layer in zip(*squares, strict=True)
         ]
         old = self.best or score
-        self.best = [[max(pair) for pair in zip(*layer, strict=True)] for layer in zip(old, score, strict=True)]
+        self.best = [
+            [max(pair) for pair in zip(*layer, strict=True)] for layer in zip(old, score, strict=True)
+        ]
         self.tokens = []
 
 
@@ -98,7 +104,9 @@ def rules(draw: st.DrawFn) -> IndexSet:
     """Draw sparsity and schedule with T_p >= 1."""
     period = draw(st.integers(1, 5))
     schedule = Schedule(draw(st.integers(0, 4)), draw(st.integers(0, period - 1)), period)
-    return IndexSet(Decimal(draw(st.sampled_from(["0.2", "0.5", "0.8"]))), schedule, forget_finished=draw(st.booleans()))
+    return IndexSet(
+        Decimal(draw(st.sampled_from(["0.2", "0.5", "0.8"]))), schedule, forget_finished=draw(st.booleans())
+    )
 
 
 @given(
@@ -140,7 +148,9 @@ def test_masks_on_given_activations_are_exact(
         clock += decode
         sparse = decode and not filling and is_sparse(schedule, clock)
         slots = torch.tensor([slot for slot, _ in fed])
-        planned = session.plan(slots, torch.zeros(len(fed), 1, dtype=torch.int64), prompt=bool(filling), decode=decode)
+        planned = session.plan(
+            slots, torch.zeros(len(fed), 1, dtype=torch.int64), prompt=bool(filling), decode=decode
+        )
         assert planned.mode is (Mode.SPARSE if sparse else Mode.OBSERVE)
         if sparse and not expected:
             return  # no sample was left to select for: decoding ends
@@ -149,9 +159,13 @@ def test_masks_on_given_activations_are_exact(
             with session.running(planned):
                 pass
         else:
-            z = torch.tensor([token for _, token in fed], dtype=dtype) * 2.0 ** rng.randint(-3, 3)  # [T, L, F]
+            z = torch.tensor([token for _, token in fed], dtype=dtype) * 2.0 ** rng.randint(
+                -3, 3
+            )  # [T, L, F]
             with session.running(planned):
-                assert all(torch.equal(session.run(layer, z[:, layer]), z[:, layer]) for layer in range(layers))
+                assert all(
+                    torch.equal(session.run(layer, z[:, layer]), z[:, layer]) for layer in range(layers)
+                )
             for slot, token in fed:
                 if slot >= 0:
                     rows[slot].tokens.append(token)

@@ -34,7 +34,10 @@ BATCHES = (1, 4, 7)
 def prompts(rows: int, seed: int = 0) -> list[list[int]]:
     """Return ragged prompts; one has a single token."""
     rng = random.Random(seed)
-    return [[rng.randrange(3, VOCABULARY) for _ in range(1 if row == 1 else rng.randint(2, 9))] for row in range(rows)]
+    return [
+        [rng.randrange(3, VOCABULARY) for _ in range(1 if row == 1 else rng.randint(2, 9))]
+        for row in range(rows)
+    ]
 
 
 def generate(
@@ -42,14 +45,21 @@ def generate(
 ) -> regrow.Generation:
     """Return what regrow makes of unpadded prompts, no id being an EOS unless told."""
     ids, mask = naive.left_pad(batch, 0)
-    given = {"max_new_tokens": steps, "do_sample": False, "eos_token_id": VOCABULARY, "pad_token_id": 0} | settings
+    given = {
+        "max_new_tokens": steps,
+        "do_sample": False,
+        "eos_token_id": VOCABULARY,
+        "pad_token_id": 0,
+    } | settings
     return regrow.generate(model, ids, mask, method=method, **given)  # type: ignore[arg-type]
 
 
 DENSE_AGAIN = {
     "griffin without sparsity": regrow.Griffin(sparsity=0),
     "bap without sparsity": regrow.BatchwiseAdaptive(sparsity="0.0", init_steps=1, period=4),
-    "bap without sparse steps": regrow.BatchwiseAdaptive(sparsity=0.7, init_steps=1, explore_steps=3, period=3),
+    "bap without sparse steps": regrow.BatchwiseAdaptive(
+        sparsity=0.7, init_steps=1, explore_steps=3, period=3
+    ),
 }
 
 
@@ -58,7 +68,9 @@ DENSE_AGAIN = {
 def test_1_without_sparsity_or_without_sparse_steps_it_is_the_dense_model(name: str, rows: int) -> None:
     model, batch = build("qwen2"), prompts(rows)
     ids, mask = naive.left_pad(batch, 0)
-    stock = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=24, eos_token_id=VOCABULARY, pad_token_id=0)
+    stock = model.generate(
+        ids, attention_mask=mask, do_sample=False, max_new_tokens=24, eos_token_id=VOCABULARY, pad_token_id=0
+    )
     ours = generate(model, batch, DENSE_AGAIN[name])
     assert torch.equal(ours.sequences, stock)
     assert (ours.report.sparse_steps, ours.report.actual_sparsity) == (0, 0.0)
@@ -79,7 +91,9 @@ def test_2_a_sparse_step_is_the_dense_ffn_with_z_zeroed_outside_the_set(family: 
     session.join([0, 1])
     x = torch.randn(2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     everywhere = lambda _: [session.run(layer, x) for layer in range(len(ffns))]  # noqa: E731
-    forward(session, torch.arange(2).repeat_interleave(5), everywhere, prompt=True, decode=False, completed=[0, 1])
+    forward(
+        session, torch.arange(2).repeat_interleave(5), everywhere, prompt=True, decode=False, completed=[0, 1]
+    )
     outputs: list[Tensor] = []
     sparse = lambda _: outputs.extend(session.run(layer, x[:, :1]) for layer in range(len(ffns)))  # noqa: E731
     assert forward(session, torch.arange(2), sparse) is Mode.SPARSE
@@ -88,7 +102,9 @@ def test_2_a_sparse_step_is_the_dense_ffn_with_z_zeroed_outside_the_set(family: 
         z = ffn.hidden(x[:, :1])
         want = ffn.output(z.masked_fill(outside, 0))
         actual = outputs[layer]
-        torch.testing.assert_close(actual, want, rtol=0, atol=1e-14 * float(functional.linear(z.abs(), ffn.weights.down.abs()).max()))
+        torch.testing.assert_close(
+            actual, want, rtol=0, atol=1e-14 * float(functional.linear(z.abs(), ffn.weights.down.abs()).max())
+        )
         assert not torch.allclose(actual, ffn.output(z), rtol=1e-3)
 
 
@@ -98,7 +114,11 @@ def test_2_a_sparse_step_is_the_dense_ffn_with_z_zeroed_outside_the_set(family: 
 @st.composite
 def ragged(draw: st.DrawFn) -> list[Tensor]:
     """Draw the activations [T, F] of the prompts of one batch."""
-    lengths = draw(st.sampled_from(BATCHES).flatmap(lambda rows: st.lists(st.integers(1, 6), min_size=rows, max_size=rows)))
+    lengths = draw(
+        st.sampled_from(BATCHES).flatmap(
+            lambda rows: st.lists(st.integers(1, 6), min_size=rows, max_size=rows)
+        )
+    )
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     return [torch.randn(length, 9, generator=generator) for length in lengths]
 
@@ -119,15 +139,29 @@ def scored(batch: Sequence[Tensor], widths: Sequence[int], extra: int = 0) -> Te
         stop = min(total, start + widths[start % len(widths)])
         done = range(len(batch)) if stop == total else ()
         run = partial(session.run, 0, z[:, start:stop])
-        forward(session, slot[:, start:stop].flatten(), lambda _, run=run: run(), prompt=True, decode=False, completed=done)
+        forward(
+            session,
+            slot[:, start:stop].flatten(),
+            lambda _, run=run: run(),
+            prompt=True,
+            decode=False,
+            completed=done,
+        )
         start = stop
     state = session.pruner.state
     assert state is not None
     return state.memory[0].clone()
 
 
-@given(ragged(), st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 5), st.randoms(use_true_random=False))
-def test_3_scores_do_not_see_padding_row_order_or_chunks(batch: list[Tensor], widths: list[int], extra: int, rng: random.Random) -> None:
+@given(
+    ragged(),
+    st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    st.integers(0, 5),
+    st.randoms(use_true_random=False),
+)
+def test_3_scores_do_not_see_padding_row_order_or_chunks(
+    batch: list[Tensor], widths: list[int], extra: int, rng: random.Random
+) -> None:
     whole = scored(batch, [99])
     torch.testing.assert_close(scored(batch, [99], extra), whole, rtol=1e-5, atol=0)
     torch.testing.assert_close(scored(batch, widths), whole, rtol=1e-5, atol=0)
@@ -147,12 +181,27 @@ def test_3_a_stage_of_other_rows_may_end_between_two_chunks(closing: bool, memor
     session = Session(Parts(rule), given_blocks(1, 9))
     session.start(2)
     session.join([0])
-    forward(session, torch.zeros(2, dtype=torch.int64), lambda _: session.run(0, z[:2]), prompt=True, decode=False, completed=[0])
+    forward(
+        session,
+        torch.zeros(2, dtype=torch.int64),
+        lambda _: session.run(0, z[:2]),
+        prompt=True,
+        decode=False,
+        completed=[0],
+    )
     session.join([1])
     late: list[Tensor] = []
-    for chunk, first in enumerate((2, 5, 8)):  # one token of row 0 and two of row 1 a step; the stage ends with the first
+    for chunk, first in enumerate(
+        (2, 5, 8)
+    ):  # one token of row 0 and two of row 1 a step; the stage ends with the first
         run = partial(session.run, 0, z[first : first + 3])
-        forward(session, torch.tensor([0, 1, 1]), lambda _, run=run: run(), prompt=True, completed=[1] if chunk == 2 else ())
+        forward(
+            session,
+            torch.tensor([0, 1, 1]),
+            lambda _, run=run: run(),
+            prompt=True,
+            completed=[1] if chunk == 2 else (),
+        )
         late += [z[first + 1], z[first + 2]]
     state = session.pruner.state
     assert state is not None
@@ -190,12 +239,22 @@ def test_3_masks_and_tokens_of_a_run_do_not_see_chunks_or_row_order(rows: int) -
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_4_over_one_sample_every_aggregate_is_the_same(memory: str) -> None:
     runs = [
-        masks_of(prompts(1), regrow.BatchwiseAdaptive(sparsity=0.6, init_steps=3, period=6, aggregate=aggregate, memory=memory))
+        masks_of(
+            prompts(1),
+            regrow.BatchwiseAdaptive(
+                sparsity=0.6, init_steps=3, period=6, aggregate=aggregate, memory=memory
+            ),
+        )
         for aggregate in AGGREGATES
     ]
     assert runs[0] == runs[1]
     two = [
-        masks_of(prompts(4), regrow.BatchwiseAdaptive(sparsity=0.6, init_steps=3, period=6, aggregate=aggregate, memory=memory))
+        masks_of(
+            prompts(4),
+            regrow.BatchwiseAdaptive(
+                sparsity=0.6, init_steps=3, period=6, aggregate=aggregate, memory=memory
+            ),
+        )
         for aggregate in AGGREGATES
     ]
     assert two[0] != two[1]
@@ -214,11 +273,20 @@ def test_4_identical_prompts_give_the_masks_of_one(rows: int) -> None:
 def test_5_the_largest_entry_of_any_sample_is_kept(rows: int, keep: int, seed: int) -> None:
     """Whenever fewer than k entries of mbar exceed it; ties at the edge may go to a lower index."""
     rng = random.Random(seed)
-    session = Session(Parts(IndexSet(1 - Decimal(keep) / 16, Schedule(0, 0, 1))), given_blocks(1, 16), record_masks=True)
+    session = Session(
+        Parts(IndexSet(1 - Decimal(keep) / 16, Schedule(0, 0, 1))), given_blocks(1, 16), record_masks=True
+    )
     session.start(rows)
     session.join(range(rows))
     z = torch.tensor([activation(rng, 1, 16)[0] for _ in range(3 * rows)], dtype=torch.float64)
-    forward(session, torch.arange(rows).repeat(3), lambda _: session.run(0, z), prompt=True, decode=False, completed=range(rows))
+    forward(
+        session,
+        torch.arange(rows).repeat(3),
+        lambda _: session.run(0, z),
+        prompt=True,
+        decode=False,
+        completed=range(rows),
+    )
     kept = set(session.masks[0][1][0].tolist())
     relative = (z / z.norm(dim=1, keepdim=True)).nan_to_num(0).reshape(3, rows, 16)
     score = relative.square().mean(0).sqrt()  # [B, F]
@@ -240,7 +308,11 @@ def test_6_a_sparse_step_computes_k_neurons_of_every_layer(rows: int, sparsity: 
     keep = naive.kept_count(sparsity, NEURONS)
     masks, _ = masks_of(prompts(rows), method)
     assert len(masks) == 5
-    assert all(len(set(layer)) == len(layer) == keep and layer == sorted(layer) for _, mask in masks for layer in mask)
+    assert all(
+        len(set(layer)) == len(layer) == keep and layer == sorted(layer)
+        for _, mask in masks
+        for layer in mask
+    )
     report = generate(build("qwen2", torch.float64), prompts(rows), method).report
     left_out = report.weights_dense - report.weights_kept
     assert left_out == report.sparse_steps * 2 * (NEURONS - keep) * 3 * WIDTH

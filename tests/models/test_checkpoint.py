@@ -18,7 +18,10 @@ from regrow.models import load
 
 CHANGES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "a norm is missing": (without("model.norm.weight"), r"is incomplete: model\.norm\.weight is missing"),
-    "a bias is missing": (without("model.layers.0.self_attn.q_proj.bias"), "is incomplete: .*q_proj.bias is missing"),
+    "a bias is missing": (
+        without("model.layers.0.self_attn.q_proj.bias"),
+        "is incomplete: .*q_proj.bias is missing",
+    ),
     "an untied head is missing": (without("lm_head.weight"), r"is incomplete: lm_head\.weight is missing"),
     "a layer is missing": (
         lambda tensors: {name: tensor for name, tensor in tensors.items() if "layers.1." not in name},
@@ -29,7 +32,9 @@ CHANGES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
         r"is incomplete: .* 26 more tensors are missing .*, and there is module\.lm_head\.weight instead",
     ),
     "one tensor is renamed": (
-        lambda tensors: {name.replace("model.norm", "model.final_norm"): tensor for name, tensor in tensors.items()},
+        lambda tensors: {
+            name.replace("model.norm", "model.final_norm"): tensor for name, tensor in tensors.items()
+        },
         r"model\.norm\.weight is missing .*, and there is model\.final_norm\.weight instead",
     ),
     "nothing of it is there": (lambda _: {"x": torch.ones(1)}, "26 more tensors are missing"),
@@ -111,7 +116,9 @@ def test_a_tied_head_may_be_the_only_one_that_is_stored(copy: Path) -> None:
     ],
     ids=["saved without the head's prefix", "computed buffers", "a value head beside it"],
 )
-def test_older_and_larger_checkpoints_load_as_in_transformers(copy: Path, change: Callable[[Tensors], Tensors]) -> None:
+def test_older_and_larger_checkpoints_load_as_in_transformers(
+    copy: Path, change: Callable[[Tensors], Tensors]
+) -> None:
     edit_tensors(copy, change)
     _loads_as_in_transformers(copy)
 
@@ -121,7 +128,9 @@ def test_experts_that_transformers_joins_while_loading_are_not_missing(copy: Pat
     mixture.save_pretrained(copy)
     assert any("experts.3" in name for name in load_file(copy / "model.safetensors"))
     loaded = load(copy)
-    assert all(torch.equal(tensor, mixture.state_dict()[name]) for name, tensor in loaded.model.state_dict().items())
+    assert all(
+        torch.equal(tensor, mixture.state_dict()[name]) for name, tensor in loaded.model.state_dict().items()
+    )
 
 
 # Weights in several files.
@@ -141,14 +150,20 @@ def test_weights_in_several_files_load(sharded: Path) -> None:
 
 def test_a_missing_shard_is_named(sharded: Path) -> None:
     (sharded / "model-00002-of-00007.safetensors").unlink()
-    with pytest.raises(RegrowError, match=r"is incomplete: model-00002-of-00007\.safetensors, which .* names, is not there"):
+    with pytest.raises(
+        RegrowError, match=r"is incomplete: model-00002-of-00007\.safetensors, which .* names, is not there"
+    ):
         load(sharded)
 
 
 def test_a_tensor_that_its_shard_lacks_is_named(sharded: Path) -> None:
     index = sharded / "model.safetensors.index.json"
     places = json.loads(index.read_text())["weight_map"]
-    edit_json(index, weight_map=places | {"model.norm.weight": places["lm_head.weight"], "model.extra": places["lm_head.weight"]})
+    edit_json(
+        index,
+        weight_map=places
+        | {"model.norm.weight": places["lm_head.weight"], "model.extra": places["lm_head.weight"]},
+    )
     with pytest.raises(RegrowError, match=r"lacks model\.(norm\.weight|extra), which .* places there"):
         load(sharded)
 
@@ -159,7 +174,9 @@ def test_shards_without_their_index_are_refused(sharded: Path) -> None:
         load(sharded)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 3}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 3}}']
+)
 def test_a_damaged_index_is_named(sharded: Path, text: str) -> None:
     (sharded / "model.safetensors.index.json").write_text(text)
     with pytest.raises(RegrowError, match=r"model\.safetensors\.index\.json is damaged") as refusal:

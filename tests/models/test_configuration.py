@@ -70,7 +70,9 @@ def test_a_quantisation_of_null_is_none(copy: Path) -> None:
 @pytest.mark.parametrize("wanted", ["flash_attention_2", "flash_attention_3", "nonsense"])
 def test_an_attention_that_is_not_installed_is_named(copy: Path, key: str, wanted: str) -> None:
     edit_json(copy / "config.json", **{key: wanted})
-    with pytest.raises(RegrowError, match=f"the attention implementation '{wanted}' needs, or take that out of") as refusal:
+    with pytest.raises(
+        RegrowError, match=f"the attention implementation '{wanted}' needs, or take that out of"
+    ) as refusal:
         load(copy)
     one_sentence(refusal.value)
 
@@ -79,7 +81,9 @@ def test_an_attention_that_is_not_installed_is_named(copy: Path, key: str, wante
 def test_an_attention_that_is_code_of_the_hub_needs_trust(copy: Path, wanted: str) -> None:
     edit_json(copy / "config.json", _attn_implementation=wanted)
     for _ in range(2):  # the second time, transformers takes it as known
-        with pytest.raises(UsageError, match=r"which is code from the hub; .* --trust-remote-code if you trust it"):
+        with pytest.raises(
+            UsageError, match=r"which is code from the hub; .* --trust-remote-code if you trust it"
+        ):
             load(copy)
 
 
@@ -135,13 +139,19 @@ def test_values_that_cannot_be_met_are_named(copy: Path, key: str, value: object
 
 OTHERS: list[tuple[dict[str, object], str]] = [
     ({"model_type": "nonsense"}, "of type 'nonsense', which transformers .* does not know; use a model"),
-    ({"model_type": "nonsense", "auto_map": {"AutoConfig": "a.B"}}, "does not know; if you trust .* --trust-remote-code"),
+    (
+        {"model_type": "nonsense", "auto_map": {"AutoConfig": "a.B"}},
+        "does not know; if you trust .* --trust-remote-code",
+    ),
     ({"model_type": "t5"}, "no causal language model: .* describes the type 't5'"),
     ({"model_type": "vit"}, "no causal language model: .* describes the type 'vit'"),
     ({"architectures": ["BertForMaskedLM"]}, "no causal language model: .* describes a BertForMaskedLM"),
     ({"architectures": ["T5ForConditionalGeneration"]}, "no causal language model: .* describes a T5For"),
     ({"architectures": ["ViTForImageClassification"]}, "no causal language model: .* describes a ViTFor"),
-    ({"architectures": ["Qwen2ForSequenceClassification"]}, "no causal language model: .* describes a Qwen2ForSeq"),
+    (
+        {"architectures": ["Qwen2ForSequenceClassification"]},
+        "no causal language model: .* describes a Qwen2ForSeq",
+    ),
 ]
 
 

@@ -24,7 +24,30 @@ OBJECTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer
 FILES = (*OBJECTS, "chat_template.jinja")
 # Small numbers only: a model of a size that no memory holds would be refused by the machine.
 ODD = st.sampled_from(
-    [None, True, False, "", "abc", "3", "\ud800", -1, 0, 1, 5, 100, 3.5, 1e-9, float("nan"), [], [1], ["a"], [[1]], [None], {}, {"a": 1}]
+    [
+        None,
+        True,
+        False,
+        "",
+        "abc",
+        "3",
+        "\ud800",
+        -1,
+        0,
+        1,
+        5,
+        100,
+        3.5,
+        1e-9,
+        float("nan"),
+        [],
+        [1],
+        ["a"],
+        [[1]],
+        [None],
+        {},
+        {"a": 1},
+    ]
 )
 # `generate` asks its caller for the tokenizer that these two need.
 WITH_TOKENIZER = {"stop_strings", "token_healing"}
@@ -39,9 +62,17 @@ ADDED: dict[str, list[str]] = {
         "id2label",
         "to_dict",
     ],
-    "generation_config.json": sorted({name for name in vars(GenerationConfig()) if name[0] != "_"} - WITH_TOKENIZER),
+    "generation_config.json": sorted(
+        {name for name in vars(GenerationConfig()) if name[0] != "_"} - WITH_TOKENIZER
+    ),
     "tokenizer.json": ["truncation", "padding", "normalizer", "post_processor"],
-    "tokenizer_config.json": ["chat_template", "model_max_length", "extra_special_tokens", "added_tokens_decoder", "add_bos_token"],
+    "tokenizer_config.json": [
+        "chat_template",
+        "model_max_length",
+        "extra_special_tokens",
+        "added_tokens_decoder",
+        "add_bos_token",
+    ],
 }
 Place = tuple[Any, ...]  # keys and indices, from the outermost
 
@@ -56,7 +87,10 @@ def _places(value: object, above: Place = ()) -> Iterator[Place]:
 
 def _changed(draw: st.DataObject, name: str, text: str) -> str:
     value = json.loads(text)
-    place = draw.draw(st.one_of(st.sampled_from(list(_places(value))), st.sampled_from([(key,) for key in ADDED[name]])), "place")
+    place = draw.draw(
+        st.one_of(st.sampled_from(list(_places(value))), st.sampled_from([(key,) for key in ADDED[name]])),
+        "place",
+    )
     around = value
     for key in place[:-1]:
         around = around[key]
@@ -70,13 +104,20 @@ def _changed(draw: st.DataObject, name: str, text: str) -> str:
 def _cut(draw: st.DataObject, text: str) -> str:
     """Without the end, or with one character changed."""
     place = draw.draw(st.integers(0, len(text) - 1), "place")
-    return text[:place] + draw.draw(st.sampled_from(["", *(sign + text[place + 1 :] for sign in "{}%'\"x0")]), "rest")
+    return text[:place] + draw.draw(
+        st.sampled_from(["", *(sign + text[place + 1 :] for sign in "{}%'\"x0")]), "rest"
+    )
 
 
 def _damage(draw: st.DataObject, directory: Path, name: str) -> None:
     path = directory / name
     text = path.read_text()
-    how = draw.draw(st.sampled_from(["changed", "changed", "changed", "cut", "swapped"] if name in OBJECTS else ["cut", "swapped"]), "how")
+    how = draw.draw(
+        st.sampled_from(
+            ["changed", "changed", "changed", "cut", "swapped"] if name in OBJECTS else ["cut", "swapped"]
+        ),
+        "how",
+    )
     if how == "swapped":
         shutil.copy(directory / draw.draw(st.sampled_from(FILES), "other"), directory / "other")
         (directory / "other").replace(path)
@@ -91,7 +132,9 @@ def _link_weights(source: str, target: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 @settings(max_examples=8, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(draw=st.data())
-def test_a_damaged_file_works_or_is_refused_in_one_sentence(directory: Path, name: str, draw: st.DataObject) -> None:
+def test_a_damaged_file_works_or_is_refused_in_one_sentence(
+    directory: Path, name: str, draw: st.DataObject
+) -> None:
     with tempfile.TemporaryDirectory(dir=directory.parent) as parent:
         copy = Path(shutil.copytree(directory, Path(parent) / "copy", copy_function=_link_weights))
         _damage(draw, copy, name)

@@ -17,7 +17,10 @@ def test_the_fingerprint_follows_weights_and_configuration(directory: Path, copy
     assert load(copy).fingerprint != load(directory).fingerprint
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt", "tokenizer.model"])
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt", "tokenizer.model"],
+)
 def test_a_change_of_any_tokenizer_file_shows(directory: Path, copy: Path, name: str) -> None:
     before = load(directory).tokenizer_sha256
     assert load(copy).tokenizer_sha256 == before

@@ -95,7 +95,9 @@ def test_values_that_transformers_takes_are_taken(copy: Path, key: str, value: o
 def test_without_the_file_the_configuration_is_looked_at(copy: Path) -> None:
     (copy / "generation_config.json").unlink()
     edit_json(copy / "config.json", temperature="hot")
-    with pytest.raises(RegrowError, match=r"config\.json of .* says temperature 'hot', which must be a number"):
+    with pytest.raises(
+        RegrowError, match=r"config\.json of .* says temperature 'hot', which must be a number"
+    ):
         load(copy)
 
 

@@ -25,7 +25,9 @@ def test_dtype_is_the_stored_one_or_the_one_asked_for(directory: Path) -> None:
     assert not load(directory).model.training
 
 
-def test_code_of_a_repository_is_not_fetched_unless_asked_for(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+def test_code_of_a_repository_is_not_fetched_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
     asked: list[list[str]] = []
 
     def download(name: str, allow_patterns: list[str]) -> str:

@@ -26,7 +26,8 @@ def test_the_chat_template_is_used_where_there_is_one(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "says"), [([], "no prompts"), (["a", " \n"], "prompt 2 is empty"), (["a" * 10_000], "prompt 1 has .* tokens")]
+    ("prompts", "says"),
+    [([], "no prompts"), (["a", " \n"], "prompt 2 is empty"), (["a" * 10_000], "prompt 1 has .* tokens")],
 )
 def test_prompts_that_cannot_be_answered_are_refused(loaded: Loaded, prompts: list[str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
@@ -62,7 +63,9 @@ TEMPLATES = [
 def test_a_chat_template_that_fails_is_named_and_can_be_left_out(copy: Path, template: str) -> None:
     (copy / "chat_template.jinja").write_text(template)
     loaded = load(copy)
-    with pytest.raises(RegrowError, match=r"the chat template of .* fails on prompt 1: .*; .*use --no-chat") as refusal:
+    with pytest.raises(
+        RegrowError, match=r"the chat template of .* fails on prompt 1: .*; .*use --no-chat"
+    ) as refusal:
         encode(loaded, ["a"])
     one_sentence(refusal.value)
     assert encode(loaded, ["a"], chat=False)[0].tolist() == [[40]]
@@ -85,7 +88,10 @@ def test_a_token_that_the_model_lacks_is_refused(copy: Path) -> None:
     loaded = load(copy)
     loaded.tokenizer.add_tokens([f"<extra {i}>" for i in range(40)])
     assert encode(loaded, ["a<extra 0>"], chat=False)[0].max() < loaded.embeddings
-    with pytest.raises(RegrowError, match=r"prompt 2 holds the token '<extra 39>' \(105\), and .* has embeddings for 96 tokens"):
+    with pytest.raises(
+        RegrowError,
+        match=r"prompt 2 holds the token '<extra 39>' \(105\), and .* has embeddings for 96 tokens",
+    ):
         encode(loaded, ["a", "b<extra 39>"], chat=False)
 
 

@@ -17,7 +17,9 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 def test_a_model_without_a_vocabulary_is_refused(copy: Path, gone: tuple[str, ...]) -> None:
     for name in gone:
         (copy / name).unlink()
-    with pytest.raises(UsageError, match=r"has no tokenizer: .* holds no tokenizer\.json; copy the tokenizer's files"):
+    with pytest.raises(
+        UsageError, match=r"has no tokenizer: .* holds no tokenizer\.json; copy the tokenizer's files"
+    ):
         load(copy)
 
 
@@ -64,11 +66,15 @@ def test_a_wrong_value_is_one_sentence(copy: Path, name: str, settings: dict[str
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "qwen.tiktoken", "spiece.model"])
-def test_what_another_kind_of_tokenizer_needs_is_named(copy: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_kind_of_tokenizer_needs_is_named(
+    copy: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tokenizer, "find_spec", lambda _: None)
     for gone in FILES[:2]:
         (copy / gone).unlink()
     (copy / name).write_bytes(b"IQ== 0\n")
-    with pytest.raises(RegrowError, match="other kinds may need `pip install sentencepiece tiktoken`") as refusal:
+    with pytest.raises(
+        RegrowError, match="other kinds may need `pip install sentencepiece tiktoken`"
+    ) as refusal:
         load(copy)
     one_sentence(refusal.value)

@@ -17,7 +17,14 @@ from regrow.pruning.inputs import InputPruner, InputRule
 from regrow.pruning.meter import Meter
 
 WIDTH = 24
-SITES = {"q_proj": Site.QKV, "k_proj": Site.QKV, "v_proj": Site.QKV, "o_proj": Site.O, "gate_proj": Site.GATE_UP, "up_proj": Site.GATE_UP}
+SITES = {
+    "q_proj": Site.QKV,
+    "k_proj": Site.QKV,
+    "v_proj": Site.QKV,
+    "o_proj": Site.O,
+    "gate_proj": Site.GATE_UP,
+    "up_proj": Site.GATE_UP,
+}
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -26,19 +33,38 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 def linears(layers: int = 1, home: str = "attn") -> list[Linear]:
     return [
-        Linear(f"layers.{layer}.{home}.{name}", layer, site, normal(place, 5 + 2 * place, WIDTH), normal(place, 5 + 2 * place))
+        Linear(
+            f"layers.{layer}.{home}.{name}",
+            layer,
+            site,
+            normal(place, 5 + 2 * place, WIDTH),
+            normal(place, 5 + 2 * place),
+        )
         for layer in range(layers)
         for place, (name, site) in enumerate(SITES.items())
     ]
 
 
 def test_linears_of_a_site_with_one_threshold_share_their_inputs() -> None:
-    assert share_an_input(linears(2), [0.5] * 12, weighed=False) == [[0, 1, 2], [3], [4, 5], [6, 7, 8], [9], [10, 11]]
+    assert share_an_input(linears(2), [0.5] * 12, weighed=False) == [
+        [0, 1, 2],
+        [3],
+        [4, 5],
+        [6, 7, 8],
+        [9],
+        [10, 11],
+    ]
 
 
 def test_other_thresholds_mean_other_inputs() -> None:
     """As where keys and values are made of another text than queries."""
-    assert share_an_input(linears(), [0.5, 0.4, 0.4, 0.4, 0.3, 0.2], weighed=False) == [[0], [1, 2], [3], [4], [5]]
+    assert share_an_input(linears(), [0.5, 0.4, 0.4, 0.4, 0.3, 0.2], weighed=False) == [
+        [0],
+        [1, 2],
+        [3],
+        [4],
+        [5],
+    ]
 
 
 @pytest.mark.parametrize(("thresholds", "weighed"), [([0.5] * 6, True), (None, False), (None, True)])
@@ -52,7 +78,10 @@ def test_the_first_of_a_group_runs_all_and_another_tensor_is_run_anew(
     on_gpu: bool, biased: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "_on_gpu", lambda _: on_gpu)
-    members = [Linear(of.name, 0, of.site, of.weight, of.bias if has else None) for of, has in zip(linears(), biased, strict=False)]
+    members = [
+        Linear(of.name, 0, of.site, of.weight, of.bias if has else None)
+        for of, has in zip(linears(), biased, strict=False)
+    ]
     group, keep, asked = InputGroup([0, 1, 2], members), normal(9, WIDTH) > 0, []
 
     def choose() -> Tensor:
@@ -63,7 +92,9 @@ def test_the_first_of_a_group_runs_all_and_another_tensor_is_run_anew(
         for place, of in enumerate(members):
             y = group.run(place, x, choose)
             want = reference.masked_linear(x[:, 0], of.weight.t(), keep, of.bias)
-            torch.testing.assert_close(y[:, 0], want, rtol=1e-5, atol=1e-5)  # sums of a dozen terms of about one, in another order
+            torch.testing.assert_close(
+                y[:, 0], want, rtol=1e-5, atol=1e-5
+            )  # sums of a dozen terms of about one, in another order
         assert len(asked) == number
     group.run(0, x, choose)  # the same tensor again, with other numbers: it was used up
     assert len(asked) == 3
@@ -75,7 +106,9 @@ def step(pruner: InputPruner, xs: list[Tensor]) -> tuple[list[Tensor], dict[Site
     """Outputs of a decode step and the weights counted."""
     meter = Meter(1, torch.device("cpu"))
     pruner.start(3, meter)
-    now = Pass(Mode.SPARSE, torch.tensor([0, -1, 1]), torch.zeros(3, 1, dtype=torch.int64), prompt=False, decode=True)
+    now = Pass(
+        Mode.SPARSE, torch.tensor([0, -1, 1]), torch.zeros(3, 1, dtype=torch.int64), prompt=False, decode=True
+    )
     pruner.prepare(now)
     outputs = [pruner.run(place, x, now) for place, x in enumerate(xs)]
     pruner.commit(now, now.slot)
@@ -91,7 +124,9 @@ def test_a_step_is_the_same_bit_for_bit_as_without_groups(monkeypatch: pytest.Mo
     xs = [shared[of.site] for of in blocks.linears]
     ours = step(InputPruner(rule, blocks, threshold), xs)
     assert len(decisions) == 3
-    monkeypatch.setattr(inputs, "share_an_input", lambda found, *_, **__: [[place] for place in range(len(found))])
+    monkeypatch.setattr(
+        inputs, "share_an_input", lambda found, *_, **__: [[place] for place in range(len(found))]
+    )
     theirs = step(InputPruner(rule, blocks, threshold), xs)
     assert len(decisions) == 3 + 6
     assert ours[1] == theirs[1]

@@ -25,7 +25,9 @@ halves = st.integers(0, 11).map(lambda twice: twice / 2)  # thresholds, on the v
 def integers(rows: int, width: int, least: int = -5) -> st.SearchStrategy[Tensor]:
     """Draw a float64 matrix of small integers."""
     row = st.lists(st.integers(least, 5), min_size=width, max_size=width)
-    return st.lists(row, min_size=rows, max_size=rows).map(lambda values: torch.tensor(values, dtype=torch.float64).view(rows, width))
+    return st.lists(row, min_size=rows, max_size=rows).map(
+        lambda values: torch.tensor(values, dtype=torch.float64).view(rows, width)
+    )
 
 
 batches = st.integers(1, 5).flatmap(lambda rows: integers(rows, WIDTH))
@@ -34,13 +36,24 @@ weights = integers(OUT, WIDTH)
 
 def pruner_of(weight: Tensor, threshold: float | None, **rule: Any) -> InputPruner:
     """Return the pruner of a model of one linear."""
-    given = {"sparsity": Decimal("0.5"), "weighed": False, "share": "mean_abs", "by_threshold": threshold is not None}
+    given = {
+        "sparsity": Decimal("0.5"),
+        "weighed": False,
+        "share": "mean_abs",
+        "by_threshold": threshold is not None,
+    }
     sizes = {Site.O: [weight.numel()]}
     blocks = Blocks([0], [], [Linear("a.0.o_proj", 0, Site.O, weight, None)], sizes, sizes)
-    return InputPruner(InputRule(**given | rule), blocks, None if threshold is None else torch.tensor([threshold], dtype=torch.float64))
+    return InputPruner(
+        InputRule(**given | rule),
+        blocks,
+        None if threshold is None else torch.tensor([threshold], dtype=torch.float64),
+    )
 
 
-def run(x: Tensor, weight: Tensor, threshold: float | None = None, live: list[bool] | None = None, **rule: Any) -> tuple[Tensor, int]:
+def run(
+    x: Tensor, weight: Tensor, threshold: float | None = None, live: list[bool] | None = None, **rule: Any
+) -> tuple[Tensor, int]:
     """Return the output [B, out] of a decode step on rows x [B, in], and the weights it counts."""
     pruner = pruner_of(weight, threshold, **rule)
     meter = Meter(1, x.device)
@@ -55,7 +68,9 @@ def run(x: Tensor, weight: Tensor, threshold: float | None = None, live: list[bo
 
 @few
 @given(batches, weights, halves, shares)
-def test_every_row_is_the_linear_on_what_the_batch_keeps(x: Tensor, weight: Tensor, threshold: float, share: str) -> None:
+def test_every_row_is_the_linear_on_what_the_batch_keeps(
+    x: Tensor, weight: Tensor, threshold: float, share: str
+) -> None:
     """And what it keeps is what exceeds the threshold strictly, in exact arithmetic."""
     sums = x.abs().sum(0) if share == "mean_abs" else x.sum(0).abs()
     keep = [Fraction(float(total)) / len(x) > Fraction(threshold) for total in sums]
@@ -74,8 +89,13 @@ def test_a_batch_of_one_is_teal(x: Tensor, weight: Tensor, threshold: float, sha
 
 @few
 @given(integers(1, WIDTH), weights, halves, shares, st.integers(2, 5))
-def test_identical_rows_are_as_one(x: Tensor, weight: Tensor, threshold: float, share: str, rows: int) -> None:
-    (y, count), (one, alone) = run(x.expand(rows, -1), weight, threshold, share=share), run(x, weight, threshold, share=share)
+def test_identical_rows_are_as_one(
+    x: Tensor, weight: Tensor, threshold: float, share: str, rows: int
+) -> None:
+    (y, count), (one, alone) = (
+        run(x.expand(rows, -1), weight, threshold, share=share),
+        run(x, weight, threshold, share=share),
+    )
     assert torch.equal(y, one.expand(rows, -1))
     assert count == alone
 
@@ -108,18 +128,25 @@ def test_the_order_of_rows_does_not_matter(
 
 @few
 @given(batches, weights, halves)
-def test_the_mean_of_magnitudes_keeps_what_the_magnitude_of_the_mean_does(x: Tensor, weight: Tensor, threshold: float) -> None:
+def test_the_mean_of_magnitudes_keeps_what_the_magnitude_of_the_mean_does(
+    x: Tensor, weight: Tensor, threshold: float
+) -> None:
     """And more only where signs differ."""
     more, less = (run(x, torch.eye(WIDTH, dtype=x.dtype), threshold, share=share) for share in SHARES)
     assert more[1] >= less[1]
     assert bool((more[0] == less[0])[less[0] != 0].all())
-    positive = run(x.abs(), weight, threshold, share="mean_abs"), run(x.abs(), weight, threshold, share="abs_mean")
+    positive = (
+        run(x.abs(), weight, threshold, share="mean_abs"),
+        run(x.abs(), weight, threshold, share="abs_mean"),
+    )
     assert positive[0][1] == positive[1][1]
 
 
 @few
 @given(batches, halves, shares, st.permutations(range(WIDTH)), st.booleans())
-def test_columns_of_one_norm_make_wina_teal(x: Tensor, threshold: float, share: str, order: list[int], topk: bool) -> None:
+def test_columns_of_one_norm_make_wina_teal(
+    x: Tensor, threshold: float, share: str, order: list[int], topk: bool
+) -> None:
     weight, limit = 4 * torch.eye(WIDTH, dtype=x.dtype)[list(order)], None if topk else threshold
     wina = run(x, weight, None if topk else 4 * threshold, share=share, weighed=True)
     teal = run(x, weight, limit, share=share)
@@ -137,8 +164,13 @@ def test_the_k_largest_are_k(x: Tensor, weight: Tensor, share: str, weighed: boo
 
 @few
 @given(batches, weights, halves, shares, st.booleans(), st.booleans())
-def test_prompts_are_processed_densely(x: Tensor, weight: Tensor, threshold: float, share: str, weighed: bool, topk: bool) -> None:
-    pruner, meter = pruner_of(weight, None if topk else threshold, share=share, weighed=weighed), Meter(1, x.device)
+def test_prompts_are_processed_densely(
+    x: Tensor, weight: Tensor, threshold: float, share: str, weighed: bool, topk: bool
+) -> None:
+    pruner, meter = (
+        pruner_of(weight, None if topk else threshold, share=share, weighed=weighed),
+        Meter(1, x.device),
+    )
     pruner.start(1, meter)
     slot = torch.zeros(len(x), dtype=torch.int64)
     step = Pass(Mode.OBSERVE, slot, slot[:, None], prompt=True, decode=False)

@@ -26,7 +26,9 @@ rules = st.sampled_from(CATS + TOKEN)
 def integers(rows: int, width: int) -> st.SearchStrategy[Tensor]:
     """Draw a float64 matrix of small integers."""
     row = st.lists(st.integers(-5, 5), min_size=width, max_size=width)
-    return st.lists(row, min_size=rows, max_size=rows).map(lambda values: torch.tensor(values, dtype=torch.float64).view(rows, width))
+    return st.lists(row, min_size=rows, max_size=rows).map(
+        lambda values: torch.tensor(values, dtype=torch.float64).view(rows, width)
+    )
 
 
 batches = st.integers(1, 5).flatmap(lambda rows: integers(rows, WIDTH))
@@ -40,11 +42,15 @@ def hidden(ffn: FFN, x: Tensor) -> tuple[Tensor, Tensor]:
     return gate, gate * linear(x, ffn[1])
 
 
-def run(ffn: FFN, x: Tensor, share: str, threshold: float | None, live: list[bool] | None = None) -> tuple[Tensor, int, int]:
+def run(
+    ffn: FFN, x: Tensor, share: str, threshold: float | None, live: list[bool] | None = None
+) -> tuple[Tensor, int, int]:
     """Return the output [B, D] of a decode step on rows x [B, D], and the weights it counts of gate and up, and of down."""
     weights = FFNWeights(*ffn, relu)
     module = GivenFFN(weights, hidden=lambda x: hidden(ffn, x)[1], output=lambda z: linear(z, weights.down))
-    rule = TokenRule(Decimal("0.5"), gated=threshold is not None, share=share, by_threshold=threshold is not None)
+    rule = TokenRule(
+        Decimal("0.5"), gated=threshold is not None, share=share, by_threshold=threshold is not None
+    )
     limit = None if threshold is None else torch.tensor([threshold], dtype=torch.float64)
     pruner, meter = TokenPruner(rule, Blocks([0], [module], [], {}, {}), limit), Meter(1, x.device)
     pruner.start(len(x), meter)
@@ -112,7 +118,9 @@ def test_every_token_keeps_the_largest_of_z(ffn: FFN, x: Tensor, rule: tuple[str
 
 @few
 @given(ffns, batches, st.sampled_from(TOKEN), st.integers(0, 4), st.integers(-9, 9))
-def test_how_large_a_row_is_does_not_matter_to_every_token(ffn: FFN, x: Tensor, rule: tuple[str, str], row: int, power: int) -> None:
+def test_how_large_a_row_is_does_not_matter_to_every_token(
+    ffn: FFN, x: Tensor, rule: tuple[str, str], row: int, power: int
+) -> None:
     """z of a row times a power of four is, normalised, bit for bit the same."""
     scaled, row = x.clone(), row % len(x)
     scaled[row] *= 2.0**power
@@ -123,7 +131,9 @@ def test_how_large_a_row_is_does_not_matter_to_every_token(ffn: FFN, x: Tensor, 
 
 @few
 @given(ffns, integers(1, WIDTH), halves, rules, st.integers(2, 5))
-def test_identical_rows_are_as_one(ffn: FFN, x: Tensor, threshold: float, rule: tuple[str, str], rows: int) -> None:
+def test_identical_rows_are_as_one(
+    ffn: FFN, x: Tensor, threshold: float, rule: tuple[str, str], rows: int
+) -> None:
     """Two of them where the mean of what is normalised is taken: that of two is exact."""
     (share, how), rows = rule, 2 if rule == TOKEN[1] else rows
     y, *counts = run(ffn, x.expand(rows, -1), share, limit(how, threshold))
@@ -134,7 +144,9 @@ def test_identical_rows_are_as_one(ffn: FFN, x: Tensor, threshold: float, rule: 
 
 @few
 @given(ffns, batches, halves, rules, st.data())
-def test_rows_that_are_not_live_do_not_matter(ffn: FFN, x: Tensor, threshold: float, rule: tuple[str, str], data: st.DataObject) -> None:
+def test_rows_that_are_not_live_do_not_matter(
+    ffn: FFN, x: Tensor, threshold: float, rule: tuple[str, str], data: st.DataObject
+) -> None:
     share, how = rule
     live = data.draw(st.lists(st.booleans(), min_size=len(x), max_size=len(x)).filter(any))
     poisoned = x.where(torch.tensor(live)[:, None], HUGE)
@@ -146,7 +158,9 @@ def test_rows_that_are_not_live_do_not_matter(ffn: FFN, x: Tensor, threshold: fl
 
 @few
 @given(ffns, batches, halves, st.sampled_from([*CATS, TOKEN[0]]), st.data())
-def test_the_order_of_rows_does_not_matter(ffn: FFN, x: Tensor, threshold: float, rule: tuple[str, str], data: st.DataObject) -> None:
+def test_the_order_of_rows_does_not_matter(
+    ffn: FFN, x: Tensor, threshold: float, rule: tuple[str, str], data: st.DataObject
+) -> None:
     """But to the mean of what is normalised, whose sum is not exact."""
     share, how = rule
     order = data.draw(st.permutations(range(len(x))))

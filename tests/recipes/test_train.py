@@ -24,13 +24,29 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-u
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
     }
-    config["training"] |= {"steps": 4, "decay_steps": 2, "warmup_steps": 1, "tokens_per_step": 512, "pool": 4, "short_until": 2}
+    config["training"] |= {
+        "steps": 4,
+        "decay_steps": 2,
+        "warmup_steps": 1,
+        "tokens_per_step": 512,
+        "pool": 4,
+        "short_until": 2,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
 
     def run(out: str, *more: str) -> Path:
         import train as recipe
 
-        argv = ["train.py", "--out", str(tmp_path / out), "--config", str(tmp_path / "config.json"), "--device", "cpu", *more]
+        argv = [
+            "train.py",
+            "--out",
+            str(tmp_path / out),
+            "--config",
+            str(tmp_path / "config.json"),
+            "--device",
+            "cpu",
+            *more,
+        ]
         monkeypatch.setattr(sys, "argv", argv)
         recipe.main()
         return tmp_path / out
@@ -49,11 +65,16 @@ def test_a_stopped_run_resumes_to_the_same_weights(train) -> None:  # type: igno
 
 def test_the_result_is_a_plain_hugging_face_model(train) -> None:  # type: ignore[no-untyped-def]
     directory = train("out") / "model"
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(directory),
+        AutoTokenizer.from_pretrained(directory),
+    )
     assert model.dtype == torch.bfloat16
     assert [path.name for path in directory.glob("*.safetensors")] == ["model.safetensors"]
     text = "A add 12 34\nB sort 7301"
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)["input_ids"]
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)[
+        "input_ids"
+    ]
     assert tokenizer.decode(ids) == f"<|user|>{text}<|assistant|>"
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
 

@@ -53,7 +53,10 @@ def test_decimals_of_fifteen_digits_are_exact(digits: int, neurons: int) -> None
     check(text, Decimal(text), neurons)
 
 
-@given(st.integers(1, 40).flatmap(lambda places: st.tuples(st.integers(0, 10**places - 1), st.just(places))), st.integers(1, 20_000))
+@given(
+    st.integers(1, 40).flatmap(lambda places: st.tuples(st.integers(0, 10**places - 1), st.just(places))),
+    st.integers(1, 20_000),
+)
 @example((1, 30), 8)
 def test_decimals_of_any_length_are_exact(decimal: tuple[int, int], neurons: int) -> None:
     text = f"{decimal[0]}e-{decimal[1]}"
@@ -72,7 +75,26 @@ def test_the_precision_of_the_callers_decimal_context_does_not_matter() -> None:
         assert keep_count(parse_sparsity("0.1234"), 8960) == exact("0.1234", 8960)
 
 
-REFUSED = [-0.1, "-1e-9", 1, 1.0, "1", "1.5", 2, math.nan, math.inf, -math.inf, "half", "", "0,5", "50%", True, False, None, [0.5]]
+REFUSED = [
+    -0.1,
+    "-1e-9",
+    1,
+    1.0,
+    "1",
+    "1.5",
+    2,
+    math.nan,
+    math.inf,
+    -math.inf,
+    "half",
+    "",
+    "0,5",
+    "50%",
+    True,
+    False,
+    None,
+    [0.5],
+]
 
 
 @pytest.mark.parametrize("sparsity", REFUSED, ids=repr)

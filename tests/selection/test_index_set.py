@@ -55,7 +55,9 @@ def select(parts: IndexSet, state: IndexState, counted: Sequence[int] = EVERY) -
 
 
 def draw(seed: int, slots: Sequence[int], dtype: torch.dtype = torch.float64) -> Tokens:
-    noise = torch.randn(len(slots), LAYERS, NEURONS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    noise = torch.randn(
+        len(slots), LAYERS, NEURONS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
     return list(zip(slots, noise, strict=True))
 
 
@@ -163,7 +165,9 @@ def test_no_memory_is_the_score_of_the_latest_phase_and_a_row_without_tokens_doe
 
 def test_ema_memory_starts_with_the_first_score_and_skips_phases_without_tokens() -> None:
     state, (first, second, third) = phases("ema")
-    close(state.memory[:, 0], 0.75 * (0.75 * score(first, 0) + 0.25 * score(second, 0)) + 0.25 * score(third, 0))
+    close(
+        state.memory[:, 0], 0.75 * (0.75 * score(first, 0) + 0.25 * score(second, 0)) + 0.25 * score(third, 0)
+    )
     close(state.memory[:, 1], 0.75 * score(first, 1) + 0.25 * score(third, 1))
     close(state.memory[:, 2], 0.75 * score(first, 2) + 0.25 * score(second, 2))
 

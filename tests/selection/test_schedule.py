@@ -47,7 +47,9 @@ def test_modes_and_ends_are_those_of_the_stages(schedule: Schedule) -> None:
     if schedule.explore_steps == schedule.period:
         modes, ends = [Mode.DENSE] * STEPS, set()
     assert [schedule.mode(step) for step in range(1, STEPS + 1)] == modes[:STEPS]
-    assert {step for step in range(STEPS + 1) if schedule.closes(step)} == {step for step in ends if step <= STEPS}
+    assert {step for step in range(STEPS + 1) if schedule.closes(step)} == {
+        step for step in ends if step <= STEPS
+    }
 
 
 @given(schedules(), st.integers(0, 200))
@@ -60,7 +62,9 @@ def test_number_of_sparse_steps(schedule: Schedule, steps: int) -> None:
 def test_a_mask_is_always_chosen_before_the_first_sparse_step(schedule: Schedule) -> None:
     """The first sparse step of every run of them follows a step that ends a phase."""
     for step in range(1, STEPS):
-        starts = schedule.mode(step) is Mode.SPARSE and (step == 1 or schedule.mode(step - 1) is not Mode.SPARSE)
+        starts = schedule.mode(step) is Mode.SPARSE and (
+            step == 1 or schedule.mode(step - 1) is not Mode.SPARSE
+        )
         if starts:
             assert schedule.closes(step - 1)
 

@@ -14,8 +14,8 @@ from families import FAMILIES, LAYERS, build
 from regrow.weights import WeightPruner
 from regrow.weights.layerwise import prune_layers
 from regrow.weights.pattern import Pattern
-from regrow.weights.sparsegpt import SparseGPT
-from regrow.weights.wanda import Wanda
+from regrow.weights.sparsegpt_pruner import SparseGPT
+from regrow.weights.wanda_pruner import Wanda
 
 # Two of one length, with others between; the longest is longer than the sliding windows (16), the shortest a single token.
 SEQUENCES = [torch.arange(3, 3 + length) * step % 96 for length, step in ((20, 1), (33, 5), (1, 1), (20, 7))]
@@ -53,7 +53,9 @@ def family(request: pytest.FixtureRequest) -> str:
 
 def test_without_pruning_every_linear_is_fed_what_the_model_feeds_it(family: str) -> None:
     model, seen = build(family, torch.float64), {}
-    linears = {name: linear for layer in range(LAYERS) for name, linear in naive.linears(model, layer).items()}
+    linears = {
+        name: linear for layer in range(LAYERS) for name, linear in naive.linears(model, layer).items()
+    }
     weights = prune_layers(model, SEQUENCES, lambda weight: Onlooker(weight, seen))
     want = naive.inputs_of(model, linears, SEQUENCES)
     for name, linear in linears.items():
@@ -68,7 +70,9 @@ def test_without_pruning_the_last_hidden_states_are_the_models(family: str) -> N
         want = [model.model(ids[None], use_cache=False).last_hidden_state for ids in SEQUENCES]
     with model.model.layers[-1].register_forward_hook(lambda _, __, output: outputs.append(output)):
         prune_layers(model, SEQUENCES, lambda weight: Onlooker(weight, seen))
-    with torch.no_grad():  # the last runs of the last layer are those on every sequence; ones before found out how it is called
+    with (
+        torch.no_grad()
+    ):  # the last runs of the last layer are those on every sequence; ones before found out how it is called
         got = [model.model.norm(output) for output in outputs[-len(SEQUENCES) :]]
     assert all(map(torch.equal, got, want))
 
@@ -76,18 +80,29 @@ def test_without_pruning_the_last_hidden_states_are_the_models(family: str) -> N
 @pytest.mark.parametrize("rule", RULES)
 def test_the_linears_of_the_layers_and_only_they_are_two_of_four(family: str, rule: str) -> None:
     model = build(family)
-    linears = {f"{name}.weight": linear for layer in range(LAYERS) for name, linear in naive.linears(model, layer).items()}
+    linears = {
+        f"{name}.weight": linear
+        for layer in range(LAYERS)
+        for name, linear in naive.linears(model, layer).items()
+    }
     weights = prune_layers(model, SEQUENCES, RULES[rule][0])
     assert list(weights) == list(linears)
     for name, weight in weights.items():
         assert ((weight != 0).reshape(-1, 4).sum(dim=1) == 2).all()
-        assert (weight.shape, weight.dtype, weight.requires_grad) == (linears[name].weight.shape, torch.float32, False)
+        assert (weight.shape, weight.dtype, weight.requires_grad) == (
+            linears[name].weight.shape,
+            torch.float32,
+            False,
+        )
         if rule == "wanda":
             assert torch.equal(weight, linears[name].weight.where(weight != 0, 0))
 
 
 # The pass is the same for both rules; SparseGPT, whose reference is slow, is shown one plain, one windowed and one fused family.
-@pytest.mark.parametrize(("family", "rule"), [*((f, "wanda") for f in FAMILIES), *((f, "sparsegpt") for f in ("llama", "gemma3", "phi3"))])
+@pytest.mark.parametrize(
+    ("family", "rule"),
+    [*((f, "wanda") for f in FAMILIES), *((f, "sparsegpt") for f in ("llama", "gemma3", "phi3"))],
+)
 def test_each_layer_is_pruned_by_what_the_pruned_ones_before_feed_it(family: str, rule: str) -> None:
     model, (start, prune) = build(family, torch.float64), RULES[rule]
     got, want = prune_layers(model, SEQUENCES, start), naive.layer_by_layer(model, SEQUENCES, prune)
@@ -111,7 +126,9 @@ def test_a_length_is_learnt_once_and_a_layer_runs_twice_a_sequence(monkeypatch: 
     for layer, module in enumerate(model.model.layers):
         forward = module.forward
 
-        def counted(*args: Tensor, layer: int = layer, forward: Callable[..., Tensor] = forward, **keywords: object) -> Tensor:
+        def counted(
+            *args: Tensor, layer: int = layer, forward: Callable[..., Tensor] = forward, **keywords: object
+        ) -> Tensor:
             calls[layer] += 1
             return forward(*args, **keywords)
 
@@ -124,6 +141,9 @@ def test_a_length_is_learnt_once_and_a_layer_runs_twice_a_sequence(monkeypatch: 
 @pytest.mark.parametrize("structure", ["biases", "squared"])
 def test_knows_biases_and_inputs_that_are_often_zero(structure: str) -> None:
     model = build(structure, torch.float64)
-    got, want = prune_layers(model, SEQUENCES, SparseGPT), naive.layer_by_layer(model, SEQUENCES, naive.sparsegpt)
+    got, want = (
+        prune_layers(model, SEQUENCES, SparseGPT),
+        naive.layer_by_layer(model, SEQUENCES, naive.sparsegpt),
+    )
     for name, weight in got.items():
         torch.testing.assert_close(weight, want[name], rtol=1e-9, atol=1e-10)

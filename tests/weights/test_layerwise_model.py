@@ -16,8 +16,8 @@ from regrow.errors import RegrowError
 from regrow.weights import WeightPruner
 from regrow.weights.layerwise import prune_layers
 from regrow.weights.pattern import Pattern
-from regrow.weights.sparsegpt import SparseGPT
-from regrow.weights.wanda import Wanda
+from regrow.weights.sparsegpt_pruner import SparseGPT
+from regrow.weights.wanda_pruner import Wanda
 
 SEQUENCES = [torch.arange(3, 23), torch.arange(5, 38), torch.arange(40, 60)]
 LENGTHS = 2  # distinct ones among them
@@ -31,8 +31,17 @@ def adapting(family: str) -> PreTrainedModel:
     """A model whose rotary embedding replaces its buffer when it meets a long sequence."""
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     if family == "Phi3":
-        rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
-    settings = SIZES | {"max_position_embeddings": 16, "original_max_position_embeddings": 16, "rope_parameters": rope}
+        rope = {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "short_factor": [1.0] * 4,
+            "long_factor": [2.0] * 4,
+        }
+    settings = SIZES | {
+        "max_position_embeddings": 16,
+        "original_max_position_embeddings": 16,
+        "rope_parameters": rope,
+    }
     config = getattr(transformers, f"{family}Config")(**settings)
     return getattr(transformers, f"{family}ForCausalLM")(config).eval()
 
@@ -47,7 +56,11 @@ def attributes(model: nn.Module) -> list[tuple[str, str, int, list[tuple[object,
     def entries(value: object) -> list[tuple[object, int]]:
         return [(key, id(entry)) for key, entry in value.items()] if isinstance(value, dict) else []
 
-    return [(name, key, id(value), entries(value)) for name, m in model.named_modules() for key, value in vars(m).items()]
+    return [
+        (name, key, id(value), entries(value))
+        for name, m in model.named_modules()
+        for key, value in vars(m).items()
+    ]
 
 
 def values(model: nn.Module) -> list[Tensor]:
@@ -73,9 +86,13 @@ def test_is_as_it_was_after_pruning(model: PreTrainedModel) -> None:
 
 
 # One run of the layer for each length finds out how it is called, one a sequence gathers its inputs, one feeds the next layer.
-@pytest.mark.parametrize("run", [1, LENGTHS + 1, LENGTHS + len(SEQUENCES) + 2], ids=["learning", "gathering", "feeding"])
+@pytest.mark.parametrize(
+    "run", [1, LENGTHS + 1, LENGTHS + len(SEQUENCES) + 2], ids=["learning", "gathering", "feeding"]
+)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, KeyError])
-def test_is_as_it_was_after_an_error_inside_a_layer(model: PreTrainedModel, error: type[BaseException], run: int) -> None:
+def test_is_as_it_was_after_an_error_inside_a_layer(
+    model: PreTrainedModel, error: type[BaseException], run: int
+) -> None:
     runs = 0
 
     def fails(*_: object) -> None:

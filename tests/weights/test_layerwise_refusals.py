@@ -15,8 +15,8 @@ from regrow.errors import UsageError
 from regrow.weights import WeightPruner
 from regrow.weights.layerwise import prune_layers
 from regrow.weights.pattern import Pattern
-from regrow.weights.sparsegpt import SparseGPT
-from regrow.weights.wanda import Wanda
+from regrow.weights.sparsegpt_pruner import SparseGPT
+from regrow.weights.wanda_pruner import Wanda
 
 SEQUENCES = [torch.arange(3, 23)]
 
@@ -93,7 +93,9 @@ class Reordered(nn.Module):
 
 
 @pytest.mark.parametrize("order", [(1, 0), (0, 1, 1), (0, 0, 1)], ids=str)
-def test_layers_that_run_in_another_order(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]) -> None:
+def test_layers_that_run_in_another_order(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]
+) -> None:
     monkeypatch.setattr(model, "get_decoder", lambda: Reordered(model.model, order))
     with pytest.raises(UsageError, match="Reordered is more than a chain of decoder layers"):
         prune_layers(model, SEQUENCES, wanda)
@@ -107,6 +109,8 @@ def test_a_linear_that_never_runs(model: PreTrainedModel) -> None:
 
 @pytest.mark.parametrize("start", [wanda, SparseGPT], ids=["wanda", "sparsegpt"])
 def test_a_width_that_is_no_multiple_of_four(start: type[WeightPruner]) -> None:
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES | {"intermediate_size": 66})).eval()
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**SIZES | {"intermediate_size": 66})
+    ).eval()
     with pytest.raises(UsageError, match=r"model\.layers\.0\.mlp\.down_proj has 66 inputs"):
         prune_layers(model, SEQUENCES, start)

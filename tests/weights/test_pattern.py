@@ -34,11 +34,15 @@ def test_two_of_each_four_stay(scores: Tensor) -> None:
 
 @given(tied(), st.sampled_from(SPARSITIES))
 def test_a_share_of_each_row_stays(scores: Tensor, sparsity: str) -> None:
-    assert torch.equal(Pattern("unstructured", Decimal(sparsity)).kept(scores, "w"), share_of_rows(scores, sparsity))
+    assert torch.equal(
+        Pattern("unstructured", Decimal(sparsity)).kept(scores, "w"), share_of_rows(scores, sparsity)
+    )
 
 
 def test_the_share_is_that_of_the_decimal() -> None:
-    kept = Pattern("unstructured", Decimal("0.9")).kept(torch.rand(3, 8960, generator=torch.Generator().manual_seed(0)), "w")
+    kept = Pattern("unstructured", Decimal("0.9")).kept(
+        torch.rand(3, 8960, generator=torch.Generator().manual_seed(0)), "w"
+    )
     assert kept.sum(dim=1).tolist() == [896] * 3  # 895 in binary floats
 
 

@@ -14,8 +14,8 @@ from naive_weights import sparsegpt as naive
 from regrow.errors import RegrowError, UsageError
 from regrow.weights import WeightPruner
 from regrow.weights.pattern import Pattern
-from regrow.weights.sparsegpt import SparseGPT
-from regrow.weights.wanda import Wanda
+from regrow.weights.sparsegpt_pruner import SparseGPT
+from regrow.weights.wanda_pruner import Wanda
 
 SEEDS = st.integers(0, 99)
 
@@ -24,7 +24,9 @@ def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def correlated(seed: int, width: int, lengths: Sequence[int] = (40, 25), dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def correlated(
+    seed: int, width: int, lengths: Sequence[int] = (40, 25), dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
     """Sequences of x = z A with one fixed A, [T, in]: channels of unequal size that depend on each other."""
     mixing = normal(seed + 500, width, width) * normal(seed + 501, width).exp()
     return [(normal(seed + i, length, width) @ mixing).to(dtype) for i, length in enumerate(lengths)]
@@ -41,7 +43,9 @@ def pruned(pruner: WeightPruner, sequences: Sequence[Tensor]) -> Tensor:
 def test_equals_the_surgeon(width: int) -> None:
     weight, sequences = normal(1, 6, width), correlated(2, width)
     # Both invert a Hessian of condition at most 100 * width: 1e-16 * 3e4, with a thousandfold margin for what follows.
-    torch.testing.assert_close(pruned(SparseGPT(weight), sequences), naive(weight, sequences), rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(
+        pruned(SparseGPT(weight), sequences), naive(weight, sequences), rtol=1e-8, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -66,14 +70,19 @@ def test_inputs_that_are_always_zero_lose_their_weights_and_harm_no_other() -> N
 
 @pytest.mark.parametrize("seed", range(5))
 def test_errs_less_than_wanda_and_wanda_less_than_magnitude(seed: int) -> None:
-    weight, sequences = normal(seed, 32, 64, dtype=torch.float32), correlated(seed, 64, (300, 200), torch.float32)
+    weight, sequences = (
+        normal(seed, 32, 64, dtype=torch.float32),
+        correlated(seed, 64, (300, 200), torch.float32),
+    )
     pattern = Pattern("2:4")
     ladder = [
         pruned(SparseGPT(weight), sequences),
         pruned(Wanda(weight, pattern), sequences),
         pattern.prune(weight, weight.abs(), "w"),
     ]
-    first, second, third = (float(torch.linalg.norm(torch.cat(sequences) @ (weight - got).t())) for got in ladder)
+    first, second, third = (
+        float(torch.linalg.norm(torch.cat(sequences) @ (weight - got).t())) for got in ladder
+    )
     assert first < second < third
 
 
@@ -81,32 +90,42 @@ def test_errs_less_than_wanda_and_wanda_less_than_magnitude(seed: int) -> None:
 @given(SEEDS)
 def test_independent_inputs_of_one_size_make_it_magnitude(seed: int) -> None:
     weight = normal(seed, 5, 132)
-    assert torch.equal(pruned(SparseGPT(weight), [torch.eye(132) * 3]), Pattern("2:4").prune(weight, weight.abs(), "w"))
+    assert torch.equal(
+        pruned(SparseGPT(weight), [torch.eye(132) * 3]), Pattern("2:4").prune(weight, weight.abs(), "w")
+    )
 
 
 @given(SEEDS, st.integers(-8, 8))
 def test_the_unit_of_the_inputs_does_not_matter(seed: int, power: int) -> None:
     weight, sequences = normal(seed, 5, 12), correlated(seed + 1, 12)
-    assert torch.equal(pruned(SparseGPT(weight), [x * 2.0**power for x in sequences]), pruned(SparseGPT(weight), sequences))
+    assert torch.equal(
+        pruned(SparseGPT(weight), [x * 2.0**power for x in sequences]), pruned(SparseGPT(weight), sequences)
+    )
 
 
 @given(SEEDS, st.permutations(range(5)))
 def test_each_row_is_pruned_for_itself(seed: int, order: list[int]) -> None:
     weight, sequences = normal(seed, 5, 12), correlated(seed + 1, 12)
-    torch.testing.assert_close(pruned(SparseGPT(weight[order]), sequences), pruned(SparseGPT(weight), sequences)[order])
+    torch.testing.assert_close(
+        pruned(SparseGPT(weight[order]), sequences), pruned(SparseGPT(weight), sequences)[order]
+    )
 
 
 @given(SEEDS)
 def test_neither_order_nor_repetition_of_the_sequences_matters(seed: int) -> None:
     weight, sequences = normal(seed, 5, 12), correlated(seed + 1, 12)
-    want = pruned(SparseGPT(weight), sequences)  # float64; H differs by rounding, 1e-16 times its condition of at most 1200
+    want = pruned(
+        SparseGPT(weight), sequences
+    )  # float64; H differs by rounding, 1e-16 times its condition of at most 1200
     torch.testing.assert_close(pruned(SparseGPT(weight), sequences[::-1]), want, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(pruned(SparseGPT(weight), sequences * 3), want, rtol=1e-9, atol=1e-10)
 
 
 def test_a_hessian_that_cannot_be_inverted_names_the_linear_and_the_remedy() -> None:
     pruner = SparseGPT(normal(0, 4, 8, dtype=torch.float32))
-    pruner.add(normal(1, 9, 8, dtype=torch.float32) * 1e-20)  # squares of 1e-40, whose inverse is beyond float32
+    pruner.add(
+        normal(1, 9, 8, dtype=torch.float32) * 1e-20
+    )  # squares of 1e-40, whose inverse is beyond float32
     with pytest.raises(RegrowError, match=r"inputs of layers\.3\.down cannot be inverted; calibrate on more"):
         pruner.prune("layers.3.down")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from naive_weights import share_of_rows, two_of_four, wanda_scores
 from regrow.weights.pattern import Pattern
-from regrow.weights.wanda import Wanda
+from regrow.weights.wanda_pruner import Wanda
 
 LENGTHS = (7, 1, 12)
 PATTERNS = [Pattern("2:4"), Pattern("unstructured", Decimal("0.3"))]
@@ -55,12 +55,19 @@ def test_keeps_what_the_equation_says_bit_for_bit(pattern: Pattern, dtype: torch
 
 def test_every_token_counts_alike_however_long_its_sequence() -> None:
     short, long = torch.zeros(1, 4), torch.zeros(9, 4)
-    short[:, 0], long[:, 1], long[:, 2] = 4, 1.5, 1.4  # sums of squares 16, 20.25, 17.64; means of the two means 8, 1.1, 1
+    short[:, 0], long[:, 1], long[:, 2] = (
+        4,
+        1.5,
+        1.4,
+    )  # sums of squares 16, 20.25, 17.64; means of the two means 8, 1.1, 1
     assert pruned(torch.ones(1, 4), [short, long]).tolist() == [[0, 1, 1, 0]]
 
 
 def test_squares_of_half_precision_inputs_do_not_overflow() -> None:
-    weight, sequences = normal(0, 4, 8, dtype=torch.float16), [x.clamp(-3, 3) * 1000 for x in inputs(1, 8, torch.float16)]
+    weight, sequences = (
+        normal(0, 4, 8, dtype=torch.float16),
+        [x.clamp(-3, 3) * 1000 for x in inputs(1, 8, torch.float16)],
+    )
     kept = two_of_four(wanda_scores(weight, sequences))
     assert torch.equal(pruned(weight, sequences), torch.where(kept, weight, 0))
 

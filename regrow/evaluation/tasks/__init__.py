@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from regrow.errors import require_one_of
-from regrow.evaluation.tasks.base import Task
+from regrow.evaluation.tasks.task import Task
 from regrow.evaluation.tasks.tiny_reasoner import TinyReasoner
 
 TASKS: dict[str, Task] = {task.name: task for task in (TinyReasoner(),)}

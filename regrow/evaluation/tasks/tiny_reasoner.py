@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 from regrow.bundled.problems import exercise, heldout
-from regrow.evaluation.tasks.base import Item, Task
+from regrow.evaluation.tasks.task import Item, Task
 from regrow.records import Grade, Mark
 
 
@@ -14,15 +14,26 @@ class TinyReasoner(Task):
     """An item's id is the seed of its exercise; its gold has a line for each problem, family and answer."""
 
     name: ClassVar[str] = "tiny_reasoner"
-    summary: ClassVar[str] = "held-out exercises of the bundled model: ten families of small reasoning problems"
+    summary: ClassVar[str] = (
+        "held-out exercises of the bundled model: ten families of small reasoning problems"
+    )
     size: ClassVar[int] = 500
 
     def items(self, count: int) -> list[Item]:
         return [
-            Item(f"heldout-{i}", held.prompt, "\n".join(f"{problem.family} {problem.answer}" for problem in held.problems))
+            Item(
+                f"heldout-{i}",
+                held.prompt,
+                "\n".join(f"{problem.family} {problem.answer}" for problem in held.problems),
+            )
             for i, held in enumerate(heldout(count))
         ]
 
     def grade(self, item: Item, text: str) -> Grade:
         held = exercise(item.id)
-        return Grade(tuple(Mark(problem.family, right) for problem, right in zip(held.problems, held.marks(text), strict=True)))
+        return Grade(
+            tuple(
+                Mark(problem.family, right)
+                for problem, right in zip(held.problems, held.marks(text), strict=True)
+            )
+        )

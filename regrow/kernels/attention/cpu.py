@@ -37,7 +37,14 @@ def attention_workspace(rows: int, width: int, heads: int, head_width: int, capa
 
 
 def decode_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, start: Tensor, length: Tensor, scale: float, out: Tensor, workspace: Tensor
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    start: Tensor,
+    length: Tensor,
+    scale: float,
+    out: Tensor,
+    workspace: Tensor,
 ) -> None:
     """As `reference.decode_attention`, of heads whose width it `takes`. Any strides of the caches between rows, heads and positions."""
     if any(tensor.stride(-1) != 1 for tensor in (k_cache, v_cache)):
@@ -48,6 +55,8 @@ def decode_attention(
     check(torch.int64, start, length)
     rows, width, heads, head_width = q.shape
     kv_heads, capacity = k_cache.shape[1], k_cache.shape[2]
-    sizes = _Sizes(rows, width, heads, kv_heads, head_width, *k_cache.stride()[:3], *v_cache.stride()[:3], capacity)
+    sizes = _Sizes(
+        rows, width, heads, kv_heads, head_width, *k_cache.stride()[:3], *v_cache.stride()[:3], capacity
+    )
     addresses = (tensor.data_ptr() for tensor in (q, k_cache, v_cache, start, length, out, workspace))
     KERNEL[q.dtype](*addresses, sizes, scale)

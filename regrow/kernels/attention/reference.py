@@ -24,7 +24,9 @@ def decode_attention(
     last = length[:, None] + torch.arange(width, device=q.device)
     seen = (position >= start[:, None, None]) & (position <= last[:, :, None])  # [B, w, longest]
     # The query heads of a group are laid along the queries: a key is read once for all of them.
-    folded = q.reshape(rows, width, kv_heads, groups, head_width).transpose(1, 2).flatten(2, 3)  # [B, H_kv, w groups, d]
+    folded = (
+        q.reshape(rows, width, kv_heads, groups, head_width).transpose(1, 2).flatten(2, 3)
+    )  # [B, H_kv, w groups, d]
     mask = seen.repeat_interleave(groups, dim=1)[:, None]
     y = scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scale)
     out.copy_(y.view(rows, kv_heads, width, groups, head_width).transpose(1, 2).reshape(out.shape))

@@ -23,7 +23,7 @@ STAGES, MERGE_WARPS = 3, 4  # with two stages, loads would wait for the products
 
 
 @final
-class Tile(NamedTuple):
+class AttentionTile(NamedTuple):
     """What a program holds: queries of a row and key-value head, and some positions at a time. Sizes are padded for the matrix units."""
 
     queries: int
@@ -33,7 +33,7 @@ class Tile(NamedTuple):
     warps: int
 
 
-def attention_tile(queries: int, head_width: int) -> Tile:
+def attention_tile(queries: int, head_width: int) -> AttentionTile:
     """For so many queries a row and key-value head: the w tokens times the query heads of a group.
 
     Beyond 128 queries (64 of wider heads) registers would run out: programs side by side then share the keys and values.
@@ -41,8 +41,12 @@ def attention_tile(queries: int, head_width: int) -> Tile:
     queries, channels = (max(16, 1 << (size - 1).bit_length()) for size in (queries, head_width))
     queries = min(queries, LARGEST // channels, 128)
     wide = channels > WIDE
-    return Tile(
-        queries, channels, POSITIONS // 2 if wide else POSITIONS, max(POSITIONS, 2 * queries), 8 if queries * channels >= LARGEST else 4
+    return AttentionTile(
+        queries,
+        channels,
+        POSITIONS // 2 if wide else POSITIONS,
+        max(POSITIONS, 2 * queries),
+        8 if queries * channels >= LARGEST else 4,
     )
 
 
@@ -61,7 +65,15 @@ def attention_workspace(
 
 @torch.library.custom_op("regrow::decode_attention", mutates_args=("out", "partial", "mass"))
 def decode_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, start: Tensor, length: Tensor, scale: float, out: Tensor, partial: Tensor, mass: Tensor
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    start: Tensor,
+    length: Tensor,
+    scale: float,
+    out: Tensor,
+    partial: Tensor,
+    mass: Tensor,
 ) -> None:
     """out [B, w, H, d] of q [B, w, H, d]: query i of row b attends to the cache positions start_b <= p <= length_b + i.
 
@@ -120,7 +132,9 @@ def attend(
     column = tl.arange(0, CHANNELS)
     known, inside = query < WIDTH * GROUPS, column < HEAD
     asked = tl.load(
-        q + row * q_row + (token * q_token + head * q_head)[:, None] + column[None, :], mask=known[:, None] & inside[None, :], other=0.0
+        q + row * q_row + (token * q_token + head * q_head)[:, None] + column[None, :],
+        mask=known[:, None] & inside[None, :],
+        other=0.0,
     )
     last = past + token
     position = tl.arange(0, POSITIONS)
@@ -149,7 +163,11 @@ def attend(
 
     place = ((row * tl.num_programs(1) + kv_head) * splits + split) * (WIDTH * GROUPS) + query
     weight = tl.where(weight > 0, weight, 1.0)
-    tl.store(partial + place[:, None] * HEAD + column[None, :], output / weight[:, None], mask=known[:, None] & inside[None, :])
+    tl.store(
+        partial + place[:, None] * HEAD + column[None, :],
+        output / weight[:, None],
+        mask=known[:, None] & inside[None, :],
+    )
     tl.store(mass + place, best + tl.log2(weight), mask=known)
 
 
@@ -167,7 +185,11 @@ def merge(
     kv_head = row * (tl.num_programs(0) // GROUPS) + head // GROUPS
     place = (kv_head * splits + split) * (WIDTH * GROUPS) + token * GROUPS + head % GROUPS
     logarithm = tl.load(mass + place, mask=split < used, other=float("-inf"))
-    part = tl.load(partial + place[:, None] * HEAD + column[None, :], mask=(split < used)[:, None] & (column < HEAD)[None, :], other=0.0)
+    part = tl.load(
+        partial + place[:, None] * HEAD + column[None, :],
+        mask=(split < used)[:, None] & (column < HEAD)[None, :],
+        other=0.0,
+    )
     weight = tl.exp2(logarithm - tl.max(logarithm, axis=0))
     mean = tl.sum(part * weight[:, None], axis=0) / tl.sum(weight, axis=0)
     tl.store(out + row * out_row + token * out_token + head * out_head + column, mean, mask=column < HEAD)

@@ -8,7 +8,9 @@ from torch import Tensor
 
 def checksum(words: Tensor, factors: Tensor) -> Tensor:
     """[] int64: of chunks of `words` [n] int64, as long as `factors` [c], each weighed, those results weighed again (modulo 2^64)."""
-    return _weighed(torch.stack([_weighed(part, factors) for part in torch.split(words, len(factors))]), factors)
+    return _weighed(
+        torch.stack([_weighed(part, factors) for part in torch.split(words, len(factors))]), factors
+    )
 
 
 def _weighed(words: Tensor, factors: Tensor) -> Tensor:

@@ -20,8 +20,17 @@ _ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
 
 def activation(act: Callable[[Tensor], Tensor]) -> str | None:
     """The kernels' name of an activation, by what it computes; None for one that they do not have."""
-    x = torch.cat([torch.linspace(-8, 8, 257), torch.tensor([-256.0, -64.0, -16.0, 16.0, 64.0, 256.0])])  # some are clamped further out
-    return next((name for name, known in _ACTIVATIONS.items() if torch.allclose(act(x), known(x), rtol=1e-5, atol=1e-6)), None)
+    x = torch.cat(
+        [torch.linspace(-8, 8, 257), torch.tensor([-256.0, -64.0, -16.0, 16.0, 64.0, 256.0])]
+    )  # some are clamped further out
+    return next(
+        (
+            name
+            for name, known in _ACTIVATIONS.items()
+            if torch.allclose(act(x), known(x), rtol=1e-5, atol=1e-6)
+        ),
+        None,
+    )
 
 
 def gated(act: Callable[[Tensor], Tensor], gate: Tensor, up: Tensor) -> Tensor:

@@ -20,7 +20,11 @@ class LaidOutGate:
     """act(gate x) * up x; of few rows and for SiLU in one pass, so that neither of the two is written anywhere."""
 
     def __init__(
-        self, gate: LaidOutWeight, up: LaidOutWeight, biases: tuple[Tensor | None, Tensor | None], act: Callable[[Tensor], Tensor]
+        self,
+        gate: LaidOutWeight,
+        up: LaidOutWeight,
+        biases: tuple[Tensor | None, Tensor | None],
+        act: Callable[[Tensor], Tensor],
     ) -> None:
         self._gate, self._up, self._biases = gate, up, biases
         silu = reference.activation(act) == "silu"
@@ -31,7 +35,11 @@ class LaidOutGate:
     def __call__(self, x: Tensor) -> Tensor:
         """[..., F] of x [..., D]."""
         rows, gate, up = x.shape[:-1].numel(), self._gate, self._up
-        if not 0 < rows <= self._most or not gate.takes(x, self._biases[0]) or not up.takes(x, self._biases[1]):
+        if (
+            not 0 < rows <= self._most
+            or not gate.takes(x, self._biases[0])
+            or not up.takes(x, self._biases[1])
+        ):
             return self._gated(gate(x, self._biases[0]), up(x, self._biases[1]))
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], gate.shape[0])

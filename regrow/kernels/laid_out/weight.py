@@ -24,7 +24,7 @@ class LaidOutWeight:
 
     def __init__(self, weight: Tensor, fewest: int = 1, most: int = 0) -> None:
         """`fewest`: a product of fewer rows is filled up to so many, because oneDNN's is faster then. Up to `most` rows are multiplied by
-        our own product where it can be (`Products`)."""
+        our own product where it can be (`MatmulChoice`)."""
         self._laid: Tensor = _ONEDNN._reorder_linear_weight(weight.detach(), ROWS)
         self.address = int(_ONEDNN.data_ptr(self._laid))
         self._fewest, self.shape, self.dtype = fewest, weight.shape, weight.dtype
@@ -46,7 +46,11 @@ class LaidOutWeight:
 
     def takes(self, x: Tensor, bias: Tensor | None) -> bool:
         """Whether a kernel may read x and bias as numbers of the weight's; of others oneDNN says what is wrong with them."""
-        same = all(tensor.dtype is self.dtype and tensor.device.type == "cpu" for tensor in (x, bias) if tensor is not None)
+        same = all(
+            tensor.dtype is self.dtype and tensor.device.type == "cpu"
+            for tensor in (x, bias)
+            if tensor is not None
+        )
         return same and x.shape[-1] == self.shape[1]
 
     def plain(self) -> Tensor:
@@ -56,7 +60,9 @@ class LaidOutWeight:
     def blocks(self) -> Tensor:
         """The memory itself, [out / 64, in / p, 64, p] integers of the weight's size, padded with zeros: what is written there is
         multiplied with. p values of a row share 32 bits. Only of a weight that `has_blocks`."""
-        memory = torch.frombuffer((ctypes.c_char * self.nbytes).from_address(self.address), dtype=_integer(self.dtype))
+        memory = torch.frombuffer(
+            (ctypes.c_char * self.nbytes).from_address(self.address), dtype=_integer(self.dtype)
+        )
         return memory.view(-(-self.shape[0] // BLOCK), -1, BLOCK, pair(self.dtype))
 
     def _lies_in_blocks(self, weight: Tensor) -> bool:
@@ -113,7 +119,9 @@ def has_blocks(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
     """Whether a weight of this size lies as `LaidOutWeight.blocks` says: found out by laying one out, since oneDNN does not tell."""
     if not can_lay_out(dtype) or outputs % BLOCK or inputs % BLOCK:
         return False
-    numbers = (torch.arange(outputs * inputs) % 30011).to(_integer(dtype)).view(outputs, inputs)  # none of them is a NaN
+    numbers = (
+        (torch.arange(outputs * inputs) % 30011).to(_integer(dtype)).view(outputs, inputs)
+    )  # none of them is a NaN
     weight = LaidOutWeight(numbers.view(dtype))
     split = numbers.view(-1, BLOCK, inputs // pair(dtype), pair(dtype)).transpose(1, 2)
     return weight.nbytes == numbers.nbytes and torch.equal(weight.blocks(), split)

@@ -16,5 +16,13 @@ def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float,
     check(residual.dtype, x, weight, out)
     added, between = (None, 0) if x is None else (x.data_ptr(), x.stride(0))
     KERNEL[residual.dtype](
-        added, residual.data_ptr(), weight.data_ptr(), out.data_ptr(), *residual.shape, between, residual.stride(0), out.stride(0), eps
+        added,
+        residual.data_ptr(),
+        weight.data_ptr(),
+        out.data_ptr(),
+        *residual.shape,
+        between,
+        residual.stride(0),
+        out.stride(0),
+        eps,
     )

@@ -24,7 +24,9 @@ class CompactFFN:
         self._act, self._down_bias = weights.act, weights.down_bias
         self._gate_up = weights.gate.new_empty(2, keep, width)
         self._down = weights.down.new_empty(width, keep)
-        self._bias = None if weights.gate_bias is None and weights.up_bias is None else weights.gate.new_zeros(2, keep)
+        self._bias = (
+            None if weights.gate_bias is None and weights.up_bias is None else weights.gate.new_zeros(2, keep)
+        )
         self._rows = [(weights.gate.detach(), self._gate_up[0]), (weights.up.detach(), self._gate_up[1])]
         self._down_rows = weights.down.detach().t().contiguous()  # [F, D]
         self._biases: list[tuple[Tensor, Tensor]] = []

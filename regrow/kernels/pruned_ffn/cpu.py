@@ -39,9 +39,16 @@ class CompiledFFN:
         """Only where it `fits`."""
         like, (neurons, width) = weights.gate, weights.gate.shape
         places, numbers = -(-keep // TILE) * TILE, PIECE // like.itemsize
-        self._sources = like.detach(), weights.up.detach(), weights.down.detach().t().contiguous()  # [F, D] each
+        self._sources = (
+            like.detach(),
+            weights.up.detach(),
+            weights.down.detach().t().contiguous(),
+        )  # [F, D] each
         hidden = like.new_zeros(places // TILE, 2, width // numbers, TILE, numbers)
-        self._copies = hidden, like.new_zeros(width // BLOCK, places // pair(like.dtype), BLOCK, pair(like.dtype))
+        self._copies = (
+            hidden,
+            like.new_zeros(width // BLOCK, places // pair(like.dtype), BLOCK, pair(like.dtype)),
+        )
         self._addresses = [part.data_ptr() for part in (hidden, hidden[:, 1], self._copies[1])]
         biases = weights.gate_bias, weights.up_bias
         self._biases = [(bias, None if bias is None else bias.new_zeros(places)) for bias in biases]
@@ -53,7 +60,10 @@ class CompiledFFN:
         """Whether there are kernels for an FFN like this one on this CPU."""
         adjacent = weights.gate.stride(1) == weights.up.stride(1) == 1
         return (
-            adjacent and not weights.gate.shape[1] % BLOCK and few_rows_are_right(weights.gate.dtype) and activation(weights.act) == "silu"
+            adjacent
+            and not weights.gate.shape[1] % BLOCK
+            and few_rows_are_right(weights.gate.dtype)
+            and activation(weights.act) == "silu"
         )
 
     @property
@@ -82,7 +92,9 @@ class CompiledFFN:
         rows = x.shape[:-1].numel()
         if rows <= MOST:
             return self._some(x.contiguous(), rows)
-        return torch.cat([self._some(part.contiguous(), len(part)) for part in torch.split(x.reshape(rows, -1), MOST)]).view(x.shape)
+        return torch.cat(
+            [self._some(part.contiguous(), len(part)) for part in torch.split(x.reshape(rows, -1), MOST)]
+        ).view(x.shape)
 
     def _some(self, x: Tensor, rows: int) -> Tensor:
         places, width = self._sizes
@@ -90,5 +102,7 @@ class CompiledFFN:
         gate, up, down = self._addresses
         gate_bias, up_bias = (address(copy) for _, copy in self._biases)
         _HIDDEN[x.dtype](x.data_ptr(), gate, gate_bias, up, up_bias, hidden.data_ptr(), rows, places, width)
-        FEW_ROWS[x.dtype](hidden.data_ptr(), down, address(self._down_bias), y.data_ptr(), rows, width, places)
+        FEW_ROWS[x.dtype](
+            hidden.data_ptr(), down, address(self._down_bias), y.data_ptr(), rows, width, places
+        )
         return y

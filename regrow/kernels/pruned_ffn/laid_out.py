@@ -12,28 +12,39 @@ import torch
 from torch import Tensor
 
 from regrow.core import FFNWeights
+from regrow.kernels.laid_out.choose_matmul import MatmulChoice
 from regrow.kernels.laid_out.gate import LaidOutGate
-from regrow.kernels.laid_out.products import Products
 from regrow.kernels.laid_out.weight import BLOCK, LaidOutWeight, has_blocks
 from regrow.kernels.pruned_ffn.places import Places
 
 
 @final
 class LaidOutFFN:
-    def __init__(self, weights: FFNWeights, keep: int, scratch: Tensor, products: Products) -> None:
+    def __init__(self, weights: FFNWeights, keep: int, scratch: Tensor, matmul: MatmulChoice) -> None:
         """Only where it `fits`."""
         (neurons, width), places = weights.gate.shape, _filled(keep)
-        how = products.fewest, products.most
+        how = matmul.fewest, matmul.most
         self._gate, self._up = (LaidOutWeight(weights.gate.new_zeros(places, width), *how) for _ in range(2))
-        self._down, self._down_bias = LaidOutWeight(weights.down.new_zeros(width, places), *how), weights.down_bias
+        self._down, self._down_bias = (
+            LaidOutWeight(weights.down.new_zeros(width, places), *how),
+            weights.down_bias,
+        )
         self._down_rows = weights.down.detach().t().contiguous()  # [F, D]
         # Words of 32 bits: [places / 64, 64, words] of gate and up; values [places / p, p, D / 64, 64] of down.
-        words = [weight.blocks().flatten(-2).view(torch.int32).transpose(1, 2) for weight in (self._gate, self._up)]
+        words = [
+            weight.blocks().flatten(-2).view(torch.int32).transpose(1, 2) for weight in (self._gate, self._up)
+        ]
         self._rows = list(zip((weights.gate.detach(), weights.up.detach()), words, strict=True))
         self._columns = self._down.blocks().permute(1, 3, 0, 2)
-        self._gate_bias, self._up_bias = (None if bias is None else bias.new_zeros(places) for bias in (weights.gate_bias, weights.up_bias))
+        self._gate_bias, self._up_bias = (
+            None if bias is None else bias.new_zeros(places) for bias in (weights.gate_bias, weights.up_bias)
+        )
         biases = [(weights.gate_bias, self._gate_bias), (weights.up_bias, self._up_bias)]
-        self._biases = [(source.detach(), target) for source, target in biases if source is not None and target is not None]
+        self._biases = [
+            (source.detach(), target)
+            for source, target in biases
+            if source is not None and target is not None
+        ]
         self._hidden = LaidOutGate(self._gate, self._up, (self._gate_bias, self._up_bias), weights.act)
         self._scratch, self._places = scratch, Places(neurons)
 

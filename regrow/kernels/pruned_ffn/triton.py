@@ -13,7 +13,18 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from regrow.kernels.split_sums import H100_SHARED, LARGEST_ROWS, RESIDENT, Tile, blocks, check, depth, fit, most_shared, sum_rows
+from regrow.kernels.split_sums import (
+    H100_SHARED,
+    LARGEST_ROWS,
+    RESIDENT,
+    Tile,
+    blocks,
+    check,
+    depth,
+    fit,
+    most_shared,
+    sum_rows,
+)
 
 ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh", "relu")
 
@@ -69,8 +80,18 @@ def gated_dot(
         inside = d < width
         values = tl.load(x + row * x_stride + d[None, :], mask=(row < rows) & inside[None, :], other=0.0)
         wanted = mine[:, None] & inside[None, :]
-        gates = tl.load(gate + neuron[:, None] * gate_stride + d[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
-        ups = tl.load(up + neuron[:, None] * up_stride + d[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
+        gates = tl.load(
+            gate + neuron[:, None] * gate_stride + d[None, :],
+            mask=wanted,
+            other=0.0,
+            eviction_policy="evict_first",
+        )
+        ups = tl.load(
+            up + neuron[:, None] * up_stride + d[None, :],
+            mask=wanted,
+            other=0.0,
+            eviction_policy="evict_first",
+        )
         gate_total = tl.dot(values, gates.T, gate_total, input_precision="ieee")
         up_total = tl.dot(values, ups.T, up_total, input_precision="ieee")
     if gate_bias is not None:
@@ -78,7 +99,11 @@ def gated_dot(
     if up_bias is not None:
         up_total += tl.load(up_bias + neuron).to(tl.float32)[None, :]
     hidden = tl.where(mine[None, :], activated(gate_total, ACT) * up_total, 0.0)
-    tl.store(out + row * out_stride + place[None, :], hidden.to(out.dtype.element_ty), mask=(row < rows) & written[None, :])
+    tl.store(
+        out + row * out_stride + place[None, :],
+        hidden.to(out.dtype.element_ty),
+        mask=(row < rows) & written[None, :],
+    )
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -113,8 +138,18 @@ def gated_vector(
         inside = d < width
         values = tl.load(x + d, mask=inside, other=0.0).to(tl.float32)[None, :]
         wanted = mine[:, None] & inside[None, :]
-        gates = tl.load(gate + neuron[:, None] * gate_stride + d[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
-        ups = tl.load(up + neuron[:, None] * up_stride + d[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
+        gates = tl.load(
+            gate + neuron[:, None] * gate_stride + d[None, :],
+            mask=wanted,
+            other=0.0,
+            eviction_policy="evict_first",
+        )
+        ups = tl.load(
+            up + neuron[:, None] * up_stride + d[None, :],
+            mask=wanted,
+            other=0.0,
+            eviction_policy="evict_first",
+        )
         gate_total += values * gates.to(tl.float32)
         up_total += values * ups.to(tl.float32)
     gated = tl.sum(gate_total, axis=1)
@@ -127,7 +162,9 @@ def gated_vector(
     tl.store(out + place, hidden.to(out.dtype.element_ty), mask=written)
 
 
-def gated_tile(rows: int, width: int, columns: int, size: int = 2, shared: int = H100_SHARED) -> tuple[Tile, int]:
+def gated_tile(
+    rows: int, width: int, columns: int, size: int = 2, shared: int = H100_SHARED
+) -> tuple[Tile, int]:
     """Block sizes for elements of `size` bytes, and the neurons of a program; `shared`: bytes of shared memory that a block may use.
 
     Columns of the output are shared out evenly, in numbers that need not be a power of two, since the padding of a block is not read:
@@ -137,7 +174,13 @@ def gated_tile(rows: int, width: int, columns: int, size: int = 2, shared: int =
     share = min(64, max(16, blocks(columns, RESIDENT)))
     padded, neurons = 1 if rows == 1 else fit(LARGEST_ROWS, rows), fit(64, share)
     step = fit((256 if rows <= 16 else 128) // size, width)
-    return Tile(padded, step, neurons, depth(size * step * (padded + 2 * neurons), rows, shared), 8 if rows == 1 else 4), share
+    return Tile(
+        padded,
+        step,
+        neurons,
+        depth(size * step * (padded + 2 * neurons), rows, shared),
+        8 if rows == 1 else 4,
+    ), share
 
 
 @torch.library.custom_op("regrow::gated_gather", mutates_args=("out",))
@@ -174,16 +217,27 @@ def launch_gated(
     name = "gated_gather"
     check(name, x, {"gate": gate, "up": up}, {"gate_bias": gate_bias, "up_bias": up_bias}, out)
     (rows, width), keep, neurons = x.shape, len(index), len(gate)
-    assert gate.shape == up.shape == (neurons, width), f"{name}: gate and up are [F, {width}], not {list(gate.shape)}, {list(up.shape)}"
+    assert gate.shape == up.shape == (neurons, width), (
+        f"{name}: gate and up are [F, {width}], not {list(gate.shape)}, {list(up.shape)}"
+    )
     check_index(name, index)
     columns = out.shape[1]
     assert len(out) == rows, f"{name}: out is [{rows}, k], not {list(out.shape)}"
     assert columns >= keep, f"{name}: out is [{rows}, {keep}] or wider, not {list(out.shape)}"
-    assert all(bias is None or bias.shape == (neurons,) for bias in (gate_bias, up_bias)), f"{name}: biases are [{neurons}]"
+    assert all(bias is None or bias.shape == (neurons,) for bias in (gate_bias, up_bias)), (
+        f"{name}: biases are [{neurons}]"
+    )
     assert act in ACTIVATIONS, f"{name}: act is one of {', '.join(ACTIVATIONS)}, not {act!r}"
     tile, share = sizes or gated_tile(rows, width, columns, x.element_size(), most_shared(x.device))
     operands = x, gate, up, index, gate_bias, up_bias, out
-    constants = {"ACT": act, "WIDTH": tile.inputs, "NEURONS": tile.outputs, "SHARE": share, "STAGES": tile.stages, "num_warps": tile.warps}
+    constants = {
+        "ACT": act,
+        "WIDTH": tile.inputs,
+        "NEURONS": tile.outputs,
+        "SHARE": share,
+        "STAGES": tile.stages,
+        "num_warps": tile.warps,
+    }
     grid = (blocks(columns, share),)
     if tile.rows == 1:
         gated_vector[grid](*operands, width, keep, columns, gate.stride(0), up.stride(0), **constants)
@@ -200,7 +254,9 @@ def check_index(name: str, index: Tensor) -> None:
 
 
 @torch.library.custom_op("regrow::down_gather", mutates_args=("workspace", "out"))
-def down_gather(h: Tensor, down_t: Tensor, index: Tensor, bias: Tensor | None, workspace: Tensor, out: Tensor) -> None:
+def down_gather(
+    h: Tensor, down_t: Tensor, index: Tensor, bias: Tensor | None, workspace: Tensor, out: Tensor
+) -> None:
     """out [M, D] = sum_i h[:, i] down_t[I_i] + bias, for h [M, k], the neuron-major down [F, D] and I = index [k].
 
     `workspace` is float32 of `workspace_shape(M, k, D)`. Sums are float32, the result is rounded once; the same input gives the same output

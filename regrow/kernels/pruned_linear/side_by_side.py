@@ -17,8 +17,13 @@ class SideBySideLinears:
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
         self._widths = [len(weight) for weight in weights]
-        laid = [weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in zip(weights, biases, strict=True)]
-        self._joint = InputMajorLinear(torch.cat([*weights]), torch.cat(laid) if any(bias is not None for bias in biases) else None)
+        laid = [
+            weight.new_zeros(len(weight)) if bias is None else bias
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
+        self._joint = InputMajorLinear(
+            torch.cat([*weights]), torch.cat(laid) if any(bias is not None for bias in biases) else None
+        )
 
     @property
     def state_bytes(self) -> int:

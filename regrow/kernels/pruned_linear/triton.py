@@ -27,12 +27,28 @@ def gather_inputs(x: Tensor, keep: Tensor, kept: Tensor, index: Tensor, count: T
 
     From the count to the next multiple of 16 `kept` is filled with zeros, as far as it reaches; what is beyond is left as it is.
     """
-    if x.stride(-1) != 1 or kept.stride(-1) != 1 or not all(tensor.is_contiguous() for tensor in (keep, index)):
+    if (
+        x.stride(-1) != 1
+        or kept.stride(-1) != 1
+        or not all(tensor.is_contiguous() for tensor in (keep, index))
+    ):
         raise ValueError("the inputs of a token, keep and index have to be adjacent in memory")
     (tokens, inputs), room = x.shape, kept.shape[1]
-    if keep.shape != (inputs,) or len(kept) != tokens or index.shape != (room,) or room < blocks(inputs, 16) * 16:
-        raise ValueError(f"keep is [{inputs}], and kept and index have room for {inputs} inputs, filled up to a multiple of 16")
-    if keep.dtype != torch.bool or index.dtype != torch.int32 or count.dtype != torch.int32 or kept.dtype != x.dtype:
+    if (
+        keep.shape != (inputs,)
+        or len(kept) != tokens
+        or index.shape != (room,)
+        or room < blocks(inputs, 16) * 16
+    ):
+        raise ValueError(
+            f"keep is [{inputs}], and kept and index have room for {inputs} inputs, filled up to a multiple of 16"
+        )
+    if (
+        keep.dtype != torch.bool
+        or index.dtype != torch.int32
+        or count.dtype != torch.int32
+        or kept.dtype != x.dtype
+    ):
         raise ValueError("keep is bool, index and count are int32, kept has the dtype of x")
     side_by_side[blocks(inputs, INPUTS), blocks(tokens, ROWS)](
         x, keep, kept, index, count, tokens, inputs, x.stride(0), kept.stride(0), ROWS, INPUTS, FLAGS, num_warps=WARPS,
@@ -59,14 +75,20 @@ def side_by_side(
     token = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     inside = (token < tokens)[:, None]
     # What is dropped is loaded too, though not stored: loads that follow the flags would be of one number each.
-    value = tl.load(x + token.to(tl.int64)[:, None] * x_token + column[None, :], mask=inside & (column < inputs)[None, :], other=0.0)
+    value = tl.load(
+        x + token.to(tl.int64)[:, None] * x_token + column[None, :],
+        mask=inside & (column < inputs)[None, :],
+        other=0.0,
+    )
     row = kept + token.to(tl.int64)[:, None] * kept_token
     tl.store(row + target[None, :], value, mask=inside & wanted[None, :])
     total = before + tl.sum(mine, axis=0)
     if tl.program_id(0) == tl.num_programs(0) - 1:
         beyond = total + tl.arange(0, 16)
         missing = beyond < tl.cdiv(total, 16) * 16
-        tl.store(row + beyond[None, :], tl.zeros((ROWS, 16), kept.dtype.element_ty), mask=inside & missing[None, :])
+        tl.store(
+            row + beyond[None, :], tl.zeros((ROWS, 16), kept.dtype.element_ty), mask=inside & missing[None, :]
+        )
     if tl.program_id(1) == 0:
         tl.store(index + target, column, mask=wanted)
         if tl.program_id(0) == tl.num_programs(0) - 1:
@@ -74,7 +96,15 @@ def side_by_side(
 
 
 @torch.library.custom_op("regrow::kept_linear", mutates_args=("workspace", "out"))
-def kept_linear(kept: Tensor, weight_t: Tensor, index: Tensor, count: Tensor, bias: Tensor | None, workspace: Tensor, out: Tensor) -> None:
+def kept_linear(
+    kept: Tensor,
+    weight_t: Tensor,
+    index: Tensor,
+    count: Tensor,
+    bias: Tensor | None,
+    workspace: Tensor,
+    out: Tensor,
+) -> None:
     """out [M, out] = sum over i < count of kept[:, i] weight_t[index[i]] + bias, for weight_t [in, out] and the `kept` [M, in or more],
     `index` and `count` of `gather_inputs`.
 

@@ -28,7 +28,7 @@ class UnrecordableError(Exception):
 
 
 @final
-class _Call(ctypes.Structure):
+class _RecordedCall(ctypes.Structure):
     """Call of `cpu.cpp`."""
 
     _fields_ = [("kernel", ctypes.c_void_p), ("words", ctypes.c_void_p)]
@@ -40,7 +40,7 @@ class _Row:
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._calls: list[_Call] = []
+        self._calls: list[_RecordedCall] = []
         self._words: list[Any] = []
         self._held: list[object] = []
         self._array: Any = None
@@ -54,7 +54,7 @@ class _Row:
         numbers = [_word(kind, argument) for kind, argument in zip(kernel.arguments, arguments, strict=True)]
         words = (ctypes.c_uint64 * len(numbers))(*numbers)
         self._names.append(kernel.name)
-        self._calls.append(_Call(address, ctypes.addressof(words)))
+        self._calls.append(_RecordedCall(address, ctypes.addressof(words)))
         self._words.append(words)
         self._held.extend(argument for argument in arguments if isinstance(argument, ctypes.Structure))
 
@@ -69,7 +69,7 @@ class _Row:
 
     def __call__(self) -> None:
         if self._array is None:
-            self._array = (_Call * len(self._calls))(*self._calls)
+            self._array = (_RecordedCall * len(self._calls))(*self._calls)
         there = library()
         assert there is not None
         there.replay(self._array, ctypes.c_long(len(self._calls)), self._seconds)
@@ -125,7 +125,9 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not func.is_view and func not in _ALLOCATE:
             raise UnrecordableError(str(func))
         result = func(*args, **kwargs)
-        if func.is_view and not _homes(result) <= _homes(args):  # in inference mode `contiguous` calls itself a view
+        if func.is_view and not _homes(result) <= _homes(
+            args
+        ):  # in inference mode `contiguous` calls itself a view
             raise UnrecordableError(str(func))
         self._held.append(result)
         return result

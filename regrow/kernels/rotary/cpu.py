@@ -15,7 +15,9 @@ from regrow.kernels.cpu_library import FLOAT, LONG, POINTER, Kernel, check
 class _Sizes(ctypes.Structure):
     """RotarySizes of `cpu.cpp`."""
 
-    _fields_ = [(name, LONG) for name in ("rows", "width", "heads", "kv_heads", "head_width", "qkv_row", "qkv_token")] + [
+    _fields_ = [
+        (name, LONG) for name in ("rows", "width", "heads", "kv_heads", "head_width", "qkv_row", "qkv_token")
+    ] + [
         *((f"out_{stride}", LONG) for stride in ("row", "token", "head")),
         *((f"{cache}_{stride}", LONG) for cache in "kv" for stride in ("row", "head", "place")),
     ]
@@ -34,7 +36,11 @@ def rope_cache(
     check(qkv.dtype, q_weight, k_weight, k_cache, v_cache, out)
     check(torch.float32, cos, sin)
     check(torch.int64, position, at)
-    if any(tensor.stride(-1) != 1 for tensor in (qkv, q_weight, k_weight, k_cache, v_cache, out) if tensor is not None):
+    if any(
+        tensor.stride(-1) != 1
+        for tensor in (qkv, q_weight, k_weight, k_cache, v_cache, out)
+        if tensor is not None
+    ):
         raise ValueError("the channels of a head have to be adjacent in memory")
     if not all(tensor.is_contiguous() for tensor in (cos, sin, position, at)):
         raise ValueError("angles and positions have to be contiguous")

@@ -48,7 +48,9 @@ def turn_heads(
     NORM: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr, PADDED: tl.constexpr, HEADS: tl.constexpr,
 ) -> None:  # fmt: skip
     token, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    head = tl.program_id(0) * HEADS + tl.arange(0, HEADS)  # of the queries, then of the keys, then of the values
+    head = tl.program_id(0) * HEADS + tl.arange(
+        0, HEADS
+    )  # of the queries, then of the keys, then of the values
     column = tl.arange(0, PADDED)
     within = column < HALF
     inside = (head < QUERIES + 2 * KEYS)[:, None] & within[None, :]
@@ -63,11 +65,21 @@ def turn_heads(
     key = ((head >= QUERIES) & (head < QUERIES + KEYS))[:, None]
     left, right = first, second
     if NORM:
-        inverse = tl.rsqrt((tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)) / (2 * HALF) + eps)[:, None]
+        inverse = tl.rsqrt(
+            (tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)) / (2 * HALF) + eps
+        )[:, None]
         q_left, q_right = halves(q_weight, column, within, HALF)
         k_left, k_right = halves(k_weight, column, within, HALF)
-        left = (tl.where(query, q_left, k_left) * (first * inverse).to(raw.dtype).to(tl.float32)).to(raw.dtype).to(tl.float32)
-        right = (tl.where(query, q_right, k_right) * (second * inverse).to(raw.dtype).to(tl.float32)).to(raw.dtype).to(tl.float32)
+        left = (
+            (tl.where(query, q_left, k_left) * (first * inverse).to(raw.dtype).to(tl.float32))
+            .to(raw.dtype)
+            .to(tl.float32)
+        )
+        right = (
+            (tl.where(query, q_right, k_right) * (second * inverse).to(raw.dtype).to(tl.float32))
+            .to(raw.dtype)
+            .to(tl.float32)
+        )
     cosine = tl.load(cos + angle * HALF + column, mask=within, other=0.0)[None, :]
     sine = tl.load(sin + angle * HALF + column, mask=within, other=0.0)[None, :]
     turned_left, turned_right = left * cosine - right * sine, right * cosine + left * sine
@@ -76,16 +88,30 @@ def turn_heads(
     tl.store(to_out, turned_left, mask=inside & query)
     tl.store(to_out + HALF, turned_right, mask=inside & query)
     if target >= 0:
-        to_keys = k_cache + row * k_row + target * k_position + (head - QUERIES).to(tl.int64)[:, None] * k_head + column[None, :]
+        to_keys = (
+            k_cache
+            + row * k_row
+            + target * k_position
+            + (head - QUERIES).to(tl.int64)[:, None] * k_head
+            + column[None, :]
+        )
         tl.store(to_keys, turned_left, mask=inside & key)
         tl.store(to_keys + HALF, turned_right, mask=inside & key)
-        to_values = v_cache + row * v_row + target * v_position + (head - QUERIES - KEYS).to(tl.int64)[:, None] * v_head + column[None, :]
+        to_values = (
+            v_cache
+            + row * v_row
+            + target * v_position
+            + (head - QUERIES - KEYS).to(tl.int64)[:, None] * v_head
+            + column[None, :]
+        )
         tl.store(to_values, first, mask=inside & value)
         tl.store(to_values + HALF, second, mask=inside & value)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def halves(weight: tl.tensor, column: tl.tensor, within: tl.tensor, HALF: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+def halves(
+    weight: tl.tensor, column: tl.tensor, within: tl.tensor, HALF: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
     left = tl.load(weight + column, mask=within, other=0.0).to(tl.float32)
     right = tl.load(weight + HALF + column, mask=within, other=0.0).to(tl.float32)
     return left[None, :], right[None, :]

@@ -15,7 +15,10 @@ from regrow.kernels.cpu_library import LONG, POINTER, Kernel, check
 class _Sizes(ctypes.Structure):
     """ScoreSizes of `cpu.cpp`."""
 
-    _fields_ = [(name, LONG) for name in ("layers", "tokens", "neurons", "z_layer", "z_token", "total_layer", "total_slot")]
+    _fields_ = [
+        (name, LONG)
+        for name in ("layers", "tokens", "neurons", "z_layer", "z_token", "total_layer", "total_slot")
+    ]
 
 
 KERNEL = Kernel("observe", *[POINTER] * 4, ctypes.POINTER(_Sizes))
@@ -30,7 +33,9 @@ def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
     check(torch.float32, total)
     check(torch.int64, slot)
     if z.shape[1:2] != slot.shape or z.shape[::2] != total.shape[::2]:
-        raise ValueError(f"activations {list(z.shape)}, slots {list(slot.shape)} and totals {list(total.shape)} do not fit")
+        raise ValueError(
+            f"activations {list(z.shape)}, slots {list(slot.shape)} and totals {list(total.shape)} do not fit"
+        )
     scale = total.new_empty(z.shape[:2])
     sizes = _Sizes(*z.shape, *z.stride()[:2], *total.stride()[:2])
     KERNEL[z.dtype](z.data_ptr(), slot.data_ptr(), total.data_ptr(), scale.data_ptr(), sizes)

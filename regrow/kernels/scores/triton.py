@@ -17,7 +17,11 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 PART = 4096  # neurons of a token whose squares one program sums: two loads of 16 bytes a thread
-MOST_TOKENS, MOST_NEURONS, NUMBERS = 16, 2048, 8192  # that a program of add_tokens reads at once, and their product
+MOST_TOKENS, MOST_NEURONS, NUMBERS = (
+    16,
+    2048,
+    8192,
+)  # that a program of add_tokens reads at once, and their product
 MOST_SLOTS = 1024  # of tokens that a search looks through at once
 SQUARE_WARPS, FIND_WARPS, ADD_WARPS = 8, 1, 4
 
@@ -25,7 +29,11 @@ SQUARE_WARPS, FIND_WARPS, ADD_WARPS = 8, 1, 4
 def block(tokens: int, slots: int) -> tuple[int, int, int]:
     """Slots looked through, tokens and neurons read at once, where there are so many tokens: as few tokens as a slot has on average."""
     apiece = min(MOST_TOKENS, triton.next_power_of_2(triton.cdiv(tokens, slots)))
-    return min(MOST_SLOTS, max(16, triton.next_power_of_2(tokens))), apiece, min(MOST_NEURONS, NUMBERS // apiece)
+    return (
+        min(MOST_SLOTS, max(16, triton.next_power_of_2(tokens))),
+        apiece,
+        min(MOST_NEURONS, NUMBERS // apiece),
+    )
 
 
 def observe_workspace(layers: int, tokens: int, neurons: int) -> tuple[int, int, int]:
@@ -54,11 +62,22 @@ def observe(z: Tensor, slot: Tensor, total: Tensor, partial: Tensor, span: Tenso
     parts = partial.shape[-1]
     if not tokens:
         return
-    square[(tokens, parts, layers)](z, partial, z.stride(0), z.stride(1), neurons, PART, num_warps=SQUARE_WARPS)
+    square[(tokens, parts, layers)](
+        z, partial, z.stride(0), z.stride(1), neurons, PART, num_warps=SQUARE_WARPS
+    )
     slots = total.shape[1]
     seen, apiece, width = block(tokens, slots)
     grid = triton.cdiv(neurons, width), slots, layers
-    sizes = tokens, z.stride(0), z.stride(1), total.stride(0), total.stride(1), neurons, parts, triton.next_power_of_2(parts)
+    sizes = (
+        tokens,
+        z.stride(0),
+        z.stride(1),
+        total.stride(0),
+        total.stride(1),
+        neurons,
+        parts,
+        triton.next_power_of_2(parts),
+    )
     if apiece > 1:
         add_tokens[grid](z, slot, partial, total, *sizes, seen, apiece, width, num_warps=ADD_WARPS)
     else:
@@ -140,7 +159,11 @@ def add_tokens(
             token = first + tl.arange(0, TOKENS)
             mine = tl.load(slot + token, mask=token <= last, other=-1) == row
             place = layer * tokens + token
-            squares = tl.load(partial + place[:, None] * SUMS + part[None, :], mask=mine[:, None] & (part < SUMS)[None, :], other=0.0)
+            squares = tl.load(
+                partial + place[:, None] * SUMS + part[None, :],
+                mask=mine[:, None] & (part < SUMS)[None, :],
+                other=0.0,
+            )
             norm = tl.sqrt(tl.sum(squares, axis=1))
             counted = norm > 0
             inverse = 1.0 / tl.where(counted, norm, 1.0)

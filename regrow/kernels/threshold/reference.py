@@ -17,7 +17,14 @@ def magnitude(x: Tensor, slot: Tensor, *, abs_mean: bool) -> Tensor:
 
 
 def exceeding(
-    x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, abs_mean: bool, weights: int, measured: Tensor, keep: Tensor
+    x: Tensor,
+    slot: Tensor,
+    norms: Tensor | None,
+    threshold: float,
+    abs_mean: bool,
+    weights: int,
+    measured: Tensor,
+    keep: Tensor,
 ) -> None:
     """keep [in] bool: where `magnitude`, times `norms` [in] if given, exceeds `threshold`; `weights` times their number is added to
     `measured` [] int64."""

@@ -16,14 +16,25 @@ WARPS: Final = 4
 
 @torch.library.custom_op("regrow::exceeding", mutates_args=("measured", "keep"))
 def exceeding(
-    x: Tensor, slot: Tensor, norms: Tensor | None, threshold: float, abs_mean: bool, weights: int, measured: Tensor, keep: Tensor
+    x: Tensor,
+    slot: Tensor,
+    norms: Tensor | None,
+    threshold: float,
+    abs_mean: bool,
+    weights: int,
+    measured: Tensor,
+    keep: Tensor,
 ) -> None:
     """keep [in] bool: where the mean of |x_i| of x [T, in], times `norms` [in] float32 if given, exceeds `threshold`.
 
     The mean is over the tokens whose `slot` [T] int64 is not negative; with `abs_mean` it is the magnitude of the mean of x_i. `weights`
     times the number of inputs kept is added to `measured` [] int64. Sums are float32. Any stride between tokens.
     """
-    if x.stride(-1) != 1 or not all(tensor.is_contiguous() for tensor in (slot, keep)) or (norms is not None and not norms.is_contiguous()):
+    if (
+        x.stride(-1) != 1
+        or not all(tensor.is_contiguous() for tensor in (slot, keep))
+        or (norms is not None and not norms.is_contiguous())
+    ):
         raise ValueError("the inputs of a token, slot, norms and keep have to be adjacent in memory")
     tokens, inputs = x.shape
     retain[(triton.cdiv(inputs, INPUTS),)](
@@ -53,4 +64,6 @@ def retain(
         score *= tl.load(norms + column, mask=inside, other=0.0)
     kept = (score > threshold) & inside
     tl.store(keep + column, kept, mask=inside)
-    tl.atomic_add(measured, tl.sum(kept.to(tl.int64), axis=0) * weights)  # of integers: any order gives the same
+    tl.atomic_add(
+        measured, tl.sum(kept.to(tl.int64), axis=0) * weights
+    )  # of integers: any order gives the same

@@ -25,7 +25,13 @@ SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
 def variant(
-    name: str, kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], warps: int, odd: Sequence[str] = (), programs: int = 1
+    name: str,
+    kernel: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    warps: int,
+    odd: Sequence[str] = (),
+    programs: int = 1,
 ) -> Variant:
     """What the kernel is launched with: buffers and sizes are multiples of 16, but for the number of rows, which is not looked at."""
     aligned = {key: value if key in ("rows", *odd) else f"{value}:16" for key, value in types.items()}
@@ -38,13 +44,28 @@ def integers(*names: str) -> dict[str, str]:
 
 
 def gated(
-    rows: int, dtype: str, act: str = "silu", biased: bool = False, index: str = "i64", odd: Sequence[str] = (), shared: int = H100_SHARED
+    rows: int,
+    dtype: str,
+    act: str = "silu",
+    biased: bool = False,
+    index: str = "i64",
+    odd: Sequence[str] = (),
+    shared: int = H100_SHARED,
 ) -> Variant:
-    (tile, share), kernel = gated_tile(rows, WIDTH, KEEP, SIZES[dtype], shared), gated_vector if rows == 1 else gated_dot
+    (tile, share), kernel = (
+        gated_tile(rows, WIDTH, KEEP, SIZES[dtype], shared),
+        gated_vector if rows == 1 else gated_dot,
+    )
     types = dict.fromkeys(("x", "gate", "up", "out"), f"*{dtype}") | {"index": f"*{index}"}
     types |= dict.fromkeys(("gate_bias", "up_bias"), f"*{dtype}") if biased else {}
     types |= integers("width", "keep", "columns", "gate_stride", "up_stride")
-    constants = {"ACT": act, "WIDTH": tile.inputs, "NEURONS": tile.outputs, "SHARE": share, "STAGES": tile.stages}
+    constants = {
+        "ACT": act,
+        "WIDTH": tile.inputs,
+        "NEURONS": tile.outputs,
+        "SHARE": share,
+        "STAGES": tile.stages,
+    }
     if rows > 1:
         types |= integers("rows", "x_stride", "out_stride")
         constants |= {"ROWS": tile.rows}
@@ -52,7 +73,9 @@ def gated(
     return variant(name, kernel, types, constants, tile.warps, odd, RESIDENT // PROCESSORS)
 
 
-def partial(rows: int, dtype: str, index: str = "i64", shared: int = H100_SHARED, counted: bool = False) -> Variant:
+def partial(
+    rows: int, dtype: str, index: str = "i64", shared: int = H100_SHARED, counted: bool = False
+) -> Variant:
     """`counted`: the linear over the inputs that were gathered."""
     tile = partial_tile(rows, KEEP, WIDTH, SIZES[dtype], shared)
     types = dict.fromkeys(("x", "weight"), f"*{dtype}") | {"index": f"*{index}", "partial": "*fp32"}
@@ -74,7 +97,9 @@ def add(rows: int, dtype: str, biased: bool) -> Variant:
     types = {"partial": "*fp32", "out": f"*{dtype}"} | ({"bias": f"*{dtype}"} if biased else {})
     types |= integers("rows", "outputs", "out_stride")
     splits, _, _ = workspace_shape(rows, KEEP, WIDTH)
-    return variant(f"add {rows} {dtype}{' biased' * biased}", add_partials, types, {"SPLITS": splits, "OUTPUTS": ADD}, 2)
+    return variant(
+        f"add {rows} {dtype}{' biased' * biased}", add_partials, types, {"SPLITS": splits, "OUTPUTS": ADD}, 2
+    )
 
 
 VARIANTS: list[Variant] = [

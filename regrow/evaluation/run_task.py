@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regrow.calibration.result import Calibration
+from regrow.calibration.calibration import Calibration
 from regrow.decoding.loop import Progress
 from regrow.errors import RegrowError, UsageError, said
-from regrow.evaluation.tasks.base import Item, Task, batches, fingerprint
+from regrow.evaluation.tasks.task import Item, Task, batches, fingerprint
 from regrow.hosts.engine import Engine
 from regrow.hosts.hugging_face import Generation, generate
 from regrow.method.base import Method
@@ -23,7 +23,7 @@ from regrow.records import Record
 from regrow.run_config import RunConfig, digest
 from regrow.versions import versions
 
-Told = Callable[[int, int, Record], None]
+OnBatch = Callable[[int, int, Record], None]
 # What greedy decoding never looks at, and what a run sets itself.
 _SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 _OVERRULED = _SAMPLING | {"do_sample", "max_new_tokens", "max_length"}
@@ -41,7 +41,7 @@ def evaluate(
     chat: bool,
     skip_layers: Collection[int] = (),
     calibration: Calibration | None = None,
-    progress: Told | None = None,
+    progress: OnBatch | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> None:
     """Records the greedy answers to the first `limit` prompts (None: all) at `path`, or those of them that are not there yet.
@@ -51,14 +51,16 @@ def evaluate(
     """
     items = task.load(limit)
     sizes = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    config = configure(loaded, task, items, method, **sizes, chat=chat, skip_layers=skip_layers, calibration=calibration)
+    config = configure(
+        loaded, task, items, method, **sizes, chat=chat, skip_layers=skip_layers, calibration=calibration
+    )
     planned = batches(items, batch_size)
     with RecordFile(path, config) as file:
         todo = [index for index in range(len(planned)) if index not in file.done]
         if not todo:
             return
         with Engine(loaded.model, method, config.skip_layers, calibration, owns_model=True) as engine:
-            made_with = {**versions(), **engine.products.to_text()}
+            made_with = {**versions(), **engine.matmul.to_text()}
             for index in todo:
                 record = _run(loaded, config, index, planned[index], made_with, watch)
                 file.append(record)
@@ -174,4 +176,6 @@ def _unpadded(input_ids: Tensor, mask: Tensor) -> list[list[int]]:
 
 def _texts(loaded: Loaded, done: Generation) -> list[str]:
     decode = loaded.tokenizer.decode
-    return [str(decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for row in done.tokens]
+    return [
+        str(decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for row in done.tokens
+    ]

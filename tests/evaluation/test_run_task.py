@@ -13,9 +13,9 @@ from torch import Tensor
 
 from families import build
 from regrow.errors import RegrowError, UsageError
-from regrow.evaluation import run
+from regrow.evaluation import run_task
 from regrow.evaluation.grading import grade
-from regrow.evaluation.run import evaluate
+from regrow.evaluation.run_task import evaluate
 from regrow.evaluation.tasks import find
 from regrow.method.dense import Dense
 from regrow.method.griffin import Griffin
@@ -48,7 +48,7 @@ def _encode(loaded: Loaded, prompts: Sequence[str], chat: bool) -> tuple[Tensor,
 
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "encode", _encode)
+    monkeypatch.setattr(run_task, "encode", _encode)
 
 
 @pytest.fixture
@@ -73,13 +73,21 @@ def test_a_run_leaves_one_record_a_batch_with_what_happened(loaded: Loaded, tmp_
     path, told = tmp_path / "run.jsonl", []
     _evaluate(loaded, path, progress=lambda *news: told.append(news), skip_layers=[1])
     records, items = read(path), TASK.load(5)
-    assert [record.ids for record in records] == [("heldout-0", "heldout-1"), ("heldout-2", "heldout-3"), ("heldout-4",)]
+    assert [record.ids for record in records] == [
+        ("heldout-0", "heldout-1"),
+        ("heldout-2", "heldout-3"),
+        ("heldout-4",),
+    ]
     assert told == [(1, 3, records[0]), (2, 3, records[1]), (3, 3, records[2])]
     for record, start in zip(records, (0, 2, 4), strict=True):
         assert record.prompts_sha256 == digest([_tokens(item.prompt) for item in items[start : start + 2]])
         assert record.texts == tuple(Characters().decode(list(row), True, False) for row in record.tokens)
         assert record.counters["tokens"] == [len(row) for row in record.tokens]
-        assert record.counters["sparse_steps"] == record.counters["decode_steps"] == max(map(len, record.tokens)) - 1
+        assert (
+            record.counters["sparse_steps"]
+            == record.counters["decode_steps"]
+            == max(map(len, record.tokens)) - 1
+        )
         assert 0.2 < record.counters["actual_sparsity"] < 0.3  # half of one of two layers
         assert set(record.finish_reasons) <= {"eos", "length"}
         assert {"regrow", "torch", "transformers", "python"} <= set(record.versions)
@@ -117,7 +125,9 @@ def test_the_configuration_says_what_was_run(loaded: Loaded, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_a_run_killed_in_the_middle_and_taken_up_again_equals_one_that_was_not(loaded: Loaded, tmp_path: Path, torn: bool) -> None:
+def test_a_run_killed_in_the_middle_and_taken_up_again_equals_one_that_was_not(
+    loaded: Loaded, tmp_path: Path, torn: bool
+) -> None:
     whole, killed, decoded = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl", []
     _evaluate(loaded, whole)
 
@@ -135,11 +145,13 @@ def test_a_run_killed_in_the_middle_and_taken_up_again_equals_one_that_was_not(l
     assert _timeless(read(killed)) == _timeless(read(whole))
 
 
-def test_a_complete_run_is_not_touched_again(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_run_is_not_touched_again(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "run.jsonl"
     _evaluate(loaded, path)
     before = path.read_bytes()
-    monkeypatch.delattr(run, "generate")
+    monkeypatch.delattr(run_task, "generate")
     _evaluate(loaded, path)
     assert path.read_bytes() == before
 
@@ -149,7 +161,7 @@ def test_a_file_of_another_run_is_refused_before_anything_is_decoded(
 ) -> None:
     path = tmp_path / "run.jsonl"
     _evaluate(loaded, path, method=Dense())
-    monkeypatch.delattr(run, "generate")
+    monkeypatch.delattr(run_task, "generate")
     with pytest.raises(RegrowError, match='method "dense"/"griffin"'):
         _evaluate(loaded, path)
 
@@ -171,23 +183,33 @@ def _again(loaded: Loaded) -> Loaded:
         ("min_new_tokens", 3),
     ],
 )
-def test_a_generation_config_changed_since_is_refused_and_named(loaded: Loaded, tmp_path: Path, name: str, value: object) -> None:
+def test_a_generation_config_changed_since_is_refused_and_named(
+    loaded: Loaded, tmp_path: Path, name: str, value: object
+) -> None:
     path = tmp_path / "run.jsonl"
     _evaluate(loaded, path)
     setattr(loaded.model.generation_config, name, value)
-    with pytest.raises(RegrowError, match=rf"other settings \(generation_config \({name} .*/.*\), there/asked\)"):
+    with pytest.raises(
+        RegrowError, match=rf"other settings \(generation_config \({name} .*/.*\), there/asked\)"
+    ):
         _evaluate(_again(loaded), path)
 
 
 def test_settings_that_greedy_decoding_ignores_may_change(loaded: Loaded, tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     _evaluate(loaded, path)
-    loaded.model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.9, min_p=0.1, output_scores=True)
+    loaded.model.generation_config.update(
+        do_sample=True, temperature=0.6, top_p=0.9, min_p=0.1, output_scores=True
+    )
     _evaluate(_again(loaded), path)
 
 
-@pytest.mark.parametrize(("file", "setting"), [("tokenizer.json", "tokenizer_sha256"), ("vocab.txt", "tokenizer_sha256")])
-def test_tokenizer_files_changed_since_are_refused(loaded: Loaded, tmp_path: Path, file: str, setting: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "setting"), [("tokenizer.json", "tokenizer_sha256"), ("vocab.txt", "tokenizer_sha256")]
+)
+def test_tokenizer_files_changed_since_are_refused(
+    loaded: Loaded, tmp_path: Path, file: str, setting: str
+) -> None:
     path = tmp_path / "run.jsonl"
     _evaluate(loaded, path)
     (loaded.directory / file).write_text("{}")
@@ -195,10 +217,16 @@ def test_tokenizer_files_changed_since_are_refused(loaded: Loaded, tmp_path: Pat
         _evaluate(_again(loaded), path)
 
 
-def test_other_tokens_of_the_same_prompts_are_refused(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_tokens_of_the_same_prompts_are_refused(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "run.jsonl"
     _evaluate(loaded, path)
-    monkeypatch.setattr(run, "encode", lambda loaded, prompts, chat: _encode(loaded, [prompt + "." for prompt in prompts], chat))
+    monkeypatch.setattr(
+        run_task,
+        "encode",
+        lambda loaded, prompts, chat: _encode(loaded, [prompt + "." for prompt in prompts], chat),
+    )
     with pytest.raises(RegrowError, match=r"other settings \(prompts_sha256 "):
         _evaluate(loaded, path)
 
@@ -227,19 +255,24 @@ def test_steps_can_be_watched(loaded: Loaded, tmp_path: Path) -> None:
     assert steps
 
 
-def test_answers_that_do_not_fit_the_context_are_refused_before_any_is_decoded(loaded: Loaded, tmp_path: Path) -> None:
+def test_answers_that_do_not_fit_the_context_are_refused_before_any_is_decoded(
+    loaded: Loaded, tmp_path: Path
+) -> None:
     path = tmp_path / "records.jsonl"
     room = loaded.context
     assert room is not None
     with pytest.raises(
-        UsageError, match=rf"^the longest prompt has \d+ tokens, so {room} new ones do not fit the context of {room}; at most"
+        UsageError,
+        match=rf"^the longest prompt has \d+ tokens, so {room} new ones do not fit the context of {room}; at most",
     ):
         _evaluate(loaded, path, max_new_tokens=room)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("size", ["batch_size", "max_new_tokens", "limit"])
-def test_sizes_below_one_are_usage_errors_and_leave_no_file(loaded: Loaded, tmp_path: Path, size: str) -> None:
+def test_sizes_below_one_are_usage_errors_and_leave_no_file(
+    loaded: Loaded, tmp_path: Path, size: str
+) -> None:
     path = tmp_path / "run.jsonl"
     with pytest.raises(UsageError, match=size):
         _evaluate(loaded, path, **{size: 0})

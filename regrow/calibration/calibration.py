@@ -58,7 +58,9 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Whole or not at all. Raises RegrowError where it cannot be written."""
         metadata = {"format": FORMAT, "origin": json.dumps(asdict(self.origin))}
-        write_whole(path, save({name: tensor.contiguous() for name, tensor in self.tensors.items()}, metadata))
+        write_whole(
+            path, save({name: tensor.contiguous() for name, tensor in self.tensors.items()}, metadata)
+        )
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -70,15 +72,23 @@ class Calibration:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
-                    raise RegrowError(f"{path} is no calibration of this version; make one with `regrow calibrate`")
+                    raise RegrowError(
+                        f"{path} is no calibration of this version; make one with `regrow calibrate`"
+                    )
                 values = json.loads(metadata["origin"])
                 if set(values) != {field.name for field in fields(Origin)}:
-                    raise RegrowError(f"{path} is no calibration of this version; make one with `regrow calibrate`")
+                    raise RegrowError(
+                        f"{path} is no calibration of this version; make one with `regrow calibrate`"
+                    )
                 return cls(Origin(**values), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
         except OSError as error:
-            raise UsageError(f"{path} cannot be read: {error.strerror}; make it with `regrow calibrate`") from error
+            raise UsageError(
+                f"{path} cannot be read: {error.strerror}; make it with `regrow calibrate`"
+            ) from error
         except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-            raise RegrowError(f"{path} is damaged ({error}); make it again with `regrow calibrate`") from error
+            raise RegrowError(
+                f"{path} is damaged ({error}); make it again with `regrow calibrate`"
+            ) from error
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -98,7 +108,9 @@ def fitting(calibration: Calibration | None, model: nn.Module, method: Method) -
     method, or where it needs none."""
     if method.needs is None:
         if calibration is not None:
-            raise UsageError(f"method {method.name!r} with these parameters takes no calibration; leave it out")
+            raise UsageError(
+                f"method {method.name!r} with these parameters takes no calibration; leave it out"
+            )
         return {}
     if calibration is None:
         raise UsageError(
@@ -108,7 +120,9 @@ def fitting(calibration: Calibration | None, model: nn.Module, method: Method) -
     origin, wanted = calibration.origin, calibrated(method)
     if (origin.method, dict(origin.params)) != (method.name, wanted):
         made = f"{origin.method} ({_shown(origin.params)})"
-        raise UsageError(f"the calibration was made for {made}, not for {method.name} ({_shown(wanted)}); make one for it")
+        raise UsageError(
+            f"the calibration was made for {made}, not for {method.name} ({_shown(wanted)}); make one for it"
+        )
     if origin.fingerprint != fingerprint(model):
         raise UsageError(
             f"the calibration was made for {origin.model} (weights {origin.fingerprint[:12]}), not for this model (weights "
@@ -128,4 +142,8 @@ def _shown(params: Mapping[str, Any]) -> str:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    return (
+        tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        if tensor.numel()
+        else b""
+    )

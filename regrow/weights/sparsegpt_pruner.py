@@ -17,7 +17,7 @@ _PATTERN: Final = Pattern("2:4")
 
 
 @final
-class SparseGPT(WeightPruner):
+class SparseGPTPruner(WeightPruner):
     """H = (2/n) sum x x^T over n sequences, in float32 (float64 for a float64 weight); kept weights are updated."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -56,7 +56,9 @@ def _upper_of_inverse(hessian: Tensor, name: str) -> Tensor:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
         upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise RegrowError(f"the Hessian of the inputs of {name} cannot be inverted; calibrate on more, and more varied, text") from error
+        raise RegrowError(
+            f"the Hessian of the inputs of {name} cannot be inverted; calibrate on more, and more varied, text"
+        ) from error
     return upper
 
 

@@ -5,21 +5,31 @@ import json
 import pytest
 import torch
 
-from regrow.bench import products, step_parts
+from regrow.bench import cpu_matmul, step_parts
 from regrow.bench.shapes import SHAPES, Shape
 from regrow.decoding import choose_network
 from regrow.errors import RegrowError
-from regrow.kernels import Products
+from regrow.kernels import MatmulChoice
 from regrow.kernels.laid_out.weight import MOST, few_rows_are_right
 
 
-def test_the_last_line_is_what_was_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(products, "products", lambda *_: Products("native", "laid out", 4, 0, {"onednn 1": 19.0}))
-    monkeypatch.setattr(products, "bandwidth", lambda _: {"read": 34e9})
-    products.main()
+def test_the_last_line_is_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        cpu_matmul, "choose_matmul", lambda *_: MatmulChoice("native", "laid out", 4, 0, {"onednn 1": 19.0})
+    )
+    monkeypatch.setattr(cpu_matmul, "bandwidth", lambda _: {"read": 34e9})
+    cpu_matmul.main()
     *lines, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
-    assert found["products"]["float32"] == {"alone": "native", "several": "laid out", "fewest": 4, "most": 0, "speed": {"onednn 1": 19.0}}
+    assert found["matmul"]["float32"] == {
+        "alone": "native",
+        "several": "laid out",
+        "fewest": 4,
+        "most": 0,
+        "speed": {"onednn 1": 19.0},
+    }
     assert found["read_gb_per_second"] == 34
     assert "bfloat16: a single row takes native, more take laid out" in lines
 
@@ -28,7 +38,9 @@ def test_parts_of_a_step_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     if not few_rows_are_right(torch.bfloat16):
         pytest.skip("there is no product of ours for this CPU, so that steps are not recorded")
     monkeypatch.setitem(SHAPES, "tiny", Shape("tiny", "qwen2", 2, 64, 128, 2, 2, 32, 128, True))  # type: ignore[misc]
-    monkeypatch.setattr(choose_network, "products", lambda *_: Products("compiled", "compiled", 4, MOST, {}))
+    monkeypatch.setattr(
+        choose_network, "choose_matmul", lambda *_: MatmulChoice("compiled", "compiled", 4, MOST, {})
+    )
     monkeypatch.setattr(step_parts, "bandwidth", lambda _: {"read": 34e9})
     step_parts.main(rows=(1, 2), contexts=(40,), new=6, name="tiny")
     found = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -17,12 +17,22 @@ from torch import nn
 
 from calibrations import calibration_for
 from families import build
-from regrow.calibration.result import SAMPLE, Calibration, Origin, fingerprint, fitting
+from regrow.calibration.calibration import SAMPLE, Calibration, Origin, fingerprint, fitting
 from regrow.errors import RegrowError, UsageError
 from regrow.method.base import Method
 from regrow.method.presets import make
 
-ORIGIN = Origin("tiny – 小", "f" * 64, "teal", {"sparsity": 0.3, "pattern": "2:4", "none": None}, 'some "text"', "0" * 64, 10, 20480, 2048)
+ORIGIN = Origin(
+    "tiny – 小",
+    "f" * 64,
+    "teal",
+    {"sparsity": 0.3, "pattern": "2:4", "none": None},
+    'some "text"',
+    "0" * 64,
+    10,
+    20480,
+    2048,
+)
 NAME = "model.layers.0.mlp.up_proj.weight"
 TENSORS = {
     "model.layers.1.mlp.down_proj": torch.tensor(1 / 3, dtype=torch.float64),
@@ -40,36 +50,55 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
         loaded = Calibration.load(str(path))
         assert loaded.origin == saved.origin
         assert loaded.tensors.keys() == TENSORS.keys()
-        assert all(t.dtype == TENSORS[name].dtype and torch.equal(t, TENSORS[name]) for name, t in loaded.tensors.items())
+        assert all(
+            t.dtype == TENSORS[name].dtype and torch.equal(t, TENSORS[name])
+            for name, t in loaded.tensors.items()
+        )
     assert [file.name for file in path.parent.iterdir()] == ["calibration"]
 
 
 def test_its_digest_is_of_what_it_holds(tmp_path: Path) -> None:
     CALIBRATION.save(tmp_path / "a")
-    turned = Calibration(replace(ORIGIN, params=dict(reversed(ORIGIN.params.items()))), dict(reversed(TENSORS.items())))
+    turned = Calibration(
+        replace(ORIGIN, params=dict(reversed(ORIGIN.params.items()))), dict(reversed(TENSORS.items()))
+    )
     assert Calibration.load(tmp_path / "a").digest == CALIBRATION.digest == turned.digest
     weight = TENSORS[NAME]
     others = [TENSORS | {NAME: other} for other in (weight + 1, weight.reshape(3, 4), weight.half())]
     others += [{key + "x" * (key == NAME): value for key, value in TENSORS.items()}, {NAME: weight}]
-    digests = [CALIBRATION.digest, LATER.digest, *(replace(CALIBRATION, tensors=tensors).digest for tensors in others)]
+    digests = [
+        CALIBRATION.digest,
+        LATER.digest,
+        *(replace(CALIBRATION, tensors=tensors).digest for tensors in others),
+    ]
     assert len(set(digests)) == len(digests) == 7
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 CLOSED = PermissionError(errno.EACCES, "Permission denied")  # raised by hand: no folder is closed to root
-FAILURES = [("os.fsync", FULL), ("pathlib.Path.replace", FULL), ("pathlib.Path.open", CLOSED), ("os.fsync", KeyboardInterrupt())]
+FAILURES = [
+    ("os.fsync", FULL),
+    ("pathlib.Path.replace", FULL),
+    ("pathlib.Path.open", CLOSED),
+    ("os.fsync", KeyboardInterrupt()),
+]
 
 
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize(("where", "error"), FAILURES)
-def test_a_save_that_fails_leaves_what_there_was(tmp_path: Path, where: str, error: BaseException, before: bool) -> None:
+def test_a_save_that_fails_leaves_what_there_was(
+    tmp_path: Path, where: str, error: BaseException, before: bool
+) -> None:
     path = tmp_path / "a"
     if before:
         CALIBRATION.save(path)
     with patch(where, side_effect=error), pytest.raises((RegrowError, KeyboardInterrupt)) as caught:
         LATER.save(path)
     if isinstance(error, OSError):
-        assert str(caught.value) == f"{path} cannot be written: {error.strerror}; make room or choose another --out"
+        assert (
+            str(caught.value)
+            == f"{path} cannot be written: {error.strerror}; make room or choose another --out"
+        )
     assert [file.name for file in tmp_path.iterdir()] == ["a"] * before
     assert not before or Calibration.load(path).origin == ORIGIN
 
@@ -88,13 +117,17 @@ def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path: Path) -> No
 
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RegrowError, match=r"file/a cannot be written: [\w ]+; make room or choose another --out$"):
+    with pytest.raises(
+        RegrowError, match=r"file/a cannot be written: [\w ]+; make room or choose another --out$"
+    ):
         CALIBRATION.save(tmp_path / "file" / "a")
 
 
 def refusal(kind: type[RegrowError], path: Path) -> str:
     """The one sentence with which a file is refused, by exactly this kind of error."""
-    with pytest.raises(RegrowError, match=rf"^{path} .*; make (it|one|it again) with `regrow calibrate`$") as caught:
+    with pytest.raises(
+        RegrowError, match=rf"^{path} .*; make (it|one|it again) with `regrow calibrate`$"
+    ) as caught:
         Calibration.load(path)
     assert type(caught.value) is kind
     return str(caught.value)
@@ -108,7 +141,10 @@ def test_a_path_without_a_file_is_a_wrong_request(path: str, tmp_path: Path) -> 
 def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
     CALIBRATION.save(tmp_path / "whole")
     whole, path = (tmp_path / "whole").read_bytes(), tmp_path / "part"
-    for content in (*(whole[:size] for size in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1)), b"no safetensors at all, but text"):
+    for content in (
+        *(whole[:size] for size in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1)),
+        b"no safetensors at all, but text",
+    ):
         path.write_bytes(content)
         assert " is damaged (" in refusal(RegrowError, path)
 
@@ -126,13 +162,18 @@ FOREIGN: list[tuple[dict[str, str] | None, str]] = [
 
 
 @pytest.mark.parametrize(("metadata", "reason"), FOREIGN)
-def test_a_file_of_something_else_is_refused(metadata: dict[str, str] | None, reason: str, tmp_path: Path) -> None:
+def test_a_file_of_something_else_is_refused(
+    metadata: dict[str, str] | None, reason: str, tmp_path: Path
+) -> None:
     save_file({"weight": torch.ones(2, 2)}, tmp_path / "a", metadata)
     assert reason in refusal(RegrowError, tmp_path / "a")
 
 
 def test_a_fingerprint_is_that_of_the_values_in_any_dtype() -> None:
-    one, two, three = (fingerprint(build("qwen2", torch.bfloat16).to(dtype)) for dtype in (torch.bfloat16, torch.float32, torch.float64))
+    one, two, three = (
+        fingerprint(build("qwen2", torch.bfloat16).to(dtype))
+        for dtype in (torch.bfloat16, torch.float32, torch.float64)
+    )
     assert one == two == three != fingerprint(build("qwen2"))  # whose values bfloat16 rounds
 
 
@@ -140,7 +181,9 @@ CHANGES: dict[str, Callable[[Any], object]] = {  # of the second layer
     "a weight": lambda layer: layer.self_attn.k_proj.weight.data[3, 4].add_(1),
     "the last weight": lambda layer: layer.mlp.down_proj.weight.data[-1, -1].neg_(),
     "a bias": lambda layer: layer.self_attn.q_proj.bias.data[3].add_(1),
-    "a shape": lambda layer: setattr(layer.mlp.up_proj, "weight", nn.Parameter(layer.mlp.up_proj.weight.detach().view(32, 64))),
+    "a shape": lambda layer: setattr(
+        layer.mlp.up_proj, "weight", nn.Parameter(layer.mlp.up_proj.weight.detach().view(32, 64))
+    ),
     "a name": lambda layer: setattr(layer, "other_layernorm", layer._modules.pop("post_attention_layernorm")),
 }
 
@@ -169,8 +212,16 @@ FITS = [
 ]
 NONE_TAKEN = "with these parameters takes no calibration; leave it out$"
 REFUSED = [
-    (TEAL, make("teal", sparsity=0.4), r"made for teal \(sparsity=0\.3\), not for teal \(sparsity=0\.4\); make one"),
-    (TEAL, make("wina", sparsity=0.3), r"made for teal \(sparsity=0\.3\), not for wina \(sparsity=0\.3\); make one"),
+    (
+        TEAL,
+        make("teal", sparsity=0.4),
+        r"made for teal \(sparsity=0\.3\), not for teal \(sparsity=0\.4\); make one",
+    ),
+    (
+        TEAL,
+        make("wina", sparsity=0.3),
+        r"made for teal \(sparsity=0\.3\), not for wina \(sparsity=0\.3\); make one",
+    ),
     (TEAL, make("teal", sparsity=0), f"^method 'teal' {NONE_TAKEN}"),
     (TEAL, make("wina", selection="topk"), f"^method 'wina' {NONE_TAKEN}"),
     (BAP, make("bap"), f"^method 'bap' {NONE_TAKEN}"),
@@ -197,11 +248,17 @@ def test_what_was_made_for_something_else_is_refused(made: Method, asked: Method
 
 def test_a_calibration_of_another_model_is_refused() -> None:
     one, other = (fingerprint(build(family))[:12] for family in ("qwen2", "llama"))
-    with pytest.raises(UsageError, match=f"was made for tiny \\(weights {one}\\), not for this model \\(weights {other}\\); make one"):
+    with pytest.raises(
+        UsageError,
+        match=f"was made for tiny \\(weights {one}\\), not for this model \\(weights {other}\\); make one",
+    ):
         fitting(made_for(TEAL), build("llama"), TEAL)
 
 
 @pytest.mark.parametrize("method", [TEAL, make("wina"), make("cats"), make("wanda"), BAP], ids=str)
 def test_none_where_one_is_needed_is_refused(method: Method) -> None:
-    with pytest.raises(UsageError, match=f"^method '{method.name}' needs a calibration of this model: make one with .*{method.name}` and"):
+    with pytest.raises(
+        UsageError,
+        match=f"^method '{method.name}' needs a calibration of this model: make one with .*{method.name}` and",
+    ):
         fitting(None, build("qwen2"), method)

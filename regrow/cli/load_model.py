@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from regrow.models import Loaded
 
 
-def load(model: str | None = None, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Loaded:
+def load(
+    model: str | None = None, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
+) -> Loaded:
     """As `regrow.models.load`."""
     name = "the bundled model" if model is None else model
     # The bars of a download stay: it can take minutes.

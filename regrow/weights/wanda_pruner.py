@@ -12,12 +12,14 @@ from regrow.weights.pattern import Pattern
 
 
 @final
-class Wanda(WeightPruner):
+class WandaPruner(WeightPruner):
     """Scores are |W_ij| * sqrt(mean over all tokens of x_j^2), in float32 (float64 for a float64 weight)."""
 
     def __init__(self, weight: Tensor, pattern: Pattern) -> None:
         self._weight, self._pattern = weight, pattern
-        self._squares = weight.new_zeros(weight.shape[1], dtype=torch.promote_types(weight.dtype, torch.float32))
+        self._squares = weight.new_zeros(
+            weight.shape[1], dtype=torch.promote_types(weight.dtype, torch.float32)
+        )
         self._tokens = 0
 
     def add(self, x: Tensor) -> None:

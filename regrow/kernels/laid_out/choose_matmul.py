@@ -26,7 +26,7 @@ _SIZE, _BYTES, _ROUNDS = (2048, 4096), 256 * 2**20, 4
 
 @final
 @dataclass(frozen=True)
-class Products:
+class MatmulChoice:
     """What rows are multiplied by weights with: torch's own product ("native"), oneDNN's, oneDNN's with weights laid out, or our own
     with them ("compiled")."""
 
@@ -38,7 +38,7 @@ class Products:
 
     def to_text(self) -> dict[str, str]:
         """For records: what was measured decides the last bits of bfloat16 results. Empty where nothing was."""
-        return {"products": f"one row {self.alone}, more {self.several}"} if self.speed else {}
+        return {"matmul": f"one row {self.alone}, more {self.several}"} if self.speed else {}
 
     def lays_out(self, rows: int) -> bool:
         return (self.alone if rows == 1 else self.several) in (LAID_OUT, COMPILED)
@@ -47,10 +47,12 @@ class Products:
         return (self.alone if rows == 1 else self.several) == NATIVE
 
 
-STORED: Final = Products(ONEDNN, ONEDNN, 1, 0, {})  # weights as they are stored, through whatever torch takes by itself
+STORED: Final = MatmulChoice(
+    ONEDNN, ONEDNN, 1, 0, {}
+)  # weights as they are stored, through whatever torch takes by itself
 
 
-def products(dtype: torch.dtype, device: torch.device, size: int) -> Products:
+def choose_matmul(dtype: torch.dtype, device: torch.device, size: int) -> MatmulChoice:
     """For a model with `size` bytes of weights."""
     if device.type != "cpu" or size < SMALL or dtype not in (torch.bfloat16, torch.float32):
         return STORED
@@ -73,12 +75,12 @@ def native(on: bool) -> Iterator[None]:
 
 
 @cache
-def _measured(dtype: torch.dtype, threads: int) -> Products:  # noqa: ARG001 (speeds are those of so many threads)
+def _measured(dtype: torch.dtype, threads: int) -> MatmulChoice:  # noqa: ARG001 (speeds are those of so many threads)
     with torch.inference_mode():
         return chosen(_speeds(dtype))
 
 
-def chosen(speed: Mapping[str, float]) -> Products:
+def chosen(speed: Mapping[str, float]) -> MatmulChoice:
     """By gigabytes a second of every product that there is, named "native 1", "onednn 4", "laid out 16"."""
     laid_out, fewest = None, 1
     if f"{LAID_OUT} 1" in speed:
@@ -95,7 +97,7 @@ def chosen(speed: Mapping[str, float]) -> Products:
     # Those that batches of several rows have laid out stay so, unless that is clearly slower.
     if laid_out and one[laid_out] > (1 / CLEARLY if several == laid_out else CLEARLY) * one[alone]:
         alone = laid_out
-    return Products(alone, several, fewest, MOST if laid_out == COMPILED else 0, speed)
+    return MatmulChoice(alone, several, fewest, MOST if laid_out == COMPILED else 0, speed)
 
 
 def _gain(speed: Mapping[str, float], of: str, over: str, rows: Sequence[int]) -> float:

@@ -1,4 +1,4 @@
-"""How fast a CPU reads the weights of a linear, and what Regrow makes of it: `python -m regrow.bench.products`. The last line is JSON."""
+"""How fast a CPU reads the weights of a linear, and what Regrow makes of it: `python -m regrow.bench.cpu_matmul`. The last line is JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from regrow.bench.machine import bandwidth, device_name
-from regrow.kernels import products
+from regrow.kernels import choose_matmul
 from regrow.versions import versions
 
 DTYPES: Final = (torch.bfloat16, torch.float32)
@@ -21,12 +21,20 @@ def main() -> None:
     found = {}
     for dtype in DTYPES:
         name = str(dtype).removeprefix("torch.")
-        found[name] = measured = asdict(products(dtype, CPU, LARGE))
+        found[name] = measured = asdict(choose_matmul(dtype, CPU, LARGE))
         speeds = ", ".join(f"{product} {speed:.1f}" for product, speed in measured["speed"].items())
         print(f"{name}: GB/s by product and rows: {speeds}", flush=True)
         print(f"{name}: a single row takes {measured['alone']}, more take {measured['several']}")
     read = bandwidth(CPU)["read"] / 1e9
-    print(json.dumps({"made_with": {**versions(), "device": device_name(CPU)}, "read_gb_per_second": read, "products": found}))
+    print(
+        json.dumps(
+            {
+                "made_with": {**versions(), "device": device_name(CPU)},
+                "read_gb_per_second": read,
+                "matmul": found,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from regrow.cli import own_settings
 from regrow.cli.bar import Bar
+from regrow.cli.generate_plan import LONGEST_ANSWER, GeneratePlan, PromptBatch, Sample
 from regrow.cli.own_settings import OwnSettings
-from regrow.cli.plan import LONGEST_ANSWER, Batch, Plan, Sample
 from regrow.cli.prompt_rows import Prompt
 from regrow.cli.totals import Totals
 from regrow.cli.watched import Watched
@@ -30,7 +30,7 @@ from regrow.versions import versions
 class Decoding:
     """All that can be wrong with prompts and limits is found when it is made, before the first token."""
 
-    def __init__(self, loaded: Loaded, prompts: Sequence[Prompt], plan: Plan) -> None:
+    def __init__(self, loaded: Loaded, prompts: Sequence[Prompt], plan: GeneratePlan) -> None:
         """Raises UsageError for prompts that do not fit, and for generation settings of the model that are
         not ours."""
         self.loaded, self.plan, self.prompts = loaded, plan, prompts
@@ -38,7 +38,10 @@ class Decoding:
         self.own = OwnSettings.take(loaded, plan.sampling)
         ids, mask = encode(loaded, [prompt.text for prompt in prompts], chat=plan.chat)
         size = plan.batch_size
-        self._batches = [self._batch(start, ids[start : start + size], mask[start : start + size]) for start in range(0, len(ids), size)]
+        self._batches = [
+            self._batch(start, ids[start : start + size], mask[start : start + size])
+            for start in range(0, len(ids), size)
+        ]
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -74,29 +77,46 @@ class Decoding:
             "tokenizer_sha256": loaded.tokenizer_sha256,
             "chat_template_sha256": loaded.chat_template_sha256,
             "generation_settings": loaded.generation_settings,
-            "prompts": {"count": len(prompts), "sha256": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()},
+            "prompts": {
+                "count": len(prompts),
+                "sha256": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+            },
             "versions": versions(),
         }
 
-    def run(self, finished: Callable[[Sample], None], complete: Callable[[list[Sample]], None]) -> Totals | None:
+    def run(
+        self, finished: Callable[[Sample], None], complete: Callable[[list[Sample]], None]
+    ) -> Totals | None:
         """Calls `finished` with every sample once, in the order in which they end, and `complete` with every batch, in
         the order of the prompts. The first `kept` prompts are not decoded; None where that leaves nothing."""
-        batches = [(number, batch) for number, batch in enumerate(self._batches, 1) if batch.start >= self.kept]
+        batches = [
+            (number, batch) for number, batch in enumerate(self._batches, 1) if batch.start >= self.kept
+        ]
         own = self.loaded.model, self.plan.method, self.plan.skip_layers, self.plan.calibration
         with Engine(*own, owns_model=True), Bar() as bar:
             bar.begin("decoding", sum(batch.new for _, batch in batches))
             reports, steps = [], 0
             for number, batch in batches:
-                watched = Watched(self.loaded, self.prompts, batch, bar, f"batch {number} of {len(self._batches)}", steps, finished)
+                watched = Watched(
+                    self.loaded,
+                    self.prompts,
+                    batch,
+                    bar,
+                    f"batch {number} of {len(self._batches)}",
+                    steps,
+                    finished,
+                )
                 reports.append(self._run(batch, watched))
                 complete(watched.samples())
                 steps += batch.new
         return Totals.of(reports) if reports else None
 
-    def _batch(self, start: int, ids: Tensor, mask: Tensor) -> Batch:
+    def _batch(self, start: int, ids: Tensor, mask: Tensor) -> PromptBatch:
         """Without the padding that only other batches need."""
         width = int(mask.sum(dim=1).max())
-        return Batch(start, ids[:, -width:], mask[:, -width:], self._room(start + int(mask.sum(dim=1).argmax()), width))
+        return PromptBatch(
+            start, ids[:, -width:], mask[:, -width:], self._room(start + int(mask.sum(dim=1).argmax()), width)
+        )
 
     def _room(self, longest: int, width: int) -> int:
         """How many tokens a batch may generate; `longest` is the index of its longest prompt, of `width`
@@ -111,7 +131,7 @@ class Decoding:
             )
         return min(LONGEST_ANSWER, context - width) if asked is None else asked
 
-    def _run(self, batch: Batch, watched: Watched) -> Report:
+    def _run(self, batch: PromptBatch, watched: Watched) -> Report:
         how = self.plan.sampling
         if how.temperature:
             torch.manual_seed(how.batch_seed(batch.start))
@@ -119,7 +139,9 @@ class Decoding:
         if self.own.needs_tokenizer:
             limits["tokenizer"] = self.loaded.tokenizer
         try:
-            done: Generation = generate(self.loaded.model, batch.ids, batch.mask, watch=watched.step, **limits)
+            done: Generation = generate(
+                self.loaded.model, batch.ids, batch.mask, watch=watched.step, **limits
+            )
         except (ValueError, TypeError) as error:
             given = own_settings.beside_ids(self.loaded)
             if isinstance(error, RegrowError) or not given:

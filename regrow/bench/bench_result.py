@@ -28,7 +28,7 @@ class Spread:
 
 @final
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One contender at one batch size."""
 
     model: str
@@ -63,7 +63,7 @@ class Result:
     made_with: dict[str, str]  # versions, device, commit
     bandwidth: dict[str, float]  # bytes a second
     settings: dict[str, Any]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[BenchRow] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -77,17 +77,29 @@ class Result:
         try:
             found = json.loads(path.read_bytes())
             rows = [_row(row) for row in found["rows"]]
-            return cls(found["made_with"], found["bandwidth"], found["settings"], rows, [Lost(**one) for one in found["lost"]])
+            return cls(
+                found["made_with"],
+                found["bandwidth"],
+                found["settings"],
+                rows,
+                [Lost(**one) for one in found["lost"]],
+            )
         except OSError as error:
-            raise UsageError(f"{path} cannot be read: {error.strerror}; give a file that `regrow bench --out` wrote") from error
+            raise UsageError(
+                f"{path} cannot be read: {error.strerror}; give a file that `regrow bench --out` wrote"
+            ) from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RegrowError(f"{path} is no result of `regrow bench`; give a file that `regrow bench --out` wrote") from error
+            raise RegrowError(
+                f"{path} is no result of `regrow bench`; give a file that `regrow bench --out` wrote"
+            ) from error
 
 
-def _row(found: Mapping[str, Any]) -> Row:
+def _row(found: Mapping[str, Any]) -> BenchRow:
     """Raises TypeError or ValueError where what a comparison looks at is of another type."""
-    row = Row(**{**found, **{name: Spread(**found[name]) for name in ("tokens_per_second", "ratio")}})
-    if not all(isinstance(name, str) for name in (row.model, row.label)) or not all(type(size) is int for size in (row.rows, row.prompt)):
+    row = BenchRow(**{**found, **{name: Spread(**found[name]) for name in ("tokens_per_second", "ratio")}})
+    if not all(isinstance(name, str) for name in (row.model, row.label)) or not all(
+        type(size) is int for size in (row.rows, row.prompt)
+    ):
         raise TypeError("a row does not say what it is of")
     if not all(isinstance(value, int | float) and value > 0 for value in asdict(row.ratio).values()):
         raise TypeError("a ratio is no number")
@@ -106,9 +118,11 @@ class Reference:
     def of(cls, path: Path) -> Self:
         """Raises UsageError or RegrowError for a file that is no result."""
         rows = Result.load(path).rows
-        return cls(path.name, {(row.model, row.label, row.rows, row.prompt): row.ratio.median for row in rows})
+        return cls(
+            path.name, {(row.model, row.label, row.rows, row.prompt): row.ratio.median for row in rows}
+        )
 
-    def ratio(self, row: Row) -> float | None:
+    def ratio(self, row: BenchRow) -> float | None:
         keys = ((row.model, row.label, row.rows, prompt) for prompt in (row.prompt, None))
         return next((self.ratios[key] for key in keys if key in self.ratios), None)
 

@@ -9,36 +9,63 @@ from xml.etree import ElementTree
 
 import pytest
 
-from regrow.analysis.comparison import COLUMNS, Row, cells, markdown, row
+from regrow.analysis.comparison_table import COLUMNS, ComparisonRow, cells, markdown, row
 from regrow.analysis.plots import figure
 from regrow.records import Grade, Graded, Mark
 from samples import CONFIG, COUNTED, record
 
 SVG = "{http://www.w3.org/2000/svg}"
-SHORT = {"decode_steps": 4, "sparse_steps": 0, "weights_kept": 100, "weights_dense": 100}  # too short for the schedule
+SHORT = {
+    "decode_steps": 4,
+    "sparse_steps": 0,
+    "weights_kept": 100,
+    "weights_dense": 100,
+}  # too short for the schedule
 
 
 def _traced(kept: int = 60) -> dict[str, Any]:
     settings = {"params": {"init_steps": 64}}
-    return {"settings": settings, "tokens": 9, "mean_kl": 0.25, "agreement": 0.5, "weights_kept": kept, "weights_dense": 100}
+    return {
+        "settings": settings,
+        "tokens": 9,
+        "mean_kl": 0.25,
+        "agreement": 0.5,
+        "weights_kept": kept,
+        "weights_dense": 100,
+    }
 
 
-def _row(label: str = "BAP", batch_size: int = 4, *, answers: bool = True, traces: dict[str, Any] | None = None, **counted: Any) -> Row:
+def _row(
+    label: str = "BAP",
+    batch_size: int = 4,
+    *,
+    answers: bool = True,
+    traces: dict[str, Any] | None = None,
+    **counted: Any,
+) -> ComparisonRow:
     config = replace(CONFIG, method="bap", params={"sparsity": 0.5, "init_steps": 64}, limit=2, batch_size=2)
-    graded = Graded((record(0, config, counters={**COUNTED, **counted}),), (Grade((Mark("add", True),)),) * 2, ())
+    graded = Graded(
+        (record(0, config, counters={**COUNTED, **counted}),), (Grade((Mark("add", True),)),) * 2, ()
+    )
     return row(label, batch_size, 0.5, traces, graded if answers else None, None)
 
 
-def _cells(made: Row) -> dict[str, str]:
+def _cells(made: ComparisonRow) -> dict[str, str]:
     return dict(zip(COLUMNS, cells(made), strict=True))
 
 
 def test_a_divergence_stands_beside_the_sparsity_it_was_measured_at() -> None:
     found = _cells(_row(traces=_traced()))
-    assert (found["actual sparsity"], found["KL to dense"], found["same top token"]) == ("40.0 %", "0.25", "50.0 %")
+    assert (found["actual sparsity"], found["KL to dense"], found["same top token"]) == (
+        "40.0 %",
+        "0.25",
+        "50.0 %",
+    )
 
 
-@pytest.mark.parametrize(("kept", "shown"), [(90, "0.25 (at 10.0 %)"), (30, "0.25 (at 70.0 %)"), (63, "0.25")])
+@pytest.mark.parametrize(
+    ("kept", "shown"), [(90, "0.25 (at 10.0 %)"), (30, "0.25 (at 70.0 %)"), (63, "0.25")]
+)
 def test_a_divergence_at_another_sparsity_than_the_answers_shows_its_own(kept: int, shown: str) -> None:
     assert _cells(_row(traces=_traced(kept)))["KL to dense"] == shown
 
@@ -60,7 +87,9 @@ def test_answers_that_were_all_dense_say_why() -> None:
 
 
 def test_the_dense_model_does_not_diverge_from_itself() -> None:
-    made = replace(_row("dense", traces={**_traced(100), "mean_kl": 0.0, "agreement": 1.0}, weights_kept=100), target=0.0)
+    made = replace(
+        _row("dense", traces={**_traced(100), "mean_kl": 0.0, "agreement": 1.0}, weights_kept=100), target=0.0
+    )
     assert (_cells(made)["KL to dense"], _cells(made)["same top token"]) == ("0", "100.0 %")
     assert "no divergence" not in markdown([made])
 
@@ -85,6 +114,14 @@ def test_a_figure_of_one_batch_size_has_a_mark_for_every_method(tmp_path: Path) 
 
 def test_a_method_of_one_size_is_left_out_beside_lines(tmp_path: Path) -> None:
     path = tmp_path / "figure.svg"
-    figure([_row(batch_size=4, traces=_traced()), _row(batch_size=8, traces=_traced()), _row("T_e 1", traces=_traced())], path, 0.5)
+    figure(
+        [
+            _row(batch_size=4, traces=_traced()),
+            _row(batch_size=8, traces=_traced()),
+            _row("T_e 1", traces=_traced()),
+        ],
+        path,
+        0.5,
+    )
     assert _marks(path) == 6  # two points on each of three axes
     assert "T_e 1" not in path.read_text()

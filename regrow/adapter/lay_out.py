@@ -18,7 +18,7 @@ from regrow.adapter.plain import OwnForward, odd_linear
 from regrow.adapter.projection import SideBySide
 from regrow.adapter.weights_state import Place, checksums
 from regrow.errors import NoMemoryError, UsageError
-from regrow.kernels import LaidOutGate, LaidOutWeight, Products
+from regrow.kernels import LaidOutGate, LaidOutWeight, MatmulChoice
 
 LARGEST_SHARE: Final = 0.05  # of the weights that are given up: those laid out at one time
 
@@ -36,8 +36,8 @@ class Layout(Enum):
 class _Laid(OwnForward):
     """Stands in for the forward of a linear."""
 
-    def __init__(self, module: nn.Linear, products: Products) -> None:
-        self._module, self.weight = module, LaidOutWeight(module.weight, products.fewest, products.most)
+    def __init__(self, module: nn.Linear, matmul: MatmulChoice) -> None:
+        self._module, self.weight = module, LaidOutWeight(module.weight, matmul.fewest, matmul.most)
         # Of a gate while a batch runs: its up, and both in one pass.
         self.beside: tuple[nn.Module, LaidOutGate] | None = None
 
@@ -85,8 +85,10 @@ class LaidOut:
     head that is the embedding), are never given up.
     """
 
-    def __init__(self, model: PreTrainedModel, decoder: DecoderWeights, products: Products, layout: Layout) -> None:
-        self._model, self._products, self._layout = model, products, layout
+    def __init__(
+        self, model: PreTrainedModel, decoder: DecoderWeights, matmul: MatmulChoice, layout: Layout
+    ) -> None:
+        self._model, self._matmul, self._layout = model, matmul, layout
         layers: list[Any] = list(model.model.layers)
         self._joints = [block.qkv for block in decoder.blocks if isinstance(block.qkv, SideBySide)]
         owned = [layer.self_attn.o_proj for layer in layers]
@@ -98,10 +100,19 @@ class LaidOut:
         once = dict.fromkeys((*owned, *read))  # layers may share a module
         self._linears: list[nn.Linear] = [module for module in once if not odd_linear(module)]
         moved = [*owned, *(module for joint in self._joints for module in joint.linears)]
-        users = Counter(id(module.weight) for module in model.modules() if isinstance(getattr(module, "weight", None), nn.Parameter))
-        self._gives_up = {module for module in moved if users[id(module.weight)] == 1} if layout is Layout.MOVED else set()
+        users = Counter(
+            id(module.weight)
+            for module in model.modules()
+            if isinstance(getattr(module, "weight", None), nn.Parameter)
+        )
+        self._gives_up = (
+            {module for module in moved if users[id(module.weight)] == 1} if layout is Layout.MOVED else set()
+        )
         self._forwards: dict[nn.Linear, _Laid | _LaidBeside] = {}
-        self._sources: tuple[tuple[Place, ...], tuple[int, ...]] = ((), ())  # the state of the weights that were laid out
+        self._sources: tuple[tuple[Place, ...], tuple[int, ...]] = (
+            (),
+            (),
+        )  # the state of the weights that were laid out
         self._placeholders: dict[nn.Linear, int] = {}  # address of each
         self._patch, self._whole = Patch(), Patch()  # of linears, and of FFNs as a whole
         self.moves = 0  # times that weights were given up or came back
@@ -118,11 +129,11 @@ class LaidOut:
 
         Raises NoMemoryError where a second copy is asked for and does not fit.
         """
-        if not self._products.lays_out(rows):
+        if not self._matmul.lays_out(rows):
             self.stop()
             if self._layout is Layout.MOVED:
                 self.give_back()
-            return not self._products.native(rows)
+            return not self._matmul.native(rows)
         if self._forwards and self._state() != self._sources:
             self.give_back()
         if not self._forwards and not self._lay_out():
@@ -146,7 +157,9 @@ class LaidOut:
         for module, address in self._placeholders.items():
             forward = self._forwards.pop(module)  # its memory goes as that of the weight comes
             weight = module.weight
-            if weight.data_ptr() == address or bool(weight.isnan().all()):  # the placeholder, or what `model.to` has made of it
+            if weight.data_ptr() == address or bool(
+                weight.isnan().all()
+            ):  # the placeholder, or what `model.to` has made of it
                 weight.data = forward.plain().to(weight.device, weight.dtype)
         for joint in self._joints if laid_out else ():
             joint.lay_back()
@@ -159,10 +172,10 @@ class LaidOut:
         self.layouts += 1
         state = self._state()  # before a weight goes
         for module in self._linears:
-            self._forwards[module] = _Laid(module, self._products)
+            self._forwards[module] = _Laid(module, self._matmul)
             self._give_up(module)
         for joint in self._joints:
-            weight = joint.lay_out(self._products)
+            weight = joint.lay_out(self._matmul)
             for number, module in enumerate(joint.linears):
                 self._forwards[module] = _LaidBeside(joint, weight, number)
                 self._give_up(module)
@@ -189,7 +202,9 @@ class LaidOut:
         for module, forward in self._forwards.items():
             self._patch.replace(module, "forward", forward)
         for mlp in self._ffns:
-            laid = [found for module in _linears(mlp) if isinstance(found := self._forwards.get(module), _Laid)]
+            laid = [
+                found for module in _linears(mlp) if isinstance(found := self._forwards.get(module), _Laid)
+            ]
             if len(laid) < 3:
                 continue
             gate, up, down = laid
@@ -207,7 +222,9 @@ class LaidOut:
         """Of the weights that are, or will be, laid out: where they lie and how often they were written, and a checksum of their values,
         since writes to `.data` leave no other trace."""
         weights = [module.weight for module in self._all()]
-        values = (weight.as_strided((1,), (1,)) if weight.stride() == (0, 0) else weight for weight in weights)  # one of a placeholder
+        values = (
+            weight.as_strided((1,), (1,)) if weight.stride() == (0, 0) else weight for weight in weights
+        )  # one of a placeholder
         return tuple(map(Place.of, weights)), checksums(values)
 
     def _all(self) -> Iterator[nn.Linear]:
@@ -218,7 +235,10 @@ class LaidOut:
     def _has_room(self) -> bool:
         """Raises NoMemoryError for a second copy without."""
         copies = [module.weight.nbytes for module in self._all() if module not in self._gives_up]
-        needed, there = sum(copies) + LARGEST_SHARE * sum(module.weight.nbytes for module in self._gives_up), available_memory()
+        needed, there = (
+            sum(copies) + LARGEST_SHARE * sum(module.weight.nbytes for module in self._gives_up),
+            available_memory(),
+        )
         if there is None or needed <= there:
             return True
         if self._layout is Layout.MOVED:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from regrow.calibration.result import Calibration, Origin, calibrated, fingerprint
+from regrow.calibration.calibration import Calibration, Origin, calibrated, fingerprint
 from regrow.calibration.text import Text
 from regrow.calibration.thresholds import thresholds
 from regrow.errors import UsageError
@@ -17,7 +17,9 @@ from regrow.run_config import digest
 from regrow.weights.layerwise import prune_layers
 
 
-def calibrate(loaded: Loaded, method: Method, text: Text, progress: Callable[[int, int], None] | None = None) -> Calibration:
+def calibrate(
+    loaded: Loaded, method: Method, text: Text, progress: Callable[[int, int], None] | None = None
+) -> Calibration:
     """What the method needs of this model, from the text; the model is left as it was. `progress` is told (steps done, of how many).
 
     Raises UsageError for a method that needs nothing, and for a model that it does not fit.
@@ -40,7 +42,10 @@ def calibrate(loaded: Loaded, method: Method, text: Text, progress: Callable[[in
 
 
 def measure(
-    model: PreTrainedModel, method: Method, sequences: Sequence[Tensor], progress: Callable[[int, int], None] | None = None
+    model: PreTrainedModel,
+    method: Method,
+    sequences: Sequence[Tensor],
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """The same as tensors, from sequences [T] of ids."""
     if method.needs is None:

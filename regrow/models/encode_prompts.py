@@ -26,10 +26,15 @@ def encode(loaded: Loaded, prompts: Sequence[str], *, chat: bool | None = None) 
     template = bool(loaded.tokenizer.chat_template)
     if chat and not template:
         raise UsageError(f"the tokenizer of {loaded.name} has no chat template; use --no-chat")
-    rows = [_row(loaded, f"prompt {i}", prompt, template if chat is None else chat) for i, prompt in enumerate(prompts, 1)]
+    rows = [
+        _row(loaded, f"prompt {i}", prompt, template if chat is None else chat)
+        for i, prompt in enumerate(prompts, 1)
+    ]
     pad, width = _pad_id(loaded), max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=loaded.model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=loaded.model.device)
+    mask = torch.tensor(
+        [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=loaded.model.device
+    )
     return ids, mask
 
 
@@ -37,7 +42,10 @@ def _row(loaded: Loaded, which: str, prompt: str, chat: bool) -> list[int]:
     _check_text(which, prompt)
     what, remedy = f"the tokenizer of {loaded.name} fails on {which}", "download or copy its files again"
     if chat:
-        what, remedy = f"the chat template of {loaded.name} fails on {which}", "correct the template, or use --no-chat"
+        what, remedy = (
+            f"the chat template of {loaded.name} fails on {which}",
+            "correct the template, or use --no-chat",
+        )
     with blaming(what, remedy):
         row = _tokens(loaded.tokenizer, prompt, chat)
     if not row:
@@ -46,7 +54,9 @@ def _row(loaded: Loaded, which: str, prompt: str, chat: bool) -> list[int]:
         )
     _check_ids(loaded, which, row)
     if loaded.context is not None and len(row) >= loaded.context:
-        raise UsageError(f"{which} has {len(row)} tokens, which leaves no room in the context of {loaded.context}; shorten it")
+        raise UsageError(
+            f"{which} has {len(row)} tokens, which leaves no room in the context of {loaded.context}; shorten it"
+        )
     return row
 
 
@@ -59,7 +69,9 @@ def _check_text(which: str, prompt: str) -> None:
         prompt.encode()
     except UnicodeEncodeError as error:
         half = ascii(prompt[error.start])
-        raise UsageError(f"{which} is no Unicode text (half a character, {half}, at place {error.start + 1}); correct it") from error
+        raise UsageError(
+            f"{which} is no Unicode text (half a character, {half}, at place {error.start + 1}); correct it"
+        ) from error
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -> list[int]:
@@ -68,7 +80,9 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -> list
         return ids
     message = [{"role": "user", "content": prompt}]
     # The template writes the BOS itself: tokenised as it is, so that there is one.
-    encoded: Any = tokenizer.apply_chat_template(message, tokenize=True, add_generation_prompt=True, return_dict=True)
+    encoded: Any = tokenizer.apply_chat_template(
+        message, tokenize=True, add_generation_prompt=True, return_dict=True
+    )
     return list(encoded["input_ids"])
 
 

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from regrow.calibration.result import Calibration
+from regrow.calibration.calibration import Calibration
 from regrow.cli.sampling import Sampling
 from regrow.method.base import Method
 
@@ -40,7 +40,7 @@ class Sample:
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class GeneratePlan:
     method: Method
     calibration: Calibration | None = None
     batch_size: int = LARGEST_BATCH
@@ -52,7 +52,7 @@ class Plan:
 
 @final
 @dataclass(frozen=True)
-class Batch:
+class PromptBatch:
     start: int  # index of its first prompt
     ids: Tensor  # [B, P]
     mask: Tensor  # [B, P]

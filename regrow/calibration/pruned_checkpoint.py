@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from regrow.calibration.result import Calibration
+from regrow.calibration.calibration import Calibration
 from regrow.core import Surface
 from regrow.errors import RegrowError, UsageError
 from regrow.method.base import Method
@@ -19,11 +19,15 @@ from regrow.whole_file import refuse_place
 def refuse(method: Method, directory: Path) -> None:
     """Raises UsageError for a method without weights of its own, and for a directory that is there already or cannot be."""
     if method.surface is not Surface.WEIGHTS:
-        raise UsageError(f"method {method.name!r} changes no weights, so there is no checkpoint to write; use --out FILE")
+        raise UsageError(
+            f"method {method.name!r} changes no weights, so there is no checkpoint to write; use --out FILE"
+        )
     try:
         there = directory.exists()
     except OSError as error:  # a name too long
-        raise UsageError(f"{directory} cannot be written: {error.strerror}; choose another --checkpoint") from error
+        raise UsageError(
+            f"{directory} cannot be written: {error.strerror}; choose another --checkpoint"
+        ) from error
     if there:
         raise UsageError(f"{directory} exists already; choose another --checkpoint")
     refuse_place(directory, "--checkpoint")
@@ -34,7 +38,9 @@ def write(loaded: Loaded, calibration: Calibration, directory: Path) -> None:
 
     Raises RegrowError where it cannot be written.
     """
-    state = loaded.model.state_dict() | {name: tensor.to(loaded.model.device) for name, tensor in calibration.tensors.items()}
+    state = loaded.model.state_dict() | {
+        name: tensor.to(loaded.model.device) for name, tensor in calibration.tensors.items()
+    }
     unfinished = directory.with_name(f".{directory.name}.{os.getpid()}")
     try:
         unfinished.mkdir(parents=True)
@@ -42,8 +48,12 @@ def write(loaded: Loaded, calibration: Calibration, directory: Path) -> None:
             loaded.model.save_pretrained(unfinished, state_dict=state)
         loaded.tokenizer.save_pretrained(unfinished)
         unfinished.rename(directory)
-    except Exception as error:  # a full disk is an OSError, a SafetensorError or a plain Exception, depending on who writes
+    except (
+        Exception
+    ) as error:  # a full disk is an OSError, a SafetensorError or a plain Exception, depending on who writes
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise RegrowError(f"{directory} cannot be written: {reason}; make room or choose another --checkpoint") from error
+        raise RegrowError(
+            f"{directory} cannot be written: {reason}; make room or choose another --checkpoint"
+        ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

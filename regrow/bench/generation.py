@@ -17,7 +17,7 @@ from regrow.adapter.survey import survey
 from regrow.bench.clock import Clock
 from regrow.bench.replay import replayed
 from regrow.bench.roofline import Weights, per_step, weights_of
-from regrow.calibration.result import Calibration
+from regrow.calibration.calibration import Calibration
 from regrow.decoding.memory import out_of_memory
 from regrow.errors import NoMemoryError
 from regrow.hosts.engine import Engine
@@ -93,7 +93,9 @@ class Runner:
         enough memory for is left out; without the first, which the others are compared with, nothing is measured."""
         generator = torch.Generator().manual_seed(0)
         vocabulary = self._model.config.vocab_size
-        ids = torch.randint(vocabulary, (setting.rows, setting.prompt), generator=generator).to(self._model.device)
+        ids = torch.randint(vocabulary, (setting.rows, setting.prompt), generator=generator).to(
+            self._model.device
+        )
         # On a GPU, what does not count is as long as what does: every kind of step is recorded, a cache has the size that it will have.
         warm = setting.new if ids.is_cuda else WARM
         found = {contender.label: Measured() for contender in contenders}
@@ -101,7 +103,9 @@ class Runner:
             patch.replace(self._model.generation_config, "eos_token_id", None)  # every row runs to the end
             for number in range(repeats + 1):
                 for contender in [one for one in contenders if one.label in found]:
-                    progress(f"batch {setting.rows}, {contender.label}, {f'run {number} of {repeats}' if number else 'warming up'}")
+                    progress(
+                        f"batch {setting.rows}, {contender.label}, {f'run {number} of {repeats}' if number else 'warming up'}"
+                    )
                     into = found[contender.label] if number else Measured()
                     try:
                         with out_of_memory(contender.label):
@@ -120,10 +124,14 @@ class Runner:
         if contender.method is None:
             self._stock(contender, ids, how, into)
             return
-        with Engine(self._model, contender.method, calibration=contender.calibration, owns_model=True) as engine:
+        with Engine(
+            self._model, contender.method, calibration=contender.calibration, owns_model=True
+        ) as engine:
             session = engine.session
             if self._turnover is not None:
-                session.pruner.memory.dictate(self._replayed(self._turnover, contender.method, session.pruner.schedule, new))
+                session.pruner.memory.dictate(
+                    self._replayed(self._turnover, contender.method, session.pruner.schedule, new)
+                )
             self._model.generate(ids if ids.is_cuda else ids[:, :1], **{**how, "max_new_tokens": warm})  # type: ignore[operator]
             clock = Clock(ids.device)
             self._model.generate(ids, mark=clock.mark, **how)  # type: ignore[operator]
@@ -150,7 +158,9 @@ class Runner:
         if method is None:
             return float(dense)
         schedule = self._schedule(method, contender.calibration)
-        copies = schedule.explore_steps > 0 and self._model.device.type == "cpu"  # elsewhere an index says which neurons
+        copies = (
+            schedule.explore_steps > 0 and self._model.device.type == "cpu"
+        )  # elsewhere an index says which neurons
         moved = 2 * (self._turnover or 0) * (1 - float(method.target)) * self.weights.ffn if copies else 0
         return per_step(dense, self.weights.pruned(method, setting.rows, setting.context), schedule, moved)
 

@@ -31,12 +31,20 @@ COLUMNS: Final = (
 CLOSE: Final = 0.05  # sparsities of answers and traces that are no further apart go for the same
 
 # Those that fit a terminal.
-NARROW: Final = ("method", "batch", "actual sparsity", "KL to dense", "same top token", "problems right", "against dense")
+NARROW: Final = (
+    "method",
+    "batch",
+    "actual sparsity",
+    "KL to dense",
+    "same top token",
+    "problems right",
+    "against dense",
+)
 
 
 @final
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One cell. None is what has not been run."""
 
     label: str
@@ -60,7 +68,9 @@ class Row:
         if self.divergence is not None and self._unpruned(self.divergence):
             init = self.divergence["settings"].get("params", {}).get("init_steps")
             why = f": pruning begins after {init} of them (init_steps)" if init else ""
-            found.append(f"{where}: every step along the dense answers was dense, and there is no divergence to show{why}.")
+            found.append(
+                f"{where}: every step along the dense answers was dense, and there is no divergence to show{why}."
+            )
         return found
 
     def _unpruned(self, divergence: Mapping[str, Any]) -> bool:
@@ -68,15 +78,30 @@ class Row:
 
 
 def row(
-    label: str, batch_size: int, target: float, divergence: Mapping[str, Any] | None, graded: Graded | None, dense: Graded | None
-) -> Row:
+    label: str,
+    batch_size: int,
+    target: float,
+    divergence: Mapping[str, Any] | None,
+    graded: Graded | None,
+    dense: Graded | None,
+) -> ComparisonRow:
     """`dense` are the answers of the dense model at the same batch size; incomplete runs are not compared."""
-    both = graded is not None and dense is not None and not graded.missing and not dense.missing and graded is not dense
-    against = paired(graded.batches, dense.batches) if both and graded is not None and dense is not None else None
-    return Row(label, batch_size, target, divergence, None if graded is None else summarize(graded), against)
+    both = (
+        graded is not None
+        and dense is not None
+        and not graded.missing
+        and not dense.missing
+        and graded is not dense
+    )
+    against = (
+        paired(graded.batches, dense.batches) if both and graded is not None and dense is not None else None
+    )
+    return ComparisonRow(
+        label, batch_size, target, divergence, None if graded is None else summarize(graded), against
+    )
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: ComparisonRow) -> list[str]:
     """As COLUMNS."""
     s, d, a = row.summary, row.measured, row.against_dense
     low, high = s.problems.interval() if s else (0.0, 1.0)
@@ -96,31 +121,35 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[ComparisonRow]) -> str:
     notes = [note for row in rows for note in row.notes]
     return "\n\n".join([markdown_table(COLUMNS, [cells(row) for row in rows]), *notes]) + "\n"
 
 
-def to_json(rows: Sequence[Row]) -> str:
-    """A list of objects with the fields of Row; shares bring their value and 95 % interval."""
+def to_json(rows: Sequence[ComparisonRow]) -> str:
+    """A list of objects with the fields of ComparisonRow; shares bring their value and 95 % interval."""
     return json.dumps([_object(row) for row in rows], indent=1, allow_nan=False) + "\n"
 
 
-def _object(row: Row) -> dict[str, Any]:
+def _object(row: ComparisonRow) -> dict[str, Any]:
     return {**asdict(row), "summary": None if row.summary is None else row.summary.to_dict()}
 
 
-def _sparsity(row: Row) -> float | None:
+def _sparsity(row: ComparisonRow) -> float | None:
     """Of the answers; where there are none, of the traces."""
     return _traced(row) if row.summary is None else row.summary.counters.actual_sparsity
 
 
-def _traced(row: Row) -> float | None:
+def _traced(row: ComparisonRow) -> float | None:
     """The sparsity at which the divergence was measured."""
-    return None if row.divergence is None else 1 - row.divergence["weights_kept"] / row.divergence["weights_dense"]
+    return (
+        None
+        if row.divergence is None
+        else 1 - row.divergence["weights_kept"] / row.divergence["weights_dense"]
+    )
 
 
-def _elsewhere(row: Row) -> str:
+def _elsewhere(row: ComparisonRow) -> str:
     """The sparsity of a divergence, where it is another one than the row's."""
     shown, own = _sparsity(row), _traced(row)
     return f" (at {percent(own)})" if own is not None and (shown is None or abs(shown - own) > CLOSE) else ""
