@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from regrow.decoding.loop import Progress
     from regrow.errors import RegrowError, UsageError
     from regrow.hosts.engine import Engine
-    from regrow.hosts.hugging_face import Generation, generate, prune
+    from regrow.hosts.generate import Generation, generate
+    from regrow.hosts.hugging_face import prune
     from regrow.method.batchwise_adaptive import BatchwiseAdaptive
     from regrow.method.cats import CATS
     from regrow.method.dense import Dense
@@ -60,11 +61,11 @@ _HOMES = {
     "TEAL": "method.teal",
     "WINA": "method.wina",
     "BatchwiseAdaptive": "method.batchwise_adaptive",
-    "Calibration": "calibration.result",
+    "Calibration": "calibration.calibration",
     "Dense": "method.dense",
     "Engine": "hosts.engine",
     "EveryToken": "method.every_token",
-    "Generation": "hosts.hugging_face",
+    "Generation": "hosts.generate",
     "Griffin": "method.griffin",
     "Magnitude": "method.magnitude",
     "RandomNeurons": "method.random_neurons",
@@ -75,7 +76,7 @@ _HOMES = {
     "Report": "report",
     "Session": "session",
     "UsageError": "errors",
-    "generate": "hosts.hugging_face",
+    "generate": "hosts.generate",
     "prune": "hosts.hugging_face",
 }
 

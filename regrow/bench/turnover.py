@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from regrow.bundled.problems import heldout
-from regrow.hosts.hugging_face import generate
+from regrow.hosts.generate import generate
 from regrow.method.batchwise_adaptive import BatchwiseAdaptive
 from regrow.models import encode, load
 

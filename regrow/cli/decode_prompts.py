@@ -20,7 +20,7 @@ from regrow.cli.totals import Totals
 from regrow.cli.watched import Watched
 from regrow.errors import RegrowError, UsageError, said
 from regrow.hosts.engine import Engine
-from regrow.hosts.hugging_face import Generation, generate
+from regrow.hosts.generate import Generation, generate
 from regrow.models import Loaded, encode
 from regrow.report import Report
 from regrow.versions import versions

@@ -10,7 +10,7 @@ import torch
 
 from regrow.bundled.problems import Exercise
 from regrow.decoding.loop import Progress
-from regrow.hosts.hugging_face import generate
+from regrow.hosts.generate import generate
 from regrow.method.dense import Dense
 from regrow.method.presets import make
 from regrow.models import Loaded, encode

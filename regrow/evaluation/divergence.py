@@ -16,7 +16,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from regrow.calibration.calibration import Calibration
 from regrow.errors import RegrowError
-from regrow.hosts.hugging_face import generate, prune
+from regrow.hosts.generate import generate
+from regrow.hosts.hugging_face import prune
 from regrow.method.base import Method
 from regrow.method.dense import Dense
 from regrow.models import Loaded, encode

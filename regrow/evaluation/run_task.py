@@ -15,7 +15,7 @@ from regrow.decoding.loop import Progress
 from regrow.errors import RegrowError, UsageError, said
 from regrow.evaluation.tasks.task import Item, Task, batches, fingerprint
 from regrow.hosts.engine import Engine
-from regrow.hosts.hugging_face import Generation, generate
+from regrow.hosts.generate import Generation, generate
 from regrow.method.base import Method
 from regrow.models import Loaded, encode
 from regrow.record_file import RecordFile

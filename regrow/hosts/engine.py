@@ -1,14 +1,14 @@
-"""A model and a method, ready for one batch after another."""
+"""The engine: one model and one method for many batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, Self, final, overload
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from regrow.adapter.lay_out import Layout
 from regrow.calibration.calibration import Calibration
@@ -16,7 +16,8 @@ from regrow.core import Surface
 from regrow.decoding.loop import Progress
 from regrow.errors import UsageError
 from regrow.hosts.arguments import Choice, Prompts, chosen_method
-from regrow.hosts.hugging_face import Generation, active_session, generate_alone, taken
+from regrow.hosts.generate import Generation, generate_alone
+from regrow.hosts.hugging_face import active_session, taken
 from regrow.hosts.turns import turn_of
 from regrow.kernels import MatmulChoice
 from regrow.method.dense import Dense
@@ -25,7 +26,19 @@ from regrow.session import Session
 
 @final
 class Engine:
-    """Caches, compact copies and recorded steps stay from one batch to the next; `close`, or the end of a `with`, restores the model."""
+    """A model and a method, kept ready for one batch after another.
+
+    KV caches, compact weight copies and captured decode steps stay from batch to batch, so an engine is
+    faster than calling `regrow.generate` several times. While it is open, the model is pruned, as in
+    `with regrow.prune(...)`; `close`, or the end of a `with`, restores the model exactly.
+
+    Example:
+        ```python
+        with regrow.Engine(model, "bap") as engine:
+            for prompts in batches:
+                print(engine.generate(tokenizer, prompts, max_new_tokens=256).texts)
+        ```
+    """
 
     def __init__(
         self,
@@ -38,17 +51,27 @@ class Engine:
         lay_out: bool = False,
         owns_model: bool = False,
     ) -> None:
-        """As `regrow.prune`; dense without a method.
+        """Prunes the model until `close`.
 
-        `owns_model`: nobody else uses the model until `close`. On a CPU its weights may then be laid out for
-        oneDNN in their own place: read meanwhile, they are NaN, and the model cannot be saved or copied.
+        Args:
+            model: A causal language model of transformers with gated FFNs.
+            method: A method such as `regrow.BatchwiseAdaptive(0.5)`, its class, or its name. Dense by default.
+            skip_layers: Layers that stay dense, counted from 0.
+            calibration: The calibration, for a method that needs one.
+            record_masks: Whether `session.masks` lists every mask of the latest batch.
+            lay_out: Whether a CPU may copy the weights to a layout that is faster to read.
+            owns_model: Whether nobody else uses the model until `close`. A CPU then replaces the weights by
+                copies in the faster layout. Until `close`, reading them gives NaN, and the model can be
+                neither saved nor copied.
+
+        Raises:
+            UsageError: if the model, the method, the layers or the calibration does not fit.
         """
         self._model = model
         layout = Layout.COPIED if lay_out else Layout.STORED
         chosen = chosen_method(Dense() if method is None else method)
-        if (
-            owns_model and calibration is None and chosen.surface is not Surface.WEIGHTS
-        ):  # otherwise the model's weights are looked at
+        # A method that changes or calibrates weights reads them, so they stay in place.
+        if owns_model and calibration is None and chosen.surface is not Surface.WEIGHTS:
             layout = Layout.MOVED
         how = {"calibration": calibration, "record_masks": record_masks, "layout": layout}
         with ExitStack() as stack:
@@ -60,9 +83,10 @@ class Engine:
 
     @property
     def matmul(self) -> MatmulChoice:
-        """What rows are multiplied by weights with on this CPU, as it was measured when the engine was made."""
+        """The matmul that decode steps use on this CPU, as measured when the engine was made."""
         return self._matmul
 
+    @overload
     def generate(
         self,
         input_ids: Prompts,
@@ -70,20 +94,47 @@ class Engine:
         *,
         watch: Callable[[Progress], None] | None = None,
         **generation: Any,
-    ) -> Generation:
-        """Decodes one left-padded batch input_ids [B, P], as `regrow.generate`; calls from several threads take turns.
+    ) -> Generation: ...
 
-        Raises UsageError once the engine is closed."""
+    @overload
+    def generate(
+        self,
+        input_ids: PreTrainedTokenizerBase,
+        attention_mask: str | Sequence[str],
+        *,
+        chat: bool | None = None,
+        watch: Callable[[Progress], None] | None = None,
+        **generation: Any,
+    ) -> Generation: ...
+
+    def generate(
+        self,
+        input_ids: Prompts | PreTrainedTokenizerBase,
+        attention_mask: Tensor | str | Sequence[str] | None = None,
+        *,
+        chat: bool | None = None,
+        watch: Callable[[Progress], None] | None = None,
+        **generation: Any,
+    ) -> Generation:
+        """Decodes one batch of prompts. The arguments are those of `regrow.generate`.
+
+        Calls from several threads take turns.
+
+        Raises:
+            UsageError: if the engine is closed, or if the prompts or an argument do not fit.
+        """
         with turn_of(self._model).take("Engine.generate"):
             if active_session(self._model) is not self.session:
                 raise UsageError("this engine is closed; make another")
-            return generate_alone(self._model, self.session, input_ids, attention_mask, watch, generation)
+            return generate_alone(
+                self._model, self.session, input_ids, attention_mask, chat, watch, generation
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise UsageError("an engine cannot be copied or pickled; make one of a copy of the model")
 
     def close(self) -> None:
-        """Restores the model, after a generation that another thread still runs; a second call does nothing."""
+        """Restores the model. Waits for a generation in another thread. A second call does nothing."""
         self._open.close()
 
     def __enter__(self) -> Self:

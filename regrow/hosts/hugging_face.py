@@ -1,10 +1,9 @@
-"""Hugging Face models: `prune` intercepts `model.generate`, `generate` is the direct way in."""
+"""Hugging Face models: while a model is pruned, `model.generate` decodes through Regrow's loop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from typing import Any, final
@@ -27,12 +26,9 @@ from regrow.decoding.sampler import Sampler, Streamer
 from regrow.errors import UsageError
 from regrow.hosts.arguments import (
     Choice,
-    Prompts,
     causal_model,
     chosen_method,
     embeddings,
-    encoded,
-    fits,
     layer_numbers,
 )
 from regrow.hosts.attach import Attachment
@@ -40,17 +36,7 @@ from regrow.hosts.saved_settings import without_saved
 from regrow.hosts.supported import supported, with_tokenizer
 from regrow.hosts.turns import Turn, turn_of
 from regrow.kernels import MatmulChoice
-from regrow.method.dense import Dense
-from regrow.report import Report
 from regrow.session import Session
-
-
-@final
-@dataclass(frozen=True)
-class Generation:
-    sequences: Tensor  # [B, P + N], prompt first, padded after a row's end
-    tokens: list[list[int]]  # the new tokens of each row, its EOS included
-    report: Report
 
 
 @final
@@ -66,7 +52,7 @@ class _Generate:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor | GenerateDecoderOnlyOutput:
         with turn_of(self.model).take("model.generate"):
-            now: Any = self.model.generate  # its context may have ended while the call waited
+            now: Any = self.model.generate  # the context may have ended while the call waited
             made: Tensor | GenerateDecoderOnlyOutput = (now.run if isinstance(now, _Generate) else now)(
                 *args, **kwargs
             )
@@ -83,7 +69,8 @@ class _Generate:
         for name in ("assistant_model", "custom_generate"):
             if kwargs.get(name) is not None:
                 raise UsageError(
-                    f"{name} cannot be used while a model is pruned: Regrow brings its own decode loop; leave it out"
+                    f"{name} cannot be used while a model is pruned: Regrow brings its own decode loop; "
+                    "leave it out"
                 )
 
         def decode(
@@ -92,7 +79,7 @@ class _Generate:
             logits_processor: LogitsProcessorList,
             stopping_criteria: StoppingCriteriaList,
             generation_config: GenerationConfig,
-            tokenizer: object = None,  # noqa: ARG001 (transformers has made stop strings and healed prompts of it)
+            tokenizer: object = None,  # noqa: ARG001 (transformers has used it before this call)
             **inputs: Any,
         ) -> Tensor | GenerateDecoderOnlyOutput:
             supported(self.model, generation_config, input_ids, inputs, prunes=self.session.schedule.prunes)
@@ -102,7 +89,8 @@ class _Generate:
             )
             room = max(sampler.limit - input_ids.shape[1], 1)
             with out_of_memory(f"{len(input_ids)} rows of {sampler.limit} tokens beside the model"):
-                # Buffers outlive the batch: made in the caller's inference mode, they could not be written outside of it.
+                # Buffers outlive the batch. Made in the caller's inference mode, they could not be written
+                # outside of it.
                 with torch.inference_mode(mode=False), torch.no_grad():
                     network = self._begin(input_ids, input_ids.shape[1] + room, inputs, returned=returned)
                 vocabulary = embeddings(self.model)
@@ -150,10 +138,12 @@ class _Generate:
         return generate(**given, streamer=streamer, custom_generate=decode)
 
     def _begin(self, ids: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
-        """What a batch of prompts ids [B, P] runs through, after everything derived has followed the model's weights."""
-        if (
-            self._attachment.changed()
-        ):  # captured steps know the addresses of what was derived from the weights
+        """Returns the network for a batch of prompts ids [B, P].
+
+        Everything derived from the weights is made anew first, if they changed.
+        """
+        if self._attachment.changed():
+            # Captured steps hold the addresses of what was derived from the old weights.
             self.close()
             self._attachment.renew()
             self._networks = Networks(self.model, self._layout)
@@ -170,7 +160,7 @@ class _Generate:
         return self._networks.matmul
 
     def close(self) -> None:
-        """The model has its weights again, where they were given up."""
+        """Gives the model its own weights back, if they were moved."""
         self._networks.close()
 
     def _check(self, network: Network) -> None:
@@ -190,16 +180,33 @@ def prune(
 ) -> Iterator[Session]:
     """Prunes a causal language model while the context lasts: `model.generate` decodes through Regrow's loop.
 
-    `method` may also be a name, or a class that needs no arguments. `skip_layers` stay dense. `calibration`
-    is what `regrow calibrate` made of this model for this method, where it needs one. With `record_masks`,
-    `session.masks` lists (decode step, retained indices [L, k]) of the latest batch. With `lay_out`, a CPU runs
-    batches of several rows through a second copy of the linears' weights in oneDNN's layout, where that is
-    faster; `session.report().state_bytes` holds its size.
+    Only `model.generate` and `regrow.generate` are pruned; other calls of the model compute densely, and so
+    do copies of it. Several threads may call `model.generate`: the calls take turns. Leaving the context waits
+    for a generation in another thread, and restores the model exactly, also after an exception.
 
-    Calls of the model outside `generate` compute densely, and so do copies of it. Several threads may call
-    `model.generate`: they take turns. Leaving waits for a generation that another thread still runs. The
-    model is restored exactly, however the context ends. Raises UsageError for a model or a method that does
-    not fit.
+    Args:
+        model: A causal language model of transformers with gated FFNs.
+        method: A method such as `regrow.BatchwiseAdaptive(0.5)`, its class, or its name (`"bap"`).
+        skip_layers: Layers that stay dense, counted from 0.
+        calibration: The calibration, for a method that needs one (`regrow.Calibration.load(path)`; the
+            command `regrow calibrate` makes it).
+        record_masks: Whether `session.masks` lists every mask of the latest batch, as pairs of a decode step
+            and the indices [L, k] of the retained neurons.
+        lay_out: Whether a CPU may run batches through a second copy of the weights, in the layout of oneDNN,
+            if that is faster. `session.report().state_bytes` says how many bytes the copy takes.
+
+    Yields:
+        The session; `session.report()` describes the latest batch.
+
+    Raises:
+        UsageError: if the model, the method, the layers or the calibration does not fit.
+
+    Example:
+        ```python
+        with regrow.prune(model, regrow.BatchwiseAdaptive(sparsity=0.5)) as session:
+            tokens = model.generate(**batch, max_new_tokens=512)
+        print(session.report())
+        ```
     """
     layout = Layout.COPIED if lay_out else Layout.STORED
     with taken(
@@ -218,18 +225,18 @@ def prune(
 def taken(
     model: PreTrainedModel, method: Choice, skip_layers: Collection[int], what: str, **how: Any
 ) -> Iterator[Session]:
-    """As `prune`, for the caller named `what`: entering and leaving take turns with calls of the model."""
-    turn, context = _turn(model), ExitStack()
-    with turn.take(what):
-        session = context.enter_context(_pruned(model, method, skip_layers, **how))
+    """Prunes like `prune`, entering and leaving in turn with other calls. Errors call the caller `what`."""
+    own, context = turn(model), ExitStack()
+    with own.take(what):
+        session = context.enter_context(prune_alone(model, method, skip_layers, **how))
     try:
         yield session
     finally:
-        turn.leave(context.close, f"leaving {what}")
+        own.leave(context.close, f"leaving {what}")
 
 
 @contextmanager
-def _pruned(
+def prune_alone(
     model: PreTrainedModel,
     method: Choice,
     skip_layers: Collection[int] = (),
@@ -237,7 +244,7 @@ def _pruned(
     layout: Layout = Layout.STORED,
     **how: Any,
 ) -> Iterator[Session]:
-    """As `prune`, for a caller that has the model to itself."""
+    """Prunes like `prune`, for a caller that has the model to itself."""
     if active_session(model) is not None:
         raise UsageError(
             "this model is already pruned; leave the first `with regrow.prune(...)` before entering another"
@@ -255,70 +262,12 @@ def _pruned(
 
 
 def active_session(model: PreTrainedModel) -> Session | None:
-    """The session of the `prune` context around us, if there is one."""
+    """Returns the session of the `prune` context that is open on this model, or None."""
     session: Session | None = getattr(vars(model).get("generate"), "session", None)
     return session
 
 
-def generate(
-    model: PreTrainedModel,
-    input_ids: Prompts,
-    attention_mask: Tensor | None = None,
-    *,
-    method: Choice | None = None,
-    calibration: Calibration | None = None,
-    watch: Callable[[Progress], None] | None = None,
-    **generation: Any,
-) -> Generation:
-    """Decodes one left-padded batch, in the `prune` context around us or, for this call, with `method` (default: dense).
-
-    `input_ids` [B, P] may also be lists of one length, one prompt [P], or what a tokenizer gives, with its
-    mask. `calibration` is what the method needs, if anything. `watch` is told the progress after every step
-    (on a GPU every 8); `generation` are transformers' own arguments (max_new_tokens, do_sample, temperature,
-    top_p, eos_token_id, ...).
-
-    Calls from several threads take turns, each as a whole: a call's report is of its own batch, and a method
-    that is given here is never seen by another call.
-    """
-    with _turn(model).take("regrow.generate"), ExitStack() as context:
-        session = active_session(model)
-        if session is None:
-            session = context.enter_context(
-                _pruned(model, Dense() if method is None else method, calibration=calibration)
-            )
-        elif method is not None or calibration is not None:
-            raise UsageError(
-                "this model is already pruned; leave out `method` and `calibration`, or call regrow.generate outside of the `with`"
-            )
-        return generate_alone(model, session, input_ids, attention_mask, watch, generation)
-
-
-def generate_alone(
-    model: PreTrainedModel,
-    session: Session,
-    input_ids: Prompts,
-    attention_mask: Tensor | None,
-    watch: Callable[[Progress], None] | None,
-    generation: dict[str, Any],
-) -> Generation:
-    """As `generate`, for a caller that has the pruned model to itself."""
-    ids, mask = encoded(input_ids, attention_mask, model.device)
-    if ids.device != model.device:
-        raise UsageError(
-            f"the prompts are on {ids.device} and the model on {model.device}; move the prompts with .to(model.device)"
-        )
-    fits(ids, mask, model)
-    if generation.pop("return_dict_in_generate", None) is not None:
-        raise UsageError("regrow.generate always returns a Generation; leave out return_dict_in_generate")
-    decode: Callable[..., Tensor] = vars(model)["generate"].run
-    sequences = decode(ids, attention_mask=mask, watch=watch, return_dict_in_generate=False, **generation)
-    report = session.report()
-    rows = sequences[:, ids.shape[1] :].tolist()
-    return Generation(
-        sequences, [row[:count] for row, count in zip(rows, report.tokens, strict=True)], report
-    )
-
-
-def _turn(model: PreTrainedModel) -> Turn:
+def turn(model: PreTrainedModel) -> Turn:
+    """Returns the lock of this model. Raises UsageError if `model` is no model that generates."""
     causal_model(model)
     return turn_of(model)

@@ -14,20 +14,20 @@ from families import FAMILIES, LAYERS, build
 from regrow.weights import WeightPruner
 from regrow.weights.layerwise import prune_layers
 from regrow.weights.pattern import Pattern
-from regrow.weights.sparsegpt_pruner import SparseGPT
-from regrow.weights.wanda_pruner import Wanda
+from regrow.weights.sparsegpt_pruner import SparseGPTPruner
+from regrow.weights.wanda_pruner import WandaPruner
 
 # Two of one length, with others between; the longest is longer than the sliding windows (16), the shortest a single token.
 SEQUENCES = [torch.arange(3, 3 + length) * step % 96 for length, step in ((20, 1), (33, 5), (1, 1), (20, 7))]
 
 
 def wanda(weight: Tensor) -> WeightPruner:
-    return Wanda(weight, Pattern("2:4"))
+    return WandaPruner(weight, Pattern("2:4"))
 
 
 RULES: dict[str, tuple[Callable[[Tensor], WeightPruner], naive.Prune]] = {
     "wanda": (wanda, naive.wanda),
-    "sparsegpt": (SparseGPT, naive.sparsegpt),
+    "sparsegpt": (SparseGPTPruner, naive.sparsegpt),
 }
 
 
@@ -142,7 +142,7 @@ def test_a_length_is_learnt_once_and_a_layer_runs_twice_a_sequence(monkeypatch: 
 def test_knows_biases_and_inputs_that_are_often_zero(structure: str) -> None:
     model = build(structure, torch.float64)
     got, want = (
-        prune_layers(model, SEQUENCES, SparseGPT),
+        prune_layers(model, SEQUENCES, SparseGPTPruner),
         naive.layer_by_layer(model, SEQUENCES, naive.sparsegpt),
     )
     for name, weight in got.items():

@@ -16,15 +16,15 @@ from regrow.errors import RegrowError
 from regrow.weights import WeightPruner
 from regrow.weights.layerwise import prune_layers
 from regrow.weights.pattern import Pattern
-from regrow.weights.sparsegpt_pruner import SparseGPT
-from regrow.weights.wanda_pruner import Wanda
+from regrow.weights.sparsegpt_pruner import SparseGPTPruner
+from regrow.weights.wanda_pruner import WandaPruner
 
 SEQUENCES = [torch.arange(3, 23), torch.arange(5, 38), torch.arange(40, 60)]
 LENGTHS = 2  # distinct ones among them
 
 
 def wanda(weight: Tensor) -> WeightPruner:
-    return Wanda(weight, Pattern("2:4"))
+    return WandaPruner(weight, Pattern("2:4"))
 
 
 def adapting(family: str) -> PreTrainedModel:
@@ -80,7 +80,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[PreTrainedModel]:
 
 
 def test_is_as_it_was_after_pruning(model: PreTrainedModel) -> None:
-    weights = prune_layers(model, SEQUENCES, SparseGPT)
+    weights = prune_layers(model, SEQUENCES, SparseGPTPruner)
     own = {tensor.data_ptr() for tensor in model.parameters()}
     assert own.isdisjoint(weight.data_ptr() for weight in weights.values())
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from naive_weights import share_of_rows, two_of_four, wanda_scores
 from regrow.weights.pattern import Pattern
-from regrow.weights.wanda_pruner import Wanda
+from regrow.weights.wanda_pruner import WandaPruner
 
 LENGTHS = (7, 1, 12)
 PATTERNS = [Pattern("2:4"), Pattern("unstructured", Decimal("0.3"))]
@@ -32,7 +32,7 @@ def inputs(seed: int, width: int, dtype: torch.dtype = torch.float64) -> list[Te
 
 
 def pruned(weight: Tensor, sequences: Sequence[Tensor], pattern: Pattern = PATTERNS[0]) -> Tensor:
-    wanda = Wanda(weight, pattern)
+    wanda = WandaPruner(weight, pattern)
     for x in sequences:
         wanda.add(x)
     return wanda.prune("w")
