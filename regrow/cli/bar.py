@@ -1,5 +1,4 @@
-"""Progress on standard error for work that takes long: on a terminal a bar, gone when the work is done; elsewhere a
-plain line now and then."""
+"""Progress on standard error: a bar on a terminal, gone when the work is done; elsewhere plain lines."""
 
 from __future__ import annotations
 
@@ -53,6 +52,12 @@ class Bar:
         if self._plain is not None:
             self._plain.show(done, note)
 
+    def ended(self, done: float, note: str) -> None:
+        """Shows that a batch has ended. Without a terminal, each such batch has a line of its own."""
+        self._progress.update(self._task, completed=done, note=note)
+        if self._plain is not None:
+            self._plain.ended(done, note)
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """The bar is away while something is printed."""
@@ -72,8 +77,7 @@ class Bar:
 
 @final
 class _Lines:
-    """Where no terminal shows a bar: one line at most every SECONDS_BETWEEN_LINES, so that quick work says
-    nothing."""
+    """Progress without a terminal: a line for every batch that ends, and one every SECONDS_BETWEEN_LINES."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._what, self._total = clock, "", 1.0
@@ -83,12 +87,13 @@ class _Lines:
         self._what, self._total, self._began = what, total, self._clock()
 
     def show(self, done: float, note: str) -> None:
-        now = self._clock()
-        if now - self._last < SECONDS_BETWEEN_LINES:
-            return
-        self._last = now
-        spent = now - self._began
-        if spent < 1:  # it is told when it is done: how long it took is not known here
+        if self._clock() - self._last >= SECONDS_BETWEEN_LINES:
+            self.ended(done, note)
+
+    def ended(self, done: float, note: str) -> None:
+        self._last = self._clock()
+        spent = self._last - self._began
+        if spent < 1:  # too short for an estimate, or begun only when a batch had ended
             say(f"{self._what}: {note}")
             return
         left = (

@@ -12,11 +12,12 @@ from regrow.cli.bar import Bar
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
 from regrow.cli.task import chosen
+from regrow.cli.terminal import say
 from regrow.errors import UsageError
 from regrow.format import duration
 
 if TYPE_CHECKING:
-    from regrow.evaluation.comparison import Comparison
+    from regrow.evaluation.comparison import Comparison, ComparisonPlan
     from regrow.evaluation.grid import Cell
 
 _GRID, _OUTPUT = "Grid", "Output"
@@ -26,7 +27,7 @@ def compare(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", rich_help_panel=_OUTPUT, help="Directory; what is there is not run again."
+            "--out", "-o", rich_help_panel=_OUTPUT, help="Directory for the results; complete cells are kept."
         ),
     ],
     model: options.ModelName = None,
@@ -44,19 +45,39 @@ def compare(
         typer.Option(
             "--quick",
             rich_help_panel=_GRID,
-            help="Batch 4 on a few prompts, in minutes; less of it for large models: a look, no result.",
+            help="A look in minutes, no result: batch 4, a few prompts, short answers of large models.",
         ),
     ] = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME,...",
+            rich_help_panel=_GRID,
+            help="Only these methods, with their defaults, beside dense: {methods}. By default all, with variants.",
+        ),
+    ] = None,
+    sparsity: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sparsity",
+            "-s",
+            metavar="S,...",
+            rich_help_panel=_GRID,
+            help="Target sparsities, such as 0.3,0.5. By default 0.5, at batch 4 also 0.3 and 0.7.",
+        ),
+    ] = None,
     batch_size: Annotated[
-        list[int] | None,
-        typer.Option(min=1, rich_help_panel=_GRID, help="May be repeated; by default 4, 16, 8 and 1."),
+        list[str] | None,
+        typer.Option(metavar="N,...", rich_help_panel=_GRID, help="By default 4,16,8,1."),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LABEL",
             rich_help_panel=_GRID,
-            help='A method as the table labels it, such as "BAP, T_init 16"; may be repeated.',
+            help='A row as the table labels it, such as "BAP, T_init 16"; may be repeated.',
         ),
     ] = None,
     limit: Annotated[
@@ -64,7 +85,11 @@ def compare(
     ] = None,
     traced: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to compare by token; by default 48."),
+        typer.Option(
+            min=1,
+            rich_help_panel=_GRID,
+            help="Prompts whose answers are compared token by token; by default 48.",
+        ),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=2, rich_help_panel=_GRID, help="Limit of an answer; by default 600.")
@@ -83,23 +108,28 @@ def compare(
         typer.Option(
             metavar="I/N",
             rich_help_panel=_OUTPUT,
-            help="Run every N-th cell from the I-th on: one of N processes.",
+            help="Run every N-th cell from the I-th on: the share of one of N processes.",
         ),
     ] = "1/1",
     table: Annotated[
         bool, typer.Option("--table", rich_help_panel=_OUTPUT, help="Run nothing, tabulate what is there.")
     ] = False,
 ) -> None:
-    """Run every method on the same prompts, at several batch sizes and sparsities, and tabulate what comes out.
+    """Run every method on the same prompts, at several batch sizes and sparsities, and tabulate the results.
 
-    For each: how far its next-token distributions are from the dense ones along dense answers, then answers of its own, graded. Writes
-    table.md, table.json and figure.svg of all that is in the directory, beside the records.
+    A cell of the grid is one method at one batch size and sparsity. For each, the command measures how far
+    its next-token distributions are from the dense ones along dense answers, then grades answers of its own.
+    It writes table.md, table.json, figure.svg and tradeoff.svg, beside the records.
     """
+    if method and only:
+        raise UsageError("--method and --only exclude each other; choose one")
+    names, sparsities = options.several(method), _sparsities(sparsity)
+    sizes = [options.batch_size(size) for size in options.several(batch_size)]
+    mine, count = _part(part)
     from regrow.evaluation import grid, scale
 
-    mine, of = _part(part)
-    sizes = tuple(batch_size or ((grid.SWEPT,) if quick else grid.BATCH_SIZES))
-    cells = grid.grid(sizes, others=not quick, only=only or ())
+    known = tuple(sizes or ((grid.SWEPT,) if quick else grid.BATCH_SIZES))
+    cells = grid.grid(known, sparsities, others=not quick, methods=names, only=only or ())
     if not table:
         found = chosen(task, model)
         found.load(max(limit or 1, traced or 1))
@@ -107,55 +137,57 @@ def compare(
         from regrow.evaluation import comparison
 
         size = scale.quick(loaded.model.num_parameters()) if quick else scale.FULL
-        if size.labels and not only:
+        if size.labels and not only and not names:
             cells = [cell for cell in cells if cell.label in size.labels]
         chat = bool(loaded.tokenizer.chat_template)
         answers = limit or size.prompts, traced or size.traced, max_new_tokens or size.max_new_tokens
         plan = comparison.ComparisonPlan(out, found, *answers, chat, text, size.sequences, size.length)
-        own = comparison.parts(cells, mine, of)
+        own = comparison.parts(cells, mine, count)
         with Bar() as bar:
-            told = _CompareProgress(bar, len(own), comparison.batches_to_run(plan, own))
-            runner = comparison.Comparison(loaded, plan, told)
+            progress = _CompareProgress(bar)
+            runner = comparison.Comparison(loaded, plan, progress)
             runner.check(own)
-            _run(runner, own, told, out)
-    if of > 1 and not table:  # others may still be running
+            _announce(runner, plan, own)
+            _run(runner, own, progress, out)
+    if count > 1 and not table:  # others may still be running
         typer.echo(
             f"part {part} is complete; when all are, `regrow compare --out {out} --table` tabulates them"
         )
         return
     from regrow.cli.comparison_view import show
 
-    show(out, grid.grid((*grid.BATCH_SIZES, *sizes)), cells)
+    show(out, cells)
+
+
+def _announce(runner: Comparison, plan: ComparisonPlan, cells: list[Cell]) -> None:
+    """Says how many cells and batches are left to run, and about how long they take."""
+    from regrow.evaluation.comparison import batches_to_run
+
+    batches = batches_to_run(plan, cells).total()
+    if batches:
+        say(
+            f"{len(cells)} cells, {batches} batches to run: about {duration(runner.estimate(cells))} if every "
+            f"answer runs to its limit of {plan.max_new_tokens} tokens, calibrations not counted"
+        )
 
 
 @final
 class _CompareProgress:
-    def __init__(self, bar: Bar, cells: int, batches: int) -> None:
-        """`batches` are to be run for so many cells."""
-        self._bar, self._what, self.cells = bar, "", ""
-        self._planned, self._batches = cells, batches
+    """Shows the batch that has just ended, and which cell it belongs to."""
 
-    def __call__(self, what: str, done: float, of: float) -> None:
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._what, self.cell = bar, "", ""
+
+    def __call__(self, what: str, done: float, total: float) -> None:
         if what != self._what:
             self._what = what
             self._bar.begin(what, 1)
-        self._bar.show(done / of, f"{done:g} of {of:g} ({self.cells})")
-
-    def batch(self, seconds: float) -> None:
-        """Estimates the whole from its first batch, once."""
-        if self._batches:
-            about = duration(seconds * self._batches)
-            with self._bar.aside():
-                typer.echo(
-                    f"{self._planned} cells: about {about} if all batches are like the first, calibrations not counted",
-                    err=True,
-                )
-        self._batches = 0
+        self._bar.ended(done / total, f"{done:g} of {total:g} ({self.cell})")
 
 
-def _run(runner: Comparison, cells: list[Cell], told: _CompareProgress, out: Path) -> None:
+def _run(runner: Comparison, cells: list[Cell], progress: _CompareProgress, out: Path) -> None:
     for number, cell in enumerate(cells, 1):
-        told.cells = f"cell {number} of {len(cells)}"
+        progress.cell = f"cell {number} of {len(cells)}"
         try:
             runner.run(cell)
         except KeyboardInterrupt:
@@ -165,8 +197,19 @@ def _run(runner: Comparison, cells: list[Cell], told: _CompareProgress, out: Pat
             )
 
 
+def _sparsities(given: list[str] | None) -> list[str]:
+    """Returns the sparsities as they were written. Raises UsageError if one is no share, or 0."""
+    from regrow.selection.budget import parse_sparsity
+
+    found = options.several(given)
+    for text in found:
+        if not parse_sparsity(text):
+            raise UsageError("--sparsity 0 prunes nothing; dense is part of every comparison, leave it out")
+    return found
+
+
 def _part(text: str) -> tuple[int, int]:
-    part, _, of = text.partition("/")
-    if not (part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of)):
+    part, _, count = text.partition("/")
+    if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
         raise UsageError(f"--part takes I/N with I from 1 to N, such as 1/2, not {text!r}")
-    return int(part), int(of)
+    return int(part), int(count)

@@ -1,4 +1,4 @@
-"""What `regrow compare` shows, from its directory."""
+"""The tables that `regrow compare` prints, made from its directory."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from rich.console import Console
 from rich.table import Table
 
 from regrow.analysis import comparison_table
-from regrow.evaluation import results
+from regrow.evaluation import grid, results
 from regrow.evaluation.grid import Cell
 from regrow.format import percent
 
 
-def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
-    """Writes and prints what is there of the `cells`, and says how many of those asked for are not.
+def show(directory: Path, asked: Sequence[Cell]) -> None:
+    """Tabulates and draws everything in the directory, and says how many of the cells asked for are missing.
 
-    Raises RegrowError where nothing is there or the files cannot be written.
+    Raises RegrowError if nothing is there or if the files cannot be written.
     """
-    rows = results.rows(directory, cells)
+    rows = results.rows(directory, _all(directory, asked))
     results.write(directory, rows)
     console = Console(highlight=False)
     for target, title in _targets(rows):
@@ -43,7 +43,17 @@ def show(directory: Path, cells: Sequence[Cell], asked: Sequence[Cell]) -> None:
     missing = f"; {lacking} of {len(asked)} cells have not been run" if lacking else ""
     made = {str(sorted(versions.items())) for row in rows if row.summary for versions in row.summary.versions}
     mixed = f"; made with {len(made)} different sets of versions (table.json)" if len(made) > 1 else ""
-    console.print(f"in {directory}: table.md, table.json, figure.svg{missing}{mixed}", style="dim")
+    console.print(
+        f"in {directory}: table.md, table.json, figure.svg, tradeoff.svg{missing}{mixed}", style="dim"
+    )
+
+
+def _all(directory: Path, asked: Sequence[Cell]) -> list[Cell]:
+    """Returns the cells asked for and all others that the directory may hold."""
+    sizes, sparsities = results.there(directory)
+    known = grid.grid([*grid.BATCH_SIZES, *sizes])
+    own = grid.grid(sizes, sparsities) if sizes and sparsities else []
+    return list({cell.name: cell for cell in (*known, *own, *asked)}.values())
 
 
 def _targets(rows: Sequence[comparison_table.ComparisonRow]) -> list[tuple[float, str]]:

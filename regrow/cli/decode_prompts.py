@@ -19,6 +19,7 @@ from regrow.cli.prompt_rows import Prompt
 from regrow.cli.totals import Totals
 from regrow.cli.watched import Watched
 from regrow.errors import RegrowError, UsageError, said
+from regrow.format import rate
 from regrow.hosts.engine import Engine
 from regrow.hosts.generate import Generation, generate
 from regrow.models import Loaded, encode
@@ -109,6 +110,9 @@ class Decoding:
                 reports.append(self._run(batch, watched))
                 complete(watched.samples())
                 steps += batch.new
+                if len(batches) > 1:
+                    speed = rate(reports[-1].counters.decode_tokens_per_second)
+                    bar.ended(steps, f"batch {number} of {len(self._batches)} complete, {speed} tokens/s")
         return Totals.of(reports) if reports else None
 
     def _batch(self, start: int, ids: Tensor, mask: Tensor) -> PromptBatch:

@@ -111,7 +111,8 @@ class _EvaluateProgress:
 
     def batch(self, done: int, planned: int, record: Record) -> None:
         self._done, self.recorded = done, self.recorded + 1
-        self.bar.show(done, f"{done} of {planned}, the last in {duration(record.seconds)}")
+        if planned > 1:
+            self.bar.ended(done, f"{done} of {planned}, the last in {duration(record.seconds)}")
 
     def step(self, progress: Progress) -> None:
         self.bar.show(

@@ -204,6 +204,18 @@ def _value(name: str, text: str, default: object) -> object:
     return text
 
 
+def several(given: Sequence[str] | None) -> list[str]:
+    """Returns the values of an option that may be repeated and may hold several values, as in 0.3,0.5."""
+    return [part.strip() for text in given or () for part in text.split(",") if part.strip()]
+
+
+def batch_size(text: str) -> int:
+    """Returns the batch size. Raises UsageError if it is no positive whole number."""
+    if not text.isdecimal() or not int(text):
+        raise UsageError(f"--batch-size takes whole numbers from 1 on, such as 1,4, not {text!r}")
+    return int(text)
+
+
 def calibration(path: Path | None) -> Calibration | None:
     """The calibration in the file. Raises UsageError or RegrowError."""
     if path is None:

@@ -17,7 +17,11 @@ from regrow.errors import UsageError
 def table(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Record files of `regrow evaluate`.", show_default=False),
+        typer.Argument(
+            metavar="FILE|DIR...",
+            help="Record files of `regrow evaluate`, or directories of them, such as one of `regrow compare`.",
+            show_default=False,
+        ),
     ],
     markdown: Annotated[
         bool, typer.Option("--markdown", rich_help_panel="Output", help="Markdown tables with every column.")
@@ -27,7 +31,19 @@ def table(
     """Grade record files and tabulate accuracy, actual sparsity and speed."""
     if markdown and json:
         raise UsageError("--markdown and --json exclude each other; choose one")
-    show(files, markdown=markdown, json=json)
+    show([path for given in files for path in _records(given)], markdown=markdown, json=json)
+
+
+def _records(given: Path) -> list[Path]:
+    """Returns the record files in a directory, at any depth, or the file itself."""
+    if not given.is_dir():
+        return [given]
+    found = sorted(given.rglob("*.jsonl"))
+    if not found:
+        raise UsageError(
+            f"{given} holds no record files (*.jsonl); name a directory of `regrow evaluate --out`"
+        )
+    return found
 
 
 def show(files: Sequence[Path], *, markdown: bool = False, json: bool = False) -> None:

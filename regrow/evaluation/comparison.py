@@ -6,11 +6,12 @@ import fcntl
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
 from regrow.calibration.calibration import Calibration, calibrated, fingerprint
 from regrow.calibration.make_calibration import calibrate
@@ -21,21 +22,21 @@ from regrow.evaluation.grid import Cell
 from regrow.evaluation.results import divergence_file, read_divergence, records_file, write_divergence
 from regrow.evaluation.run_task import configure, describe, evaluate
 from regrow.evaluation.tasks.task import Task, batches
+from regrow.hosts.generate import generate
 from regrow.hosts.hugging_face import prune
 from regrow.method.base import Method, Needs
 from regrow.method.dense import Dense
-from regrow.models import Loaded
+from regrow.models import Loaded, encode
 from regrow.record_file import refuse_other
 from regrow.run_config import RunConfig, differences, digest
 
+TIMED_TOKENS: Final = 10  # new tokens of the generation that an estimate is made from
+
 
 class ComparisonListener(Protocol):
-    """What a comparison tells of its progress."""
+    """A callback for the progress of a comparison: `done` of `total` batches, or layers, of `what`."""
 
-    def __call__(self, what: str, done: float, of: float) -> None: ...
-
-    def batch(self, seconds: float) -> None:
-        """How long the dense model took for a batch of answers."""
+    def __call__(self, what: str, done: float, total: float) -> None: ...
 
 
 @final
@@ -90,6 +91,32 @@ class Comparison:
             kept = records_file(self._plan.directory, cell), divergence_file(self._plan.directory, cell)
             if any(path.exists() for path in kept):
                 self._refuse_other(cell, self._calibration(cell.method))
+
+    def estimate(self, cells: Sequence[Cell]) -> float:
+        """Returns how many seconds the cells take if every answer runs to its limit of tokens.
+
+        A short dense generation at each batch size is timed for it. Calibrations are not counted.
+        """
+        return sum(
+            count * self._seconds(size) for size, count in batches_to_run(self._plan, cells).items() if count
+        )
+
+    def _seconds(self, batch_size: int) -> float:
+        """Returns the estimated seconds of one batch whose answers run to the limit."""
+        items = self._plan.task.load(min(batch_size, self._plan.prompts))
+        ids, mask = encode(self._loaded, [item.prompt for item in items], chat=self._plan.chat)
+        most = self._plan.max_new_tokens
+
+        def timed(tokens: int) -> float:
+            began = time.perf_counter()
+            how = {"max_new_tokens": tokens, "min_new_tokens": tokens, **self._loaded.beside_prompts}
+            generate(self._loaded.model, ids, mask, do_sample=False, **how)
+            return time.perf_counter() - began
+
+        timed(2)  # the first batch also pays for what is set up once
+        short, long = min(2, most), min(TIMED_TOKENS, most)
+        prompt, whole = timed(short), timed(long)
+        return prompt + max(whole - prompt, 0.0) / max(long - short, 1) * (most - short)
 
     def run(self, cell: Cell) -> None:
         """Raises RegrowError where results cannot be kept, or are of other settings."""
@@ -170,7 +197,6 @@ class Comparison:
             self._traces = batch_size, []
             planned = batches(plan.task.load(plan.traced), batch_size)
             for done, items in enumerate(planned, 1):
-                began = time.perf_counter()
                 made = trace(
                     self._loaded,
                     [item.prompt for item in items],
@@ -178,7 +204,6 @@ class Comparison:
                     max_new_tokens=plan.max_new_tokens,
                 )
                 self._traces[1].append(made)
-                self._told.batch(time.perf_counter() - began)
                 self._told(f"dense traces, batch {batch_size}", done, len(planned))
         return self._traces[1]
 
@@ -203,19 +228,24 @@ class Comparison:
         )
 
 
-def batches_to_run(plan: ComparisonPlan, cells: Sequence[Cell]) -> int:
-    """Of traces, divergences and answers; what is in the directory already is taken as complete."""
-    traces = {cell.batch_size for cell in cells if not divergence_file(plan.directory, cell).exists()}
-    planned = [-(-plan.traced // size) for size in traces]
-    for cell in cells:
-        planned += [-(-plan.traced // cell.batch_size)] * (not divergence_file(plan.directory, cell).exists())
-        planned += [-(-plan.prompts // cell.batch_size)] * (not records_file(plan.directory, cell).exists())
-    return sum(planned)
+def batches_to_run(plan: ComparisonPlan, cells: Sequence[Cell]) -> Counter[int]:
+    """Counts the batches of traces, divergences and answers that are left to run, by batch size.
+
+    A file that exists counts as complete.
+    """
+    untraced = [cell for cell in cells if not divergence_file(plan.directory, cell).exists()]
+    unanswered = [cell for cell in cells if not records_file(plan.directory, cell).exists()]
+    left: Counter[int] = Counter()
+    for size in [*{cell.batch_size for cell in untraced}, *(cell.batch_size for cell in untraced)]:
+        left[size] += -(-plan.traced // size)
+    for cell in unanswered:
+        left[cell.batch_size] += -(-plan.prompts // cell.batch_size)
+    return left
 
 
-def parts(cells: Sequence[Cell], part: int, of: int) -> list[Cell]:
-    """Every `of`-th cell, from the `part`-th on (1 <= part <= of): what one of several processes does."""
-    return list(cells[part - 1 :: of])
+def parts(cells: Sequence[Cell], part: int, count: int) -> list[Cell]:
+    """Returns the share of one process out of `count`: every `count`-th cell from `part` on (from 1)."""
+    return list(cells[part - 1 :: count])
 
 
 def _refuse_settings(path: Path, asked: dict[str, Any]) -> None:

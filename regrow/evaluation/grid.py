@@ -7,14 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-from regrow.errors import UsageError
+from regrow.errors import UsageError, require_one_of
 from regrow.method.base import Method
 from regrow.method.presets import METHODS, make, parameters
+from regrow.selection.budget import parse_sparsity
 
 BATCH_SIZES: Final = (4, 16, 8, 1)  # in the order in which they are run
 SPARSITY: Final = "0.5"
 OTHER_SPARSITIES: Final = ("0.3", "0.7")  # at SWEPT alone
 SWEPT: Final = 4
+UNSTRUCTURED: Final = "Wanda, unstructured"
 
 _Named = dict[str, tuple[str, dict[str, Any]]]  # label: method, parameters beside the sparsity
 
@@ -71,17 +73,29 @@ class Cell:
 
 
 def grid(
-    batch_sizes: Sequence[int] = BATCH_SIZES, *, others: bool = True, only: Sequence[str] = ()
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    sparsities: Sequence[str] = (),
+    *,
+    others: bool = True,
+    methods: Sequence[str] = (),
+    only: Sequence[str] = (),
 ) -> list[Cell]:
-    """Every entry at SPARSITY and every batch size; at batch SWEPT also the ablations and, with `others`, the other sparsities.
+    """Returns the cells of a comparison.
 
-    `only` are labels. Raises UsageError for one that is not there at these batch sizes.
+    By default these are all entries at SPARSITY and every batch size; at batch SWEPT also the ablations and,
+    with `others`, the other sparsities. With `sparsities` they are all entries at each of these, at every
+    batch size. `methods` selects methods with their default parameters, beside dense; `only` selects labels.
+
+    Raises UsageError if a method is unknown, or if a label does not occur at these batch sizes.
     """
     cells = [
         cell
-        for batch_size in dict.fromkeys(batch_sizes)
-        for cell in _cells(batch_size, batch_size == SWEPT, others)
+        for size in dict.fromkeys(batch_sizes)
+        for cell in (_at(size, sparsities) if sparsities else _cells(size, size == SWEPT, others))
     ]
+    if methods:
+        chosen = _labels(methods)
+        return [cell for cell in cells if cell.label in chosen]
     labels = dict.fromkeys(cell.label for cell in cells)
     unknown = [label for label in only if label not in labels]
     if unknown:
@@ -91,17 +105,36 @@ def grid(
     return [cell for cell in cells if not only or cell.label in only]
 
 
+def _labels(methods: Sequence[str]) -> set[str]:
+    """Returns the labels of these methods with their default parameters, and of dense.
+
+    Raises UsageError if a method is unknown.
+    """
+    for name in methods:
+        require_one_of(METHODS, method=name)
+    labels = {
+        next(label for label, entry in ENTRIES.items() if entry[0] == name) for name in ("dense", *methods)
+    }
+    return labels | {UNSTRUCTURED} if "wanda" in methods else labels
+
+
 def _cells(batch_size: int, swept: bool, others: bool) -> Iterator[Cell]:
-    for label, (method, params) in (ENTRIES | ABLATIONS if swept else ENTRIES).items():
+    yield from _at(batch_size, [SPARSITY])
+    for label, (method, params) in ABLATIONS.items() if swept else ():
         yield Cell(label, _method(method, params, SPARSITY), batch_size)
     for sparsity in OTHER_SPARSITIES if swept and others else ():
-        for label, (method, params) in ENTRIES.items():
-            if label == "Wanda 2:4":
-                yield Cell(
-                    "Wanda, unstructured", _method(method, {"pattern": "unstructured"}, sparsity), batch_size
-                )
-            elif label not in ("dense", "SparseGPT 2:4"):
+        yield from (cell for cell in _at(batch_size, [sparsity]) if cell.label != "dense")
+
+
+def _at(batch_size: int, sparsities: Sequence[str]) -> Iterator[Cell]:
+    """Yields the entries at these sparsities. A 2:4 pattern has one sparsity; at others Wanda is unstructured."""
+    for label, (method, params) in ENTRIES.items():
+        for sparsity in sparsities[:1] if label == "dense" else sparsities:
+            half = parse_sparsity(sparsity) == parse_sparsity(SPARSITY)
+            if half or not label.endswith("2:4"):
                 yield Cell(label, _method(method, params, sparsity), batch_size)
+            elif label == "Wanda 2:4":
+                yield Cell(UNSTRUCTURED, _method(method, {"pattern": "unstructured"}, sparsity), batch_size)
 
 
 def _method(name: str, params: dict[str, Any], sparsity: str) -> Method:

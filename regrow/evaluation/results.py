@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from io import BytesIO
 from math import isfinite
@@ -25,6 +26,7 @@ _NUMBERS: Final = (
     "mean_kl",
     "agreement",
 )  # of a divergence
+_FILE: Final = re.compile(r"(?:-s([\d.]+))?-b(\d+)$")  # the end of a cell's name
 
 
 def records_file(directory: Path, cell: Cell) -> Path:
@@ -82,11 +84,27 @@ def rows(directory: Path, cells: Sequence[Cell]) -> list[comparison_table.Compar
 
 
 def write(directory: Path, found: Sequence[comparison_table.ComparisonRow]) -> None:
-    """table.md, table.json and figure.svg. Raises RegrowError where they cannot be written."""
+    """Writes table.md, table.json, figure.svg and tradeoff.svg. Raises RegrowError if that fails."""
     write_whole(directory / "table.md", comparison_table.markdown(found).encode())
     write_whole(directory / "table.json", comparison_table.to_json(found).encode())
-    plots.figure(found, drawn := BytesIO(), float(SPARSITY))
-    write_whole(directory / "figure.svg", drawn.getvalue())
+    for name, draw in (("figure.svg", plots.figure), ("tradeoff.svg", plots.tradeoff)):
+        draw(found, drawn := BytesIO(), _shown_sparsity(found))
+        write_whole(directory / name, drawn.getvalue())
+
+
+def there(directory: Path) -> tuple[list[int], list[str]]:
+    """Returns the batch sizes and the target sparsities that files in the directory are named for."""
+    names = [
+        _FILE.search(path.stem) for part in ("records", "divergence") for path in (directory / part).glob("*")
+    ]
+    found = [name for name in names if name]
+    return sorted({int(name[2]) for name in found}), sorted({name[1] for name in found if name[1]})
+
+
+def _shown_sparsity(found: Sequence[comparison_table.ComparisonRow]) -> float:
+    """Returns the target sparsity that figures show: SPARSITY, or else the lowest that was run."""
+    targets = sorted({row.target for row in found if row.target})
+    return float(SPARSITY) if not targets or float(SPARSITY) in targets else targets[0]
 
 
 def _place(cell: Cell) -> tuple[bool, float, int]:

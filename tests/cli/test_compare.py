@@ -123,9 +123,15 @@ def test_a_changed_text_makes_new_calibrations(tiny: Path, text: Path, tmp_path:
 
 def test_how_many_cells_and_about_how_long_is_said_first(tiny: Path, text: Path, tmp_path: Path) -> None:
     first = _compare(tiny, text, tmp_path / "out", "--only", "random")
+    said, *batches = first.stderr.splitlines()
     assert re.fullmatch(
-        r"5 cells: about \d+\.\d s if all batches are like the first, calibrations not counted\n",
-        first.stderr,
+        r"regrow: 5 cells, 11 batches to run: about \d+\.\d s if every answer runs to its limit of 12 tokens, "
+        r"calibrations not counted",
+        said,
+    )
+    assert (
+        sum(": dense traces" in line or ": divergence" in line or ": answers" in line for line in batches)
+        == 11
     )
     assert _compare(tiny, text, tmp_path / "out", "--only", "random").stderr == ""  # nothing is left to do
 
@@ -198,7 +204,7 @@ def test_a_quick_look_at_a_larger_model_has_fewer_entries(
     sizes = ("--limit", 2, "--traced", 2, "--max-new-tokens", 12, "--text", text)
     result = run("compare", tiny, "--task", "tiny_reasoner", "--out", tmp_path, "--quick", *sizes)
     assert result.exit_code == 0, result.output
-    assert result.stderr.startswith("2 cells: about ")
+    assert result.stderr.startswith("regrow: 2 cells, 5 batches to run: about ")
     assert sorted(path.stem for path in (tmp_path / "records").iterdir()) == ["dense-b4", "random-s0.5-b4"]
 
 
