@@ -26,16 +26,16 @@ class Session:
     A session lasts as long as the model is patched. A host (the code that drives the model) makes these calls
     for each batch:
 
-    1. `start` forgets the previous batch and sets the number of slots. A slot is one row of the memory in which
-       a method keeps what each sample has needed so far.
+    1. `start` forgets the previous batch and sets the number of slots. A slot is one row of the memory in
+       which a method keeps what each sample has needed so far.
     2. `join` assigns new samples to slots. Samples may also join later, and `leave` removes them.
     3. For each forward pass, of prompt tokens or generated tokens:
 
-       - `plan` returns a `Pass`. The schedule decides whether it is dense, observed or sparse, unless the pass is
-         a draft or a verification.
+       - `plan` returns a `Pass`. The schedule decides whether it is dense, observed or sparse, unless the
+         pass is a draft or a verification.
        - `with running(planned):` the host runs the model, and each patched module calls `run`.
-       - `commit` counts the tokens that are kept. It updates scores, clock and counters. If a phase ends with the
-         pass, `commit` folds the scores into the memory, and selects a new mask if one is due.
+       - `commit` counts the tokens that are kept. It updates scores, clock and counters. If a phase ends with
+         the pass, `commit` folds the scores into the memory, and selects a new mask if one is due.
 
     4. `report` returns the counters of the batch.
 
@@ -56,7 +56,7 @@ class Session:
     ) -> None:
         """Binds the session to `blocks` (see `bind`). With `record_masks`, `masks` lists every selection."""
         self.method, self.counters = method, Counters()
-        # (decode step, index [L, k]). With a threshold, layers keep different numbers of neurons: -1 is padding.
+        # (decode step, index [L, k]). With thresholds, layers differ in k, and rows are padded with -1.
         self.masks: list[tuple[int, Tensor]] = []
         self._record_masks = record_masks
         # Its attribute `now` is the pass that this thread runs. Other threads see the model without pruning.
@@ -164,12 +164,13 @@ class Session:
     ) -> bool:
         """Counts a pass that has run. Returns True if a new mask was selected.
 
-        First, scores, clock and counters are updated. If a phase ends with this pass, its scores are then folded
-        into the memory, and a new mask is selected if the next step is sparse or the pass was a verification.
+        First, scores, clock and counters are updated. If a phase ends with this pass, its scores are then
+        folded into the memory. After that, a new mask is selected, provided that the next step is sparse or
+        the pass was a verification.
 
         - `kept` [S]: how many tokens of each slot are kept, from its first token in the pass. None keeps all.
-        - `steps`: how many decode steps the clock advances. The default is the width of the pass or, with `kept`,
-          the largest entry of `kept`. Reading that entry synchronises with the device.
+        - `steps`: how many decode steps the clock advances. The default is the width of the pass or, with
+          `kept`, the largest entry of `kept`. Reading that entry synchronises with the device.
         - `completed`: slots whose prompt is complete with this pass.
         - `finished` [S] bool: slots that have generated their EOS by now.
         - `last`: no pass follows, so nothing is folded or selected.
@@ -205,7 +206,7 @@ class Session:
     # The report
 
     def report(self) -> Report:
-        """Returns the counters of the batch so far, with method and target. May synchronise with the device."""
+        """Returns the counters of the batch so far. Reading them may synchronise with the device."""
         sites = self._sites()
         kept, dense = (
             sum(sum(getattr(sites[site.value], name)) for site in self._pruned_sites())
@@ -257,8 +258,8 @@ class Session:
     def _sites(self) -> dict[str, SiteCount]:
         """Returns the weight elements used by decode steps, by site and layer.
 
-        The meter counts those of patched modules. A module that is not patched uses all weights in every step,
-        except those that a weight-pruning method has zeroed.
+        The meter counts those of patched modules. A module that is not patched uses all weights in every
+        step, except those that a weight-pruning method has zeroed.
         """
         steps, metered, blocks = self.counters.decode_steps, self._meter.kept(), self._blocks
         patched = self._pruned_sites() if self.pruner.places else ()
