@@ -131,7 +131,10 @@ class Counters:
 
     @property
     def decode_tokens_per_second(self) -> float | None:
-        """Decoded tokens of all samples per second, without the first of each, which the prompt gives."""
+        """Tokens per second of decoding, over all samples.
+
+        The first token of each sample is left out, because the prompt's pass produces it.
+        """
         decoded = self.new_tokens - self.samples
         return _ratio(decoded, self.decode_seconds) if decoded > 0 else None
 

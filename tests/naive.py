@@ -130,7 +130,7 @@ class Statistics:
         self.phases.append([[[] for _ in range(self.rows)] for _ in range(self.layers)])
 
     def collect(self, latest: Sequence[Tensor], counted: Sequence[Sequence[int]]) -> None:
-        """Store z of those tokens of a forward whose flag in `counted` [B][T] is 1."""
+        """Store the z of every token of a forward whose flag in `counted` [B][T] is 1."""
         for layer, z in enumerate(latest):
             for row, flags in enumerate(counted):
                 self.phases[-1][layer][row] += [z[row, t].clone() for t, flag in enumerate(flags) if flag]
