@@ -1,4 +1,4 @@
-"""The vocabulary every other module shares."""
+"""Basic types that all other modules share."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import torch
 from torch import Tensor
 
 
-def score_dtype(of: Tensor) -> torch.dtype:
-    """What scores of such weights or activations are computed in."""
-    return torch.float64 if of.dtype == torch.float64 else torch.float32
+def score_dtype(tensor: Tensor) -> torch.dtype:
+    """Returns the dtype for scores of these weights or activations: float32, or float64 for float64."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 @final
 class Mode(Enum):
     """What the FFNs do in one forward pass."""
 
-    DENSE = auto()  # exact output, nothing recorded
-    OBSERVE = auto()  # exact output, activations recorded
-    SPARSE = auto()  # retained neurons only
+    DENSE = auto()  # exact output; no activations are recorded
+    OBSERVE = auto()  # exact output; activations are recorded for the scores
+    SPARSE = auto()  # only what the method keeps is computed
 
 
 @final
 class Surface(Enum):
-    """What of a model a method changes."""
+    """The part of a model that a method changes."""
 
     NOTHING = auto()
-    NEURONS = auto()  # of the FFNs
-    INPUTS = auto()  # of the linears of the blocks, attention included
-    WEIGHTS = auto()  # of the same linears, once, before the run
+    NEURONS = auto()  # neurons of the FFNs
+    INPUTS = auto()  # inputs of the linear layers of the blocks, attention included
+    WEIGHTS = auto()  # weights of the same linear layers, changed once before the run
 
 
 @final
 class Site(Enum):
-    """The linears of a block, grouped by the input they share."""
+    """A group of linear layers of a block that share their input."""
 
     QKV = "qkv"
     O = "o"  # noqa: E741
@@ -46,13 +46,16 @@ class Site(Enum):
 
 
 FFN_SITES = Site.GATE_UP, Site.DOWN
-Sizes = Mapping[Site, Sequence[int]]  # weight elements of every layer
+Sizes = Mapping[Site, Sequence[int]]  # number of weight elements at a site, for each layer
 
 
 @final
 @dataclass(frozen=True)
 class FFNWeights:
-    """One gated FFN, y = down (act(gate x + gate_bias) * (up x + up_bias)) + down_bias, as the model stores it (views, nothing copied)."""
+    """Weights of one gated FFN, as views of the model's own tensors.
+
+    The FFN computes y = down (act(gate x + gate_bias) * (up x + up_bias)) + down_bias.
+    """
 
     gate: Tensor  # [F, D]
     up: Tensor  # [F, D]
@@ -64,7 +67,7 @@ class FFNWeights:
 
 
 class FFN(Protocol):
-    """One gated FFN, y = output(hidden(x)), as the adapter finds it."""
+    """Interface of one gated FFN, y = output(hidden(x)), which the adapter finds in a model."""
 
     @property
     def name(self) -> str: ...
@@ -79,7 +82,7 @@ class FFN(Protocol):
 @final
 @dataclass(frozen=True)
 class Linear:
-    """One linear of a block, y = W x + b, as the model stores it (views, nothing copied)."""
+    """One linear layer of a block, y = W x + b. Its tensors are views of the model's own."""
 
     name: str  # as in model.named_modules()
     layer: int
@@ -91,19 +94,22 @@ class Linear:
 @final
 @dataclass(frozen=True)
 class Blocks:
-    """What of a model a method may act on: the layers that are not skipped. Layers are numbered from 0."""
+    """The parts of a model that a method may change. Layers are numbered from 0."""
 
-    layers: Sequence[int]  # of the FFNs
-    ffns: Sequence[FFN]
-    linears: Sequence[Linear]
+    layers: Sequence[int]  # the layers that are not skipped
+    ffns: Sequence[FFN]  # one for each entry of `layers`
+    linears: Sequence[Linear]  # in `layers`, at the method's sites; empty unless it changes linear layers
     sizes: Sizes  # of all layers, skipped ones included
-    filled: Sizes  # those of them that are not zero by a method's doing
+    filled: Sizes  # the same without the weights that a weight-pruning method has zeroed
 
 
 @final
 @dataclass(frozen=True)
 class Spec:
-    """The shape of what a method works on: L pruned layers, F neurons each, S slots (memory rows, one a sample)."""
+    """Sizes of a method's buffers: L pruned layers, F neurons in each, S slots.
+
+    A slot is one row of the per-sample memory.
+    """
 
     layers: int
     neurons: int
@@ -116,39 +122,39 @@ class Spec:
 class Role(Enum):
     """What a forward pass is for."""
 
-    SCHEDULED = auto()  # the schedule says whether it is dense, and what it observes
-    DRAFT = auto()  # it guesses tokens with retained neurons only; it is taken back if nobody commits it
-    VERIFY = auto()  # it checks guessed tokens densely; what is kept of it ends a phase
+    SCHEDULED = auto()  # an ordinary pass, whose mode the schedule chooses
+    DRAFT = auto()  # proposes tokens; sparse as soon as the method can prune, discarded unless committed
+    VERIFY = auto()  # checks proposed tokens densely; committing it ends a phase
 
 
 @final
 @dataclass(frozen=True)
 class Pass:
-    """One planned forward pass of B rows of w tokens each, T = B w. It changes nothing until it is committed."""
+    """A planned forward pass over B rows of w tokens each, T = B w. It changes no state until committed."""
 
     mode: Mode
-    slot: Tensor  # [T] int64 memory row of each token, -1 where it never counts (padding, ended rows)
-    position: Tensor  # [B, w] int64 place of each token in its row's own text, from 0; -1 is padding
-    prompt: bool  # it holds prompt tokens, so that it is exact for every row
-    decode: bool  # it holds decode rows, so that the clock moves
+    slot: Tensor  # [T] int64, slot of each token; -1 for tokens that never count (padding, ended rows)
+    position: Tensor  # [B, w] int64, position of each token in its row's own text, from 0; -1 for padding
+    prompt: bool  # the pass holds prompt tokens: it is exact for every row
+    decode: bool  # the pass holds decode rows: committing it advances the clock
     role: Role = Role.SCHEDULED
 
     @property
     def width(self) -> int:
-        """Tokens a row, w."""
+        """Number of tokens in each row, w."""
         return self.position.shape[1]
 
     @property
     def provisional(self) -> bool:
-        """Whether only some of its tokens may come to stand, or none."""
+        """True for drafts and verifications: some or all of their tokens may be rejected."""
         return self.role is not Role.SCHEDULED
 
 
 @final
 @dataclass(frozen=True)
 class Rows:
-    """Who takes part in a fold or a selection, [S] bool each."""
+    """The slots that take part when a phase ends (fold) or a mask is selected, as masks [S] bool."""
 
-    ended: Tensor  # the phase of these slots ends now
-    occupied: Tensor  # these slots hold a sample
-    finished: Tensor  # these have generated their EOS
+    ended: Tensor  # slots whose phase ends now
+    occupied: Tensor  # slots that hold a sample
+    finished: Tensor  # slots that have generated their EOS

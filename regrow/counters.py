@@ -1,4 +1,7 @@
-"""What decoding counts: the same counters for a batch, a run of several and a file of records. A ratio is taken once, of the sums."""
+"""Counters of decoding. Those of a batch, of a run and of a file of records have one type, and can be added.
+
+Ratios are computed from the sums. They are never averaged.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from math import isfinite
 from operator import add
 from typing import Any, Self, final
 
-LARGEST = 2**63 - 1  # of a counter; no run comes near
-# What a record holds at least, as numbers of 0 or more.
+LARGEST = 2**63 - 1  # largest value accepted for a counter; no run comes near it
+# Fields that every record must have, as numbers of at least 0.
 REQUIRED = (
     "decode_steps",
     "sparse_steps",
@@ -26,17 +29,17 @@ REQUIRED = (
 @final
 @dataclass(frozen=True)
 class SiteCount:
-    """Weight elements of one site, of each layer, over all decode steps: those that took part, and those there are."""
+    """Weight elements at one site, for each layer, summed over all decode steps."""
 
-    kept: list[int]
-    dense: list[int]
+    kept: list[int]  # elements that took part in the computation
+    dense: list[int]  # elements that a dense run uses
 
     def __add__(self, other: SiteCount) -> SiteCount:
         return SiteCount(_added(self.kept, other.kept), _added(self.dense, other.dense))
 
     @property
     def counted(self) -> bool:
-        """Whether there is a sparsity to speak of."""
+        """True if every layer has a count, so that a sparsity is defined."""
         return bool(self.dense) and all(self.dense)
 
     @property
@@ -46,17 +49,23 @@ class SiteCount:
 
     @property
     def sparsity(self) -> float:
+        """The sparsity over all layers."""
         return 1 - sum(self.kept) / sum(self.dense)
 
 
 @final
 @dataclass
 class Counters:
-    """Of one batch as the session and the decode loop add to it, or the sum of several. Ratios are None where nothing was counted.
+    """Counters of one batch, to which the session and the decode loop add, or the sum of several batches.
 
-    `sites` are the linears of the blocks by shared input: qkv, o, gate_up, down. `weights_kept` of `weights_dense` took part in decode
-    steps, over the sites that the method prunes. `bytes_read` are the weights of the blocks that decode steps had to read,
-    `ffn_bytes_read` those of the FFNs; zeros in weights (Wanda, SparseGPT) are read like the rest.
+    A ratio is None if nothing was counted.
+
+    - `sites`: linear layers of the blocks, grouped by the input they share: qkv, o, gate_up, down.
+    - `weights_kept`, `weights_dense`: weight elements that took part in decode steps, and those that a dense
+      run uses, over the sites that the method prunes.
+    - `bytes_read`: weights of the blocks that decode steps had to read. Zeros in pruned weights (Wanda,
+      SparseGPT) are read like all others.
+    - `ffn_bytes_read`: the part of `bytes_read` that belongs to FFNs.
     """
 
     decode_steps: int = 0
@@ -67,21 +76,21 @@ class Counters:
     bytes_read: int = 0
     ffn_bytes_read: int = 0
     updates: int = 0  # selections
-    replaced: int = 0  # selections that took the place of a mask: all but the first of a batch
-    left: list[float] = field(
-        default_factory=list
-    )  # [pruned layers] 1 - |I_n and I_(n-1)| / |I_n|, summed over `replaced`
-    refresh_bytes: int = 0
-    tokens: list[int] = field(default_factory=list)  # new tokens a sample, its EOS included
+    replaced: int = 0  # selections that replaced an earlier mask: all but the first of a batch
+    # [pruned layers] 1 - |I_n and I_(n-1)| / |I_n|, summed over the `replaced` selections.
+    left: list[float] = field(default_factory=list)
+    refresh_bytes: int = 0  # read and written when a new mask moves weights
+    tokens: list[int] = field(default_factory=list)  # new tokens of each sample, its EOS included
     finish_reasons: list[str] = field(default_factory=list)
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
-    state_bytes: int = 0  # the most that a batch held
-    sparse_seconds: float = 0.0  # of `decode_seconds`, that of sparse steps and of new masks; 0 where the host does not wait for a step
+    state_bytes: int = 0  # the largest of any batch
+    # Parts of `decode_seconds`: sparse steps and new masks. 0 if the host does not wait for each step.
+    sparse_seconds: float = 0.0
     refresh_seconds: float = 0.0
 
     def __add__(self, other: Counters) -> Counters:
-        """Raises ValueError for counters of other layers."""
+        """Raises ValueError if the two count different layers."""
         summed = {
             name: getattr(self, name) + getattr(other, name)
             for name in (*_NUMBERS, "tokens", "finish_reasons")
@@ -95,18 +104,21 @@ class Counters:
 
     @property
     def actual_sparsity(self) -> float | None:
-        """Of the weights at the sites that the method prunes, over decode steps."""
+        """Share of weights left out in decode steps, over the sites that the method prunes."""
         kept = _ratio(self.weights_kept, self.weights_dense)
         return None if kept is None else 1 - kept
 
     @property
     def sparse_share(self) -> float | None:
-        """Of decode steps."""
+        """Share of decode steps that were sparse."""
         return _ratio(self.sparse_steps, self.decode_steps)
 
     @property
     def turnover(self) -> list[float]:
-        """For each pruned layer the mean over mask updates; empty for a method without masks to keep."""
+        """Mean share of a new mask that the previous mask did not hold, for each pruned layer.
+
+        Empty for a method without masks that last for several steps.
+        """
         return [layer / max(1, self.replaced) for layer in self.left]
 
     @property
@@ -119,14 +131,19 @@ class Counters:
 
     @property
     def decode_tokens_per_second(self) -> float | None:
-        """All samples together; the first token of a sample is the prompt's."""
+        """Tokens per second of decoding, over all samples.
+
+        The first token of each sample is left out, because the prompt's pass produces it.
+        """
         decoded = self.new_tokens - self.samples
         return _ratio(decoded, self.decode_seconds) if decoded > 0 else None
 
     @property
     def step_seconds(self) -> tuple[float, float, float] | None:
-        """Of a sparse and of a dense step, and of a step with its share of the new masks, on average; None where they were not timed, or
-        one kind did not occur."""
+        """Mean seconds of a sparse step, of a dense step, and of any step with its share of the new masks.
+
+        None if steps were not timed, or if one of the two kinds did not occur.
+        """
         dense = self.decode_steps - self.sparse_steps
         if not self.sparse_seconds or not self.sparse_steps or not dense:
             return None
@@ -147,7 +164,7 @@ class Counters:
 
     @property
     def refresh_bytes_per_token(self) -> float | None:
-        """Moved by mask refreshes, on top of what is read."""
+        """Bytes moved by mask refreshes. `bytes_per_token` does not include them."""
         return _ratio(self.refresh_bytes, self.new_tokens)
 
     @property
@@ -156,22 +173,22 @@ class Counters:
 
     @property
     def all_dense(self) -> bool:
-        """Whether no decode step left anything out."""
+        """True if no decode step left out a weight."""
         return self.weights_kept == self.weights_dense
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """Returns JSON values, with `turnover` in place of `left` and `replaced`."""
         values = asdict(self) | {"turnover": self.turnover}
         del values["left"], values["replaced"]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The same from JSON values. Raises ValueError for what cannot have been counted."""
+        """Reads counters from JSON values. Raises ValueError if the values cannot have been counted."""
         lacking = [name for name in REQUIRED if not _is_number(values.get(name))]
         lacking += [name for name in ("updates", *_LATER) if not _is_number(values.get(name, 0))]
         if lacking:
-            raise ValueError(f"no number of at least 0 for {', '.join(lacking)}")
+            raise ValueError(f"not a number of at least 0: {', '.join(lacking)}")
         if (
             values["sparse_steps"] > values["decode_steps"]
             or values["weights_kept"] > values["weights_dense"]
@@ -191,7 +208,7 @@ class Counters:
 
 _TIMED = ("sparse_seconds", "refresh_seconds")
 _LATER = ("state_bytes", *_TIMED)  # older records lack them
-_NUMBERS = (*REQUIRED, "updates", "replaced", *_TIMED)  # they add up
+_NUMBERS = (*REQUIRED, "updates", "replaced", *_TIMED)  # added as plain numbers
 _Numbers = list[Any]
 
 
@@ -204,7 +221,7 @@ def _sites(values: Any) -> dict[str, SiteCount]:
             raise ValueError(f"site {name!r} must hold kept and dense")
         kept, dense = (_numbers(name, counted[part]) for part in ("kept", "dense"))
         if len(kept) != len(dense):
-            raise ValueError(f"site {name!r} counts other layers as kept than as dense")
+            raise ValueError(f"site {name!r} counts different layers in kept and dense")
         found[name] = SiteCount(kept, dense)
     return found
 

@@ -1,4 +1,4 @@
-"""What Regrow raises on purpose: one clear sentence that names what is wrong and what to do."""
+"""Errors that Regrow raises on purpose. The message is one sentence: what is wrong, and what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 _SENTENCE_END = re.compile(r"(?<=[\w)\]`'\"])[.!?] (?=[A-Z])")
-_QUOTED = 160  # characters of another library's error
+_QUOTED = 160  # quoted characters of another library's error
 
 
 class RegrowError(Exception):
@@ -16,7 +16,7 @@ class RegrowError(Exception):
 
 
 class NoMemoryError(RegrowError):
-    """There is not enough memory for it."""
+    """There is not enough memory for the run."""
 
 
 class UsageError(RegrowError, ValueError):
@@ -26,13 +26,14 @@ class UsageError(RegrowError, ValueError):
 
 
 def said(error: BaseException) -> str:
-    """What another library's error says, fit to be quoted within a sentence: its first one, on one line, short, never empty.
+    """Returns the first sentence of another library's error, on one line, to be quoted within a sentence.
 
-    A first line that only announces the next ones is not all of it.
+    The text is cut to a limit and never empty. If the first line only announces the next ones, because it
+    ends with a colon or a comma, all lines are joined first.
     """
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines) if lines and lines[0].endswith((":", ",")) else "".join(lines[:1])
-    if not text or isinstance(error, KeyError):  # whose text is the key alone
+    if not text or isinstance(error, KeyError):  # the text of a KeyError is only the key
         text = f"{type(error).__name__} {text}"
     text = _SENTENCE_END.split(text, maxsplit=1)[0]
     cut = text if len(text) <= _QUOTED else text[:_QUOTED].rsplit(" ", 1)[0] + " …"
@@ -40,7 +41,10 @@ def said(error: BaseException) -> str:
 
 
 def require_one_of(choices: Iterable[str], **given: str) -> None:
-    """Raises UsageError unless the value given, under the name that a user knows it by, is one of the choices."""
+    """Raises UsageError unless every given value is one of the choices.
+
+    The keyword is the name by which a user knows the value, and appears in the message.
+    """
     known = list(choices)
     for name, value in given.items():
         if value not in known:

@@ -1,4 +1,4 @@
-"""Numbers for people, and the one Markdown table. None, where nothing was counted, is a dash."""
+"""Formats numbers for people, and Markdown tables. None (nothing was counted) becomes a dash."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def rate(value: float | None) -> str:
+    """Formats a rate: with one decimal below 100, otherwise as a whole number."""
     return NONE if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
@@ -20,6 +21,7 @@ def ratio(value: float | None) -> str:
 
 
 def megabytes(count: float | None, digits: int = 4) -> str:
+    """Formats a number of bytes in megabytes (10^6 bytes), without the unit."""
     return NONE if count is None else f"{count / 1e6:.{digits}g}"
 
 
@@ -28,20 +30,21 @@ def duration(seconds: float) -> str:
 
 
 def parameters(values: Mapping[str, object]) -> str:
+    """Formats parameters as `name=value, name=value`."""
     return ", ".join(f"{name}={value}" for name, value in values.items()) or NONE
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, without the newline at its end. What would break a cell is replaced."""
+    """Returns a Markdown table without a final newline. Cells are escaped as by `cell`."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
 
 
 def cell(text: str) -> str:
-    """The text on one line, with nothing that ends a cell and nothing that cannot be written as UTF-8."""
+    """Returns the text on one line, with `|` escaped and lone surrogates replaced."""
     return printable(" ".join(text.split())).replace("|", "\\|")
 
 
 def printable(text: str) -> str:
-    """The text with a question mark for each lone surrogate, which no encoding takes."""
+    """Replaces lone surrogates, which UTF-8 cannot encode, with question marks."""
     return text.encode(errors="replace").decode()

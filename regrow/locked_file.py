@@ -1,4 +1,4 @@
-"""A file that one process writes at a time."""
+"""Files that only one process writes at a time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from regrow.errors import RegrowError
 
 
 def lock(descriptor: int, path: Path, another: str) -> None:
-    """Takes the open file at `path` for this process, until the descriptor is closed; `another` is what a user may choose instead.
+    """Locks the open file at `path` for this process, until the descriptor is closed.
 
-    Raises RegrowError where another process has it, has just taken it away, or the disk has no locks.
+    `another` says what the user may choose instead, for the error message ("choose another ...").
+
+    Raises RegrowError if another process holds the lock or has just removed the file, or if the disk does
+    not support locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.fstat(descriptor).st_nlink:  # its writer took it away in between
+        if not os.fstat(descriptor).st_nlink:  # its writer has removed it in the meantime
             raise BlockingIOError
     except BlockingIOError as error:
         raise RegrowError(
@@ -29,7 +32,7 @@ def lock(descriptor: int, path: Path, another: str) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Returns when all of it is written, though not yet on the disk."""
+    """Writes all of `data`. It may not be on disk yet when this returns."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

@@ -1,4 +1,7 @@
-"""Record files on disk: appended a whole batch at a time, safe against kills, full disks and a second writer."""
+"""Record files on disk. One batch is appended at a time.
+
+Complete batches survive a killed process and a full disk, and a second writer is refused.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,14 @@ from regrow.records import Record
 from regrow.run_config import FORMAT, FORMATS, RunConfig
 
 _STARTS = tuple(b'{"format":%d,' % written for written in FORMATS)
-_RECORD = re.compile(
-    rb'^\W*\{[ \t]*"(format"[ \t]*:[ \t]*\d|batch"[ \t]*:)', re.MULTILINE
-)  # also with its fields sorted
+# The beginning of a record, also if another tool has sorted its fields.
+_RECORD = re.compile(rb'^\W*\{[ \t]*"(format"[ \t]*:[ \t]*\d|batch"[ \t]*:)', re.MULTILINE)
 
 
 def read(path: Path) -> tuple[Record, ...]:
-    """The complete batches of a file, in order of batch. Another process may still be writing it.
+    """Returns the complete batches of a file, in order of batch. Another process may still be writing it.
 
-    Raises UsageError for a file that cannot be read, RegrowError for one that is damaged or holds no complete batch.
+    Raises UsageError if the file cannot be read, RegrowError if it is damaged or holds no complete batch.
     """
     try:
         if path.exists() and not (path.is_file() or _is_open_pipe(path)):
@@ -40,13 +42,16 @@ def read(path: Path) -> tuple[Record, ...]:
 
 
 def _is_open_pipe(path: Path) -> bool:
-    """Whether it is a pipe that a shell opened, such as `<(zcat file.gz)`, which lies nowhere. One that lies in a folder may have nobody
-    who writes to it, and reading it would take for ever."""
+    """Returns True for a pipe that a shell opened, such as `<(zcat file.gz)`.
+
+    Such a pipe lies in no folder. A named pipe that lies in a folder may have no writer, and reading it would
+    then block for ever.
+    """
     return path.is_fifo() and not Path(os.path.realpath(path)).exists()
 
 
 def refuse_other(path: Path, config: RunConfig) -> None:
-    """Raises RegrowError for a file that is there and in which no run of this configuration can go on; nothing is written."""
+    """Raises RegrowError if the file exists but a run of this configuration cannot continue it."""
     if path.exists():
         with _disk(path):
             data = path.read_bytes()
@@ -55,12 +60,13 @@ def refuse_other(path: Path, config: RunConfig) -> None:
 
 @final
 class RecordFile:
-    """A record file open for appending, by this process alone, until `close` or the end of its `with` block."""
+    """A record file that only this process may append to, until `close` or the end of the `with` block."""
 
     def __init__(self, path: Path, config: RunConfig) -> None:
-        """Creates the file, or takes up an existing one and cuts off its torn last line.
+        """Creates the file, or opens an existing one and cuts off an incomplete last line.
 
-        Raises RegrowError for a file that cannot be written, that another process writes, that is damaged or of another configuration.
+        Raises RegrowError if the file cannot be written, is being written by another process, is damaged, or
+        belongs to another configuration.
         """
         self._path, self._config, self._size = path, config, 0
         self._made = not path.exists()
@@ -78,11 +84,14 @@ class RecordFile:
 
     @property
     def done(self) -> frozenset[int]:
-        """The batches that are on the disk."""
+        """The batches that are on disk."""
         return frozenset(self._done)
 
     def append(self, record: Record) -> None:
-        """Returns once the record is on the disk. Raises RegrowError if it could not be written whole; then nothing of it counts."""
+        """Appends a record, and returns when it is on disk.
+
+        Raises RegrowError if the record cannot be written completely; the file then counts as unchanged.
+        """
         if record.config.key != self._config.key or record.batch in self._done:
             raise ValueError(f"batch {record.batch} is of another configuration or recorded already")
         line = record.line()
@@ -91,16 +100,17 @@ class RecordFile:
                 write_all(self._descriptor, line)
                 os.fsync(self._descriptor)
             except OSError:
-                with suppress(OSError):  # what then stays is a torn line, which the next run cuts off
+                with suppress(OSError):  # the incomplete line then stays, and the next run cuts it off
                     os.ftruncate(self._descriptor, self._size)
                 raise
         self._size += len(line)
         self._done.add(record.batch)
 
     def close(self) -> None:
+        """Closes the file and releases its lock. A file that this run created and left empty is removed."""
         if self._made and not self._size:
-            self._path.unlink(missing_ok=True)  # made by a run that recorded nothing
-        os.close(self._descriptor)  # the lock goes with it
+            self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)  # this releases the lock
 
     def __enter__(self) -> Self:
         return self
@@ -119,7 +129,7 @@ def _disk(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> int:
-    """A descriptor for appending that holds the file's lock."""
+    """Opens the file for appending, locks it, and returns its descriptor."""
     with _disk(path):
         if path.exists() and not path.is_file():
             raise RegrowError(f"{path} is not a regular file; choose another one for the records")
@@ -134,7 +144,10 @@ def _open(path: Path) -> int:
 
 
 def _parse(path: Path, data: bytes) -> tuple[dict[int, Record], int]:
-    """The complete records of `data` by batch, all of one configuration, and the bytes they take; only a torn last line may follow."""
+    """Returns the complete records in `data` by batch, and the number of bytes they take.
+
+    All records must have one configuration, and only an incomplete last line may follow them.
+    """
     _refuse_foreign(path, data)
     records: dict[int, Record] = {}
     size = 0
@@ -154,19 +167,22 @@ def _parse(path: Path, data: bytes) -> tuple[dict[int, Record], int]:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether a last line is a record cut short, or the zeros a power cut leaves. Never another text: that must not be cut off."""
+    """Returns True if a last line is an incomplete record, or consists of zeros that a power cut left.
+
+    Any other text is not torn: a torn line is cut off, and other text must not be lost.
+    """
     if not _has_begun(line.rstrip(b"\0\n")):
         return False
     return not line.endswith(b"\n") or not _is_json(line)
 
 
 def _has_begun(line: bytes) -> bool:
-    """Whether it may be a record, or the beginning of one."""
+    """Returns True if the line may be a record, or the beginning of one."""
     return any(line.startswith(start) or start.startswith(line) for start in _STARTS)
 
 
 def _refuse_foreign(path: Path, data: bytes) -> None:
-    """A damaged record file has at least a line that begins like a record; one without never was one."""
+    """Raises RegrowError if no line begins like a record: then the file is not even a damaged record file."""
     if not (_RECORD.search(data) or _has_begun(data.strip(b"\0\r\n"))):
         raise RegrowError(f"{path} is no record file; choose another one")
 
@@ -184,8 +200,8 @@ def _refuse_stray(record: Record, earlier: Mapping[int, Record]) -> None:
         raise ValueError(f"batch {record.batch} is there twice")
     for other in list(earlier.values())[:1]:
         if record.config.key != other.config.key:
-            raise ValueError("its settings are not those of the lines before")
-        _ = record.counted + other.counted  # refuses other layers
+            raise ValueError("its settings differ from those of the lines before")
+        _ = record.counted + other.counted  # raises ValueError if the layers differ
 
 
 def _refuse_other(path: Path, records: Mapping[int, Record], config: RunConfig) -> None:
@@ -193,10 +209,12 @@ def _refuse_other(path: Path, records: Mapping[int, Record], config: RunConfig) 
         differing = record.config.differences(config)
         if differing:
             raise RegrowError(
-                f"{path} was made with other settings ({differing}, there/asked): ask for the same or choose another file"
+                f"{path} was made with other settings ({differing}, there/asked): "
+                "ask for the same or choose another file"
             )
         if record.config.format != FORMAT:
             raise RegrowError(
-                f"{path} is of format {record.config.format}, which does not say what tokenizer, chat template, generation config and "
-                "attention it was made with: `regrow table` reads it, but no run can go on in it; choose another file"
+                f"{path} is of format {record.config.format}, which does not say what tokenizer, "
+                "chat template, generation config and attention it was made with: `regrow table` reads it, "
+                "but no run can continue it; choose another file"
             )

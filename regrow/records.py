@@ -1,7 +1,7 @@
-"""What every committed accuracy goes through: one JSON line per fixed batch, written once and graded later.
+"""Records: one JSON line per batch, written once and graded later. Every committed accuracy comes from them.
 
-Who is in a batch is part of an experiment whose mask the batch shares, so the unit of work is a batch, and a file holds the batches of
-one configuration. Standard library only.
+The samples of a batch share a mask, so an experiment fixes which samples form a batch. Therefore the unit of
+work is a batch, and a file holds the batches of one configuration. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from regrow.run_config import FORMATS, RunConfig, canonical
 @final
 @dataclass(frozen=True)
 class Record:
-    """One batch, complete: row i of every list belongs to prompt i."""
+    """One complete batch. Entry i of every list belongs to prompt i."""
 
     config: RunConfig
     batch: int  # from 0
     ids: tuple[str, ...]
     prompts_sha256: str  # of the token ids of the prompts, without padding
     tokens: tuple[tuple[int, ...], ...]  # new tokens of each row, its EOS included
-    texts: tuple[str, ...]  # the same decoded, without special tokens: grading needs no tokenizer
+    texts: tuple[str, ...]  # decoded tokens without special tokens, so that grading needs no tokenizer
     finish_reasons: tuple[str, ...]
-    counters: Mapping[str, Any]  # of the session, summed over the batch
+    counters: Mapping[str, Any]  # counters of the session for this batch
     versions: Mapping[str, str]
     seconds: float  # wall clock of the whole batch
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a record that no batch could have left."""
+        """Raises ValueError if no batch can have produced this record."""
         if type(self.batch) is not int or not 0 <= self.batch < self.config.batches:
             raise ValueError(f"batch {self.batch} of {self.config.batches}")
         if not len(self.ids) == len(self.tokens) == len(self.texts) == len(self.finish_reasons) > 0:
@@ -53,23 +53,26 @@ class Record:
             raise ValueError("seconds must be a number")
         if type(self.counters) is not dict:
             raise ValueError("counters must be an object")
-        self.counted  # noqa: B018 - it complains
+        self.counted  # noqa: B018 - raises ValueError for bad counters
 
     @cached_property
     def counted(self) -> Counters:
-        """The counters, of the rows that are here."""
+        """The counters. Lengths and finish reasons are taken from the rows of the record."""
         lengths, ends = [len(row) for row in self.tokens], list(self.finish_reasons)
         return replace(Counters.from_dict(self.counters), tokens=lengths, finish_reasons=ends)
 
     def line(self) -> bytes:
-        """The record as it is written, with its newline."""
+        """Returns the record as one line of JSON, newline included."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         body = canonical(values | {"config": self.config.to_dict(), "key": self.config.key})
         return b'{"format":%d,%s\n' % (self.config.format, body[1:].encode())
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
-        """Raises ValueError (JSONDecodeError and UnicodeDecodeError are) for anything but a whole, untouched record."""
+        """Reads a record from its line. Raises ValueError unless the line is a complete, unchanged record.
+
+        JSONDecodeError and UnicodeDecodeError are ValueErrors, and may be raised too.
+        """
         values = _loads(line)
         written = values.pop("format", None) if type(values) is dict else None
         if type(written) is not int or written not in FORMATS:
@@ -87,21 +90,21 @@ class Record:
 
 
 def _loads(line: bytes) -> Any:
-    """Raises ValueError for anything but JSON: also for numbers that it lacks, and for what is nested beyond reason."""
+    """Parses JSON. Raises ValueError for anything else, also for NaN, infinity and too deep nesting."""
     try:
         return json.loads(line, parse_constant=_no_number)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("its JSON is nested too deeply") from error
 
 
 def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 @final
 @dataclass(frozen=True)
 class Mark:
-    """One problem, right or wrong."""
+    """The grade of one problem: right or wrong."""
 
     family: str
     right: bool
@@ -126,11 +129,11 @@ class Grade:
 @final
 @dataclass(frozen=True)
 class Graded:
-    """A record file and the grade of every prompt in it, in the task's order."""
+    """A record file, with the grade of every prompt in it in the order of the task."""
 
-    records: tuple[Record, ...]  # at least one, by batch
+    records: tuple[Record, ...]  # at least one, in order of batch
     grades: tuple[Grade, ...]
-    missing: tuple[int, ...]  # batches not recorded: the accuracy is that of the others
+    missing: tuple[int, ...]  # batches that were not recorded; the accuracy is that of the others
 
     @property
     def config(self) -> RunConfig:

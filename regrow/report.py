@@ -1,4 +1,4 @@
-"""What a batch did, from counters."""
+"""Reports: what a batch did, computed from its counters."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from regrow.counters import Counters, SiteCount
 from regrow.format import NONE, duration, parameters, percent, rate
 
 T = TypeVar("T")
-SHOWN: Final = 10**7  # bytes beside the model from which on they are told
-TELLING: Final = 20  # decode steps whose times say something
+MIN_SHOWN_BYTES: Final = 10**7  # a summary shows memory beside the model's weights from this size on
+MIN_TIMED_STEPS: Final = 20  # the times of fewer decode steps are not compared
 ENDS = {"eos": "ended by itself", "length": "cut at the limit", "stop": "stopped"}
 
 
 @final
 class Counted(Generic[T]):
-    """An attribute that the counters of its object hold."""
+    """Descriptor that reads the attribute of the same name from `counters`."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -31,7 +31,7 @@ class Counted(Generic[T]):
 @final
 @dataclass(frozen=True)
 class Report:
-    """The latest batch of a session; printed, a summary of a few lines."""
+    """What the latest batch of a session did. Its text is a summary of a few lines."""
 
     method: dict[str, Any]
     target_sparsity: float
@@ -57,12 +57,12 @@ class Report:
 
     @property
     def actual_sparsity(self) -> float:
-        """1 - `weights_kept` / `weights_dense`; 0 where there was no decode step."""
+        """1 - `weights_kept` / `weights_dense`, or 0 if there was no decode step."""
         return self.counters.actual_sparsity or 0.0
 
     @property
     def sparse_share(self) -> float:
-        """Of decode steps; 0 where there was none."""
+        """Share of decode steps that were sparse, or 0 if there was no decode step."""
         return self.counters.sparse_share or 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,19 +75,22 @@ class Report:
         }
 
     def __str__(self) -> str:
-        told = summary(self.method, self.target_sparsity, self.counters)
-        width = max(len(name) for name, _ in told)
-        return "\n".join(f"{name:{width}}  {value}" for name, value in told)
+        lines = summary(self.method, self.target_sparsity, self.counters)
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:{width}}  {value}" for name, value in lines)
 
 
 def summary(method: Mapping[str, Any], target: float, counters: Counters) -> list[tuple[str, str]]:
-    """What counters say, as names and sentences."""
+    """Returns the lines of a summary as (name, text)."""
     settings, c = dict(method), counters
     name = settings.pop("name")
     ends = ", ".join(
         f"{count} {ENDS.get(reason, reason)}" for reason, count in sorted(Counter(c.finish_reasons).items())
     )
-    pruned = f"{percent(c.actual_sparsity)} of the weights it prunes, over all decode steps (target {percent(target)})"
+    pruned = (
+        f"{percent(c.actual_sparsity)} of the weights it prunes, over all decode steps "
+        f"(target {percent(target)})"
+    )
     why, not_worth = why_dense(settings, target, c), why_slow(c)
     return [
         ("method", f"{name}: {parameters(settings)}" if settings else name),
@@ -99,7 +102,7 @@ def summary(method: Mapping[str, Any], target: float, counters: Counters) -> lis
         *([("steps", _steps(c, *c.step_seconds))] if c.step_seconds else []),
         *(
             [("memory", f"{c.state_bytes / 1e9:.2f} GB beside the model's weights")]
-            if c.state_bytes >= SHOWN
+            if c.state_bytes >= MIN_SHOWN_BYTES
             else []
         ),
         *([("note", why)] if why else []),
@@ -109,34 +112,37 @@ def summary(method: Mapping[str, Any], target: float, counters: Counters) -> lis
 
 def _steps(counters: Counters, sparse: float, dense: float, average: float) -> str:
     masks = 1e3 * counters.refresh_seconds / counters.decode_steps
-    return f"sparse {1e3 * sparse:.1f} ms, dense {1e3 * dense:.1f} ms, on average {1e3 * average:.1f} ms with {masks:.1f} ms for new masks"
+    return (
+        f"sparse {1e3 * sparse:.1f} ms, dense {1e3 * dense:.1f} ms, on average {1e3 * average:.1f} ms "
+        f"with {masks:.1f} ms for new masks"
+    )
 
 
 def why_slow(counters: Counters) -> str | None:
-    """That pruning cost more time than it saved, where that was measured."""
-    if counters.step_seconds is None or counters.decode_steps < TELLING:
+    """Returns a note if pruning took more time than it saved. None if it did not, or was not measured."""
+    if counters.step_seconds is None or counters.decode_steps < MIN_TIMED_STEPS:
         return None
     _, dense, average = counters.step_seconds
     if average < dense:
         return None
     return (
-        f"pruning costs more than it saves at this batch size: a step with its share of new masks took {1e3 * average:.1f} ms on average, "
-        f"a dense one {1e3 * dense:.1f} ms"
+        "pruning costs more than it saves at this batch size: a step with its share of new masks "
+        f"took {1e3 * average:.1f} ms on average, a dense one {1e3 * dense:.1f} ms"
     )
 
 
 def why_dense(params: Mapping[str, Any], target: float, counters: Counters) -> str | None:
-    """Why a run that should have pruned never did; None where it did, or was meant to be dense."""
+    """Returns why a run never pruned. None if it did prune, or was meant to be dense."""
     if not target or not counters.all_dense:
         return None
     if not counters.decode_steps:
-        return "there was no decode step, as no answer has a second token, so that nothing was pruned"
+        return "there was no decode step, because no answer has a second token; nothing was pruned"
     if params.get("explore_steps", 0) >= params.get("period", 1):
         return "every decode step was dense: a period of nothing but exploration steps prunes none"
     init = params.get("init_steps", 0)
     if counters.sparse_steps or not isinstance(init, int) or not init:
         return "no decode step left any weight out"
     return (
-        f"every decode step was dense: pruning begins after {init} of them (init_steps), and the longest answer has "
-        f"{max(counters.tokens, default=0)} tokens"
+        f"every decode step was dense: pruning begins after {init} of them (init_steps), "
+        f"and the longest answer has {max(counters.tokens, default=0)} tokens"
     )

@@ -1,4 +1,4 @@
-"""Everything that decides the tokens of a run, as a value with a key. Standard library only."""
+"""The configuration of a run: everything that decides its tokens. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Self, final
 
 FORMAT = 3  # raise it when the meaning of a field changes
-# Format 2 did not say what stands between a prompt and its tokens. It is read, graded and tabulated, but no run goes on in it.
+# Format 2 lacks the fields in _SINCE_3: its records are read, graded and tabulated, but never continued.
 FORMATS = (2, FORMAT)
 _SINCE_3 = (
     "tokenizer_sha256",
@@ -23,45 +23,48 @@ _SINCE_3 = (
 
 
 def canonical(value: object) -> str:
-    """The one way a JSON value is written here. Raises ValueError for NaN and infinity, which are not JSON."""
+    """Returns the canonical JSON text of a value. Equal values give equal texts.
+
+    Raises ValueError for NaN and infinity, which are not JSON.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: object) -> str:
-    """sha256 of the canonical JSON of `value`, in hexadecimal."""
+    """Returns the sha256 of the canonical JSON of `value`, in hexadecimal."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 @final
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides the tokens of a run. Two runs are the same experiment if their keys are the same."""
+    """Everything that decides the tokens of a run. Runs with equal keys are the same experiment."""
 
     model: str
     fingerprint: str  # of the weights
     dtype: str
     device: str
     method: str
-    params: Mapping[str, Any]  # of the method, JSON values
-    skip_layers: tuple[int, ...]  # left dense
+    params: Mapping[str, Any]  # parameters of the method, as JSON values
+    skip_layers: tuple[int, ...]  # layers that stay dense
     task: str
     task_sha256: str  # of ids, prompts and golds, in order
     order: str  # "dataset"
-    limit: int  # prompts taken, from the first
+    limit: int  # number of prompts taken, from the first on
     batch_size: int
     max_new_tokens: int
     sampling: str  # "greedy"
     chat: bool  # the prompts went through the model's chat template
-    # None in a record of format 2, which does not say.
-    tokenizer_sha256: str | None = None  # of its files
-    chat_template_sha256: str | None = None  # empty without a template
+    # The fields below are None in a record of format 2, which lacks them.
+    tokenizer_sha256: str | None = None  # of the tokenizer's files
+    chat_template_sha256: str | None = None  # empty text if there is no template
     prompts_sha256: str | None = None  # of the token ids of all prompts, in order
     padding: str | None = None  # "left"
-    attention: str | None = None  # the model's implementation, which decides how sums are rounded
-    generation_config: Mapping[str, Any] | None = None  # the model's own settings that are in force
+    attention: str | None = None  # attention implementation of the model, which decides how sums are rounded
+    generation_config: Mapping[str, Any] | None = None  # the model's own generation settings that apply
 
     def __post_init__(self) -> None:
-        """Raises ValueError for settings that no run could have had."""
+        """Raises ValueError if no run can have these settings."""
         for field in fields(self):
             value, kind = getattr(self, field.name), _KINDS[field.name]
             if type(value) is not kind and not (value is None and field.name in _SINCE_3):
@@ -72,37 +75,44 @@ class RunConfig:
             if not 1 <= getattr(self, name) < 2**63:
                 raise ValueError(f"setting {name} must be at least 1")
         if len({getattr(self, name) is None for name in _SINCE_3}) > 1:
-            raise ValueError(f"{', '.join(_SINCE_3)} go together")
+            raise ValueError(f"{', '.join(_SINCE_3)} must all be given, or none of them")
 
     @property
     def format(self) -> int:
-        """Of the records that hold it."""
+        """Format of the records that hold this configuration."""
         return 2 if self.tokenizer_sha256 is None else FORMAT
 
     @cached_property
     def key(self) -> str:
+        """Digest of all settings, which identifies the experiment."""
         return digest(self.to_dict())
 
     @property
     def batches(self) -> int:
+        """Number of batches of a complete run."""
         return -(-self.limit // self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """As records hold it: what is not known is not there."""
+        """Returns the settings as records hold them. Unknown settings are left out."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Any, written: int) -> Self:
-        """From a record of that format. Raises ValueError for anything else."""
+        """Reads the settings of a record of format `written`.
+
+        Raises ValueError if settings are missing, unknown or of another type.
+        """
         names = {field.name for field in fields(cls)} - (set(_SINCE_3) if written == 2 else set())
         if type(values) is not dict or set(values) != names or type(values["skip_layers"]) is not list:
             raise ValueError("fields of the settings are missing, unknown or of another type")
         return cls(**values | {"skip_layers": tuple(values["skip_layers"])})
 
     def differences(self, other: RunConfig) -> str:
-        """The settings in which `other` differs, as `name mine/theirs`; of settings within settings those that differ. What only one of
-        them knows is no difference."""
+        """Returns the settings in which `other` differs, as `name mine/theirs`.
+
+        Of nested settings, only those that differ are named. Settings that only one side knows are ignored.
+        """
         return differences(self.to_dict(), other.to_dict())
 
 
@@ -119,7 +129,7 @@ _NAMED = {str: "text", dict: "an object", tuple: "a list", int: "an integer", bo
 
 
 def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """As `RunConfig.differences`, of settings as JSON has them."""
+    """Returns the same as `RunConfig.differences`, for settings as JSON values."""
     return ", ".join(
         _difference(name, mine[name], theirs[name])
         for name in mine
@@ -137,7 +147,8 @@ def _difference(name: str, mine: Any, theirs: Any) -> str:
     names = [
         within for within in dict.fromkeys([*mine, *theirs]) if _differ(mine.get(within), theirs.get(within))
     ]
-    return f"{name} ({', '.join(f'{within} {_short(mine.get(within))}/{_short(theirs.get(within))}' for within in names)})"
+    differing = (f"{within} {_short(mine.get(within))}/{_short(theirs.get(within))}" for within in names)
+    return f"{name} ({', '.join(differing)})"
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The one mutable object: it owns the clock, the method at work and the counters."""
+"""The session: the one mutable object, which owns the clock, the state of the method and the counters."""
 
 from __future__ import annotations
 
@@ -21,11 +21,29 @@ from regrow.report import Report
 
 @final
 class Session:
-    """One method on one model.
+    """Runs one method on one model: plans forward passes, counts them, and selects new masks.
 
-    A host calls `start` for a batch and `join` for each sample. It then plans every forward pass (`plan`), runs the model within
-    `running`, where the patched modules call `run`, and commits the tokens that stand (`commit`). A pass that is never committed leaves
-    no trace.
+    A session lasts as long as the model is patched. A host (the code that drives the model) makes these calls
+    for each batch:
+
+    1. `start` forgets the previous batch and sets the number of slots. A slot is one row of the memory in
+       which a method keeps what each sample has needed so far.
+    2. `join` assigns new samples to slots. Samples may also join later, and `leave` removes them.
+    3. For each forward pass, of prompt tokens or generated tokens:
+
+       - `plan` returns a `Pass`. The schedule decides whether it is dense, observed or sparse, unless the
+         pass is a draft or a verification.
+       - `with running(planned):` the host runs the model, and each patched module calls `run`.
+       - `commit` counts the tokens that are kept. It updates scores, clock and counters. If a phase ends with
+         the pass, `commit` folds the scores into the memory, and selects a new mask if one is due.
+
+    4. `report` returns the counters of the batch.
+
+    A phase is a stretch of tokens over which scores are summed: a prompt, or the dense decode steps before a
+    selection. The clock counts the decode steps of the batch. A pass with several tokens a row advances it by
+    several steps, but adds one to the counter of decode steps, because it reads the weights once.
+
+    Only `commit` changes state that a later pass depends on. A pass that is never committed has no effect.
     """
 
     def __init__(
@@ -36,53 +54,55 @@ class Session:
         *,
         record_masks: bool = False,
     ) -> None:
-        """With `record_masks`, `masks` lists every selection."""
+        """Binds the session to `blocks` (see `bind`). With `record_masks`, `masks` lists every selection."""
         self.method, self.counters = method, Counters()
-        self.masks: list[
-            tuple[int, Tensor]
-        ] = []  # (decode step, index [L, k]; with thresholds filled up with -1)
-        self._record = record_masks
-        self._under_way = (
-            threading.local()
-        )  # `now`: the pass that this thread runs; other threads see the plain model
+        # (decode step, index [L, k]). With thresholds, layers differ in k, and rows are padded with -1.
+        self.masks: list[tuple[int, Tensor]] = []
+        self._record_masks = record_masks
+        # Its attribute `now` is the pass that this thread runs. Other threads see the model without pruning.
+        self._under_way = threading.local()
         self.bind(blocks, calibration)
 
     def bind(self, blocks: Blocks, calibration: Mapping[str, Tensor] | None = None) -> None:
-        """Takes up these weights: everything derived from others is forgotten."""
+        """Binds the session to the weights of `blocks`, and drops everything derived from earlier weights.
+
+        `calibration` holds tensors by name, for a method that needs them.
+        """
         weight = blocks.ffns[0].weights.gate
-        self._blocks = replace(
-            blocks, ffns=(), linears=()
-        )  # only what is counted: the pruner alone holds weights, if it needs any
-        self._device, self._element = weight.device, weight.element_size()
+        # The session needs only the sizes. Weights are referenced by the pruner alone, if it needs any.
+        self._blocks = replace(blocks, ffns=(), linears=())
+        self._device, self._element_bytes = weight.device, weight.element_size()
         self.pruner = self.method.pruner(blocks, calibration or {})
         self.schedule = self.pruner.schedule
         self._clock = 0
-        self._last: Pass | None = None  # the pass that ran last
+        self._last: Pass | None = None  # the pass that ran last, until it is committed
         self._meter = Meter(len(blocks.sizes[Site.DOWN]), self._device)
-        self._slots: dict[
-            int, Tensor
-        ] = {}  # of decode passes of so many tokens, at addresses that never change
+        # Number of tokens of a decode pass -> buffer for its `slot`, whose address never changes.
+        self._slots: dict[int, Tensor] = {}
 
     # The batch
 
     def start(self, slots: int) -> None:
-        """Forgets the batch before; `slots` is the number of samples that can run at once."""
+        """Starts a batch of at most `slots` samples at a time, and forgets the previous batch."""
         self.counters, self.masks = Counters(), []
         self._meter.reset()
         self._last, self._clock = None, 0
         self._occupied = torch.zeros(slots, dtype=torch.bool, device=self._device)
-        self._filling = torch.zeros_like(self._occupied)  # still in their prompt
+        self._filling = torch.zeros_like(self._occupied)  # slots whose prompt is not complete yet
         self.pruner.start(slots, self._meter)
 
     def join(self, slots: Sequence[int]) -> None:
-        """New samples take these slots; they are in their prompt until `commit` is told otherwise. The clock goes on."""
+        """Assigns new samples to these slots. The clock is not reset.
+
+        The prompts of these samples are incomplete until `commit` lists the slots in `completed`.
+        """
         joining = self._mask(slots)
         self._occupied |= joining
         self._filling |= joining
         self.pruner.memory.join(joining)
 
     def leave(self, slots: Sequence[int]) -> None:
-        """These samples no longer count from the next selection on."""
+        """Removes the samples in these slots: they do not count in later selections."""
         leaving = self._mask(slots)
         self._occupied &= ~leaving
         self._filling &= ~leaving
@@ -98,20 +118,25 @@ class Session:
         decode: bool = True,
         role: Role = Role.SCHEDULED,
     ) -> Pass:
-        """What the next forward pass is; it counts nothing yet.
+        """Returns the next forward pass, of B rows with w tokens each (T = B w). Nothing is counted yet.
 
-        `slot` [T] int64 is the memory row of each token, -1 where a token never counts (padding, ended rows); `position` [B, w] its place
-        in its row's own text, T = B w. `prompt`: the pass holds prompt tokens, so that it is exact for every row; `decode`: it holds
-        decode rows, so that the clock moves when it is committed. `role`: a draft runs with retained neurons as soon as there are any, a
-        verification densely, whatever the schedule says.
+        - `slot` [T] int64: the slot of each token, or -1 for a token that never counts (padding, ended rows).
+        - `position` [B, w] int64: the position of each token in its own row's text.
+        - `prompt`: the pass holds prompt tokens. It is then exact for every row.
+        - `decode`: the pass holds decode rows. Committing it then advances the clock.
+        - `role`: a draft is sparse as soon as the method can prune, and a verification is always dense,
+          whatever the schedule says.
         """
         return Pass(self._mode(position.shape[1], prompt, decode, role), slot, position, prompt, decode, role)
 
     @contextmanager
     def running(self, planned: Pass) -> Iterator[Hashable]:
-        """Within it, the patched modules run the pass, in this thread alone. Gives its graph key: decode passes of equal keys and shapes
-        run the same kernels on the same buffers, so that one CUDA graph serves them all; None means: do not capture."""
-        now = planned if planned.prompt else replace(planned, slot=self._fixed(planned.slot))
+        """Makes `planned` the pass that the patched modules run, in this thread alone. Yields its graph key.
+
+        Decode passes with equal keys and shapes run the same kernels on the same buffers, so one CUDA graph
+        serves them all. None means: do not capture.
+        """
+        now = planned if planned.prompt else replace(planned, slot=self._at_fixed_address(planned.slot))
         self.pruner.prepare(now)
         self._last, self._under_way.now = planned, now
         try:
@@ -120,7 +145,10 @@ class Session:
             self._under_way.now = None
 
     def run(self, place: int, x: Tensor) -> Tensor:
-        """A patched module on x [..., in]; outside a pass, and in another thread, as the model itself does."""
+        """Returns the output of patched module number `place` for x [..., in].
+
+        Outside `running`, and in other threads, this is the model's own output.
+        """
         return self.pruner.run(place, x, getattr(self._under_way, "now", None))
 
     def commit(
@@ -134,18 +162,26 @@ class Session:
         last: bool = False,
         counted: Callable[[], None] | None = None,
     ) -> bool:
-        """The pass stands, for the first `kept` [S] tokens of each slot (None: all): clock, scores and counters move; then what ended is
-        folded, and neurons are selected anew where the schedule says so, or after a verification. Whether a selection was made.
+        """Counts a pass that has run. Returns True if a new mask was selected.
 
-        `steps`: by how many decode steps the clock moves; without it the most that a slot keeps, for which the host waits. `completed`:
-        slots whose prompt the pass completed; `finished` [S] bool: slots that have generated their EOS by now; `last`: no pass follows, so
-        that nothing is folded; `counted` is called when the pass is counted, before anything is folded. Raises ValueError for a pass that
-        did not run, or after which another one ran.
+        First, scores, clock and counters are updated. If a phase ends with this pass, its scores are then
+        folded into the memory. After that, a new mask is selected, provided that the next step is sparse or
+        the pass was a verification.
+
+        - `kept` [S]: how many tokens of each slot are kept, from its first token in the pass. None keeps all.
+        - `steps`: how many decode steps the clock advances. The default is the width of the pass or, with
+          `kept`, the largest entry of `kept`. Reading that entry synchronises with the device.
+        - `completed`: slots whose prompt is complete with this pass.
+        - `finished` [S] bool: slots that have generated their EOS by now.
+        - `last`: no pass follows, so nothing is folded or selected.
+        - `counted`: callback that is called after the pass is counted and before anything is folded.
+
+        Raises ValueError unless `done` is the pass that ran last and is not committed yet.
         """
         if done is not self._last:
             raise ValueError("only the pass that ran last can be committed, and only once")
         self._last = None
-        self.pruner.commit(done, done.slot if kept is None else _standing(done, kept))
+        self.pruner.commit(done, done.slot if kept is None else _slots_of_kept_tokens(done, kept))
         before = self._clock
         if done.decode:
             self._clock += steps if steps is not None else done.width if kept is None else int(kept.max())
@@ -167,12 +203,14 @@ class Session:
         follows = done.role is Role.VERIFY or self.schedule.mode(self._clock + 1) is Mode.SPARSE
         return follows and self._select(rows)
 
-    # What it did
+    # The report
 
     def report(self) -> Report:
+        """Returns the counters of the batch so far. Reading them may synchronise with the device."""
         sites = self._sites()
         kept, dense = (
-            sum(sum(getattr(sites[site.value], name)) for site in self._own()) for name in ("kept", "dense")
+            sum(sum(getattr(sites[site.value], name)) for site in self._pruned_sites())
+            for name in ("kept", "dense")
         )
         counters = replace(
             self.counters,
@@ -201,7 +239,7 @@ class Session:
         return Mode.OBSERVE if Mode.OBSERVE in modes else modes.pop()
 
     def _ended(self, done: Pass, steps: range, completed: Sequence[int]) -> Tensor | None:
-        """[S] bool: the slots whose phase ends with this pass; None where that is none."""
+        """Returns the slots whose phase ends with this pass, [S] bool, or None if no phase ends."""
         if (self.schedule.prunes and done.role is Role.VERIFY) or (
             done.decode and any(map(self.schedule.closes, steps))
         ):
@@ -213,14 +251,18 @@ class Session:
         if retained is None:
             return False
         self.counters.updates += 1
-        if self._record:
+        if self._record_masks:
             self.masks.append((self._clock, pad_sequence(list(retained), batch_first=True, padding_value=-1)))
         return True
 
     def _sites(self) -> dict[str, SiteCount]:
-        """Weight elements over all decode steps, of every layer: what modules that are not patched have comes from the model."""
+        """Returns the weight elements used by decode steps, by site and layer.
+
+        The meter counts those of patched modules. A module that is not patched uses all weights in every
+        step, except those that a weight-pruning method has zeroed.
+        """
         steps, metered, blocks = self.counters.decode_steps, self._meter.kept(), self._blocks
-        patched = self._own() if self.pruner.places else ()
+        patched = self._pruned_sites() if self.pruner.places else ()
         found = {}
         for site, sizes in blocks.sizes.items():
             own = set(blocks.layers) if site in patched else set()
@@ -231,20 +273,23 @@ class Session:
             found[site.value] = SiteCount(kept, [size * steps for size in sizes])
         return found
 
-    def _own(self) -> tuple[Site, ...]:
+    def _pruned_sites(self) -> tuple[Site, ...]:
         return tuple(site for site in self.method.sites if site in self._blocks.sizes)
 
-    def _bytes(self, sites: Mapping[str, SiteCount], of: Sequence[Site]) -> int:
-        """Weights that a decode step has to read. Zeros in a weight are read like the rest: the dense kernels that run them do."""
-        counts = [sites[site.value] for site in of if site.value in sites]
-        return self._element * sum(
-            sum(count.dense if self.method.surface is Surface.WEIGHTS else count.kept) for count in counts
+    def _bytes(self, counts: Mapping[str, SiteCount], sites: Sequence[Site]) -> int:
+        """Returns the bytes of weights at these sites that decode steps had to read.
+
+        Weights that a weight-pruning method has zeroed are read as well, because the matmuls stay dense.
+        """
+        chosen = [counts[site.value] for site in sites if site.value in counts]
+        return self._element_bytes * sum(
+            sum(count.dense if self.method.surface is Surface.WEIGHTS else count.kept) for count in chosen
         )
 
-    def _fixed(self, slot: Tensor) -> Tensor:
-        """The same at an address that never changes, so that a captured step sees it."""
+    def _at_fixed_address(self, slot: Tensor) -> Tensor:
+        """Copies `slot` to a buffer whose address never changes, where a captured step reads it."""
         if len(slot) not in self._slots:
-            with torch.inference_mode(mode=False):  # it outlives the caller's inference mode
+            with torch.inference_mode(mode=False):  # the buffer outlives the caller's inference mode
                 self._slots[len(slot)] = torch.empty_like(slot)
         return self._slots[len(slot)].copy_(slot)
 
@@ -254,7 +299,7 @@ class Session:
         return mask
 
 
-def _standing(done: Pass, kept: Tensor) -> Tensor:
-    """The pass's slots [T], -1 where a token is not among the first `kept` [S] of its row."""
+def _slots_of_kept_tokens(done: Pass, kept: Tensor) -> Tensor:
+    """Returns the pass's `slot` [T], with -1 for tokens beyond the first `kept[slot]` of their row."""
     number = torch.arange(done.width, device=kept.device).repeat(len(done.position))
     return torch.where((done.slot >= 0) & (number < kept[done.slot.clamp(min=0)]), done.slot, -1)

@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""The versions that a run is made with, and those that Regrow supports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Final
 from regrow.errors import RegrowError
 
 _ABSENT = "not installed"
-# From the first to below the second; as in pyproject.toml.
+# From the first version up to, but not including, the second. pyproject.toml has the same ranges.
 SUPPORTED: Final[dict[str, tuple[tuple[int, int], tuple[int, int] | None]]] = {
     "torch": ((2, 11), None),
     "transformers": ((5, 17), (5, 20)),
@@ -21,14 +21,14 @@ SUPPORTED: Final[dict[str, tuple[tuple[int, int], tuple[int, int] | None]]] = {
 
 
 def require_supported() -> None:
-    """Raises RegrowError where torch or transformers is not installed, or in a version that Regrow was not written for.
+    """Raises RegrowError if torch or transformers is missing, or has a version that Regrow does not support.
 
-    Neither is imported: one of a wrong version may not even import.
+    Imports neither of them, because a wrong version may fail to import.
     """
     for name, (first, beyond) in SUPPORTED.items():
         found = _version(name)
         if found == _ABSENT and find_spec(name) is not None:
-            continue  # run from a folder: its version is not known
+            continue  # a package that runs from a folder has no known version
         parts = re.match(r"(\d+)\.(\d+)", found)
         number = (int(parts[1]), int(parts[2])) if parts else (0, 0)
         if number < first or (beyond is not None and number >= beyond):
@@ -44,7 +44,10 @@ def _unsupported(name: str, found: str, first: tuple[int, int], beyond: tuple[in
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the tokens, and the commit of this package where it runs from a checkout (`-dirty` if changed)."""
+    """Returns the versions of everything that decides the tokens.
+
+    If this package runs from a git checkout, its commit is included, with `-dirty` if files were changed.
+    """
     found = {name: _version(name) for name in ("regrow", "torch", "transformers")}
     return found | {"python": platform.python_version()} | _commit(Path(__file__).parent)
 
@@ -52,12 +55,12 @@ def versions() -> dict[str, str]:
 def _version(name: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:  # run from a folder, not installed
+    except PackageNotFoundError:  # not installed, or run from a folder
         return _ABSENT
 
 
 def _commit(folder: Path) -> dict[str, str]:
-    # Installed packages often lie inside somebody else's checkout (a virtual environment): its commit is not ours.
+    # A virtual environment often lies inside the checkout of another project, whose commit is not ours.
     if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return {}
     commit = _git(folder, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
@@ -65,7 +68,7 @@ def _commit(folder: Path) -> dict[str, str]:
 
 
 def _git(folder: Path, *command: str) -> str | None:
-    """What git prints, or None where it fails or is not there."""
+    """Returns what git prints, or None if git fails or is not installed."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from regrow.errors import RegrowError, UsageError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Makes the folder too, if it is not there. What was at `path` stays until the new file is on the disk; a symbolic link stays one.
+    """Writes `content` to `path`, completely or not at all. Creates missing folders.
 
-    Raises UsageError where a file cannot be, RegrowError where it cannot be written.
+    An existing file stays until the new one is on disk. A symbolic link stays, and its target is replaced.
+
+    Raises UsageError if `path` is a folder, device or pipe, RegrowError if the file cannot be written.
     """
     try:
         _refuse_special(path)
@@ -34,25 +36,29 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def refuse_place(path: Path, option: str = "--out") -> None:
-    """Finds, before the work whose result it is to hold, that no file can be at `path`. Raises UsageError that names the option."""
+    """Raises UsageError, which names the option, if no file can be written at `path`.
+
+    Call it before the work whose result the file is to hold.
+    """
     try:
         _refuse_special(path, option)
         folder = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
         if folder.is_dir() and os.access(folder, os.W_OK):
             return
         reason = f"no file can be made in {folder}"
-    except OSError as error:  # a name too long, a folder that cannot be looked into
+    except OSError as error:  # for instance a name that is too long, or a folder without access
         reason = str(error.strerror)
     except UsageError:
         raise
-    except ValueError as error:  # a name with a null byte
+    except ValueError as error:  # the name has a null byte
         reason = str(error)
     raise UsageError(f"{path} cannot be written: {reason}; choose another {option}")
 
 
 def _refuse_special(path: Path, option: str = "--out") -> None:
-    """A new file would take the place of a device or a pipe."""
+    """Raises UsageError if `path` is a folder, device or pipe, which a new file would replace."""
     if path.exists() and not path.is_file():
         raise UsageError(
-            f"{path} cannot be written: it is {'a folder' if path.is_dir() else 'no regular file'}; choose another {option}"
+            f"{path} cannot be written: it is {'a folder' if path.is_dir() else 'no regular file'}; "
+            f"choose another {option}"
         )

@@ -1,6 +1,7 @@
-"""Markdown tables of a CPU benchmark: `python scripts/cpu_tables.py results/bench-vllm.json`; docs/performance.md holds them.
+"""Prints the Markdown tables of a CPU benchmark: `python scripts/cpu_tables.py results/bench-vllm.json`.
 
-Of a benchmark with prompts of several lengths, how fast those are read.
+docs/performance.md holds these tables. If the benchmark has prompts of several lengths, the only table is
+that of prefill speeds.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from regrow.format import markdown
 
 
 def tables(result: Result) -> str:
+    """Returns the table of decode speeds and the table of milliseconds by part, both by batch size."""
     sizes = sorted({row.rows for row in result.rows})
     labels = list(dict.fromkeys(row.label for row in result.rows))
-    of = {(row.label, row.rows): row for row in result.rows}
+    found = {(row.label, row.rows): row for row in result.rows}
     batches = [f"batch {size}" for size in sizes]
-    speeds = [[label, *(_speed(of.get((label, size))) for size in sizes)] for label in labels]
+    speeds = [[label, *(_speed(found.get((label, size))) for size in sizes)] for label in labels]
     kinds = {
         (label, part): None
         for label in labels
@@ -26,7 +28,8 @@ def tables(result: Result) -> str:
         for part in row.ms
     }
     parts = [
-        [f"{label}: {part}", *(_ms(of.get((label, size)), part) for size in sizes)] for label, part in kinds
+        [f"{label}: {part}", *(_ms(found.get((label, size)), part) for size in sizes)]
+        for label, part in kinds
     ]
     return "\n\n".join(
         [markdown(["tokens a second", *batches], speeds), markdown(["milliseconds", *batches], parts)]
@@ -34,10 +37,11 @@ def tables(result: Result) -> str:
 
 
 def prompts(result: Result) -> str:
+    """Returns the table of prefill speeds by prompt length."""
     lengths = sorted({row.prompt for row in result.rows})
     labels = list(dict.fromkeys(row.label for row in result.rows))
-    of = {(row.label, row.prompt): row for row in result.rows}
-    lines = [[label, *(_prompt_speed(of.get((label, length))) for length in lengths)] for label in labels]
+    found = {(row.label, row.prompt): row for row in result.rows}
+    lines = [[label, *(_prompt_speed(found.get((label, length))) for length in lengths)] for label in labels]
     return markdown(["prompt tokens a second", *(f"{length} tokens" for length in lengths)], lines)
 
 
@@ -62,5 +66,5 @@ def _ms(row: BenchRow | None, part: str) -> str:
 
 
 if __name__ == "__main__":
-    found = Result.load(Path(sys.argv[1]))
-    print(prompts(found) if len({row.prompt for row in found.rows}) > 1 else tables(found))
+    loaded = Result.load(Path(sys.argv[1]))
+    print(prompts(loaded) if len({row.prompt for row in loaded.rows}) > 1 else tables(loaded))

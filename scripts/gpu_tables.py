@@ -1,4 +1,7 @@
-"""Prints the tables of docs/performance.md that come from results/h200 and results/h100: `python scripts/gpu_tables.py`."""
+"""Prints the GPU tables of docs/performance.md, from results/h200 and results/h100.
+
+Usage: `python scripts/gpu_tables.py`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def main() -> None:
 
 
 def tables() -> list[str]:
-    """Return speed and the parts of a generation on the H200, the same on the H100, and the kernels there one by one."""
+    """Returns tables of speed and step times on the H200, of both on the H100, and of kernels on the H100."""
     newer = [row for row in _rows("h200/decode.json") if row["model"] == "qwen-7b"]
     older = _rows("h100/decode.json")
     return [
@@ -48,7 +51,7 @@ def tables() -> list[str]:
             steps(newer),
             speed(older),
             steps(older),
-            of_kernels(_rows("h100/kernels.json")),
+            kernels(_rows("h100/kernels.json")),
         )
     ]
 
@@ -59,12 +62,12 @@ def _rows(name: str) -> list[dict[str, Any]]:
 
 
 def speed(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the ratios to dense, what the bytes allow, and the paper's."""
-    dense, lines = _of(rows, "label", "dense"), []
+    """Returns the speeds relative to dense, their upper bounds by bytes read, and the ratios of the paper."""
+    dense, lines = _by_batch_size(rows, "label", "dense"), []
     lines.append(_line("dense, tokens a second", lambda n: f"{dense[n]['tokens_per_second']['median']:,.0f}"))
     lines.append(_line("its share of the copy bandwidth", lambda n: _percent(dense[n]["bandwidth_share"])))
     for label, name in METHODS.items():
-        found = _of(rows, "label", label)
+        found = _by_batch_size(rows, "label", label)
         paper = {n: PAPER.ratios.get(("qwen-7b", label, n, None)) for n in SIZES}
         lines.append(
             _line(f"**{name}, 50 %**", lambda n, found=found: f"**{found[n]['ratio']['median']:.2f}x**")
@@ -73,7 +76,7 @@ def speed(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(
             _line("the paper, on an H200", lambda n, paper=paper: f"{paper[n]:.2f}x" if paper[n] else NONE)
         )
-    if stock := _of(rows, "label", "transformers"):
+    if stock := _by_batch_size(rows, "label", "transformers"):
         lines.append(
             _line(
                 "transformers' own loop",
@@ -84,10 +87,10 @@ def speed(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def steps(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what the parts of a generation take."""
+    """Returns the milliseconds of each part of a generation."""
     lines = []
     for name, (label, part) in STEPS.items():
-        if found := _of(rows, "label", label):
+        if found := _by_batch_size(rows, "label", label):
             lines.append(
                 _line(
                     name,
@@ -97,22 +100,25 @@ def steps(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [*_head("milliseconds"), *lines]
 
 
-def of_kernels(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the share of the bandwidth that each kernel comes to, and the time of those that bytes do not bound."""
+def kernels(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the share of the copy bandwidth that each kernel reaches.
+
+    For kernels that are not bound by memory bandwidth, the time in microseconds is given instead.
+    """
     lines = []
     for name in KERNELS:
-        found = _of(rows, "kernel", name)
+        found = _by_batch_size(rows, "kernel", name)
         lines.append(_line(name, lambda n, found=found: _percent(found[n]["share"]) if n in found else NONE))
     for name in TIMED:
-        found = _of(rows, "kernel", name)
+        found = _by_batch_size(rows, "kernel", name)
         lines.append(
             _line(f"{name}, µs", lambda n, found=found: f"{found[n]['us']:.0f}" if n in found else NONE)
         )
     return [*_head("share of the copy bandwidth"), *lines]
 
 
-def _of(rows: Sequence[dict[str, Any]], key: str, value: str) -> dict[int, dict[str, Any]]:
-    """Return the first row of each batch size."""
+def _by_batch_size(rows: Sequence[dict[str, Any]], key: str, value: str) -> dict[int, dict[str, Any]]:
+    """Returns the first row of each batch size among the rows with this value under `key`."""
     return {row["rows"]: row for row in reversed(rows) if row[key] == value}
 
 

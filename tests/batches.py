@@ -1,4 +1,4 @@
-"""Ragged batches of the tiny models' vocabulary and what stock transformers makes of them."""
+"""Ragged batches for the tiny models, and what stock transformers generates from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def prompts(rows: int, seed: int = 0) -> list[list[int]]:
 
 
 def arguments(batch: Sequence[Sequence[int]], **changes: Any) -> dict[str, Any]:
-    """Return the arguments of a greedy `generate` of 20 tokens on unpadded prompts, no id being an EOS unless told."""
+    """Return arguments for a greedy `generate` of 20 tokens on unpadded prompts.
+
+    No token is an EOS unless `changes` says so.
+    """
     ids, mask = naive.left_pad(batch, PAD)
     plain = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": VOCABULARY, "pad_token_id": PAD}
     return {"input_ids": ids, "attention_mask": mask, **plain, **changes}
@@ -37,7 +40,10 @@ def new_tokens(batch: Sequence[Sequence[int]], sequences: Tensor) -> list[list[i
 
 
 def ends(model: PreTrainedModel, batch: Sequence[Sequence[int]], **changes: Any) -> list[int]:
-    """Return EOS ids, each the first occurrence of a token in the text of a row, that end rows at different steps."""
+    """Return ids that end rows at different steps when used as EOS.
+
+    Each is a token that a row generates, and the row ends where the token occurs first.
+    """
     rows = new_tokens(batch, model.generate(**arguments(batch, **changes)))
     firsts = [[(i, token) for i, token in enumerate(row) if token not in row[:i]] for row in rows]
     return sorted({first[min(2 + 4 * row, len(first) - 1)][1] for row, first in enumerate(firsts[:3])})

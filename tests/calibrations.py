@@ -1,4 +1,4 @@
-"""Calibrations of the tiny models, from text drawn by a seed."""
+"""Calibrations of the tiny models, from random text with a fixed seed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def text(seed: int = 0, count: int = 6, length: int = 24) -> list[Tensor]:
 def calibration_for(
     model: PreTrainedModel, method: Method, sequences: list[Tensor] | None = None
 ) -> Calibration | None:
-    """Return what the method needs of the model, or None."""
+    """Return the calibration that the method needs for the model, or None."""
     if method.needs is None:
         return None
     sequences = sequences or text()

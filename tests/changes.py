@@ -1,5 +1,7 @@
-"""Ways to make a Llama compute something else than its class says. Each alters the tokens of `batches.prompts`, and none is
-seen in the first four tokens alone unless it says so."""
+"""Ways to make a Llama compute something else than its class says.
+
+Each change alters the tokens generated from `batches.prompts`. Changes with `_late` show after LATE tokens.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,14 @@ from transformers.models.llama.modeling_llama import (
     LlamaRMSNorm,
 )
 
-LATE = 6  # tokens, from which on a change shows
+LATE = 6  # a late change shows only beyond this number of tokens
 
 Patch = pytest.MonkeyPatch
 Change = Callable[[Any, Patch, ExitStack], object]
 
 
 def _late(function: Any, position: int = 0) -> Any:
-    """The function with its argument at `position` tripled, once that has more than LATE columns (its last axis but one)."""
+    """Wraps a function: triples its argument at `position` if that has more than LATE tokens (axis -2)."""
 
     @functools.wraps(function)
     def changed(*args: Any, **kwargs: Any) -> Any:
@@ -44,7 +46,7 @@ def _late(function: Any, position: int = 0) -> Any:
 
 
 def _negated(function: Any) -> Any:
-    """The function, copied in name and text, with its first result of the wrong sign."""
+    """Wraps a function: negates its first result. The wrapper has the name and docstring of the function."""
 
     @functools.wraps(function)
     def changed(*args: Any, **kwargs: Any) -> Any:
@@ -122,9 +124,8 @@ def rotation_replaced(_: Any, patch: Patch, __: ExitStack) -> None:
 
 
 def half_rotation_of_another_model(_: Any, patch: Patch, __: ExitStack) -> None:
-    patch.setattr(
-        modeling_llama, "rotate_half", modeling_cohere.rotate_half
-    )  # transformers' own, of that name, but interleaved
+    # Cohere's function has the same name, and is transformers' own, but interleaves.
+    patch.setattr(modeling_llama, "rotate_half", modeling_cohere.rotate_half)
 
 
 def half_rotation_replaced(_: Any, patch: Patch, __: ExitStack) -> None:
@@ -256,9 +257,9 @@ def _jumping(owner: Any) -> Any:
 # Methods of instances
 
 
-def _on(of: Callable[[Any], Any], name: str = "forward") -> Change:
+def _on(module_of: Callable[[Any], Any], name: str = "forward") -> Change:
     def change(model: Any, patch: Patch, _: ExitStack) -> None:
-        target = of(model)
+        target = module_of(model)
         patch.setitem(vars(target), name, _negated(getattr(target, name)))
 
     return change
@@ -315,7 +316,7 @@ class Forged(LlamaAttention):
 
 
 class Weighted(nn.Module):
-    """A norm of the user's own, with no bases in common but nn.Module."""
+    """A norm written by a user. It shares no base class with LlamaRMSNorm except nn.Module."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -333,9 +334,9 @@ class Backwards(nn.Parameter):
             return -result if function in (torch.Tensor.mul, torch.mul) else result
 
 
-def _of_class(of: Callable[[Any], Any], kind: type) -> Change:
+def _of_class(module_of: Callable[[Any], Any], kind: type) -> Change:
     def change(model: Any, patch: Patch, _: ExitStack) -> None:
-        patch.setattr(of(model), "__class__", kind)
+        patch.setattr(module_of(model), "__class__", kind)
 
     return change
 
@@ -347,9 +348,8 @@ def another_norm(model: Any, patch: Patch, _: ExitStack) -> None:
 
 def embedding_that_rescales(model: Any, patch: Patch, _: ExitStack) -> None:
     embedding, weight = model.model.embed_tokens, model.model.embed_tokens.weight
-    patch.setitem(
-        embedding._parameters, "weight", nn.Parameter(weight.detach().clone())
-    )  # it is changed on the way
+    # max_norm rescales the weight in place, so the model gets a copy.
+    patch.setitem(embedding._parameters, "weight", nn.Parameter(weight.detach().clone()))
     patch.setitem(vars(embedding), "max_norm", 0.5)
 
 
@@ -379,9 +379,9 @@ class _Negative(nn.Module):
 # Hooks
 
 
-def _hook(of: Callable[[Any], Any]) -> Change:
+def _hook(module_of: Callable[[Any], Any]) -> Change:
     def change(model: Any, _: Patch, stack: ExitStack) -> None:
-        stack.callback(of(model).register_forward_hook(lambda *given: _flip(given[2])).remove)
+        stack.callback(module_of(model).register_forward_hook(lambda *given: _flip(given[2])).remove)
 
     return change
 
@@ -412,7 +412,7 @@ def pre_hook_on_every_module(_: Any, __: Patch, stack: ExitStack) -> None:
 
 
 class Watching(TorchFunctionMode):
-    """Flips what fused attention gives."""
+    """Negates the output of fused attention."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         y = function(*args, **(kwargs or {}))
@@ -426,9 +426,9 @@ def function_mode(_: Any, __: Patch, stack: ExitStack) -> None:
 # Attributes and settings that are read at run time
 
 
-def _attribute(of: Callable[[Any], Any], name: str, value: Any) -> Change:
+def _attribute(module_of: Callable[[Any], Any], name: str, value: Any) -> Change:
     def change(model: Any, patch: Patch, _: ExitStack) -> None:
-        patch.setattr(of(model), name, value)
+        patch.setattr(module_of(model), name, value)
 
     return change
 

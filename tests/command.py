@@ -18,7 +18,10 @@ SCRIPT = [sys.executable, "-c", "from regrow.cli import main; main()"]
 
 
 def run(*arguments: object, input: str | bytes | None = None) -> Result:  # noqa: A002  (CliRunner's name for it)
-    """`run("generate", path, "--json")`: its exit code and output; an exception that escapes it is raised."""
+    """Run a command, as in `run("generate", path, "--json")`; return its exit code and output.
+
+    An exception that the command does not handle is raised.
+    """
     result = CliRunner().invoke(
         app, [str(argument) for argument in arguments], input=input, env={"COLUMNS": "100"}
     )
@@ -28,7 +31,10 @@ def run(*arguments: object, input: str | bytes | None = None) -> Result:  # noqa
 
 
 def start(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
-    """The command in a process of its own, on pipes, with Ctrl-C as a terminal has it: shells start background jobs deaf to it."""
+    """Start the command in its own process, on pipes.
+
+    SIGINT (Ctrl-C) gets its default handler, because shells start background jobs that ignore it.
+    """
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
     pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
@@ -37,5 +43,5 @@ def start(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
 
 
 def lines(text: str) -> list[dict[str, Any]]:
-    """JSON lines; fails on anything else between them."""
+    """Parse JSON lines. Fails on any line that is not JSON."""
     return [json.loads(line) for line in text.splitlines()]

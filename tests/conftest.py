@@ -1,4 +1,4 @@
-"""What every test runs under: no network, one thread, the same property-based examples on every run."""
+"""Settings for all tests: no network, one thread, the same property-based examples in every run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# Read when transformers and torch are imported, hence here and not in a fixture; processes that tests start inherit both.
+# transformers and torch read these variables when they are imported, so a fixture would be too late.
+# Processes that tests start inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# The models of the tests are tiny: on a busy machine, threads that wait for each other only slow the tests down.
+# The models are tiny. On a busy machine, threads that wait for each other only slow the tests down.
 os.environ["OMP_NUM_THREADS"] = "1"
-# Triton kernels run on the CPU, in its interpreter; it has to be said before Triton is imported.
+# Triton kernels run on the CPU, in Triton's interpreter. The variable must be set before Triton is imported.
 os.environ["TRITON_INTERPRET"] = "1"
 
-# Nothing that depends on the clock of a busy machine: no deadline an example, no check on slow generation (pytest-timeout's limit stays).
+# No limits that depend on how busy the machine is: no deadline per example and no check for slow generation.
+# The limit of pytest-timeout stays.
 settings.register_profile(
     "deterministic", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

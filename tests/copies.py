@@ -31,5 +31,5 @@ def saved(thing: Any) -> Any:
 
 
 def sent(thing: Any) -> Any:
-    """Return what another process would be given."""
+    """Return the copy that another process would receive."""
     return pickle.loads(bytes(ForkingPickler.dumps(thing)))

@@ -1,4 +1,4 @@
-"""What drives the method without a model: FFNs whose activations are given, and a method made of any parts."""
+"""Stand-ins that drive a method without a model: FFNs with given activations, and a method of any parts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from regrow.session import Session
 
 
 def same(x: Tensor) -> Tensor:
-    """Return the argument: a FFN of it takes z itself as its input."""
+    """Return the argument. An FFN made of this function takes z itself as its input."""
     return x
 
 
 @final
 @dataclass(frozen=True)
 class GivenFFN:
-    """A FFN with hidden(z) = z and output(z) = z, so that `Session.run(layer, z)` observes z as it is."""
+    """An FFN with hidden(z) = z and output(z) = z, so `Session.run(layer, z)` observes z itself."""
 
     weights: FFNWeights
     name: str = "given"
@@ -33,7 +33,10 @@ class GivenFFN:
 
 
 def given_blocks(layers: int, neurons: int, dtype: torch.dtype = torch.float64, width: int = 1) -> Blocks:
-    """Return blocks with nothing but FFNs of F neurons and width D whose weights are all one: sparse steps take x [..., D]."""
+    """Return blocks that hold only FFNs, of F neurons and width D, with all weights one.
+
+    Sparse steps take x [..., D].
+    """
     ones = torch.ones(neurons, width, dtype=dtype)
     return blocks_of(
         [GivenFFN(FFNWeights(ones, ones, ones.t(), torch.nn.functional.silu)) for _ in range(layers)]
@@ -41,7 +44,7 @@ def given_blocks(layers: int, neurons: int, dtype: torch.dtype = torch.float64, 
 
 
 def blocks_of(ffns: Sequence[GivenFFN]) -> Blocks:
-    """Return blocks with nothing but these FFNs."""
+    """Return blocks that hold only these FFNs."""
     each = [ffn.weights.gate.numel() for ffn in ffns]
     sizes = {Site.GATE_UP: [2 * size for size in each], Site.DOWN: each}
     return Blocks(range(len(ffns)), ffns, (), sizes, sizes)
@@ -50,7 +53,7 @@ def blocks_of(ffns: Sequence[GivenFFN]) -> Blocks:
 @final
 @dataclass(frozen=True)
 class Parts(NeuronMethod):
-    """The method that an IndexSet is."""
+    """The method that an IndexSet describes."""
 
     rule: IndexSet
 
@@ -73,7 +76,7 @@ def forward(
     completed: Sequence[int] = (),
     finished: Tensor | None = None,
 ) -> Mode:
-    """Plan a forward pass of tokens of these slots [T], `run` it, and commit all of it."""
+    """Plan a forward pass over tokens of these slots [T], run it with `run`, and commit all of its tokens."""
     planned = session.plan(slot, torch.zeros(len(slot), 1, dtype=torch.int64), prompt=prompt, decode=decode)
     with session.running(planned):
         run(planned.mode)
@@ -81,12 +84,12 @@ def forward(
     return planned.mode
 
 
-PATTERNS = [(1,), (1, 1, 1, 1), (3, 2, 1, 1, 1), (1,) * 16, (0,)]  # each with a norm of 1, 2, 4, 4, 0
-Activation = list[list[int]]  # [L][F] of one token, times any power of two
+PATTERNS = [(1,), (1, 1, 1, 1), (3, 2, 1, 1, 1), (1,) * 16, (0,)]  # their norms are 1, 2, 4, 4 and 0
+Activation = list[list[int]]  # [L][F] of one token, up to a power of two
 
 
 def activation(rng: random.Random, layers: int, neurons: int) -> Activation:
-    """Draw one token's z, a pattern at random places with random signs in each layer."""
+    """Draw the z of one token: in each layer a pattern at random places with random signs."""
     rows = []
     for _ in range(layers):
         pattern = rng.choice([p for p in PATTERNS if len(p) <= neurons])

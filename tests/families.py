@@ -1,7 +1,8 @@
-"""Tiny random models of real families, built from transformers' own classes: no download, and a name always gives the same weights.
+"""Tiny random models of real families, built from transformers' own classes without a download.
 
-FAMILIES can be pruned. REFUSED cannot: other maths under the names of a gated FFN, no gated FFN, experts, or more than a decoder.
-All weights are drawn wide enough that activations leave the linear range and next tokens differ.
+A name always gives the same weights. FAMILIES can be pruned. REFUSED cannot: these models have no gated FFN,
+compute something else under its names, have experts, or are more than a decoder. All weights are drawn from a
+range so wide that activations leave the linear range and next tokens differ.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ VISION: dict[str, Any] = {
 
 
 def _causal(name: str, **settings: Any) -> Callable[[], PreTrainedModel]:
-    """A builder of transformers' `<name>ForCausalLM`."""
+    """Return a function that builds transformers' `<name>ForCausalLM`."""
 
     def make() -> PreTrainedModel:
         config = getattr(
@@ -93,7 +94,7 @@ REFUSED: dict[str, Callable[[], PreTrainedModel]] = {
     "t5gemma": _t5gemma,
 }
 
-# Structures that no family above has; the finder must know them.
+# Structures that no family above has. The finder must know them too.
 STRUCTURES: dict[str, Callable[[], PreTrainedModel]] = {
     "w1_w3_w2": _causal("Lfm2", block_auto_adjust_ff_dim=False, layer_types=["conv", "full_attention"]),
     "biases": _causal("Llama", mlp_bias=True),
@@ -102,14 +103,16 @@ STRUCTURES: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 def build(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model of a name in FAMILIES, REFUSED or STRUCTURES, in eval mode, on the CPU. Leaves the global random state as it was."""
+    """Return a model by its name in FAMILIES, REFUSED or STRUCTURES, in eval mode on the CPU.
+
+    The global random state is not changed.
+    """
     make = (FAMILIES | REFUSED | STRUCTURES)[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = make()
         for parameter in model.parameters():
-            if (
-                parameter.dim() == 1 and not parameter.any()
-            ):  # biases start at zero, where a forgotten bias would not show
+            # Biases start at zero. A forgotten bias would not show.
+            if parameter.dim() == 1 and not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.2)
     return model.to(dtype).eval()

@@ -1,7 +1,8 @@
-"""A fixed set of generations: tiny models, every method, ragged batches, in float64, so that no CPU rounds a token away.
+"""A fixed set of generations: tiny models, every method and ragged batches.
 
-`python tests/golden.py` writes `tests/golden.json`. A change of structure leaves every entry as it is; an entry may only change where the
-method itself was wrong, and then the commit says so.
+All run in float64, so that rounding on another CPU does not change a token. `python tests/golden.py` writes
+`tests/golden.json`. Refactoring must leave every entry unchanged. An entry may change only if the method
+itself was wrong, and the commit must say so.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ METHODS_OF: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name i
     "wina topk": ("wina", {"selection": "topk"}),
     "cats rows": ("cats", {"share": "none"}),
 }
-# Of llama and gemma2 alone: what is passed beside the prompts.
+# Further arguments beside the prompts, for llama and gemma2 only.
 WAYS: dict[str, dict[str, Any]] = {
     "chunks": {"prefill_chunk_size": 3},
     "one row": {"rows": 1},

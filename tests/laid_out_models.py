@@ -1,4 +1,4 @@
-"""Models whose weights are laid out for oneDNN, by every product that there is for them."""
+"""Models whose weights are laid out for oneDNN, for every matmul that can use these layouts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, matmul: MatmulChoice) -> None:
 def build(
     family: str = "Qwen2", *, tied: bool = False, dtype: torch.dtype = torch.float32, **more: int
 ) -> PreTrainedModel:
-    """Large enough that what is retained fits oneDNN's blocks."""
+    """Return a model large enough for its retained neurons to fit the blocks of oneDNN's layout."""
     sizes: dict[str, Any] = SIZES | {
         "hidden_size": 64,
         "intermediate_size": 192,

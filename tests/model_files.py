@@ -26,7 +26,7 @@ def without(*names: str) -> Callable[[Tensors], Tensors]:
 
 
 def one_sentence(error: BaseException) -> str:
-    """What an error says, if that fits one line of a terminal or three."""
+    """Return the text of an error, and assert that it is one short sentence."""
     text = str(error)
     assert "\n" not in text
     assert 0 < len(text) < 500

@@ -1,8 +1,10 @@
-"""A deliberately slow reference of Batch-wise Adaptive Pruning and of GRIFFIN, from the paper's text; it shares no code with regrow.
+"""A deliberately slow reference of Batch-wise Adaptive Pruning and of GRIFFIN.
 
-It keeps the z of every counted token, scores one row at a time when a phase ends, computes the importance memory afresh from the scores of
-all phases, and runs sparse steps by zeroing z outside the retained set before the model's own dense down projection. It drives a plain
-Hugging Face causal LM (Qwen2, Llama, Phi-3, Gemma 2) with its own greedy loop.
+It is written from the text of the paper and shares no code with regrow. It keeps the z of every counted
+token, and scores one row at a time when a phase ends. It computes the importance memory again from the scores
+of all phases. A sparse step zeroes z outside the retained set, and then runs the model's own dense down
+projection. The reference drives a plain Hugging Face causal LM (Qwen2, Llama, Phi-3, Gemma 2) with its own
+greedy loop.
 
 Symbols: L layers, B rows, P padded prompt length, T tokens of one forward, F neurons, V vocabulary.
 """
@@ -26,24 +28,23 @@ from naive_rules import Settings, aggregate, ends_dense_stage, is_sparse, kept_c
 class Selection:
     """One mask for all layers, made at the end of a dense stage."""
 
-    step: int  # the decode step it follows, 0 = prompt
+    step: int  # decode step after which it is made, 0 = prompt
     kept: list[list[int]]  # per layer, the retained neurons in ascending order
     scores: list[Tensor]  # per layer, mbar [F]
-    gap: float  # smallest (k-th - next) / k-th score over the layers; infinite where every neuron is kept
+    gap: float  # smallest (k-th - next) / k-th score over the layers; infinite if every neuron is kept
     sparse_steps: int = 0  # decode steps that ran with it
 
 
 @dataclass
 class Outcome:
-    """What a run gave and what it cost."""
+    """The results of a run, and what the run computed."""
 
     tokens: list[list[int]]  # new tokens of each row up to and including its EOS
-    columns: list[list[int]]  # [N][B] what the loop chose at each forward, pad after a row's end
+    columns: list[list[int]]  # [N][B] token chosen at each forward, pad after a row's end
     finish_reasons: list[str]  # eos or length
     selections: list[Selection]
-    logit_gaps: list[
-        float
-    ]  # [N] smallest (first - second) / |first| logit over the rows unfinished at each forward
+    # [N] smallest (first - second) / |first| logit at each forward, over the rows that are unfinished then.
+    logit_gaps: list[float]
     counts: list[list[int]]  # per phase, T_b of each row
     decode_steps: int
     sparse_steps: int
@@ -69,7 +70,10 @@ def left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor
 
 
 def hidden(mlp: Any, x: Tensor) -> Tensor:
-    """Return z [B, T, F] = act(W_g x) * (W_1 x) (equation 1) of a gated MLP with separate or fused (Phi-3) gate and up."""
+    """Return z [B, T, F] = act(W_g x) * (W_1 x) of a gated MLP (equation 1).
+
+    Gate and up may be separate or fused (Phi-3).
+    """
     if hasattr(mlp, "gate_up_proj"):
         gate, up = mlp.gate_up_proj(x).chunk(2, dim=-1)
         return up * mlp.activation_fn(gate)
@@ -78,7 +82,7 @@ def hidden(mlp: Any, x: Tensor) -> Tensor:
 
 @dataclass
 class Tap:
-    """Sees the z of every layer in the latest forward and zeroes it outside `kept`."""
+    """Records the z of every layer in the latest forward, and zeroes z outside `kept`."""
 
     mlps: list[Any]
     latest: list[Tensor] = field(default_factory=list)  # per layer [B, T, F]
@@ -97,7 +101,7 @@ class Tap:
 
 @contextmanager
 def tapped(model: Any) -> Iterator[Tap]:
-    """Replace the forward of every MLP of an unpatched model for as long as the context lasts."""
+    """Replace the forward of every MLP of an unpatched model within the context."""
     tap = Tap([layer.mlp for layer in model.model.layers])
     tap.latest = [torch.empty(0)] * len(tap.mlps)
     for index, mlp in enumerate(tap.mlps):
@@ -122,17 +126,17 @@ class Statistics:
         self.open_phase()
 
     def open_phase(self) -> None:
-        """Begin to collect for the next phase."""
+        """Begin the next phase."""
         self.phases.append([[[] for _ in range(self.rows)] for _ in range(self.layers)])
 
     def collect(self, latest: Sequence[Tensor], counted: Sequence[Sequence[int]]) -> None:
-        """Store the z of the tokens of one forward that count; `counted` is [B][T], 0 or 1."""
+        """Store the z of every token of a forward whose flag in `counted` [B][T] is 1."""
         for layer, z in enumerate(latest):
             for row, flags in enumerate(counted):
                 self.phases[-1][layer][row] += [z[row, t].clone() for t, flag in enumerate(flags) if flag]
 
     def close_phase(self) -> None:
-        """Score every row over the phase that ends here and begin the next phase."""
+        """Score every row over the phase that ends here, and begin the next phase."""
         for layer in range(self.layers):
             for row in range(self.rows):
                 stored = self.phases[-1][layer][row]
@@ -140,7 +144,7 @@ class Statistics:
         self.open_phase()
 
     def select(self, step: int, finished: Sequence[bool]) -> Selection | None:
-        """Return the retained set of every layer, or None where no row counts."""
+        """Return the retained set of every layer, or None if no row counts."""
         k = kept_count(self.settings.sparsity, self.neurons)
         selection = Selection(step, [], [], math.inf)
         for layer in range(self.layers):
@@ -160,15 +164,18 @@ class Statistics:
 
 
 class Writer:
-    """Chooses the next token of each row greedily, as transformers does: float32 logits, pad for the rows that have ended."""
+    """Chooses the next token of each row greedily, as transformers does.
+
+    Logits are compared in float32. A row that has ended gets the pad token.
+    """
 
     def __init__(self, settings: Settings, rows: int) -> None:
         self.settings = settings
-        self.generated: list[list[int]] = [[] for _ in range(rows)]  # with the pads fed after the end
+        self.generated: list[list[int]] = [[] for _ in range(rows)]  # including the pads after a row's end
         self.gaps: list[float] = []
 
     def choose(self, logits: Tensor) -> None:
-        """Append one token to every row, from the logits [B, V] of its last position."""
+        """Append one token to every row, chosen from the logits [B, V] of the last position."""
         finished, gaps = self.finished(), []
         for row, values in enumerate(logits.to(torch.float32)):
             if finished[row]:
@@ -180,11 +187,11 @@ class Writer:
         self.gaps.append(min(gaps))
 
     def finished(self) -> list[bool]:
-        """Tell which rows have generated an EOS, this forward's token included; EOS ids of the prompt do not end a row."""
+        """Return for each row whether it has generated an EOS. EOS ids in the prompt do not end a row."""
         return [any(token in self.settings.eos for token in row) for row in self.generated]
 
     def done(self) -> bool:
-        """Tell whether decoding ends."""
+        """Return whether decoding ends."""
         return all(self.finished()) or len(self.generated[0]) == self.settings.max_new_tokens
 
     def cut(self) -> list[list[int]]:
@@ -231,9 +238,8 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], settings: Settings) -
         end_of_dense_stage()
         while not writer.done():
             step += 1
-            live = [
-                not finished for finished in writer.finished()
-            ]  # the token fed now is not an EOS, nor after one
+            # The token fed now is not an EOS and does not follow one.
+            live = [not finished for finished in writer.finished()]
             sparse = is_sparse(settings, step)
             tap.kept = selections[-1].kept if sparse else None
             mask = torch.cat([mask, torch.ones(rows, 1, dtype=mask.dtype)], dim=1)
@@ -263,7 +269,10 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], settings: Settings) -
 
 
 def griffin(model: Any, prompt: Sequence[int], sparsity: str) -> list[list[int]]:
-    """Return GRIFFIN's experts of one prompt, per layer: the k neurons with the largest column norm of the row-normalised Z [P, F]."""
+    """Return GRIFFIN's experts for one prompt, per layer.
+
+    They are the k neurons whose columns of the row-normalised Z [P, F] have the largest norms.
+    """
     with torch.no_grad(), tapped(model) as tap:
         model(input_ids=torch.tensor([list(prompt)]), use_cache=False)
     experts = []

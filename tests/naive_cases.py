@@ -1,4 +1,4 @@
-"""Tiny random models and the cases that regrow and the naive reference are compared on."""
+"""Tiny random models, and the cases on which regrow is compared with the naive reference."""
 
 from __future__ import annotations
 
@@ -27,15 +27,12 @@ import regrow
 
 VOCABULARY = 40
 FAMILIES = ("qwen2", "llama", "phi3", "gemma2", "dead")
-SEEDS_64, SEEDS_32, SEEDS_16 = (
-    range(40),
-    range(100, 115),
-    range(200, 205),
-)  # of the cases in float64, float32, bfloat16
+# Seeds of the cases in float64, float32 and bfloat16.
+SEEDS_64, SEEDS_32, SEEDS_16 = range(40), range(100, 115), range(200, 205)
 
 
 def shape(layers: int, width: int, neurons: int, heads: int = 2, key_heads: int = 1) -> dict[str, Any]:
-    """Return the settings that every family's configuration shares."""
+    """Return the settings that the configurations of all families share."""
     return {
         "vocab_size": VOCABULARY,
         "num_hidden_layers": layers,
@@ -55,18 +52,19 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**shape(3, 32, 64, heads=4, key_heads=2))),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**shape(2, 24, 40), mlp_bias=True)),
     "phi3": lambda: Phi3ForCausalLM(Phi3Config(**shape(2, 16, 24))),  # gate and up fused
-    "gemma2": lambda: Gemma2ForCausalLM(
-        Gemma2Config(**shape(3, 16, 48), head_dim=8, sliding_window=16)
-    ),  # GeLU
-    "dead": lambda: Qwen2ForCausalLM(
-        Qwen2Config(**shape(2, 16, 56))
-    ),  # three neurons in four always zero: exact ties
+    # Its activation is GeLU.
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**shape(3, 16, 48), head_dim=8, sliding_window=16)),
+    # Three of four neurons are always zero, so that scores tie exactly.
+    "dead": lambda: Qwen2ForCausalLM(Qwen2Config(**shape(2, 16, 56))),
 }
 
 
 @functools.cache
 def model_of(family: str, dtype: torch.dtype) -> Any:
-    """Return a random model, the same at every call; weights wide enough for its greedy text not to fall into a loop at once."""
+    """Return a random model, the same at every call.
+
+    Its weights are drawn wide enough that greedy text does not repeat itself at once.
+    """
     model = BUILDERS[family]().eval()
     generator = torch.Generator().manual_seed(FAMILIES.index(family))
     with torch.no_grad():
@@ -103,7 +101,7 @@ def draw_settings(rng: random.Random) -> naive.Settings:
     period = rng.randint(1, 9)
     explore = min(rng.randint(0, 3), period)
     if explore == period and rng.random() < 0.2:
-        explore -= 1  # T_p = 0 stays in, less often
+        explore -= 1  # T_p = 0 stays possible, but becomes rarer
     return naive.Settings(
         sparsity=rng.choice(("0.1", "0.25", "0.3", "0.5", "0.6", "0.7", "0.85", "0.9")),
         init_steps=rng.choice((0, 0, *range(1, 11))),
@@ -119,18 +117,17 @@ def draw_settings(rng: random.Random) -> naive.Settings:
 
 
 def draw_eos(rng: random.Random, tokens: Sequence[Sequence[int]]) -> frozenset[int]:
-    """Return one to three ids, each the first occurrence of a token late in a row, so that rows end, and at different steps."""
+    """Return one to three tokens that first occur late in a row, so that rows end at different steps."""
     firsts = [[token for i, token in enumerate(row) if token not in row[:i]][-3:] for row in tokens]
     return frozenset(rng.choice(rng.choice(firsts)) for _ in range(rng.randint(1, 3)))
 
 
 @functools.cache
 def draw(seed: int, dtype: torch.dtype) -> Case:
-    """Return a random case; its EOS ids are tokens that the model generates under the very settings."""
+    """Return a random case. Its EOS ids are tokens that the model generates with the same settings."""
     rng = random.Random(seed)
-    family = FAMILIES[
-        seed % (5 if dtype == torch.float64 else 4)
-    ]  # exact ties would excuse any difference in float32
+    # Exact ties ("dead") occur only in float64. In float32 they would excuse any difference.
+    family = FAMILIES[seed % (5 if dtype == torch.float64 else 4)]
     prompts = tuple(
         tuple(rng.choices(range(VOCABULARY), k=rng.randint(1, 12))) for _ in range(rng.choice((1, 4, 7)))
     )
@@ -146,12 +143,12 @@ def draw(seed: int, dtype: torch.dtype) -> Case:
 
 @functools.cache
 def expected(case: Case) -> naive.Outcome:
-    """Return what the reference gives."""
+    """Return the outcome of the reference."""
     return naive.generate(case.model, case.prompts, case.settings)
 
 
 def stock_arguments(case: Case) -> dict[str, Any]:
-    """Return the arguments of `generate` that ask for a case's run."""
+    """Return the arguments of `generate` for a case."""
     ids, mask = naive.left_pad(case.prompts, case.settings.pad)
     return {
         "input_ids": ids,
@@ -169,7 +166,7 @@ def new_columns(case: Case, sequences: Tensor) -> list[list[int]]:
 
 
 def method_of(settings: naive.Settings) -> regrow.BatchwiseAdaptive:
-    """Return the regrow method that asks for the settings."""
+    """Return the regrow method with these settings."""
     return regrow.BatchwiseAdaptive(
         sparsity=settings.sparsity,
         init_steps=settings.init_steps,
@@ -184,7 +181,7 @@ def method_of(settings: naive.Settings) -> regrow.BatchwiseAdaptive:
 
 @dataclass(frozen=True)
 class Actual:
-    """What regrow gave."""
+    """The outcome of regrow."""
 
     columns: list[list[int]]  # [N][B]
     masks: list[tuple[int, list[list[int]]]]  # (step, per layer indices)
@@ -192,22 +189,23 @@ class Actual:
 
 
 def run(case: Case, method: Any, **more: Any) -> Actual:
-    """Run a case through regrow, with more arguments of `generate`."""
+    """Run a case through regrow. `more` is passed to `generate`."""
     with regrow.prune(case.model, method, record_masks=True) as session:
         columns = new_columns(case, case.model.generate(**stock_arguments(case), **more))
         return Actual(columns, [(step, kept.tolist()) for step, kept in session.masks], session.report())
 
 
 def masks_of(outcome: naive.Outcome) -> list[tuple[int, list[list[int]]]]:
-    """Return the reference's selections in the form of `session.masks`: without those that no sparse step ran with, which change nothing.
+    """Return the reference's selections in the form of `session.masks`.
 
-    The reference selects at the end of every dense stage; regrow does not where decoding ends there, or where T_p = 0.
+    Selections that no sparse step used are left out. The reference selects at the end of every dense stage.
+    Regrow does not select if decoding ends there, or if T_p = 0.
     """
     return [(selection.step, selection.kept) for selection in outcome.selections if selection.sparse_steps]
 
 
 def settings(**changes: Any) -> naive.Settings:
-    """Return plain settings with something changed."""
+    """Return plain settings with these changes."""
     plain = naive.Settings(sparsity="0.5", init_steps=3, explore_steps=2, period=6, max_new_tokens=24, pad=0)
     return replace(plain, **changes)
 

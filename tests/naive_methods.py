@@ -1,9 +1,12 @@
-"""A deliberately slow reference of the methods beside the one of `naive.py`, from their equations; it shares no code with regrow.
+"""A deliberately slow reference of the methods that `naive.py` does not cover, written from their equations.
 
-Inputs of linears are pruned (TEAL, WINA) or neurons token by token (CATS, every token). Every live row is scored by itself, what is kept
-is a list of indices, the rest is zeroed, and the model's own dense linears do the work. Weights that take part in decode steps are counted.
+It shares no code with regrow. TEAL and WINA prune inputs of linear layers. CATS and "every token" prune
+neurons, token by token. Every live row is scored by itself. A list of indices says what is kept, everything
+else is zeroed, and the model's own dense linear layers compute the result. Weights that take part in decode
+steps are counted.
 
-Symbols: L layers, B rows, P padded prompt length, T tokens of one forward, n inputs of a linear, F neurons, k of them kept.
+Symbols: L layers, B rows, P padded prompt length, T tokens of one forward, n inputs of a linear layer, F
+neurons, of which k are kept.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ SITES = {
 
 @dataclass(frozen=True)
 class Place:
-    """A module that a method replaces: a linear, or the MLP of a layer (site "mlp")."""
+    """A module that a method replaces: a linear layer, or the MLP of a layer (site "mlp")."""
 
     name: str
     layer: int
@@ -40,7 +43,7 @@ class Place:
 
 
 def linears(model: Any) -> list[Place]:
-    """Return the linears of the attention and the MLP of every layer."""
+    """Return the linear layers in the attention and the MLP of every layer."""
     parts = [
         (layer, kind, getattr(block, kind))
         for layer, block in enumerate(model.model.layers)
@@ -60,7 +63,7 @@ def linears(model: Any) -> list[Place]:
 
 
 def sizes(model: Any, steps: int) -> dict[str, list[int]]:
-    """Return the weights that dense steps read, by site and layer."""
+    """Return the number of weights that dense steps read, by site and layer."""
     found = {site: [0] * model.config.num_hidden_layers for site in SITES}
     for place in linears(model):
         found[place.site][place.layer] += place.module.weight.numel() * steps
@@ -81,14 +84,14 @@ def relative(z: Tensor) -> Tensor:
 
 
 def choose(scores: Tensor, sparsity: str, threshold: float | None) -> list[int]:
-    """Return the places of the scores above the threshold or, without one, of the k largest."""
+    """Return the indices of the scores above the threshold or, without a threshold, of the k largest."""
     if threshold is None:
         return retain(scores, kept_count(sparsity, len(scores)))[0]
     return [place for place, score in enumerate(scores.tolist()) if score > threshold]
 
 
 def only(x: Tensor, kept: Sequence[int]) -> Tensor:
-    """Return x [..., n] with everything else zeroed."""
+    """Return x [..., n] with all entries outside of `kept` zeroed."""
     rest = torch.zeros_like(x)
     rest[..., kept] = x[..., kept]
     return rest
@@ -96,35 +99,39 @@ def only(x: Tensor, kept: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Now:
-    """The forward pass under way."""
+    """The current forward pass."""
 
     decode: bool
-    live: list[bool]  # [B] of a decode step: the token fed is not an EOS, nor after one
+    live: list[bool]  # [B] in a decode step: the token fed is not an EOS and does not follow one
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave, and what its decode steps read."""
+    """The results of a run, and the weights that its decode steps read."""
 
-    columns: list[list[int]]  # [N][B] what the loop chose at each forward, pad after a row's end
+    columns: list[list[int]]  # [N][B] token chosen at each forward, pad after a row's end
     tokens: list[list[int]]  # of each row, up to and including its EOS
-    kept: dict[str, list[int]]  # by site, weights of each layer
-    dense: dict[str, list[int]]  # those there are
+    kept: dict[str, list[int]]  # by site, the weights of each layer that were used
+    dense: dict[str, list[int]]  # the same for dense steps
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """TEAL: inputs with |x_i| above the linear's threshold; over a batch its mean over the live rows, or the magnitude of the mean. WINA
-    with `norms`: |x_i| ||W[:, i]||_2 in its place. Without thresholds the k largest."""
+    """TEAL, or WINA with `norms`: keeps the inputs of a linear layer whose scores exceed its threshold.
 
-    thresholds: Mapping[str, float] | None  # by linear
+    The score of an input is |x_i|, and for WINA |x_i| ||W[:, i]||_2. Over a batch, |x_i| becomes the mean of
+    the magnitudes over the live rows, or the magnitude of the mean. Without thresholds, the k largest scores
+    are kept.
+    """
+
+    thresholds: Mapping[str, float] | None  # by name of the linear layer
     sparsity: str = "0.5"
     norms: bool = False
     share: str = "mean_abs"
     sites: Sequence[str] = tuple(SITES)
 
     def places(self, model: Any) -> list[Place]:
-        """Return the linears that are pruned."""
+        """Return the linear layers that are pruned."""
         return [place for place in linears(model) if place.site in self.sites]
 
     def scores(self, place: Place, rows: Sequence[Tensor]) -> Tensor:
@@ -143,7 +150,7 @@ class Inputs:
         )
 
     def forward(self, place: Place, x: Tensor, now: Now, taken: dict[str, list[int]]) -> Tensor:
-        """Return the output [B, T, out] for x [B, T, n]; a decode step adds to `taken`."""
+        """Return the output [B, T, out] for x [B, T, n]. A decode step adds its weights to `taken`."""
         if now.decode:
             kept = self.kept(place, [row[0] for row, live in zip(x, now.live, strict=True) if live])
             taken[place.site][place.layer] += len(kept) * place.module.out_features
@@ -153,11 +160,17 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Tokens:
-    """CATS: neurons with |act(W_g x)_j| above the layer's threshold, so up and down shrink; by the mean over the live rows, or (`share`
-    "none") each row its own, and what any of them keeps is read. Without thresholds every token: the k largest of the mean or the maximum
-    over the live rows of |zbar_j|, so only down shrinks."""
+    """CATS or, without thresholds, "every token".
 
-    thresholds: Mapping[str, float] | None  # by MLP
+    CATS keeps the neurons whose |act(W_g x)_j| exceeds the layer's threshold, so up and down shrink. The
+    score is the mean over the live rows. With `share` "none", each row keeps its own neurons, and the weights
+    of all of them are read.
+
+    "Every token" keeps the k neurons with the largest |zbar_j|, as mean or maximum over the live rows, so
+    only down shrinks.
+    """
+
+    thresholds: Mapping[str, float] | None  # by name of the MLP
     sparsity: str = "0.5"
     share: str = "mean"
     sites: Sequence[str] = ("gate_up", "down")
@@ -178,12 +191,12 @@ class Tokens:
         )
 
     def kept(self, place: Place, rows: Sequence[Tensor]) -> list[int]:
-        """Return the neurons that rows of these scores [F] keep together."""
+        """Return the neurons that rows with these scores [F] keep together."""
         scores = torch.stack(list(rows)).amax(0) if self.share == "max" else sum(rows) / len(rows)
         return choose(scores, self.sparsity, self.thresholds and self.thresholds[place.name])
 
     def forward(self, place: Place, x: Tensor, now: Now, taken: dict[str, list[int]]) -> Tensor:
-        """Return the output [B, T, D] for x [B, T, D]; a decode step adds to `taken`."""
+        """Return the output [B, T, D] for x [B, T, D]. A decode step adds its weights to `taken`."""
         z = naive.hidden(place.module, x)
         if now.decode:
             scores = {b: self.scores(place, x[b, 0]) for b, live in enumerate(now.live) if live}
@@ -203,7 +216,7 @@ class Tokens:
 def generate(
     model: Any, prompts: Sequence[Sequence[int]], settings: Settings, rule: Inputs | Tokens
 ) -> Outcome:
-    """Decode a batch of unpadded prompts greedily under a rule that goes by each step alone."""
+    """Decode a batch of unpadded prompts greedily with a rule that looks at the current step only."""
     ids, mask = naive.left_pad(prompts, settings.pad)
     writer, cache = naive.Writer(settings, len(prompts)), DynamicCache(config=model.config)
     taken = {site: [0] * model.config.num_hidden_layers for site in rule.sites}

@@ -1,6 +1,7 @@
-"""The arithmetic and the schedule of the naive reference, from the paper's text: what needs no model.
+"""The arithmetic and the schedule of the naive reference, from the text of the paper. They need no model.
 
-Symbols: F neurons, k of them kept, T_init, T_p and T_e steps of initial exploration, of pruning and of exploration.
+Symbols: F neurons, of which k are kept; T_init, T_p and T_e steps of initial exploration, pruning and
+exploration.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a run. T_p, the sparse steps of a cycle, is period - explore_steps."""
+    """The settings of a run. T_p, the number of sparse steps in a cycle, is period - explore_steps."""
 
     sparsity: str
     init_steps: int
@@ -32,26 +33,32 @@ class Settings:
 
 
 def kept_count(sparsity: str, neurons: int) -> int:
-    """Return k = floor((1 - rho) F) with rho read as the decimal that was written."""
+    """Return k = floor((1 - rho) F). `sparsity` is rho, as the decimal that was written."""
     return int((Decimal(1) - Decimal(sparsity)) * neurons)
 
 
 def is_sparse(settings: Settings, step: int) -> bool:
-    """Tell whether a decode step (numbered from 1) is sparse: after T_init dense steps, cycles of T_p sparse steps, then T_e dense ones."""
+    """Return whether a decode step, numbered from 1, is sparse.
+
+    After T_init dense steps, each cycle has T_p sparse steps and then T_e dense ones.
+    """
     if step <= settings.init_steps:
         return False
     return (step - settings.init_steps - 1) % settings.period < settings.period - settings.explore_steps
 
 
 def ends_dense_stage(settings: Settings, step: int) -> bool:
-    """Tell whether the mask is selected after this step (0 = prompt): only where T_init = 0 does the prompt alone give the first mask."""
+    """Return whether a mask is selected after this step (0 = prompt).
+
+    The prompt gives the first mask only if T_init = 0.
+    """
     if step <= settings.init_steps:
         return step == settings.init_steps
     return settings.explore_steps > 0 and (step - settings.init_steps) % settings.period == 0
 
 
 def score(activations: Sequence[Tensor], neurons: int, dtype: torch.dtype) -> Tensor:
-    """Return s [F] (equation 2): the root mean square over tokens of z / ||z||, from the z [F] of each counted token."""
+    """Return s [F] (equation 2): the root mean square of z / ||z|| over the z [F] of the counted tokens."""
     total = torch.zeros(neurons, dtype=dtype)
     for z in activations:
         norm = z.to(dtype).square().sum().sqrt()
@@ -61,7 +68,10 @@ def score(activations: Sequence[Tensor], neurons: int, dtype: torch.dtype) -> Te
 
 
 def remember(settings: Settings, scores: Sequence[Tensor | None]) -> Tensor | None:
-    """Return m_b [F] of one row from its score in every phase so far (None where T_b = 0), or None where the row does not count."""
+    """Return m_b [F] of one row, or None if the row does not count.
+
+    `scores` holds its score in every phase so far, None if T_b = 0.
+    """
     if settings.memory == "none":
         return scores[-1]
     memory: Tensor | None = None
@@ -84,7 +94,10 @@ def aggregate(settings: Settings, memories: Sequence[Tensor]) -> Tensor:
 
 
 def retain(mbar: Tensor, k: int) -> tuple[list[int], float]:
-    """Return the k largest entries, ties to the lower index, in ascending order, and the relative gap between the k-th and the next."""
+    """Return the indices of the k largest entries, in ascending order; of equal entries the lower index wins.
+
+    Also return the relative gap between the k-th largest entry and the next.
+    """
     values = mbar.tolist()
     order = sorted(range(len(values)), key=lambda j: (-values[j], j))
     if k == len(values):

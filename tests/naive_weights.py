@@ -1,7 +1,8 @@
-"""Deliberately slow references of Wanda and SparseGPT, from their equations; they share no code with regrow.
+"""Deliberately slow references of Wanda and SparseGPT, from their equations. They share no code with regrow.
 
-SparseGPT is the optimal brain surgeon itself: one column at a time, with the inverse of the Hessian of the inputs that are left, in
-float64 and without a Cholesky factor or blocks. The pass over the layers runs the whole model again for every layer.
+SparseGPT is done here as the original optimal brain surgeon: one column at a time, with the inverse Hessian
+of the remaining inputs, in float64, without a Cholesky factor or blocks. The pass over the layers runs the
+whole model again for every layer.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-Inputs = Sequence[Tensor]  # the inputs [T, in] of a linear, by sequence
+Inputs = Sequence[Tensor]  # the inputs [T, in] of a linear layer, by sequence
 Prune = Callable[[Tensor, Inputs], Tensor]  # the weight [out, in] and its inputs -> the pruned weight
 
 
 def best(scores: Sequence[float], keep: int) -> set[int]:
-    """The places of the `keep` largest scores, of equal ones the first."""
+    """Return the indices of the `keep` largest scores. Of equal scores the first wins."""
     return set(sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:keep])
 
 
 def two_of_four(scores: Tensor) -> Tensor:
-    """Which weights [out, in] stay under 2:4."""
+    """Return the mask [out, in] of the weights that 2:4 sparsity keeps."""
     kept = torch.zeros(scores.shape, dtype=torch.bool)
     for row, of_row in enumerate(scores.tolist()):
         for first in range(0, len(of_row), 4):
@@ -34,7 +35,7 @@ def two_of_four(scores: Tensor) -> Tensor:
 
 
 def share_of_rows(scores: Tensor, sparsity: str) -> Tensor:
-    """Which weights [out, in] stay where each row loses the share `sparsity`."""
+    """Return the mask [out, in] of the weights that are kept if each row loses the share `sparsity`."""
     kept = torch.zeros(scores.shape, dtype=torch.bool)
     for row, of_row in enumerate(scores.tolist()):
         for place in best(of_row, int((1 - Fraction(sparsity)) * len(of_row))):
@@ -43,7 +44,7 @@ def share_of_rows(scores: Tensor, sparsity: str) -> Tensor:
 
 
 def wanda_scores(weight: Tensor, inputs: Inputs) -> Tensor:
-    """|W_ij| sqrt(mean over all tokens of x_j^2), [out, in] float64."""
+    """Return |W_ij| sqrt(mean over all tokens of x_j^2), [out, in] float64."""
     tokens = torch.cat([x.double() for x in inputs])
     means = [sum(x**2 for x in column) / len(column) for column in tokens.t().tolist()]
     return torch.stack(
@@ -52,12 +53,15 @@ def wanda_scores(weight: Tensor, inputs: Inputs) -> Tensor:
 
 
 def wanda(weight: Tensor, inputs: Inputs) -> Tensor:
-    """Wanda with 2:4."""
+    """Return the weight pruned by Wanda to 2:4."""
     return torch.where(two_of_four(wanda_scores(weight, inputs)), weight, 0)
 
 
 def damped_hessian(inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """H = (2/n) sum x x^T with 0.01 of its mean diagonal added, [in, in] float64, and the inputs that are always zero, [in] bool."""
+    """Return H = (2/n) sum x x^T, [in, in] float64, and the mask of inputs that are always zero, [in] bool.
+
+    0.01 of the mean of the diagonal is added to the diagonal of H.
+    """
     hessian = sum(torch.outer(token, token) for x in inputs for token in x.double()) * (2 / len(inputs))
     dead = torch.tensor([float(hessian[i, i]) == 0 for i in range(len(hessian))])
     for i in range(len(hessian)):
@@ -69,15 +73,18 @@ def damped_hessian(inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def without_first(inverse: Tensor) -> Tensor:
-    """The inverse of a matrix without its first row and column, from the inverse of the whole."""
+    """Return the inverse of a matrix without its first row and column, given the inverse of the matrix."""
     return (inverse - torch.outer(inverse[:, 0], inverse[0]) / inverse[0, 0])[1:, 1:]
 
 
 def sparsegpt(weight: Tensor, inputs: Inputs) -> Tensor:
-    """SparseGPT with 2:4, in float64: of the next four columns the two of least w^2 / [H^-1]_ii, then column by column."""
+    """Return the weight pruned by SparseGPT to 2:4, in float64.
+
+    Of every four weights of a row, the two with the smallest w^2 / [H^-1]_ii are pruned, column by column.
+    """
     hessian, dead = damped_hessian(inputs)
     pruned = torch.where(dead, 0, weight.double())
-    inverse = torch.linalg.inv(hessian)  # of the columns from i on
+    inverse = torch.linalg.inv(hessian)  # for the columns from i on
     for i in range(weight.shape[1]):
         if i % 4 == 0:
             ahead, costs = inverse, []
@@ -93,7 +100,7 @@ def sparsegpt(weight: Tensor, inputs: Inputs) -> Tensor:
 
 
 def linears(model: PreTrainedModel, layer: int) -> dict[str, nn.Linear]:
-    """Every linear inside a decoder layer, by its name in the model."""
+    """Return every linear layer inside a decoder layer, by its name in the model."""
     inside = f"model.layers.{layer}."
     return {
         name: m for name, m in model.named_modules() if name.startswith(inside) and isinstance(m, nn.Linear)
@@ -103,7 +110,7 @@ def linears(model: PreTrainedModel, layer: int) -> dict[str, nn.Linear]:
 def inputs_of(
     model: PreTrainedModel, chosen: Mapping[str, nn.Linear], sequences: Sequence[Tensor]
 ) -> dict[str, list[Tensor]]:
-    """What the chosen linears are fed, [T, in] by sequence, in plain runs of the whole model."""
+    """Return the inputs [T, in] of the chosen linear layers, by sequence, from runs of the whole model."""
     seen: dict[str, list[Tensor]] = {name: [] for name in chosen}
     handles = [
         m.register_forward_hook(lambda _, args, __, name=name: seen[name].append(args[0][0].clone()))
@@ -118,7 +125,7 @@ def inputs_of(
 
 
 def layer_by_layer(model: PreTrainedModel, sequences: Sequence[Tensor], prune: Prune) -> dict[str, Tensor]:
-    """The pruned weights by name, where each layer is pruned in a model whose earlier layers are pruned already."""
+    """Return the pruned weights by name. When a layer is pruned, the earlier layers are pruned already."""
     model, pruned = copy.deepcopy(model), {}
     for layer in range(model.config.num_hidden_layers):
         chosen = linears(model, layer)
@@ -130,7 +137,10 @@ def layer_by_layer(model: PreTrainedModel, sequences: Sequence[Tensor], prune: P
 
 
 def in_one_go(model: PreTrainedModel, sequences: Sequence[Tensor], prune: Prune) -> dict[str, Tensor]:
-    """The pruned weights by name where every layer is pruned by what the dense model feeds it: not what Wanda and SparseGPT do."""
+    """Return the pruned weights by name, with every layer pruned on its inputs in the dense model.
+
+    Wanda and SparseGPT do not do this.
+    """
     chosen = {
         name: m
         for layer in range(model.config.num_hidden_layers)

@@ -1,4 +1,4 @@
-"""Passes that nobody counts, through a network of the decode loop."""
+"""Runs passes whose tokens never count through a network of the decode loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from regrow.decoding.network import Network
 
 
 def planned(position: Tensor, *, decode: bool = False, mode: Mode = Mode.DENSE) -> Pass:
-    """Return a pass of tokens at `position` [B, w]: of a prompt, or of a decode step."""
+    """Return a pass over tokens at `position` [B, w], of a prompt or of a decode step."""
     return Pass(mode, torch.full_like(position, -1).flatten(), position, prompt=not decode, decode=decode)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Recorder:
-    """Stands in for CUDA graphs: what is recorded is run anew by every replay, into the same tensor."""
+    """Stands in for CUDA graphs: each replay runs the recorded step again and writes to the same tensor."""
 
     def __init__(self) -> None:
         self.recorded = 0

@@ -1,4 +1,4 @@
-"""How a refusal is read in these tests."""
+"""Reads the message with which a model is refused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from regrow.errors import UsageError
 
 
 def refusal(model: nn.Module) -> str:
-    """The one sentence with which a model is refused."""
+    """Return the one sentence with which a model is refused."""
     with pytest.raises(UsageError) as caught:
         find_ffns(model)
     message = str(caught.value)
     assert "\n" not in message
-    assert ";" in message  # what is wrong; what to do
+    assert ";" in message  # before it: what is wrong, after it: what to do
     return message

@@ -1,4 +1,4 @@
-"""Records as a run of three prompts in batches of two leaves them, with counters that are easy to add up."""
+"""Records of a run of three prompts in batches of two, with counters that are easy to add up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md, followed to the letter."""
+"""Follows the instructions of CONTRIBUTING.md to the letter."""
 
 from __future__ import annotations
 
@@ -58,6 +58,5 @@ def test_a_method_is_added_in_two_files(tmp_path: Path) -> None:
     assert Path(told["package"]).is_relative_to(tmp_path)
     assert "latest" in told["methods"]
     assert "latest" in told["compared"]
-    assert (
-        told["sparse"] == 10 - 2 * 2
-    )  # ten decode steps are two periods of five, each with two steps of exploration
+    # Ten decode steps are two periods of five steps, each with two exploration steps.
+    assert told["sparse"] == 10 - 2 * 2

@@ -27,7 +27,8 @@ ONE = Counters(
     decode_seconds=2.0,
     state_bytes=7,
 )
-# Of other proportions, so that a mean of ratios differs from the ratio of sums; one selection, which replaced nothing.
+# Its proportions differ from ONE, so that a mean of ratios differs from the ratio of sums. It has one
+# selection, which replaced no mask.
 OTHER = Counters(
     decode_steps=6,
     sparse_steps=1,
@@ -79,7 +80,7 @@ def test_counters_come_back_from_json() -> None:
     back = Counters.from_dict(json.loads(json.dumps(ONE.to_dict())))
     assert back.turnover == ONE.turnover
     assert (back.sites, back.updates, back.tokens) == (ONE.sites, 3, [5, 2])
-    assert back.to_dict() == ONE.to_dict() | {"finish_reasons": []}  # a record's are its own
+    assert back.to_dict() == ONE.to_dict() | {"finish_reasons": []}  # a record holds them itself
 
 
 def test_counters_of_other_layers_cannot_be_added() -> None:
@@ -126,7 +127,8 @@ def test_a_report_is_printed_as_a_few_lines() -> None:
 def test_a_report_that_pruned_nothing_says_why() -> None:
     dense = _report(decode_steps=40, weights_kept=100, weights_dense=100)
     assert str(dense).splitlines()[-1] == (
-        "note             every decode step was dense: pruning begins after 64 of them (init_steps), and the longest answer has 41 tokens"
+        "note             every decode step was dense: pruning begins after 64 of them (init_steps), "
+        "and the longest answer has 41 tokens"
     )
     assert "no decode step" in str(_report(tokens=[1, 1]))
     skipped = _report(decode_steps=90, sparse_steps=9, weights_kept=100, weights_dense=100)
@@ -139,7 +141,7 @@ def test_a_run_that_is_meant_to_be_dense_needs_no_reason() -> None:
 
 
 def test_a_report_tells_what_steps_take_and_when_pruning_does_not_pay() -> None:
-    """30 steps in 3 s: 10 dense ones of 90 ms, 20 sparse ones of 90 ms, and new masks for the rest."""
+    """30 steps take 3 s: 10 dense steps and 20 sparse steps of 90 ms each, and new masks the rest."""
     seconds = {"decode_seconds": 3.0, "sparse_seconds": 1.8, "refresh_seconds": 0.3}
     slow = _report(
         decode_steps=30,

@@ -1,4 +1,4 @@
-"""Generations are bit for bit what they were before the code around them changed (golden.py)."""
+"""Generations equal the stored ones bit for bit, so that refactoring changes no token (golden.py)."""
 
 from __future__ import annotations
 

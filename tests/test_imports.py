@@ -1,9 +1,9 @@
-"""The architecture, checked: which folder may import which, and which library.
+"""Checks the architecture: which folders and libraries each folder may import.
 
-The table is the one of docs/design.md. A row `a: b, c` lets a import b and c, and arrows chain: what b may import, a may import too; so
-that no arrow runs back up, and no two folders import each other. A name stands for the folder or the module of that name. Imports inside
-functions and under TYPE_CHECKING count like any other. The root `regrow/__init__.py`, which re-exports the public API, may import
-anything, and nothing may import it.
+The table is that of docs/design.md. A row `a: b, c` lets a import b and c, and everything that b and c may
+import. No arrow runs back up, and no two folders import each other. A name stands for the folder or module of
+that name. Imports inside functions and under TYPE_CHECKING count too. The root `regrow/__init__.py`, which
+re-exports the public API, may import anything, and nothing may import it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "whole_file": ("errors",),
 }
 
-# The libraries beyond the standard one, and who may import each.
+# The libraries outside of the standard library, and the folders that may import each.
 LIBRARIES: dict[str, set[str]] = {
     "torch": {
         "core",
@@ -78,19 +78,20 @@ LIBRARIES: dict[str, set[str]] = {
     "safetensors": {"models", "calibration"},
     "matplotlib": {"analysis"},
     "triton": {"kernels"},
-    "vllm": {"bench"},  # by the worker alone, which another Python runs
+    "vllm": {"bench"},  # only by the worker, which runs in another Python
     "typer": {"cli"},
     "rich": {"cli"},
 }
 
-# What must be usable, by its own imports, on a machine that only reads results.
+# Modules that must work without torch, on a machine that only reads results.
 WITHOUT_TORCH = ("analysis", "record_file", "records", "report", "counters", "bundled", "errors")
 
-PACKAGE = Path(__file__).parents[1] / "regrow"  # read, never imported: a circle must not hide the rest
+# Files are parsed, not imported, so that an import cycle cannot hide other errors.
+PACKAGE = Path(__file__).parents[1] / "regrow"
 
 
 def _name(path: Path) -> str:
-    """adapter/find.py -> adapter.find; adapter/__init__.py -> adapter; the root's __init__.py -> (empty)."""
+    """adapter/find.py -> adapter.find; adapter/__init__.py -> adapter; the root's __init__.py -> empty."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -100,13 +101,13 @@ MODULES = [name for name in FILES if name]
 
 
 def _group(module: str) -> str | None:
-    """The row of the table a module falls under."""
+    """Return the row of the table that applies to a module."""
     folder = module.split(".")[0]
     return folder if folder in ALLOWED else None
 
 
 def _reachable(group: str) -> set[str]:
-    """What a group may import, itself included."""
+    """Return what a group may import, including itself."""
     return {group}.union(*(_reachable(name) for name in ALLOWED[group]))
 
 
@@ -119,7 +120,7 @@ def _absolute(node: ast.ImportFrom, module: str) -> str:
 
 
 def _imports(module: str) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every import. For `from a import b`, b is part of the name: it may be a module."""
+    """Yield (line, dotted name) of every import. The name for `from a import b` is a.b: b may be a module."""
     for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -128,7 +129,7 @@ def _imports(module: str) -> Iterator[tuple[int, str]]:
 
 
 def _own(dotted: str) -> str:
-    """The module of ours that a dotted name below `regrow` refers to; empty for the root package itself."""
+    """Return the module to which a dotted name below `regrow` refers. Empty for the root package itself."""
     parts = dotted.split(".")[1:]
     candidates = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
     return next((name for name in candidates if name in FILES), "")
@@ -137,7 +138,8 @@ def _own(dotted: str) -> str:
 def _violations(module: str) -> Iterator[str]:
     group = _group(module)
     assert group, (
-        f"regrow/{module.replace('.', '/')} is under no row of the table ALLOWED: give it one, here and in docs/design.md"
+        f"regrow/{module.replace('.', '/')} is under no row of the table ALLOWED: "
+        "give it one, here and in docs/design.md"
     )
     for line, dotted in _imports(module):
         top = dotted.split(".")[0]
@@ -175,7 +177,10 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def _inside_kernels(module: str) -> Iterator[str]:
     for line, dotted in _imports(module):
         if dotted.startswith("regrow.") and _own(dotted).startswith("kernels."):
-            yield f"{FILES[module].relative_to(PACKAGE.parent)}:{line}: take it from regrow.kernels instead of {dotted}"
+            yield (
+                f"{FILES[module].relative_to(PACKAGE.parent)}:{line}: "
+                f"take it from regrow.kernels instead of {dotted}"
+            )
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if _group(name) != "kernels"])
@@ -185,7 +190,7 @@ def test_kernels_are_reached_through_their_dispatcher_alone(module: str) -> None
 
 
 def test_importing_the_dispatcher_does_not_import_triton() -> None:
-    """Which only a GPU needs, and which not every machine has."""
+    """Only a GPU needs Triton, and not every machine has it."""
     command = (
         "import sys, regrow.kernels; print([name for name in sys.modules if name.split('.')[0] == 'triton'])"
     )

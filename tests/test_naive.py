@@ -1,4 +1,4 @@
-"""Regrow against the naive reference of `naive.py`, on random tiny models, schedules and batches."""
+"""Compares regrow with the naive reference of `naive.py`, on random tiny models, schedules and batches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from naive_cases import (
     stock_arguments,
 )
 
-ROUNDING = 1e-5  # relative: what the method grants to scores in float32
+ROUNDING = 1e-5  # relative rounding error allowed for scores in float32
 
 
 def turnover(masks: Sequence[tuple[int, list[list[int]]]]) -> list[float]:
@@ -47,9 +47,9 @@ def turnover(masks: Sequence[tuple[int, list[list[int]]]]) -> list[float]:
 
 
 def check_report(case: Case, outcome: naive.Outcome, report: Any) -> None:
-    """Assert that the counters of a report are the reference's."""
+    """Assert that a report has the counters of the reference."""
     layers, neurons = case.model.config.num_hidden_layers, case.model.config.intermediate_size
-    neuron = 3 * case.model.config.hidden_size  # its weights
+    neuron = 3 * case.model.config.hidden_size  # weights of one neuron
     assert report.decode_steps == outcome.decode_steps
     assert report.sparse_steps == outcome.sparse_steps
     assert report.weights_kept == outcome.neurons_computed * neuron
@@ -62,7 +62,11 @@ def check_report(case: Case, outcome: naive.Outcome, report: Any) -> None:
 
 
 def first_difference(outcome: naive.Outcome, actual: Actual) -> float | None:
-    """Return when the two part: f where the token chosen by forward f (0 = prompt) differs, f + 0.5 where the mask made after it does."""
+    """Return the moment of the first difference, or None.
+
+    It is f if the token chosen by forward f (0 = prompt) differs, and f + 0.5 if the mask made after it
+    differs.
+    """
     tokens = zip(outcome.columns, actual.columns, strict=False)
     masks = zip(masks_of(outcome), actual.masks, strict=False)
     found: list[float] = [forward for forward, (want, got) in enumerate(tokens) if want != got]
@@ -71,13 +75,16 @@ def first_difference(outcome: naive.Outcome, actual: Actual) -> float | None:
 
 
 def closest_call(outcome: naive.Outcome, moment: float) -> float:
-    """Return the smallest relative gap of any choice of a token or of a mask made up to a moment in the sense of `first_difference`."""
+    """Return the smallest relative gap of any choice of a token or a mask up to this moment.
+
+    Moments are those of `first_difference`.
+    """
     gaps = [gap for forward, gap in enumerate(outcome.logit_gaps) if forward <= moment]
     return min(gaps + [selection.gap for selection in outcome.selections if selection.step + 0.5 <= moment])
 
 
 def check_equal(case: Case, outcome: naive.Outcome, actual: Actual) -> None:
-    """Assert that a run of regrow is the reference's in tokens, masks and counters."""
+    """Assert that regrow gives the tokens, masks and counters of the reference."""
     assert actual.columns == outcome.columns
     assert actual.masks == masks_of(outcome)
     check_report(case, outcome, actual.report)
@@ -135,7 +142,10 @@ def test_regrow_in_float32_parts_from_the_reference_only_at_a_near_tie(seed: int
 def test_regrow_in_bfloat16_keeps_the_schedule(
     seed: int, record_property: Callable[[str, object], None]
 ) -> None:
-    """Rounding of bfloat16 may flip any token, and the rest of the run with it: differences are counted, the bookkeeping is asserted."""
+    """Rounding in bfloat16 may flip any token, and with it the rest of the run.
+
+    Therefore differences are only counted, but the counters and the times of selections are asserted.
+    """
     case = draw(seed, torch.bfloat16)
     outcome, actual, s = expected(case), run(case, method_of(case.settings)), case.settings
     tokens = sum(
@@ -150,7 +160,8 @@ def test_regrow_in_bfloat16_keeps_the_schedule(
     record_property("masks differing", masks)
     chosen = len(case.prompts) * len(outcome.columns)
     print(
-        f"tokens differing {tokens} of {chosen}, masks {masks} of {len(masks_of(outcome))}, closest call before {near:.1e}"
+        f"tokens differing {tokens} of {chosen}, masks {masks} of {len(masks_of(outcome))}, "
+        f"closest call before {near:.1e}"
     )
 
     layers, neurons = case.model.config.num_hidden_layers, case.model.config.intermediate_size

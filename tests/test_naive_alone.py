@@ -1,4 +1,4 @@
-"""The naive reference by itself: its arithmetic by hand, the identities of the method, the reach of the drawn cases."""
+"""Tests of the naive reference alone: its arithmetic, identities of the method, and the drawn cases."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_reference_on_identical_prompts_gives_the_masks_of_one(family: str) -> N
 
 
 def test_reference_does_not_see_padding_or_the_order_of_rows() -> None:
-    """The first mask's scores are the maximum of those of every prompt alone, up to float64 rounding."""
+    """The scores of the first mask are the maximum over each prompt alone, up to float64 rounding."""
     plain = settings(init_steps=0)
     together = scores_of(expected(Case("qwen2", torch.float64, PROMPTS, plain)))
     turned = scores_of(expected(Case("qwen2", torch.float64, PROMPTS[::-1], plain)))
@@ -108,7 +108,10 @@ def test_reference_does_not_see_padding_or_the_order_of_rows() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS_64)
 def test_reference_counts_generated_tokens_before_the_end_only(seed: int) -> None:
-    """T_b of a phase is the number of its dense steps that fed row b a token before its EOS; of the prompt, the prompt's length."""
+    """T_b of a phase is the number of its dense steps in which row b was fed a token before its EOS.
+
+    T_b of the prompt is the length of the prompt.
+    """
     case = draw(seed, torch.float64)
     outcome, s = expected(case), case.settings
     assert outcome.counts[0] == [len(prompt) for prompt in case.prompts]
@@ -120,7 +123,7 @@ def test_reference_counts_generated_tokens_before_the_end_only(seed: int) -> Non
 
 
 def test_the_drawn_cases_reach_the_corners() -> None:
-    """The comparison below is worth what its cases are: count those that hold each corner of the method."""
+    """The comparison is only as good as its cases, so every corner of the method must occur in some."""
     drawn = [(case, expected(case)) for case in (draw(seed, torch.float64) for seed in SEEDS_64)]
     corners = {
         "T_init = 0": [case.settings.init_steps == 0 for case, _ in drawn],

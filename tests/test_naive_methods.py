@@ -1,4 +1,7 @@
-"""Regrow's other methods against the naive reference of `naive_methods.py`, on random tiny models, parameters, thresholds and batches."""
+"""Compares the other methods with the naive reference of `naive_methods.py`.
+
+The models are tiny and random. Parameters, thresholds and batches are random too.
+"""
 
 from __future__ import annotations
 
@@ -54,13 +57,13 @@ KINDS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "every token": ("every-token", [{"aggregate": "max"}, {"aggregate": "mean"}]),
     "griffin": ("griffin", [{"aggregate": "sum"}, {"aggregate": "max"}]),
     "magnitude": ("magnitude", [{}]),
-    "bap threshold": ("bap", []),  # drawn with the schedule
+    "bap threshold": ("bap", []),  # its options are drawn with the schedule
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A comparison: a case of `naive_cases`, a method, and what it is calibrated with."""
+    """A comparison: a case of `naive_cases`, a method and its calibration."""
 
     case: Case
     method: Any
@@ -68,19 +71,19 @@ class Drawn:
 
     @property
     def thresholds(self) -> dict[str, float] | None:
-        """By the name of a module."""
+        """Thresholds by module name, or None without a calibration."""
         return self.calibration and {name: float(value) for name, value in self.calibration.tensors.items()}
 
 
 @functools.cache
 def calibrated(family: str, method: Method) -> Calibration | None:
-    """Return what the method needs of the family's model."""
+    """Return the calibration that the method needs for the model of the family."""
     return calibration_for(Case(family, torch.float64, (), settings()).model, method, TEXT)
 
 
 @functools.cache
 def draw(kind: str, seed: int) -> Drawn:
-    """Return a random comparison; its EOS ids are tokens that the reference generates early."""
+    """Return a random comparison. Its EOS ids are tokens that the reference generates early."""
     rng = random.Random(f"{kind} {seed}")
     name, options = KINDS[kind]
     family, sparsity = FAMILIES[seed % len(FAMILIES)], rng.choice(SPARSITIES)
@@ -97,9 +100,8 @@ def draw(kind: str, seed: int) -> Drawn:
         )
         method = make(name, sparsity=sparsity, **options[seed % len(options)])
     calibration = calibrated(family, method)
-    if (
-        calibration is not None and seed % 4
-    ):  # any thresholds do: other ones for every module show whose is used
+    # Any thresholds will do. Different ones for every module show which threshold is used where.
+    if calibration is not None and seed % 4:
         calibration = replace(
             calibration, tensors={k: t * rng.uniform(0.4, 1.8) for k, t in calibration.tensors.items()}
         )
@@ -111,7 +113,7 @@ def draw(kind: str, seed: int) -> Drawn:
 
 
 def rule_of(drawn: Drawn) -> Inputs | Tokens:
-    """Return the reference's rule for a method that goes by each step alone."""
+    """Return the reference's rule for a method that looks at the current step only."""
     method, thresholds, sparsity = drawn.method, drawn.thresholds, drawn.case.settings.sparsity
     if method.name == "every-token":
         return Tokens(None, sparsity, method.aggregate)
@@ -125,7 +127,7 @@ RETAINED = ("griffin", "magnitude", "bap")
 
 
 def chosen(drawn: Drawn, known: naive.Statistics, layer: int, finished: Sequence[bool]) -> list[int] | None:
-    """Return the neurons of a layer to retain, from the activations so far and the rows that have finished."""
+    """Return the neurons of a layer to retain, given the activations so far and the finished rows."""
     method, plan, mlp = drawn.method, drawn.case.settings, drawn.case.model.model.layers[layer].mlp
     if method.name == "bap":  # mbar above a threshold
         memories = [remember(plan, scores) for scores in known.scores[layer]]
@@ -134,15 +136,14 @@ def chosen(drawn: Drawn, known: naive.Statistics, layer: int, finished: Sequence
             for m, done in zip(memories, finished, strict=True)
             if m is not None and not (plan.forget_finished and done)
         ]
-        thresholds = drawn.thresholds or {}  # none where no step is sparse
+        thresholds = drawn.thresholds or {}  # empty if no step is sparse
         return (
             naive_methods.choose(aggregate(plan, stay), "", thresholds[f"model.layers.{layer}.mlp"])
             if stay and thresholds
             else None
         )
-    if (
-        method.name == "griffin"
-    ):  # s_b[j] = sqrt(sum_t zbar_t[j]^2) of the prompt, over the batch the sum or maximum of s_b / sqrt(T_b)
+    if method.name == "griffin":
+        # s_b[j] = sqrt(sum_t zbar_t[j]^2) of a prompt; over the batch the sum or maximum of s_b / sqrt(T_b).
         rows = [
             torch.stack([naive_methods.relative(z) for z in row]).norm(dim=0) / len(row) ** 0.5
             for row in known.phases[0][layer]
@@ -162,7 +163,7 @@ def chosen(drawn: Drawn, known: naive.Statistics, layer: int, finished: Sequence
 
 
 def retained(drawn: Drawn) -> tuple[Outcome, list[tuple[int, list[list[int]]]]]:
-    """Return what the reference of `naive.py` gives where the neurons are chosen by something else, and its masks."""
+    """Return the outcome and the masks of the reference of `naive.py`, with neurons chosen by `chosen`."""
 
     def select(self: naive.Statistics, step: int, finished: Sequence[bool]) -> naive.Selection | None:
         kept = [chosen(drawn, self, layer, finished) for layer in range(self.layers)]
@@ -184,7 +185,7 @@ def retained(drawn: Drawn) -> tuple[Outcome, list[tuple[int, list[list[int]]]]]:
 
 @functools.cache
 def reference(drawn: Drawn) -> tuple[Outcome, list[tuple[int, list[list[int]]]]]:
-    """Return what the reference gives, with its masks where neurons are retained."""
+    """Return the outcome of the reference, and its masks if the method retains neurons."""
     if drawn.method.name in RETAINED:
         return retained(drawn)
     return naive_methods.generate(
@@ -193,7 +194,10 @@ def reference(drawn: Drawn) -> tuple[Outcome, list[tuple[int, list[list[int]]]]]
 
 
 def check(drawn: Drawn, **more: Any) -> None:
-    """Assert that regrow gives the reference's tokens, masks and account; with more arguments of `generate`."""
+    """Assert that regrow gives the tokens, masks and counters of the reference.
+
+    `more` is passed to `generate`.
+    """
     want, masks = reference(drawn)
     with regrow.prune(
         drawn.case.model, drawn.method, calibration=drawn.calibration, record_masks=True
@@ -230,13 +234,13 @@ def test_random_neurons_are_drawn_by_the_seed_alone(family: str) -> None:
     assert [len(set(row)) for row in drawn] == [
         kept_count("0.7", model.config.intermediate_size)
     ] * model.config.num_hidden_layers
-    assert len({str(row) for row in drawn}) == len(drawn)  # every layer its own
+    assert len({str(row) for row in drawn}) == len(drawn)  # every layer has its own
     assert masks(3, PROMPTS[:1]) == [(step, drawn)] == [(0, [sorted(row) for row in drawn])]
     assert masks(4, PROMPTS) != [(step, drawn)]
 
 
 def test_the_drawn_cases_reach_the_corners() -> None:
-    """The comparison is worth what its cases are: count those that hold each corner, for every kind of method."""
+    """The comparison is only as good as its cases: every corner must occur, for every kind of method."""
     for kind in KINDS:
         runs = [(drawn, reference(drawn)[0]) for drawn in (draw(kind, seed) for seed in SEEDS)]
         shares = [sum(map(sum, want.kept.values())) / sum(map(sum, want.dense.values())) for _, want in runs]

@@ -1,4 +1,4 @@
-"""A forward pass is a value: it changes nothing until it is committed, and then for the tokens that stand."""
+"""A forward pass is a value. It changes nothing until it is committed, and then only for the kept tokens."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def left(session: Session) -> dict[str, Any]:
     }
 
 
-# A pass that nobody commits: (what it is for, tokens a row, whether it holds a prompt, whether it runs)
+# A pass that is never committed: (role, tokens a row, whether it holds a prompt, whether it runs).
 ABANDONED = st.tuples(st.sampled_from(Role), st.integers(1, 4), st.booleans(), st.booleans())
 
 
@@ -126,7 +126,7 @@ def test_passes_that_nobody_commits_leave_no_trace(
 def test_of_a_pass_that_is_kept_in_part_the_kept_tokens_count(
     kept: list[int], width: int, role: Role, memory: str, seed: int
 ) -> None:
-    """As if the others had been fed as tokens that never count. Rows keep different numbers."""
+    """The rejected tokens have no more effect than tokens that never count. Rows keep different numbers."""
     kept = [min(count, width) for count in kept]
     partly, only = session_of(Schedule(8, 2, 4), memory), session_of(Schedule(8, 2, 4), memory)
     z, number = drawn(seed, SLOTS * width), torch.arange(width).repeat(SLOTS)
@@ -178,7 +178,7 @@ def test_a_draft_is_dense_until_there_is_a_mask_and_sparse_from_then_on() -> Non
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
 def test_phases_that_a_wide_pass_goes_past_are_closed(width: int) -> None:
-    """T_init = 2: the first selection comes when the clock has reached it, in one step or in several."""
+    """T_init = 2: the first selection comes when the clock reaches 2 or passes it, in one step or several."""
     session = session_of(Schedule(2, 0, 9))
     prompt(session, 1)
     while session._clock < 2:
@@ -208,7 +208,7 @@ def test_the_pass_that_ran_last_can_be_committed_and_once() -> None:
 def test_measured_weights_of_a_pass_that_nobody_commits_do_not_count(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of methods whose masks are chosen in every pass."""
+    """Both methods choose their masks in every pass."""
     model, batch, step = build("gemma2"), prompts(3), Loop._step
     method = (
         regrow.EveryToken(sparsity=0.5)
@@ -236,7 +236,7 @@ def test_measured_weights_of_a_pass_that_nobody_commits_do_not_count(
 
 @pytest.fixture
 def _poisoned() -> Iterator[None]:
-    """Memory that nobody has written holds NaN, as torch fills it where algorithms are to be deterministic."""
+    """Uninitialised memory holds NaN, because torch fills it so with deterministic algorithms."""
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -248,7 +248,7 @@ def _poisoned() -> Iterator[None]:
 def test_every_position_has_logits_and_drafts_that_are_taken_back_change_no_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After each step of a run three tokens are drafted, then dense logits of four positions are asked for, and none of it is committed."""
+    """Before each step, three tokens are drafted and four positions verified. None of this is committed."""
     model, batch = build("llama"), prompts(3)
     method = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)
     with regrow.prune(model, method) as session:
@@ -256,7 +256,7 @@ def test_every_position_has_logits_and_drafts_that_are_taken_back_change_no_toke
     asked: list[Tensor] = []
 
     def disturb(loop: Loop) -> None:
-        if loop._position.max() >= 25:  # room for drafts is left in the cache
+        if loop._position.max() >= 25:  # keeps room for drafts in the cache
             return
         length, rows = int(loop._batch.lengths.max()) + loop._batch.prompt_length, len(loop._batch)
         drafted = torch.randint(3, 90, (rows, 4), generator=torch.Generator().manual_seed(length))
@@ -315,7 +315,7 @@ def test_logits_of_every_position_are_the_models(kernels: bool, monkeypatch: pyt
 
 
 def test_rows_of_the_batch_are_given_by_their_slots() -> None:
-    """Slots of a pass may come in any order; a slot of -1 is in no sum."""
+    """The slots of a pass may come in any order, and tokens with slot -1 are in no sum."""
 
     def memory(order: Sequence[int]) -> Tensor:
         session = session_of(Schedule(1, 0, 9))

@@ -35,7 +35,7 @@ def test_what_is_appended_is_read_back_in_order_of_batch(path: Path) -> None:
     with RecordFile(path, CONFIG) as file:
         assert file.done == set()
         file.append(TWO)
-        assert read(path) == (TWO,)  # on the disk at once, and readable while it is being written
+        assert read(path) == (TWO,)  # on disk at once, and readable while the file is open
         file.append(ONE)
         assert file.done == {0, 1}
     assert path.read_bytes() == TWO.line() + ONE.line()
@@ -241,10 +241,10 @@ def test_a_failed_sync_takes_the_record_back(path: Path, monkeypatch: pytest.Mon
             file.append(ONE)
         assert file.done == set()
         assert path.read_bytes() == b""
-    assert not path.exists()  # made by a run that recorded nothing
+    assert not path.exists()  # a run that recorded nothing leaves no file
 
 
-# A writer as the file system sees it, without the seconds that importing the package takes.
+# Locks a file as a writer does, but does not take seconds to import the package.
 HOLD = """
 import fcntl, sys
 file = open(sys.argv[1], "a")
@@ -272,9 +272,8 @@ def test_a_killed_writer_holds_nothing(path: Path) -> None:
         assert writer.stdout.readline() == "held\n"
         with pytest.raises(RegrowError, match="being written by another process"):
             RecordFile(path, CONFIG)
-        assert (
-            path.read_bytes() == ONE.line() + TWO.line()[:99]
-        )  # a line being written is not taken for a torn one
+        # The line that is being written is not cut off as a torn line.
+        assert path.read_bytes() == ONE.line() + TWO.line()[:99]
         writer.kill()
     with RecordFile(path, CONFIG) as file:
         assert file.done == {0}

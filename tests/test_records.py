@@ -73,7 +73,7 @@ def test_settings_within_settings_are_named() -> None:
         ("chat", 1),
         ("model", 3),
         ("generation_config", []),
-        ("tokenizer_sha256", None),  # the others that format 2 lacks are there
+        ("tokenizer_sha256", None),  # the other fields that format 2 lacks are present
     ],
 )
 def test_settings_that_no_run_could_have_had_are_refused(name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The one mutable object: its counters, who takes part in a selection, and that nothing outlives a batch."""
+"""The session: its counters, the samples that count in a selection, and that no state outlives a batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ F = 6
 
 
 def session_of(schedule: Schedule, layers: int = 1, forget_finished: bool = False) -> Session:
-    """Return a session that keeps three of six neurons of given activations."""
+    """Return a session that keeps three of six neurons, for FFNs with given activations."""
     rule = IndexSet(Decimal("0.5"), schedule, forget_finished=forget_finished)
     return Session(Parts(rule), given_blocks(layers, F), record_masks=True)
 
@@ -34,12 +34,15 @@ def loves(*neurons: int) -> Tensor:
 def prompt(
     session: Session, given: dict[int, Tensor], done: bool = True, finished: Sequence[int] = ()
 ) -> None:
-    """Feed one prompt token of each of these slots, their last if `done`; `finished` have then generated their EOS."""
+    """Feed one prompt token to each of these slots, the last of the prompt if `done`.
+
+    The slots in `finished` have then generated their EOS.
+    """
     step(session, given, prompt=True, decode=False, completed=list(given) if done else [], finished=finished)
 
 
 def decode(session: Session, given: dict[int, Tensor], finished: Sequence[int] = ()) -> Mode:
-    """Feed one generated token of each of these slots."""
+    """Feed one generated token to each of these slots."""
     return step(session, given, prompt=False, decode=True, finished=finished)
 
 
@@ -154,7 +157,7 @@ def test_where_none_is_left_the_set_stays() -> None:
 
 
 def test_where_none_is_left_at_the_first_selection_the_next_row_is_selected_for() -> None:
-    """A sample may generate its EOS with its very first token; nothing is selected then, and the one that takes its place is."""
+    """The first token of a sample may be its EOS. Then nothing is selected until the next sample joins."""
     session = session_of(ONCE, forget_finished=True)
     session.start(1)
     session.join([0])
@@ -179,7 +182,7 @@ def test_a_selection_of_none_is_no_update() -> None:
 
 
 def test_counters_of_a_batch_by_hand() -> None:
-    """T_init = 1, then one dense step in three, eight steps: dense are 1, 4 and 7."""
+    """T_init = 1, then one dense step in three. Of eight steps, 1, 4 and 7 are dense."""
     session = session_of(Schedule(1, 1, 3), layers=2)
     session.start(1)
     session.join([0])
@@ -207,9 +210,8 @@ def test_counters_of_a_batch_by_hand() -> None:
     assert report.sites["down"] == SiteCount(kept=[33, 33], dense=[48, 48])
     assert report.sites["gate_up"] == SiteCount(kept=[66, 66], dense=[96, 96])
     assert (report.updates, report.turnover) == (3, [0.0, 0.0])
-    assert (
-        report.refresh_bytes == 2 * (2 * 3) * 3 * 8
-    )  # three rows of two layers, read and written once: the set never changes
+    # Three rows in each of two layers, read and written once: the set never changes.
+    assert report.refresh_bytes == 2 * (2 * 3) * 3 * 8
     assert report.target_sparsity == 0.5
 
 

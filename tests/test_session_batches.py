@@ -1,4 +1,4 @@
-"""Nothing outlives a batch, and two sessions on two models do not meet."""
+"""No state outlives a batch, and two sessions on two models do not affect each other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(model: Any, batch: Sequence[Sequence[int]], steps: int = 20) -> Tensor:
 
 
 def done(session: Session) -> dict[str, Any]:
-    """Return what a batch left: its report without the clock, and its masks."""
+    """Return the report of a batch without its times, and the masks of the batch."""
     report = session.report().to_dict()
     del (
         report["prefill_seconds"],
@@ -47,7 +47,7 @@ METHODS: list[Method] = [
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.name}")
 def test_a_batch_does_not_depend_on_the_batches_before_it(method: Method) -> None:
-    """Bit for bit, in float32, where another order of the retained rows would show in the logits sooner or later."""
+    """Bit for bit in float32, where another order of the retained rows would show in the logits."""
     model = build("qwen2")
     with regrow.prune(model, method, record_masks=True) as session:
         fresh = run(model, FIRST), done(session)
@@ -78,7 +78,7 @@ def test_logits_of_a_second_batch_are_bit_identical() -> None:
 
 
 def test_two_sessions_on_two_models_do_not_disturb_each_other() -> None:
-    """Their batches run in turn, one in the middle of the other."""
+    """A batch of one session runs in the middle of a batch of the other."""
     one, two = build("qwen2"), build("phi3")
     alone = []
     for model, method in ((one, METHODS[2]), (two, METHODS[3])):
@@ -105,8 +105,11 @@ def test_two_sessions_on_two_models_do_not_disturb_each_other() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_state_bytes_are_those_of_the_buffers(family: str) -> None:
-    """float32: two accumulators and the memory [L, S, F], z [L, S, F] of an observed step, indices and flags, and the compact copies with a
-    neuron-major down."""
+    """Counts the float32 buffers by hand.
+
+    They are two accumulators and the memory [L, S, F], z [L, S, F] of an observed step, indices and flags,
+    and the compact copies with a neuron-major down.
+    """
     model = build(family)
     with regrow.prune(model, METHODS[2]) as session:
         run(model, FIRST, steps=5)

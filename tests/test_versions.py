@@ -1,4 +1,4 @@
-"""The range of versions: one sentence outside of it, from the library and from the command."""
+"""Versions outside of the supported range are refused with one sentence, by library and command."""
 
 from __future__ import annotations
 
@@ -41,12 +41,14 @@ OUTSIDE = [
     (
         "transformers",
         "4.57.1",
-        "Regrow needs transformers 5.17 to 5.19, and 4.57.1 is installed; pip install 'transformers>=5.17,<5.20'",
+        "Regrow needs transformers 5.17 to 5.19, and 4.57.1 is installed; "
+        "pip install 'transformers>=5.17,<5.20'",
     ),
     (
         "transformers",
         "5.16.9",
-        "Regrow needs transformers 5.17 to 5.19, and 5.16.9 is installed; pip install 'transformers>=5.17,<5.20'",
+        "Regrow needs transformers 5.17 to 5.19, and 5.16.9 is installed; "
+        "pip install 'transformers>=5.17,<5.20'",
     ),
     ("transformers", "5.20.0.dev0", "5.20.0.dev0 is installed"),
     ("transformers", "6.0", "6.0 is installed"),
@@ -99,7 +101,7 @@ def test_every_public_name_asks_for_the_range(monkeypatch: pytest.MonkeyPatch, n
     _pretend(monkeypatch, "transformers", "4.57.1")
     with pytest.raises(RegrowError, match="Regrow needs transformers"):
         getattr(regrow, name)
-    assert regrow.RegrowError is RegrowError  # what one catches it with
+    assert regrow.RegrowError is RegrowError  # callers catch the error with it
 
 
 def test_loading_asks_for_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +123,10 @@ def test_commands_end_with_the_sentence(monkeypatch: pytest.MonkeyPatch, argumen
 
 @pytest.mark.parametrize("arguments", ["--help", "--version", "table --help"])
 def test_help_and_version_need_neither_torch_nor_transformers(arguments: str) -> None:
-    code = "import sys; sys.modules |= {'torch': None, 'transformers': None}; from regrow.cli import main; main()"
+    code = (
+        "import sys; sys.modules |= {'torch': None, 'transformers': None}; "
+        "from regrow.cli import main; main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments.split()], capture_output=True, text=True, timeout=120
     )

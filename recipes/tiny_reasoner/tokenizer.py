@@ -1,6 +1,7 @@
-"""The tokenizer of the tiny reasoner: one token a character, a few special tokens, a one-turn chat template.
+"""The tokenizer of the tiny reasoner: one token per character, special tokens and a one-turn chat template.
 
-It is Qwen2's byte-level BPE with no merges, because that is what AutoTokenizer builds for a Qwen2 model. Other characters are dropped.
+It is Qwen2's byte-level BPE without merges, because AutoTokenizer builds that class for a Qwen2 model.
+Characters outside of CHARACTERS are dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ CHAT_TEMPLATE = (
 
 
 def build(max_length: int) -> Qwen2Tokenizer:
-    characters = CHARACTERS.replace("\n", "Ċ").replace(" ", "Ġ")  # how byte-level BPE writes them
+    """Returns the tokenizer for texts of at most `max_length` tokens."""
+    characters = CHARACTERS.replace("\n", "Ċ").replace(" ", "Ġ")  # their form in byte-level BPE
     vocabulary = {token: i for i, token in enumerate([*SPECIAL.values(), ASSISTANT, *characters])}
     return Qwen2Tokenizer(
         vocab=vocabulary,

@@ -1,7 +1,8 @@
-"""Trains the bundled model: `python recipes/tiny_reasoner/train.py --out DIR`. Stopped, it resumes from the last checkpoint in DIR.
+"""Trains the bundled model: `python recipes/tiny_reasoner/train.py --out DIR`.
 
-Writes DIR/checkpoint.pt (every --save-every seconds), DIR/log.jsonl (one line every 20 steps) and, at the end, DIR/model (bf16
-safetensors, config, tokenizer).
+A run that was stopped resumes from the last checkpoint in DIR. Writes DIR/checkpoint.pt (every --save-every
+seconds), DIR/log.jsonl (one line every 20 steps) and, at the end, DIR/model (bf16 safetensors, config,
+tokenizer).
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ from regrow.bundled.problems import exercise
 from tokenizer import build
 
 HERE = Path(__file__).parent
-BUCKET = 64  # rows are padded to a multiple of this, so that few shapes occur
+BUCKET = 64  # rows are padded to a multiple of this, which keeps the number of shapes small
 
 
 def batches(
     tokenizer: PreTrainedTokenizerBase, settings: dict, step: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(step, input ids [B, T], targets [B, T] with -100 where nothing is learned), from the pool that holds `step` on."""
+    """Yields (step, input ids [B, T], targets [B, T]) from `step` on.
+
+    Targets are -100 for padding and prompts, from which nothing is learned. Earlier batches are generated too
+    but not yielded, so that a resumed run sees the same batches.
+    """
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     produced, pool = 0, 0
     while True:
@@ -64,7 +69,10 @@ def batches(
 
 
 def rate(step: int, settings: dict) -> float:
-    """Linear warm-up, constant, linear decay to zero: until the decay begins, a run may still be made longer or shorter."""
+    """Returns the factor on the learning rate: linear warm-up, constant, linear decay to zero.
+
+    The number of steps may be changed until the decay begins.
+    """
     return min(
         1.0, (step + 1) / settings["warmup_steps"], (settings["steps"] - step) / settings["decay_steps"]
     )
@@ -161,8 +169,13 @@ def main() -> None:
         right += int((logits.detach().argmax(-1)[wanted] == targets[wanted]).sum())
         if step % 20 == 0:
             now = time.monotonic()
-            line = {"step": step, "loss": round(total / learned, 5), "wrong_tokens": round(1 - right / learned, 5),
-                    "tokens": learned, "seconds": round(now - seen, 1)}  # fmt: skip
+            line = {
+                "step": step,
+                "loss": round(total / learned, 5),
+                "wrong_tokens": round(1 - right / learned, 5),
+                "tokens": learned,
+                "seconds": round(now - seen, 1),
+            }
             with (args.out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(line, flush=True)

@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def model_path() -> Path:
-    """The bundled model's directory, in Hugging Face format; made by recipes/tiny_reasoner."""
+    """Returns the directory of the bundled model, in Hugging Face format, made by recipes/tiny_reasoner."""
     return Path(__file__).parent / "model"

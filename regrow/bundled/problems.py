@@ -1,7 +1,8 @@
-"""Reasoning problems for the bundled model: ten families, each answered by a chain of steps that restates what the next step needs.
+"""Reasoning problems for the bundled model, in ten families.
 
-A prompt holds one labelled problem a line (`A add 4826 957`); a solution answers them in turn, one line each, its final answer after
-the last `=` of the line. Everything is a pure function of a seed.
+A problem is answered by a chain of steps, in which each step restates what the next one needs. A prompt holds
+one labelled problem per line (`A add 4826 957`). A solution answers the problems in turn, one line each, with
+the final answer after the last `=` of the line. Everything is a pure function of a seed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ LABELS = "ABCDEFGH"
 
 @dataclass(frozen=True)
 class Problem:
+    """One problem with its worked solution."""
+
     family: str
     question: str  # one line, without its label
     chain: str  # the worked steps, without the final answer
@@ -30,16 +33,22 @@ class Exercise:
 
     @property
     def prompt(self) -> str:
+        """One line per problem, with its label."""
         return "\n".join(f"{label} {p.question}" for label, p in zip(LABELS, self.problems, strict=False))
 
     @property
     def solution(self) -> str:
+        """One line per problem: label, chain and final answer."""
         return "\n".join(
             f"{label} {p.chain} ={p.answer}" for label, p in zip(LABELS, self.problems, strict=False)
         )
 
     def marks(self, text: str) -> tuple[bool, ...]:
-        """Right or wrong for each problem, read off a completion: the text after the last `=` of the line with the problem's label."""
+        """Grades a completion: returns for each problem whether its answer is right.
+
+        A problem's answer is read from the first line that has its label and an `=`: the text after the last
+        `=` of that line.
+        """
         given: dict[str, str] = {}
         for line in text.splitlines():
             label, _, rest = line.partition(" ")
@@ -197,9 +206,10 @@ FAMILIES: dict[str, Callable[[Random], Problem]] = {
 
 
 def exercise(seed: str, sizes: Sequence[int] = (3, 3, 4, 4, 5, 6)) -> Exercise:
-    """The exercise of a seed: its problems come from at most three families, so that the prompts of a batch differ in what they need.
+    """Returns the exercise of a seed.
 
-    The split is part of the seed by convention: `train-17` is for training, `heldout-17` for every committed number.
+    Its problems come from at most three families, so the prompts of a batch differ in what they ask for. By
+    convention, the seed names the split: `train-17` is for training, `heldout-17` for every committed number.
     """
     rng = Random(seed)
     families = rng.sample(sorted(FAMILIES), rng.randint(1, 3))
@@ -207,5 +217,5 @@ def exercise(seed: str, sizes: Sequence[int] = (3, 3, 4, 4, 5, 6)) -> Exercise:
 
 
 def heldout(count: int, start: int = 0) -> list[Exercise]:
-    """Held-out exercises `start` .. `start + count - 1`."""
+    """Returns the held-out exercises number `start` to `start + count - 1`."""
     return [exercise(f"heldout-{i}") for i in range(start, start + count)]

@@ -8,7 +8,7 @@ from regrow.bundled.problems import FAMILIES, Exercise, exercise, heldout
 
 
 def _checked(question: str) -> str:
-    """The answer of a question, computed without the generator's own arithmetic."""
+    """Return the answer to a question, computed without the generator's own arithmetic."""
     kind, *words = question.split()
     if kind == "add":
         return str(int(words[0]) + int(words[1]))

@@ -22,7 +22,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(directory: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be damaged."""
+    """A copy of `directory` that a test may damage."""
     return Path(shutil.copytree(directory, tmp_path / "copy"))
 
 

@@ -1,4 +1,4 @@
-"""Weights that are not all there, or not those of the configuration: refused, never filled with random numbers."""
+"""Weights that are incomplete or do not match the configuration are refused, never drawn at random."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_experts_that_transformers_joins_while_loading_are_not_missing(copy: Pat
     )
 
 
-# Weights in several files.
+# Weights in several files
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_damaged_index_is_named(sharded: Path, text: str) -> None:
     one_sentence(refusal.value)
 
 
-# Weights that were quantised, and no configuration that says so.
+# Quantised weights whose configuration does not say so
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Configurations that cannot be met, or are no configurations: one sentence, before anything is loaded."""
+"""Unusable or damaged configurations are refused with one sentence, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from regrow.models import load
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing heavy is loaded."""
+    """Fails the test if a model or tokenizer is loaded."""
 
     def heavy(*_: object, **__: object) -> None:
         raise AssertionError("something heavy is loaded")
@@ -80,7 +80,7 @@ def test_an_attention_that_is_not_installed_is_named(copy: Path, key: str, wante
 @pytest.mark.parametrize("wanted", ["kernels-community/flash-attn", "org/kernel@v1:attend"])
 def test_an_attention_that_is_code_of_the_hub_needs_trust(copy: Path, wanted: str) -> None:
     edit_json(copy / "config.json", _attn_implementation=wanted)
-    for _ in range(2):  # the second time, transformers takes it as known
+    for _ in range(2):  # the second time, transformers knows it already
         with pytest.raises(
             UsageError, match=r"which is code from the hub; .* --trust-remote-code if you trust it"
         ):

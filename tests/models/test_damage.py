@@ -1,4 +1,4 @@
-"""Files of a model, damaged at random: it works, or one sentence says why not. Never another exception."""
+"""Model files damaged at random: the model works, or one sentence says why not. No other exception."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from regrow.models import encode, load
 
 OBJECTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 FILES = (*OBJECTS, "chat_template.jinja")
-# Small numbers only: a model of a size that no memory holds would be refused by the machine.
+# Small numbers only, because a model too large for the memory would be refused by the machine.
 ODD = st.sampled_from(
     [
         None,
@@ -49,7 +49,7 @@ ODD = st.sampled_from(
         {"a": 1},
     ]
 )
-# `generate` asks its caller for the tokenizer that these two need.
+# `generate` needs a tokenizer argument for these two settings.
 WITH_TOKENIZER = {"stop_strings", "token_healing"}
 ADDED: dict[str, list[str]] = {
     "config.json": [
@@ -78,7 +78,7 @@ Place = tuple[Any, ...]  # keys and indices, from the outermost
 
 
 def _places(value: object, above: Place = ()) -> Iterator[Place]:
-    """Where something stands in a JSON value."""
+    """Yield the place of everything inside a JSON value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in inside:
         yield (*above, key)
@@ -102,7 +102,7 @@ def _changed(draw: st.DataObject, name: str, text: str) -> str:
 
 
 def _cut(draw: st.DataObject, text: str) -> str:
-    """Without the end, or with one character changed."""
+    """Return the text without its end, or with one character changed."""
     place = draw.draw(st.integers(0, len(text) - 1), "place")
     return text[:place] + draw.draw(
         st.sampled_from(["", *(sign + text[place + 1 :] for sign in "{}%'\"x0")]), "rest"

@@ -1,4 +1,4 @@
-"""Values of generation_config.json: of the wrong type they would surface as TypeErrors in the middle of decoding."""
+"""Values in generation_config.json. A wrong type would surface as a TypeError in the middle of decoding."""
 
 from __future__ import annotations
 
@@ -102,5 +102,5 @@ def test_without_the_file_the_configuration_is_looked_at(copy: Path) -> None:
 
 
 def test_all_refused_types_are_json(copy: Path) -> None:
-    """A table with values that no file can hold would test nothing."""
+    """A table of values that JSON cannot hold would test nothing."""
     assert json.loads(json.dumps(RIGHT)) == [list(pair) for pair in RIGHT]

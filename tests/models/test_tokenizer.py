@@ -1,4 +1,4 @@
-"""Tokenizers that are not there, are damaged, or need a package."""
+"""Tokenizers that are missing, are damaged, or need a package."""
 
 from __future__ import annotations
 

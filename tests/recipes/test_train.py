@@ -1,4 +1,4 @@
-"""The recipe, on a model of a few thousand parameters."""
+"""Runs the recipe on a model of a few thousand parameters."""
 
 from __future__ import annotations
 
