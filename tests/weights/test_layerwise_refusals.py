@@ -1,4 +1,4 @@
-"""What the pass over the layers refuses, with the sentence the user reads, before anything is computed from it."""
+"""What pruning layer by layer refuses before it computes anything, with the message that the user reads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from regrow.errors import UsageError
 from regrow.weights import WeightPruner
 from regrow.weights.layerwise import prune_layers
 from regrow.weights.pattern import Pattern
-from regrow.weights.sparsegpt_pruner import SparseGPT
-from regrow.weights.wanda_pruner import Wanda
+from regrow.weights.sparsegpt_pruner import SparseGPTPruner
+from regrow.weights.wanda_pruner import WandaPruner
 
 SEQUENCES = [torch.arange(3, 23)]
 
@@ -27,7 +27,7 @@ def model() -> PreTrainedModel:
 
 
 def wanda(weight: Tensor) -> WeightPruner:
-    return Wanda(weight, Pattern("2:4"))
+    return WandaPruner(weight, Pattern("2:4"))
 
 
 def test_no_text(model: PreTrainedModel) -> None:
@@ -104,10 +104,10 @@ def test_layers_that_run_in_another_order(
 def test_a_linear_that_never_runs(model: PreTrainedModel) -> None:
     model.model.layers[1].self_attn.w1 = nn.Linear(32, 32)
     with pytest.raises(UsageError, match=r"model\.layers\.1\.self_attn\.w1 was never run"):
-        prune_layers(model, SEQUENCES, SparseGPT)
+        prune_layers(model, SEQUENCES, SparseGPTPruner)
 
 
-@pytest.mark.parametrize("start", [wanda, SparseGPT], ids=["wanda", "sparsegpt"])
+@pytest.mark.parametrize("start", [wanda, SparseGPTPruner], ids=["wanda", "sparsegpt"])
 def test_a_width_that_is_no_multiple_of_four(start: type[WeightPruner]) -> None:
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(**SIZES | {"intermediate_size": 66})

@@ -1,4 +1,4 @@
-"""SparseGPT against the optimal brain surgeon, one column at a time, and against what must not matter to it."""
+"""SparseGPT against the optimal brain surgeon, one column at a time, and its invariances."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from naive_weights import sparsegpt as naive
 from regrow.errors import RegrowError, UsageError
 from regrow.weights import WeightPruner
 from regrow.weights.pattern import Pattern
-from regrow.weights.sparsegpt_pruner import SparseGPT
-from regrow.weights.wanda_pruner import Wanda
+from regrow.weights.sparsegpt_pruner import SparseGPTPruner
+from regrow.weights.wanda_pruner import WandaPruner
 
 SEEDS = st.integers(0, 99)
 
@@ -27,7 +27,7 @@ def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor
 def correlated(
     seed: int, width: int, lengths: Sequence[int] = (40, 25), dtype: torch.dtype = torch.float64
 ) -> list[Tensor]:
-    """Sequences of x = z A with one fixed A, [T, in]: channels of unequal size that depend on each other."""
+    """Return sequences x = z A [T, in] with one fixed A: channels differ in scale and are correlated."""
     mixing = normal(seed + 500, width, width) * normal(seed + 501, width).exp()
     return [(normal(seed + i, length, width) @ mixing).to(dtype) for i, length in enumerate(lengths)]
 
@@ -38,13 +38,14 @@ def pruned(pruner: WeightPruner, sequences: Sequence[Tensor]) -> Tensor:
     return pruner.prune("w")
 
 
-# 128 columns are a block: within one, its border, and several with a short last one.
+# A block has 128 columns: widths within a block, at its border, and several blocks with a short last one.
 @pytest.mark.parametrize("width", [4, 16, 128, 132, 300])
 def test_equals_the_surgeon(width: int) -> None:
     weight, sequences = normal(1, 6, width), correlated(2, width)
-    # Both invert a Hessian of condition at most 100 * width: 1e-16 * 3e4, with a thousandfold margin for what follows.
+    # Both invert a Hessian of condition at most 100 * width: 1e-16 * 3e4, with a thousandfold margin for
+    # the steps that follow.
     torch.testing.assert_close(
-        pruned(SparseGPT(weight), sequences), naive(weight, sequences), rtol=1e-8, atol=1e-9
+        pruned(SparseGPTPruner(weight), sequences), naive(weight, sequences), rtol=1e-8, atol=1e-9
     )
 
 
@@ -52,7 +53,7 @@ def test_equals_the_surgeon(width: int) -> None:
 def test_two_of_each_four_stay_in_every_dtype_and_nothing_given_changes(dtype: torch.dtype) -> None:
     weight, sequences = normal(1, 16, 32, dtype=dtype), correlated(2, 32, dtype=dtype)
     before = [weight.clone(), *(x.clone() for x in sequences)]
-    got = pruned(SparseGPT(weight), sequences)
+    got = pruned(SparseGPTPruner(weight), sequences)
     assert got.dtype == dtype
     assert ((got != 0).reshape(-1, 4).sum(dim=1) == 2).all()
     assert all(map(torch.equal, before, [weight, *sequences]))
@@ -63,7 +64,7 @@ def test_inputs_that_are_always_zero_lose_their_weights_and_harm_no_other() -> N
     weight[:, 5], weight[:, 12] = 1e3, 1e3
     for x in sequences:
         x[:, 5] = x[:, 12] = 0
-    got = pruned(SparseGPT(weight), sequences)
+    got = pruned(SparseGPTPruner(weight), sequences)
     assert not got[:, [5, 12]].any()
     torch.testing.assert_close(got, naive(weight, sequences), rtol=1e-8, atol=1e-9)
 
@@ -76,8 +77,8 @@ def test_errs_less_than_wanda_and_wanda_less_than_magnitude(seed: int) -> None:
     )
     pattern = Pattern("2:4")
     ladder = [
-        pruned(SparseGPT(weight), sequences),
-        pruned(Wanda(weight, pattern), sequences),
+        pruned(SparseGPTPruner(weight), sequences),
+        pruned(WandaPruner(weight, pattern), sequences),
         pattern.prune(weight, weight.abs(), "w"),
     ]
     first, second, third = (
@@ -91,7 +92,7 @@ def test_errs_less_than_wanda_and_wanda_less_than_magnitude(seed: int) -> None:
 def test_independent_inputs_of_one_size_make_it_magnitude(seed: int) -> None:
     weight = normal(seed, 5, 132)
     assert torch.equal(
-        pruned(SparseGPT(weight), [torch.eye(132) * 3]), Pattern("2:4").prune(weight, weight.abs(), "w")
+        pruned(SparseGPTPruner(weight), [torch.eye(132) * 3]), Pattern("2:4").prune(weight, weight.abs(), "w")
     )
 
 
@@ -99,7 +100,8 @@ def test_independent_inputs_of_one_size_make_it_magnitude(seed: int) -> None:
 def test_the_unit_of_the_inputs_does_not_matter(seed: int, power: int) -> None:
     weight, sequences = normal(seed, 5, 12), correlated(seed + 1, 12)
     assert torch.equal(
-        pruned(SparseGPT(weight), [x * 2.0**power for x in sequences]), pruned(SparseGPT(weight), sequences)
+        pruned(SparseGPTPruner(weight), [x * 2.0**power for x in sequences]),
+        pruned(SparseGPTPruner(weight), sequences),
     )
 
 
@@ -107,7 +109,7 @@ def test_the_unit_of_the_inputs_does_not_matter(seed: int, power: int) -> None:
 def test_each_row_is_pruned_for_itself(seed: int, order: list[int]) -> None:
     weight, sequences = normal(seed, 5, 12), correlated(seed + 1, 12)
     torch.testing.assert_close(
-        pruned(SparseGPT(weight[order]), sequences), pruned(SparseGPT(weight), sequences)[order]
+        pruned(SparseGPTPruner(weight[order]), sequences), pruned(SparseGPTPruner(weight), sequences)[order]
     )
 
 
@@ -115,14 +117,14 @@ def test_each_row_is_pruned_for_itself(seed: int, order: list[int]) -> None:
 def test_neither_order_nor_repetition_of_the_sequences_matters(seed: int) -> None:
     weight, sequences = normal(seed, 5, 12), correlated(seed + 1, 12)
     want = pruned(
-        SparseGPT(weight), sequences
+        SparseGPTPruner(weight), sequences
     )  # float64; H differs by rounding, 1e-16 times its condition of at most 1200
-    torch.testing.assert_close(pruned(SparseGPT(weight), sequences[::-1]), want, rtol=1e-9, atol=1e-10)
-    torch.testing.assert_close(pruned(SparseGPT(weight), sequences * 3), want, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(pruned(SparseGPTPruner(weight), sequences[::-1]), want, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(pruned(SparseGPTPruner(weight), sequences * 3), want, rtol=1e-9, atol=1e-10)
 
 
 def test_a_hessian_that_cannot_be_inverted_names_the_linear_and_the_remedy() -> None:
-    pruner = SparseGPT(normal(0, 4, 8, dtype=torch.float32))
+    pruner = SparseGPTPruner(normal(0, 4, 8, dtype=torch.float32))
     pruner.add(
         normal(1, 9, 8, dtype=torch.float32) * 1e-20
     )  # squares of 1e-40, whose inverse is beyond float32
@@ -132,7 +134,7 @@ def test_a_hessian_that_cannot_be_inverted_names_the_linear_and_the_remedy() -> 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_inputs_that_overflow_are_refused(value: float) -> None:
-    pruner, x = SparseGPT(normal(0, 4, 8, dtype=torch.float32)), normal(1, 9, 8, dtype=torch.float32)
+    pruner, x = SparseGPTPruner(normal(0, 4, 8, dtype=torch.float32)), normal(1, 9, 8, dtype=torch.float32)
     x[3, 2] = value
     pruner.add(x)
     with pytest.raises(RegrowError, match=r"overflows in layers\.3\.down"):
@@ -143,11 +145,11 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     weight = normal(0, 4, 8, dtype=torch.float32)
     weight[1, 2] = float("nan")
     with pytest.raises(RegrowError, match=r"overflows in w or its weights are not finite"):
-        pruned(SparseGPT(weight), correlated(1, 8, dtype=torch.float32))
+        pruned(SparseGPTPruner(weight), correlated(1, 8, dtype=torch.float32))
 
 
 def test_a_width_that_is_no_multiple_of_four_is_refused() -> None:
-    pruner = SparseGPT(normal(0, 4, 6))
+    pruner = SparseGPTPruner(normal(0, 4, 6))
     pruner.add(normal(1, 9, 6))
     with pytest.raises(UsageError, match=r"layers\.3\.down has 6 inputs"):
         pruner.prune("layers.3.down")
