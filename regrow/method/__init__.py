@@ -1,1 +1,1 @@
-"""The methods: frozen values that a user configures."""
+"""The pruning methods: frozen dataclasses that a user configures."""

@@ -1,4 +1,4 @@
-"""What a user configures."""
+"""Base classes of the methods that a user configures."""
 
 from __future__ import annotations
 
@@ -25,33 +25,41 @@ from regrow.weights import WeightPruner
 
 @final
 class Needs(Enum):
-    """What a method takes from a calibration text, and how much text by default: sequences, tokens of each."""
+    """Kind of calibration that a method needs.
+
+    Each value is the default amount of calibration text: (sequences, tokens per sequence).
+    """
 
     THRESHOLDS = (10, 2048)
     WEIGHTS = (128, 2048)
 
 
 class Method(ABC):
-    """A frozen dataclass of plain parameters. It changes one surface of a model; everything else follows from `pruner`."""
+    """A frozen dataclass of plain parameters that changes one surface of a model.
+
+    Everything that happens while decoding follows from the `Pruner` that `pruner` returns.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
     surface: ClassVar[Surface] = Surface.NEURONS
-    calibrated_by: ClassVar[tuple[str, ...]] = (
-        "sparsity",
-    )  # parameters that a calibration is made for: others need another
-    retired: ClassVar[
-        Mapping[str, Any]
-    ] = {}  # parameters that older records hold, with the value that is now the only one
+    # Parameters that a calibration depends on: other values need another calibration.
+    calibrated_by: ClassVar[tuple[str, ...]] = ("sparsity",)
+    # Parameters that only older records hold, each with the one value that is still supported.
+    retired: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
     def check(self) -> None:
-        """Raises UsageError on bad parameters."""
+        """Raises UsageError if a parameter is invalid."""
 
     @abstractmethod
     def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner:
-        """The method at work. `calibration` may be empty for a pruner that only scores."""
+        """Returns the pruner that applies the method to `blocks`.
+
+        `calibration` holds the tensors of a calibration by name. It is empty if the method needs none. It may
+        also be empty for a pruner that only computes scores, as in the making of a calibration.
+        """
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
@@ -66,25 +74,31 @@ class Method(ABC):
 
     @property
     def target(self) -> Decimal:
-        """The sparsity asked for; 0 for a method without one."""
+        """Target sparsity; 0 for a method without one."""
         return parse_sparsity(getattr(self, "sparsity", 0))
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The linears that its actual sparsity is about."""
+        """Groups of linear layers over which the actual sparsity of this method is computed."""
         return FFN_SITES
 
     @property
     def needs(self) -> Needs | None:
-        """What it needs of a calibration."""
+        """Kind of calibration that the method needs; None if it needs no calibration."""
         return None
 
     def weight_pruner(self, weight: Tensor) -> WeightPruner:
-        """Of one linear [out, in]; only of a method that needs WEIGHTS."""
+        """Returns the pruner of one weight `[out, in]`.
+
+        Only methods that need `Needs.WEIGHTS` implement it; others raise NotImplementedError.
+        """
         raise NotImplementedError(self.name)
 
     def describe(self) -> dict[str, Any]:
-        """Name and parameters, ready for JSON; the same method gives the same text however its sparsity was written."""
+        """Returns the name and the parameters, ready for JSON.
+
+        Equal methods have equal descriptions, no matter how `sparsity` was written (0.5, "0.50", ...).
+        """
         parameters: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
         if "sparsity" in parameters:
             parameters["sparsity"] = float(self.target)
@@ -92,7 +106,10 @@ class Method(ABC):
 
 
 class WeightMethod(Method):
-    """A method that changes the weights of all block linears before the run, and does nothing while decoding."""
+    """A method that changes the weights of all linear layers of the blocks once, before the run.
+
+    It does nothing while decoding.
+    """
 
     surface: ClassVar[Surface] = Surface.WEIGHTS
 
@@ -109,7 +126,10 @@ class WeightMethod(Method):
 
 
 class InputMethod(Method):
-    """A method that chooses inputs of the block linears, or of the FFN's alone, in every decode step."""
+    """A method that selects inputs of linear layers in every decode step.
+
+    It prunes all linear layers of the blocks, or with `ffn_only` those of the FFNs alone.
+    """
 
     surface: ClassVar[Surface] = Surface.INPUTS
     retired: ClassVar[Mapping[str, Any]] = {"prompt": "dense"}
@@ -117,7 +137,7 @@ class InputMethod(Method):
 
     @abstractmethod
     def rule(self) -> InputRule:
-        """What is kept. Raises UsageError on bad parameters."""
+        """Returns the rule that decides which inputs are kept. Raises UsageError on bad parameters."""
 
     def check(self) -> None:
         self.rule()
@@ -137,11 +157,14 @@ class InputMethod(Method):
 
 
 class NeuronMethod(Method):
-    """A method that retains FFN neurons between one selection and the next."""
+    """A method that keeps a set of FFN neurons from one selection to the next."""
 
     @abstractmethod
     def index_set(self) -> IndexSet:
-        """The parts it is made of: scores, memory, aggregate, budget, schedule. Raises UsageError on bad parameters."""
+        """Returns the rule for scores, memory, aggregate and budget, with its schedule.
+
+        Raises UsageError on bad parameters.
+        """
 
     def check(self) -> None:
         self.index_set()
@@ -156,7 +179,7 @@ class NeuronMethod(Method):
         return Needs.THRESHOLDS if rule.by_threshold and rule.schedule.prunes else None
 
     def scores(self, blocks: Blocks) -> Tensor | None:  # noqa: ARG002
-        """[L, F] that stand from the start; None for a method that observes."""
+        """Returns fixed scores `[L, F]`, or None for a method that observes activations."""
         return None
 
     def pruner(self, blocks: Blocks, calibration: Mapping[str, Tensor]) -> Pruner:
@@ -169,5 +192,5 @@ class NeuronMethod(Method):
 
 
 def thresholds(calibration: Mapping[str, Tensor], places: Sequence[FFN] | Sequence[Linear]) -> Tensor | None:
-    """[places], or None where there is no calibration."""
+    """Returns the threshold of each place, `[places]`, or None if there is no calibration."""
     return torch.stack([calibration[place.name] for place in places]) if calibration else None

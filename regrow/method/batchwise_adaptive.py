@@ -12,7 +12,39 @@ from regrow.selection.schedule import Schedule, unless_zero
 @final
 @dataclass(frozen=True)
 class BatchwiseAdaptive(NeuronMethod):
-    """Batch-wise Adaptive Pruning with the paper's defaults; see docs/method.md for every parameter."""
+    """Keeps the top-k FFN neurons of each layer for the whole batch, and selects them anew in every cycle.
+
+    The prompt and the dense decode steps score the neurons by the model's own activations; the sparse steps
+    in between compute only the kept neurons. This is Batch-wise Adaptive Pruning (the paper's equations 1 to
+    4), with the paper's values as defaults. docs/method.md explains every parameter.
+
+    Args:
+        sparsity: Target sparsity rho in [0, 1), the share of neurons that a sparse step leaves out of each
+            layer. A float, a `Decimal` or a string. 0 is the dense model.
+        init_steps: T_init, the number of dense decode steps before the first sparse step, at least 0.
+            With 0 the first mask comes from the prompt alone.
+        explore_steps: T_e, the number of dense decode steps that end each cycle, from 0 to `period`. With 0
+            the first mask is never renewed; with `period` all steps are dense.
+        period: T_trans, the length of a cycle in decode steps, sparse and dense steps together, at least 1.
+        aggregate: How the batch agrees on the importance of a neuron: `"max"` (the largest value of any
+            sample) or `"mean"` (the mean over the samples).
+        memory: How new scores enter the memory of a sample: `"max"` (the larger of memory and score),
+            `"none"` (the latest scores replace the memory) or `"ema"` (exponential moving average).
+        decay: Weight of the old memory in [0, 1]. Only `memory="ema"` uses it.
+        forget_finished: Leaves samples that have generated their EOS out of later selections.
+        selection: `"topk"` keeps the k most important neurons. `"threshold"` keeps the neurons whose
+            importance exceeds a calibrated threshold; it needs a calibration.
+
+    Raises:
+        UsageError: If a parameter has the wrong type or lies outside of its range.
+
+    Example:
+        ```python
+        method = regrow.BatchwiseAdaptive(sparsity=0.5)
+        with regrow.prune(model, method) as session:
+            tokens = model.generate(**batch, max_new_tokens=512)
+        ```
+    """
 
     sparsity: Sparsity = 0.5
     init_steps: int = 64
@@ -25,7 +57,7 @@ class BatchwiseAdaptive(NeuronMethod):
     selection: str = "topk"
 
     name: ClassVar[str] = "bap"
-    summary: ClassVar[str] = "Batch-wise Adaptive Pruning: a shared mask, looked at again every period"
+    summary: ClassVar[str] = "Batch-wise Adaptive Pruning: one mask for the batch, renewed in every cycle"
     source: ClassVar[str] = "Batch-wise Adaptive Pruning, section 3"
 
     def index_set(self) -> IndexSet:

@@ -18,17 +18,34 @@ from regrow.selection.schedule import ALWAYS_DENSE
 @final
 @dataclass(frozen=True)
 class CATS(Method):
-    """Neurons whose |act(gate x)| exceeds a calibrated threshold; the gate is dense, up and down shrink.
+    """Keeps the FFN neurons whose `|act(gate x)|` exceeds a calibrated threshold, in every decode step.
 
-    `share`: one mask for the batch from the mean of its live rows, or, as in the original, "none": every row its own, and what any of
-    them keeps is read.
+    The gate is computed for all neurons; up and down shrink. Prompts are processed densely. Source: Lee et
+    al. 2024, github.com/ScalingIntelligence/CATS. The thresholds come from `regrow calibrate`.
+
+    Args:
+        sparsity: Target sparsity in [0, 1), the share of neurons that lie below the threshold on the
+            calibration text. A float, a `Decimal` or a string. 0 is the dense model and needs no calibration.
+        share: `"mean"` gives the batch one mask, from the mean over its live (unfinished) rows. `"none"`, as
+            in the original, gives every row its own mask; the weights of a neuron are read if any live row
+            keeps it.
+
+    Raises:
+        UsageError: If a parameter has the wrong type or lies outside of its range.
+
+    Example:
+        ```python
+        calibration = regrow.Calibration.load("cats.safetensors")
+        with regrow.prune(model, regrow.CATS(sparsity=0.5), calibration=calibration) as session:
+            tokens = model.generate(**batch, max_new_tokens=512)
+        ```
     """
 
     sparsity: Sparsity = 0.5
     share: str = "mean"
 
     name: ClassVar[str] = "cats"
-    summary: ClassVar[str] = "Neurons above a threshold of the gate, at every token; up and down shrink"
+    summary: ClassVar[str] = "Neurons whose gate exceeds a threshold, at every token; up and down shrink"
     source: ClassVar[str] = "Lee et al. 2024, github.com/ScalingIntelligence/CATS"
 
     def check(self) -> None:

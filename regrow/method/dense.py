@@ -15,7 +15,17 @@ from regrow.selection.schedule import ALWAYS_DENSE
 @final
 @dataclass(frozen=True)
 class Dense(Method):
-    """The unpruned model through the same loop: the baseline of every comparison."""
+    """Keeps everything in every step: the unpruned model, the baseline of every comparison.
+
+    The model runs through the same decode loop as with the other methods. There are no parameters.
+
+    Example:
+        ```python
+        method = regrow.Dense()
+        with regrow.prune(model, method) as session:
+            tokens = model.generate(**batch, max_new_tokens=512)
+        ```
+    """
 
     name: ClassVar[str] = "dense"
     summary: ClassVar[str] = "The unpruned model, the baseline of every comparison"

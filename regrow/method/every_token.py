@@ -18,14 +18,35 @@ from regrow.selection.schedule import ALWAYS_DENSE
 @final
 @dataclass(frozen=True)
 class EveryToken(Method):
-    """Neurons chosen at every token from its own |zbar|, maximum (or mean) over the batch, top k; gate and up are computed to know it."""
+    """Keeps the top-k FFN neurons of each layer, selected in every decode step from its own activations.
+
+    The score of a neuron is `|zbar|` with `zbar = z / ||z||`, aggregated over the live (unfinished) rows of
+    the batch. Gate and up are computed for all neurons, because the scores depend on them, so only the down
+    projection shrinks. The method is an ablation (the middle of the paper's figure 1), not a way to save
+    time. Prompts are processed densely.
+
+    Args:
+        sparsity: Target sparsity in [0, 1), the share of neurons that a decode step leaves out of each down
+            projection. A float, a `Decimal` or a string. 0 is the dense model.
+        aggregate: How the scores of the live rows are combined: `"max"` or `"mean"`.
+
+    Raises:
+        UsageError: If a parameter has the wrong type or lies outside of its range.
+
+    Example:
+        ```python
+        method = regrow.EveryToken(sparsity=0.5)
+        with regrow.prune(model, method) as session:
+            tokens = model.generate(**batch, max_new_tokens=512)
+        ```
+    """
 
     sparsity: Sparsity = 0.5
     aggregate: str = "max"
 
     name: ClassVar[str] = "every-token"
     summary: ClassVar[str] = (
-        "Ablation: neurons chosen at every token from the token itself; only down shrinks"
+        "Ablation: neurons chosen at every token from its own activations; only down shrinks"
     )
     source: ClassVar[str] = "Batch-wise Adaptive Pruning, figure 1 (middle)"
 

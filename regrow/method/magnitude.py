@@ -16,12 +16,30 @@ from regrow.selection.schedule import ALWAYS_SPARSE, unless_zero
 @final
 @dataclass(frozen=True)
 class Magnitude(NeuronMethod):
-    """The neurons with the largest weights, sqrt(||W_g[j]||^2 + ||W_1[j]||^2 + ||W_2[:, j]||^2), whatever the input: a control."""
+    """Keeps the FFN neurons with the largest weights, the same ones in every decode step and for every input.
+
+    The score of neuron j is `sqrt(||W_g[j]||^2 + ||W_1[j]||^2 + ||W_2[:, j]||^2)`. The method is a control: a
+    comparison with it shows what activation scores gain. Prompts are processed densely.
+
+    Args:
+        sparsity: Target sparsity rho in [0, 1), the share of neurons that a sparse step leaves out of each
+            layer. A float, a `Decimal` or a string. 0 is the dense model.
+
+    Raises:
+        UsageError: If a parameter has the wrong type or lies outside of its range.
+
+    Example:
+        ```python
+        method = regrow.Magnitude(sparsity=0.5)
+        with regrow.prune(model, method) as session:
+            tokens = model.generate(**batch, max_new_tokens=512)
+        ```
+    """
 
     sparsity: Sparsity = 0.5
 
     name: ClassVar[str] = "magnitude"
-    summary: ClassVar[str] = "Control: the neurons with the largest weights, whatever the input"
+    summary: ClassVar[str] = "Control: the neurons with the largest weights, for every input"
     source: ClassVar[str] = "-"
 
     def index_set(self) -> IndexSet:
@@ -33,7 +51,7 @@ class Magnitude(NeuronMethod):
 
 
 def _norms(weights: FFNWeights) -> Tensor:
-    """[F]"""
+    """Returns the norm of each neuron's weights in gate, up and down together, `[F]`."""
     parts = [
         torch.linalg.vector_norm(rows, dim=1, dtype=score_dtype(weights.gate))
         for rows in (weights.gate, weights.up, weights.down.t())

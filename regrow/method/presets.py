@@ -1,4 +1,4 @@
-"""Every method by name; CLI choices, tables and test matrices read this list."""
+"""Registry of all methods by name. The CLI choices, tables and test matrices read it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,16 @@ METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 
 def parameters(name: str) -> dict[str, Any]:
-    """Parameter names and defaults of a method. Raises UsageError on an unknown name."""
+    """Returns the parameter names and defaults of a method. Raises UsageError on an unknown name."""
     require_one_of(METHODS, method=name)
     return {field.name: field.default for field in fields(METHODS[name])}  # type: ignore[arg-type]
 
 
 def make(name: str, /, **given: Any) -> Method:
-    """The method of that name. Raises UsageError on an unknown name or parameter."""
+    """Returns the method called `name` with the given parameters.
+
+    Raises UsageError on an unknown name, an unknown parameter or an invalid value.
+    """
     known = parameters(name)
     unknown = [key for key in given if key not in known]
     if unknown:

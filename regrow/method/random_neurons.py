@@ -17,13 +17,32 @@ from regrow.selection.schedule import ALWAYS_SPARSE, unless_zero
 @final
 @dataclass(frozen=True)
 class RandomNeurons(NeuronMethod):
-    """Neurons drawn once by a seed, in every layer others: a control."""
+    """Keeps FFN neurons drawn at random from a seed, the same ones in every decode step and for every input.
+
+    Every layer has its own draw. The method is a control: a comparison with it shows what activation scores
+    gain. Prompts are processed densely.
+
+    Args:
+        sparsity: Target sparsity rho in [0, 1), the share of neurons that a sparse step leaves out of each
+            layer. A float, a `Decimal` or a string. 0 is the dense model.
+        seed: Seed of the random generator, an integer of at least 0.
+
+    Raises:
+        UsageError: If a parameter has the wrong type or lies outside of its range.
+
+    Example:
+        ```python
+        method = regrow.RandomNeurons(sparsity=0.5, seed=0)
+        with regrow.prune(model, method) as session:
+            tokens = model.generate(**batch, max_new_tokens=512)
+        ```
+    """
 
     sparsity: Sparsity = 0.5
     seed: int = 0
 
     name: ClassVar[str] = "random"
-    summary: ClassVar[str] = "Control: neurons drawn by a seed"
+    summary: ClassVar[str] = "Control: neurons drawn at random from a seed"
     source: ClassVar[str] = "-"
 
     def index_set(self) -> IndexSet:

@@ -15,12 +15,32 @@ from regrow.weights.sparsegpt_pruner import SparseGPTPruner
 @final
 @dataclass(frozen=True)
 class SparseGPT(WeightMethod):
-    """Two of each four weights are zero, those whose removal costs least over a calibration text; the others make up for them."""
+    """Keeps two of each four weights, selected once over a calibration text, and zeroes the others.
+
+    The pruned weights are those whose removal costs least, and the weights to their right are updated to
+    compensate for the removal. All linear layers of the blocks are pruned once, before the run, so prompts
+    run through the pruned weights too. The zeros run through dense kernels. Source: Frantar and Alistarh
+    2023, github.com/IST-DASLab/sparsegpt. The weights come from `regrow calibrate`.
+
+    Args:
+        sparsity: Target sparsity, the share of weights that are zero: 0.5 (the 2:4 pattern) or 0, which is
+            the dense model and needs no calibration. A float, a `Decimal` or a string.
+
+    Raises:
+        UsageError: If `sparsity` is neither 0.5 nor 0.
+
+    Example:
+        ```python
+        calibration = regrow.Calibration.load("sparsegpt.safetensors")
+        with regrow.prune(model, regrow.SparseGPT(sparsity=0.5), calibration=calibration) as session:
+            tokens = model.generate(**batch, max_new_tokens=512)
+        ```
+    """
 
     sparsity: Sparsity = 0.5
 
     name: ClassVar[str] = "sparsegpt"
-    summary: ClassVar[str] = "Static weights, whatever the input: 2:4, the weights that stay are updated"
+    summary: ClassVar[str] = "Static weights: 2:4, and the weights that stay are updated"
     source: ClassVar[str] = "Frantar and Alistarh 2023, github.com/IST-DASLab/sparsegpt"
 
     def check(self) -> None:

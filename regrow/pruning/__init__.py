@@ -1,1 +1,1 @@
-"""Methods at work: what the patched modules of a model do, and the state it needs."""
+"""Running methods: what the patched modules of a model compute, and the state that this needs."""

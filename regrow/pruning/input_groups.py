@@ -1,4 +1,7 @@
-"""Linears of a block that share an input and what is kept of it: q, k and v, or gate and up, of a method without weighed inputs."""
+"""Groups of linear layers that share an input and its mask: q, k and v, or gate and up.
+
+Only methods that compare unweighted inputs with thresholds (TEAL) have groups of several layers.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,34 @@ from regrow.kernels import MaskedLinears, masked_linears
 def share_an_input(
     linears: Sequence[Linear], thresholds: Sequence[float] | None, *, weighed: bool
 ) -> list[list[int]]:
-    """The numbers of the linears, those together that keep the same inputs.
+    """Returns the indices of the linear layers, grouped by the inputs that they keep.
 
-    Those are linears of one module and site that follow each other and whose thresholds are equal, as thresholds of the same input are.
-    Inputs that are weighed by the linear's own columns, or chosen without a threshold, are each linear's own.
+    A group consists of consecutive linear layers of one module and site whose thresholds are equal.
+    Thresholds that were calibrated on the same input are equal. If the inputs are weighted by column norms,
+    or selected without thresholds, every linear layer forms a group of its own.
     """
     if weighed or thresholds is None:
         return [[place] for place in range(len(linears))]
 
-    def kind(place: int) -> tuple[object, ...]:
-        of = linears[place]
-        return of.name.rpartition(".")[0], of.layer, of.site, of.weight.shape[1], thresholds[place]
+    def group_key(place: int) -> tuple[object, ...]:
+        linear = linears[place]
+        return (
+            linear.name.rpartition(".")[0],
+            linear.layer,
+            linear.site,
+            linear.weight.shape[1],
+            thresholds[place],
+        )
 
-    return [list(places) for _, places in groupby(range(len(linears)), key=kind)]
+    return [list(places) for _, places in groupby(range(len(linears)), key=group_key)]
 
 
 @final
 class InputGroup:
-    """Linears that keep the same inputs: the first to be called runs all, the others find their output ready."""
+    """Linear layers that keep the same inputs.
+
+    The first layer that is called computes the outputs of all. The calls of the other layers return theirs.
+    """
 
     def __init__(self, places: Sequence[int], linears: Sequence[Linear]) -> None:
         self._places = places
@@ -48,7 +61,10 @@ class InputGroup:
         return self._linears.state_bytes
 
     def run(self, place: int, x: Tensor, keep: Callable[[], Tensor]) -> Tensor:
-        """y [..., out] of x [..., in] with the inputs `keep()` [in] bool, which is asked once for all that are given this very tensor."""
+        """Returns y `[..., out]` for x `[..., in]`, using only the inputs that `keep()` `[in]` bool selects.
+
+        `keep` is called once for all layers of the group that are called with this very tensor.
+        """
         if x is not self._x or place not in self._ready:
             self._x, self._ready = x, dict(zip(self._places, self._linears(x, keep()), strict=True))
         y = self._ready.pop(place)

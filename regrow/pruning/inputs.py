@@ -1,4 +1,7 @@
-"""Inputs of linears pruned in every step, from their own magnitudes (TEAL; weighed by their columns: WINA)."""
+"""Prunes the inputs of linear layers in every decode step.
+
+The scores are the inputs' magnitudes (TEAL), or the magnitudes times the norms of the weight columns (WINA).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn import functional
 
 from regrow.core import Blocks, Mode, Pass, score_dtype
 from regrow.errors import require_one_of
@@ -27,10 +30,12 @@ SHARES = ("mean_abs", "abs_mean")
 @final
 @dataclass(frozen=True)
 class InputRule:
-    """An input component's score is |x_i|, or |x_i| ||W[:, i]||_2 if `weighed`.
+    """How inputs are scored and which of them are kept.
 
-    `share`: over the live rows of a batch the mean of |x_i|, or the magnitude of the mean of x_i. Kept is what exceeds the linear's
-    threshold or, without one, the k largest.
+    The score of input i is |x_i|, or |x_i| ||W[:, i]||_2 if `weighed`. Over the live rows of a batch, |x_i|
+    becomes the mean of |x_i| (`share` "mean_abs") or the magnitude of the mean of x_i ("abs_mean"). The
+    inputs whose score exceeds the linear layer's threshold are kept, or those with the k largest scores if
+    not `by_threshold`.
     """
 
     sparsity: Decimal
@@ -44,19 +49,24 @@ class InputRule:
 
 @final
 class InputPruner(Pruner):
+    """Keeps inputs of linear layers, selected in every decode step (TEAL, WINA)."""
+
     schedule = ALWAYS_SPARSE
     ready = True
 
     def __init__(self, rule: InputRule, blocks: Blocks, threshold: Tensor | None = None) -> None:
-        """`threshold` [linears] for a rule that goes by one; without it such a rule only scores."""
+        """`threshold` `[linears]` is needed to prune if the rule is `by_threshold`.
+
+        Without it, the pruner only computes scores.
+        """
         self._rule, self._linears, self.places = rule, blocks.linears, len(blocks.linears)
         self._threshold: Sequence[float] | None = None if threshold is None else threshold.tolist()
         self._keep = [
-            0 if rule.by_threshold else keep_count(rule.sparsity, place.weight.shape[1], "inputs")
-            for place in self._linears
+            0 if rule.by_threshold else keep_count(rule.sparsity, linear.weight.shape[1], "inputs")
+            for linear in self._linears
         ]
-        self._sparse: list[InputGroup] = []  # of each linear, from the first batch on
-        self._norms = [_norms(place.weight) if rule.weighed else None for place in self._linears]
+        self._sparse: list[InputGroup] = []  # the group of each linear layer, once a batch has started
+        self._norms = [_norms(linear.weight) if rule.weighed else None for linear in self._linears]
 
     def start(self, slots: int, meter: Meter) -> None:  # noqa: ARG002
         assert (self._threshold is not None) == self._rule.by_threshold, "a rule by thresholds needs them"
@@ -71,20 +81,20 @@ class InputPruner(Pruner):
         self._meter.drop()
 
     def run(self, place: int, x: Tensor, now: Pass | None) -> Tensor:
-        of = self._linears[place]
+        linear = self._linears[place]
         if now is not None and now.mode is Mode.SPARSE:
             return self._sparse[place].run(place, x, lambda: self._shared(place, x.flatten(0, -2), now.slot))
-        return linear(x, of.weight, of.bias)
+        return functional.linear(x, linear.weight, linear.bias)
 
     def commit(self, done: Pass, slot: Tensor) -> None:  # noqa: ARG002
         if not done.decode:
             return
         self._meter.commit()
-        for of, keep in zip(self._linears, self._keep, strict=True):
+        for linear, keep in zip(self._linears, self._keep, strict=True):
             if done.mode is not Mode.SPARSE:
-                self._meter.count(of.site, of.layer, of.weight.numel())
-            elif self._threshold is None:  # otherwise the device alone knows
-                self._meter.count(of.site, of.layer, keep * of.weight.shape[0])
+                self._meter.count(linear.site, linear.layer, linear.weight.numel())
+            elif self._threshold is None:  # with thresholds, only the device knows how many inputs are kept
+                self._meter.count(linear.site, linear.layer, keep * linear.weight.shape[0])
 
     def key(self, planned: Pass) -> Hashable:
         return planned.mode
@@ -93,11 +103,11 @@ class InputPruner(Pruner):
         return self._score(place, x.to(score_dtype(x)).abs())
 
     def _shared(self, place: int, x: Tensor, slot: Tensor) -> Tensor:
-        """[in] bool: the inputs that all rows of x [T, in] keep."""
-        of, abs_mean = self._linears[place], self._rule.share == "abs_mean"
+        """Returns the inputs `[in]` bool that all rows of x `[T, in]` keep."""
+        linear, abs_mean = self._linears[place], self._rule.share == "abs_mean"
         if self._threshold is None:
             return largest(self._score(place, magnitude(x, slot, abs_mean=abs_mean)), self._keep[place])
-        measured = self._meter.measured(of.site, of.layer)
+        measured = self._meter.measured(linear.site, linear.layer)
         return exceeding(
             x,
             slot,
@@ -108,15 +118,15 @@ class InputPruner(Pruner):
             measured,
         )
 
-    def _score(self, place: int, size: Tensor) -> Tensor:
-        """Of the magnitudes [..., in]."""
+    def _score(self, place: int, magnitudes: Tensor) -> Tensor:
+        """Returns the scores of inputs with these magnitudes `[..., in]`."""
         norms = self._norms[place]
-        return size if norms is None else size * norms.to(size.dtype)
+        return magnitudes if norms is None else magnitudes * norms.to(magnitudes.dtype)
 
     @property
     def sources(self) -> Sequence[Tensor]:
         copied = self._rule.weighed or self._linears[0].weight.is_cuda
-        return [place.weight for place in self._linears] if copied else ()
+        return [linear.weight for linear in self._linears] if copied else ()
 
     @property
     def state_bytes(self) -> int:
@@ -126,6 +136,6 @@ class InputPruner(Pruner):
 
 
 def _norms(weight: Tensor) -> Tensor:
-    """||W[:, i]||_2, [in]."""
+    """Returns the column norms ||W[:, i]||_2, `[in]`."""
     norms: Tensor = torch.linalg.vector_norm(weight, dim=0, dtype=score_dtype(weight))
     return norms

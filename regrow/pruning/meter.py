@@ -1,4 +1,4 @@
-"""What a batch cost, counted where it is spent."""
+"""Counts the cost of decoding a batch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ SITES = tuple(Site)
 
 @final
 class Meter:
-    """Weight elements that took part in committed decode steps, by site and layer, and what selections moved."""
+    """Counts the weight elements used in committed decode steps, by site and layer.
+
+    `refresh_bytes` counts the bytes that refreshes of the mask read and write.
+    """
 
     def __init__(self, layers: int, device: torch.device) -> None:
         self._layers = layers
-        # The device alone knows these until somebody asks. Their addresses never change.
+        # These counts stay on the device until `kept` reads them. Captured graphs write to them, so their
+        # addresses must not change.
         self._pending = torch.zeros(len(SITES), layers, dtype=torch.int64, device=device)
         self._measured = torch.zeros_like(self._pending)
         self.reset()
@@ -30,22 +34,27 @@ class Meter:
         self.refresh_bytes = 0  # read and written
 
     def count(self, site: Site, layer: int, weights: int) -> None:
+        """Adds `weights` elements to the counts on the host."""
         self._counted[site][layer] += weights
 
     def measured(self, site: Site, layer: int) -> Tensor:
-        """A number [] int64 on the device, to be added to in place while a pass runs: the host does not wait for it."""
+        """Returns a counter `[]` int64 on the device.
+
+        A forward pass adds to the counter in place, so no synchronisation is needed.
+        """
         return self._pending[SITES.index(site), layer]
 
     def drop(self) -> None:
-        """Forgets what a pass measured that nobody committed."""
+        """Discards the measured counts of a forward pass that was not committed."""
         self._pending.zero_()
 
     def commit(self) -> None:
-        """What the pass measured counts."""
+        """Adds the measured counts of the forward pass to the total."""
         self._measured += self._pending
         self._pending.zero_()
 
     def kept(self) -> dict[Site, list[int]]:
+        """Returns the weight elements used, by site and layer. Synchronises with the device."""
         measured = self._measured.tolist()
         return {
             site: [a + b for a, b in zip(self._counted[site], row, strict=True)]

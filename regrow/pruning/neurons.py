@@ -1,4 +1,4 @@
-"""Index sets of FFN neurons, chosen when a phase ends; sparse steps run a compact copy of what was retained."""
+"""Selects FFN neurons when a phase ends; sparse steps compute only the kept neurons."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ from regrow.selection.index_set import IndexSet, IndexState
 
 @final
 class NeuronPruner(Pruner, SampleMemory):
+    """Keeps an index set of FFN neurons from one selection to the next."""
+
     def __init__(
         self, rule: IndexSet, blocks: Blocks, *, threshold: Tensor | None = None, fixed: Tensor | None = None
     ) -> None:
-        """`threshold` [L] for a rule that goes by one. `fixed` [L, F]: scores that stand from the start, so that nothing is observed."""
+        """`threshold` `[L]` is needed if the rule selects by threshold.
+
+        `fixed` `[L, F]` holds scores that are known from the start. Nothing is observed then.
+        """
         weights = blocks.ffns[0].weights
         self.schedule, self._rule, self._blocks, self._threshold, self._fixed = (
             rule.schedule,
@@ -34,23 +39,24 @@ class NeuronPruner(Pruner, SampleMemory):
         self._neurons, self._width = weights.gate.shape
         self._device, self._dtype = weights.gate.device, score_dtype(weights.gate)
         self._keep = rule.keep(self._neurons)
-        self._sparse: list[SparseFFN] = []  # from the first batch on
-        self._laid_out: MatmulChoice | None = None  # why they lie in oneDNN's layout, if they do
-        self._taken = object()  # another one where they lie elsewhere
-        self._seen: dict[
-            int, Tensor
-        ] = {}  # [L, T, F] z of an observed decode pass, by T; addresses never change
+        self._sparse: list[SparseFFN] = []  # one per layer, once a batch has started
+        self._laid_out: MatmulChoice | None = None  # the matmul that the copies are laid out for, if any
+        self._copies_id = object()  # replaced when the copies are made anew; part of the graph key
+        # z `[L, T, F]` of an observed decode pass, by T. Captured graphs write to these buffers, so their
+        # addresses never change.
+        self._seen: dict[int, Tensor] = {}
         self._dictated: list[Tensor] = []
-        self.state: IndexState | None = None  # of batches of one size
+        self.state: IndexState | None = None  # made anew when the size of the batch changes
 
     def dictate(self, scores: Sequence[Tensor]) -> None:
         self._dictated = [score.to(self._device, self._dtype) for score in scores]
 
     @property
     def memory(self) -> SampleMemory:
-        return self  # as an attribute it would keep the copies alive until Python looks for circles
+        # An attribute would be a reference cycle, which keeps the copies alive until garbage collection.
+        return self
 
-    # The batch
+    # Batch
 
     def start(self, slots: int, meter: Meter) -> None:
         self._meter, self._kept, self._coming = meter, [0] * self.places, iter(self._dictated)
@@ -62,21 +68,21 @@ class NeuronPruner(Pruner, SampleMemory):
             self.state = self._rule.init(
                 Spec(self.places, self._neurons, slots, self._device, self._dtype), self._threshold
             )
-        else:  # the same buffers: a captured step knows their addresses
+        else:  # the buffers stay, because captured graphs hold their addresses
             self._rule.clear(self.state)
 
     def _take_copies(self, rows: int) -> None:
-        """In the form that steps of so many rows run fastest with; the copies for the batch before are kept if theirs is the same."""
+        """Makes compact copies in the layout that is fastest for steps of `rows` rows.
+
+        The copies of the previous batch are reused if they have that layout.
+        """
         kind, ffns = self._blocks.ffns[0].weights.gate, self._blocks.ffns
         suited = choose_matmul(kind.dtype, self._device, 3 * len(ffns) * kind.nbytes)
         laid_out = suited if suited.lays_out(rows) else None
         if self._sparse and laid_out is self._laid_out:
             return
-        self._sparse, self._laid_out, self._taken = (
-            [],
-            laid_out,
-            object(),
-        )  # the memory of the old ones goes first
+        # The old copies are released before the new ones are allocated.
+        self._sparse, self._laid_out, self._copies_id = [], laid_out, object()
         scratch, varies = kind.new_empty(self._keep, self._width), self._rule.by_threshold
         self._sparse = [
             sparse_ffn(ffn.weights, self._keep, scratch, varies=varies, laid_out=laid_out) for ffn in ffns
@@ -89,7 +95,7 @@ class NeuronPruner(Pruner, SampleMemory):
             state.memory.copy_(torch.where(joining[:, None], self._fixed[:, None], state.memory))
             state.known.logical_or_(joining)
 
-    # A pass
+    # Forward pass
 
     def prepare(self, planned: Pass) -> None:
         if not self._observes(planned.mode):
@@ -121,25 +127,25 @@ class NeuronPruner(Pruner, SampleMemory):
                 self._meter.count(Site.DOWN, layer, computed * self._width)
 
     def scores(self, place: int, x: Tensor) -> Tensor:
-        """s [1, F] (eq. 2) of the sequence."""
+        """Returns the score s `[1, F]` of the sequence (equation 2)."""
         z = self._blocks.ffns[place].hidden(x).to(self._dtype)
         live = torch.ones(len(z), dtype=torch.bool, device=z.device)
         return relative(z, live).square_().mean(dim=0, keepdim=True).sqrt_()
 
     def key(self, planned: Pass) -> Hashable:
         if planned.mode is Mode.SPARSE and self._rule.by_threshold:
-            return None  # sizes change with every selection
+            return None  # the number of kept neurons changes with every selection
         observed = self._observes(planned.mode)
-        return planned.mode, self._seen[len(planned.slot)].data_ptr() if observed else None, self._taken
+        return planned.mode, self._seen[len(planned.slot)].data_ptr() if observed else None, self._copies_id
 
-    # The memory
+    # Memory of the samples
 
     def fold(self, rows: Rows) -> None:
         self._rule.fold(self._begun(), rows)
 
     def select(self, rows: Rows) -> list[Tensor] | None:
         state = self._begun()
-        # The host waits for the answer only where it can be no.
+        # This check synchronises, so it runs only if the rows may stop counting.
         if self._rule.may_lose_all and not bool(self._rule.counted(state, rows).any()):
             return None
         if self._dictated:
@@ -161,7 +167,7 @@ class NeuronPruner(Pruner, SampleMemory):
     def turnover(self) -> list[float]:
         return [] if self.state is None else [float(value) for value in self.state.turnover.tolist()]
 
-    # What it costs
+    # Cost
 
     @property
     def sources(self) -> Sequence[Tensor]:
@@ -182,7 +188,8 @@ class NeuronPruner(Pruner, SampleMemory):
     def _buffer(self, tokens: int) -> None:
         if tokens not in self._seen:
             kind = self._blocks.ffns[0].weights.gate
-            with torch.inference_mode(mode=False):  # it outlives the caller's inference mode
+            # The buffer outlives the caller's inference mode; an inference tensor could not be written later.
+            with torch.inference_mode(mode=False):
                 self._seen[tokens] = kind.new_empty(self.places, tokens, self._neurons)
 
     def _begun(self) -> IndexState:

@@ -1,4 +1,4 @@
-"""What a session needs of a method at work."""
+"""The interface between a session and a running method: `Pruner` and `SampleMemory`."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ from regrow.selection.schedule import Schedule
 
 
 class SampleMemory(ABC):
-    """What a pruner remembers of the samples of a batch, and the neurons that it retains by it."""
+    """State that a pruner keeps for each sample, and the selection of neurons from it."""
 
     @abstractmethod
     def join(self, joining: Tensor) -> None:
-        """New samples take these slots [S] bool."""
+        """Assigns the slots `joining` `[S]` bool to new samples."""
 
     @abstractmethod
     def fold(self, rows: Rows) -> None:
-        """The phase of `rows.ended` ends: scores enter the memory."""
+        """Ends the phase of the slots `rows.ended`: their scores enter the memory."""
 
     @abstractmethod
     def select(self, rows: Rows) -> Sequence[Tensor] | None:
-        """Chooses anew; the retained neurons of each layer in ascending order, or None where no row counts."""
+        """Selects neurons and returns those of each layer in ascending order, or None if no row counts."""
 
     @abstractmethod
     def dictate(self, scores: Sequence[Tensor]) -> None:
-        """From the next batch on, selection number n of a batch goes by scores[n] [L, F] in the place of what was observed."""
+        """Replaces the observed scores from the next batch on.
+
+        Selection number n of a batch then uses `scores[n]` `[L, F]`.
+        """
 
     @property
     @abstractmethod
     def turnover(self) -> list[float]:
-        """1 - |I_n and I_(n-1)| / |I_n| of each layer, summed over the selections."""
+        """Sum over the selections of 1 - |I_n and I_(n-1)| / |I_n|, for each layer."""
 
 
 @final
 class NoMemory(SampleMemory):
-    """The memory of pruners that decide by the current pass alone."""
+    """The empty memory of pruners that decide by the current forward pass alone."""
 
     turnover: list[float] = []  # noqa: RUF012 - never written to
 
@@ -61,63 +64,80 @@ NO_MEMORY = NoMemory()
 
 
 class Pruner(ABC):
-    """A method at work on one model, owned by a session: its state, and what the patched modules do.
+    """A method that runs on one model: its state, and what the patched modules compute. A session owns it.
 
-    The patched modules (FFNs or linear layers, by the method's surface) are numbered in the order of `Blocks`.
+    The patched modules are FFNs or linear layers, depending on the method's surface. `place` is the number of
+    a patched module, in the order of `Blocks`.
     """
 
     schedule: Schedule
-    places: int  # how many modules it stands in for
+    places: int  # number of patched modules
 
     @property
     def memory(self) -> SampleMemory:
-        """What it remembers of samples."""
+        """State of the samples; empty unless a subclass overrides it."""
         return NO_MEMORY
 
     @abstractmethod
     def start(self, slots: int, meter: Meter) -> None:
-        """Forgets the batch before; `slots` memory rows, what decode steps keep goes to `meter`."""
+        """Starts a batch with `slots` memory rows and discards the state of the previous batch.
+
+        The weights that decode steps use are counted in `meter`.
+        """
 
     @abstractmethod
     def prepare(self, planned: Pass) -> None:
-        """A pass is about to run: what an earlier pass left uncommitted is dropped."""
+        """Prepares for a forward pass: discards what an earlier pass left uncommitted."""
 
     @abstractmethod
     def run(self, place: int, x: Tensor, now: Pass | None) -> Tensor:
-        """The patched module on x [..., in] in the pass under way; outside a pass (None), as the model itself does."""
+        """Runs a patched module on x `[..., in]` within the forward pass `now`.
+
+        Outside of a pass `now` is None, and the module computes the same as in the unpruned model.
+        """
 
     @abstractmethod
     def commit(self, done: Pass, slot: Tensor) -> None:
-        """The pass has run and stands, for the tokens whose `slot` [T] is not -1. What the host knows of its cost is counted here:
-        `run` may be captured once and replayed."""
+        """Commits a forward pass that has run, for the tokens whose `slot` `[T]` is not -1.
+
+        The costs that the host knows are counted here and not in `run`, because `run` may be captured once
+        and then replayed.
+        """
 
     @abstractmethod
     def scores(self, place: int, x: Tensor) -> Tensor:
-        """[R, n] what its thresholds are compared with, at a patched module that is given the tokens x [T, in] of one sequence."""
+        """Returns the scores `[R, n]` that the thresholds of a patched module are compared with.
+
+        x `[T, in]` holds the tokens of one sequence.
+        """
 
     @abstractmethod
     def key(self, planned: Pass) -> Hashable:
-        """Graph key of a decode pass: passes of equal keys and shapes run the same kernels on the same buffers. None: do not capture."""
+        """Returns the graph key of a decode pass.
+
+        Passes with equal keys and shapes run the same kernels on the same buffers. None means: do not
+        capture.
+        """
 
     @property
     @abstractmethod
     def ready(self) -> bool:
-        """Whether it can prune now: a mask needs a selection first."""
+        """True if the pruner can prune now. A mask, for example, needs a selection first."""
 
     @property
     @abstractmethod
     def sources(self) -> Sequence[Tensor]:
-        """The weights that it keeps copies or norms of: a change of their values makes it stale."""
+        """Weights of which the pruner keeps copies or norms; it is stale if their values change."""
 
     @property
     @abstractmethod
     def state_bytes(self) -> int:
-        """Memory taken beside the model's own weights."""
+        """Bytes of memory that the pruner uses beside the model's own weights."""
 
 
 @final
 class DensePruner(Pruner):
-    """The pruner of a method that does nothing while decoding: no module is patched."""
+    """The pruner of a method that does nothing while decoding. No module is patched."""
 
     places = 0
     ready = False

@@ -1,4 +1,4 @@
-"""FFN neurons chosen anew in every step, from the activations of the step itself."""
+"""Selects FFN neurons in every decode step, from the activations of that step."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ SHARES = ("mean", "max", "none")
 @final
 @dataclass(frozen=True)
 class TokenRule:
-    """`gated`: a neuron's score is |act(gate x)|, so that only up and down shrink (CATS); otherwise |zbar|, so that only down does.
+    """How neurons are scored and which of them are kept.
 
-    `share`: over the live rows of a batch the mean or the maximum of the scores, or each row for itself: then what any of them keeps is
-    read. Kept is what exceeds the layer's threshold or, without one, the k largest.
+    The score of a neuron is |act(gate x)| if `gated`, so up and down shrink (CATS). Otherwise the score is
+    |zbar|, and only down shrinks. `share` combines the scores over the live rows of a batch: "mean", "max",
+    or "none". With "none" every row has its own mask, and a neuron is read if any live row keeps it. The
+    neurons whose score exceeds the layer's threshold are kept, or those with the k largest scores if not
+    `by_threshold`.
     """
 
     sparsity: Decimal
@@ -43,13 +46,18 @@ class TokenRule:
 
 @final
 class TokenPruner(Pruner):
+    """Keeps FFN neurons, selected in every decode step (CATS, EveryToken)."""
+
     schedule = ALWAYS_SPARSE
     ready = True
     sources: Sequence[Tensor] = ()
     state_bytes = 0
 
     def __init__(self, rule: TokenRule, blocks: Blocks, threshold: Tensor | None = None) -> None:
-        """`threshold` [L] for a rule that goes by one; without it such a rule only scores."""
+        """`threshold` `[L]` is needed to prune if the rule is `by_threshold`.
+
+        Without it, the pruner only computes scores.
+        """
         self._rule, self._blocks = rule, blocks
         self._threshold: Sequence[float] | None = None if threshold is None else threshold.tolist()
         self.places = len(blocks.ffns)
@@ -72,7 +80,7 @@ class TokenPruner(Pruner):
             if done.mode is not Mode.SPARSE:
                 self._meter.count(Site.GATE_UP, layer, 2 * size)
                 self._meter.count(Site.DOWN, layer, size)
-            else:  # what is always read; the rest is known to the device
+            else:  # the weights that are always read; the device counts the others
                 self._meter.count(Site.GATE_UP, layer, size if self._rule.gated else 2 * size)
 
     def run(self, place: int, x: Tensor, now: Pass | None) -> Tensor:
@@ -85,9 +93,8 @@ class TokenPruner(Pruner):
             return ffn.output(ffn.hidden(x))
         gate = weights.act(functional.linear(x, weights.gate, weights.gate_bias))
         z = gate * functional.linear(x, weights.up, weights.up_bias)
-        keep = self._chosen(
-            place, self._score(gate if self._rule.gated else z), now.slot >= 0
-        )  # [T, F] or [1, F]
+        # [T, F], or [1, F] if the rows share a mask
+        keep = self._chosen(place, self._score(gate if self._rule.gated else z), now.slot >= 0)
         needed = keep.any(dim=0).sum() * self._width
         if self._rule.gated:
             self._meter.measured(Site.GATE_UP, layer).add_(needed)
@@ -105,7 +112,7 @@ class TokenPruner(Pruner):
         return planned.mode
 
     def _score(self, activation: Tensor) -> Tensor:
-        """[T, F] of the activations [..., F]."""
+        """Returns the scores `[T, F]` of activations `[..., F]`."""
         rows = activation.flatten(0, -2)
         rows = rows.to(score_dtype(rows))
         return (
@@ -115,7 +122,10 @@ class TokenPruner(Pruner):
         )
 
     def _chosen(self, place: int, score: Tensor, live: Tensor) -> Tensor:
-        """[T, F] bool, or [1, F] where the rows share it; rows that are not live keep nothing and decide nothing."""
+        """Returns the mask `[T, F]` bool, or `[1, F]` if the rows share it.
+
+        Rows that are not `live` have no influence on a shared mask; masks of their own are empty.
+        """
         if self._rule.share == "mean":
             score = torch.where(live[:, None], score, 0).sum(dim=0, keepdim=True) / live.sum().clamp(min=1)
         elif self._rule.share == "max":

@@ -1,1 +1,1 @@
-"""How many neurons are kept (budget), when (schedule) and which (index_set)."""
+"""Decides how many neurons are kept (budget), when (schedule) and which (index_set)."""

@@ -1,4 +1,4 @@
-"""How many neurons a sparsity keeps, in exact arithmetic on the decimal the user wrote."""
+"""Computes how many neurons a sparsity keeps, exactly for the decimal that the user wrote."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ Sparsity = Decimal | float | str
 
 
 def parse_sparsity(sparsity: Sparsity) -> Decimal:
-    """The decimal the user wrote: a float is read as its shortest decimal, so 0.9 is nine tenths.
+    """Returns the sparsity as the decimal that the user wrote.
 
-    Raises UsageError unless it is a number in [0, 1).
+    A float is read as its shortest decimal, so 0.9 is nine tenths. Raises UsageError unless the value is a
+    number in [0, 1).
     """
     try:
         value = Decimal(str(sparsity))
@@ -25,12 +26,14 @@ def parse_sparsity(sparsity: Sparsity) -> Decimal:
     return value
 
 
-def keep_count(sparsity: Decimal, of: int, what: str = "neurons") -> int:
-    """k = floor((1 - rho) F), the neurons of one layer that a sparse step computes. Raises UsageError where that is none."""
-    keep = math.floor(
-        (1 - Fraction(sparsity)) * of
-    )  # Decimal arithmetic would round to the context's precision
+def keep_count(sparsity: Decimal, total: int, what: str = "neurons") -> int:
+    """Returns k = floor((1 - rho) F), the number of neurons of one layer that a sparse step computes.
+
+    `total` is F. Raises UsageError if k is 0; `what` names the neurons (or inputs) in the message.
+    """
+    # A Fraction is exact; Decimal arithmetic would round to the precision of the current context.
+    keep = math.floor((1 - Fraction(sparsity)) * total)
     if keep == 0:
-        highest = math.floor(Fraction(of - 1, of) * 10**6) / 10**6
-        raise UsageError(f"sparsity {sparsity} keeps none of {of} {what}; lower it to at most {highest}")
+        highest = math.floor(Fraction(total - 1, total) * 10**6) / 10**6
+        raise UsageError(f"sparsity {sparsity} keeps none of {total} {what}; lower it to at most {highest}")
     return keep

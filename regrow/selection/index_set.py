@@ -1,4 +1,8 @@
-"""One retained index set a layer, shared by the batch: per-sample scores, their memory, its aggregate, the top k (paper, eqs. 2-3)."""
+"""The index set of kept neurons of each layer, shared by the batch (paper, equations 2 and 3).
+
+The scores of every sample enter its memory, the memories are aggregated over the batch, and the top k are
+kept.
+"""
 
 from __future__ import annotations
 
@@ -23,27 +27,32 @@ SELECTIONS = ("topk", "threshold")
 @final
 @dataclass(frozen=True)
 class IndexState:
-    """All of it preallocated; every buffer keeps its address."""
+    """The state of a batch. All buffers are preallocated, and their addresses never change."""
 
     total: Tensor  # [L, S, F] sum of zbar^2 over the committed tokens of the open phase
-    pending: Tensor  # [L, S, F] the same with the tokens of a prompt pass that is not committed yet
-    tokens: Tensor  # [S] how many those are (T_b)
+    pending: Tensor  # [L, S, F] `total` plus the tokens of a prompt pass that is not committed yet
+    tokens: Tensor  # [S] number of tokens in `total` (T_b)
     memory: Tensor  # [L, S, F]
-    known: Tensor  # [S] bool: the memory row holds something that counts
-    index: Tensor  # [L, k] int64, retained neurons in ascending order; [L, 0] with thresholds
-    kept: Tensor  # [L, F] bool, the same set
-    turnover: Tensor  # [L] float64, 1 - |I_n and I_(n-1)| / |I_n| summed over the updates
+    known: Tensor  # [S] bool: the sample's memory holds a score that counts
+    index: Tensor  # [L, k] int64, the kept neurons in ascending order; [L, 0] with thresholds
+    kept: Tensor  # [L, F] bool, the same set as a mask
+    turnover: Tensor  # [L] float64, 1 - |I_n and I_(n-1)| / |I_n| summed over the selections
     threshold: Tensor  # [L]; [0] with top k
 
 
 @final
 @dataclass(frozen=True)
 class IndexSet:
+    """The rule that selects the kept neurons: sparsity, schedule, memory, aggregate and selection.
+
+    Raises UsageError if a value is unknown or out of range.
+    """
+
     sparsity: Decimal
     schedule: Schedule
     aggregate: str = "max"
     memory: str = "max"
-    decay: float = 0.9  # weight of the old memory where memory is "ema"
+    decay: float = 0.9  # weight of the old memory, for memory="ema"
     forget_finished: bool = False
     selection: str = "topk"
 
@@ -56,20 +65,24 @@ class IndexSet:
 
     @property
     def may_lose_all(self) -> bool:
-        """Whether a batch can come to have no row that counts while its samples are still there."""
+        """True if a selection may find that no row counts although the batch still has samples."""
         return self.forget_finished or self.memory == "none"
 
     @property
     def by_threshold(self) -> bool:
+        """True if neurons are selected by threshold, False if the top k are kept."""
         return self.selection == "threshold"
 
     def keep(self, neurons: int) -> int:
-        """The most neurons of a layer that it retains: k, and with thresholds all."""
+        """Returns the largest number of neurons that a layer can keep: k, or all with thresholds.
+
+        Raises UsageError if k is 0.
+        """
         keep = keep_count(self.sparsity, neurons)
         return neurons if self.by_threshold else keep
 
     def init(self, spec: Spec, threshold: Tensor | None = None) -> IndexState:
-        """`threshold` [L] where the selection goes by one."""
+        """Allocates the state of a batch. `threshold` `[L]` is needed to select by threshold."""
         shape, keep = (
             (spec.layers, spec.slots, spec.neurons),
             0 if self.by_threshold else self.keep(spec.neurons),
@@ -87,29 +100,38 @@ class IndexSet:
         )
 
     def clear(self, s: IndexState) -> None:
-        """As from `init`, in the same buffers."""
+        """Resets the state to that after `init`, in the same buffers."""
         for buffer in (s.total, s.pending, s.tokens, s.memory, s.known, s.index, s.kept, s.turnover):
             buffer.zero_()
 
     def forget(self, s: IndexState, slots: Tensor) -> None:
-        """Empties the slots [S] bool for new samples."""
+        """Clears the slots `[S]` bool for new samples."""
         s.total.masked_fill_(slots[:, None], 0)
         s.memory.masked_fill_(slots[:, None], 0)
         s.tokens.masked_fill_(slots, 0)
         s.known.masked_fill_(slots, False)
 
     def open(self, s: IndexState) -> None:
-        """Begins a pass whose squares are added up while it runs; what was not committed before is dropped."""
+        """Begins a forward pass whose squares are accumulated in `pending` while it runs.
+
+        Squares that were not committed before are discarded.
+        """
         s.pending.copy_(s.total)
 
     def observe(self, s: IndexState, layer: int, z: Tensor, slot: Tensor) -> None:
-        """Adds zbar^2 of the activations z [T, F] of an open pass (eq. 2); rows with ||z|| = 0 add nothing. `slot` [T] is each token's
-        memory row, -1 where it does not count."""
+        """Adds zbar^2 of the activations z `[T, F]` of an open pass to one layer (equation 2).
+
+        `slot` `[T]` is the memory row of each token, or -1 if the token does not count. Tokens with ||z|| = 0
+        add nothing.
+        """
         observe(z.detach(), slot, s.pending[layer])
 
     def commit(self, s: IndexState, slot: Tensor, z: Tensor | None = None) -> None:
-        """Counts the tokens that stand: their `slot` [T], -1 for the others. Their squares are those of `z` [L, T, F], or without it
-        those of the open pass, of which a slot's tokens stand together."""
+        """Commits the tokens whose `slot` `[T]` is not -1.
+
+        With z `[L, T, F]`, the squares of these tokens are computed from z. Without z, the squares are those
+        of the open pass; all tokens of a slot must then be committed together.
+        """
         counted = torch.zeros_like(s.tokens).index_add_(0, slot.clamp(min=0), (slot >= 0).to(s.tokens.dtype))
         s.tokens.add_(counted)
         if z is not None:
@@ -118,12 +140,12 @@ class IndexSet:
             s.total.copy_(torch.where(counted[:, None] > 0, s.pending, s.total))
 
     def counted(self, s: IndexState, rows: Rows) -> Tensor:
-        """[S] bool: the slots that a selection goes by."""
+        """Returns the slots `[S]` bool that take part in a selection."""
         counted = rows.occupied & s.known
         return counted & ~rows.finished if self.forget_finished else counted
 
     def fold(self, s: IndexState, rows: Rows) -> None:
-        """Ends the phase of `rows.ended`: their scores enter the memory, their accumulators are zeroed."""
+        """Ends the phase of the slots `rows.ended`: scores enter the memory, sums are reset to zero."""
         scored = rows.ended & (s.tokens > 0)
         score = (s.total / s.tokens.clamp(min=1)[:, None]).sqrt_()  # [L, S, F]
         if self.memory == "max":
@@ -136,9 +158,10 @@ class IndexSet:
         s.tokens.masked_fill_(rows.ended, 0)
 
     def select(self, s: IndexState, rows: Rows) -> None:
-        """Retains what the aggregate of the rows that count says, for every layer at once; nothing changes where no row counts.
+        """Selects the neurons of all layers by the aggregate over the rows that count.
 
-        The k largest entries, ties to the lower index; or with thresholds the entries above the layer's.
+        The k largest entries are kept (ties go to the lower index), or with thresholds the entries above the
+        layer's threshold. Nothing changes if no row counts.
         """
         counted = self.counted(s, rows)
         if self.aggregate == "max":
@@ -157,13 +180,17 @@ class IndexSet:
         s.kept.copy_(chosen)
 
     def retained(self, s: IndexState) -> list[Tensor]:
-        """The retained neurons of each layer, in ascending order."""
+        """Returns the kept neurons of each layer, in ascending order."""
         return [kept.nonzero().squeeze(1) for kept in s.kept] if self.by_threshold else list(s.index)
 
 
 def largest(score: Tensor, keep: int) -> Tensor:
-    """[..., F] bool: the `keep` largest entries of score [..., F], ties to the lower index. What is no number counts as infinite."""
+    """Returns the mask `[..., F]` bool of the `keep` largest entries of `score` `[..., F]`.
+
+    Ties go to the lower index. NaN counts as +inf.
+    """
     score = score.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    least = torch.topk(score, keep, sorted=False).values.amin(-1, keepdim=True)  # a GPU sorts row after row
+    # Unsorted, because a GPU sorts one row after the other.
+    least = torch.topk(score, keep, sorted=False).values.amin(-1, keepdim=True)
     above, tied = score > least, score == least
     return above | tied & (tied.cumsum(-1) <= keep - above.sum(-1, keepdim=True))

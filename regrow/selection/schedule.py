@@ -1,4 +1,7 @@
-"""When to observe and when to prune: a pure value, the clock is the session's."""
+"""Decides which decode steps observe and which prune.
+
+A schedule is a pure value; the session counts the steps.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,11 @@ from regrow.errors import UsageError
 @final
 @dataclass(frozen=True)
 class Schedule:
-    """T_init dense steps, then cycles of T_p = period - explore_steps sparse steps and T_e = explore_steps dense ones (paper, section 3.3).
+    """Dense initial steps, followed by cycles of sparse and then dense steps (paper, section 3.3).
 
-    Decode steps are numbered from 1 and shared by the batch; step 0 is the prompt.
+    T_init = `init_steps` dense steps come first. Every cycle has T_p = `period` - `explore_steps` sparse
+    steps and then T_e = `explore_steps` dense steps. Decode steps are numbered from 1 and shared by the
+    batch; step 0 is the prompt. Raises UsageError if a value is out of range.
     """
 
     init_steps: int
@@ -32,15 +37,17 @@ class Schedule:
                 raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
         if self.explore_steps > self.period:
             raise UsageError(
-                f"a period of {self.period} steps is smaller than its {self.explore_steps} exploration steps; "
-                "raise period or lower explore_steps"
+                f"a period of {self.period} steps is smaller than its {self.explore_steps} exploration "
+                "steps; raise period or lower explore_steps"
             )
 
     @property
     def prunes(self) -> bool:
+        """True if the schedule has sparse steps."""
         return self.explore_steps < self.period
 
     def mode(self, step: int) -> Mode:
+        """Returns what the FFNs do in decode step number `step`."""
         if not self.prunes:
             return Mode.DENSE
         if step <= self.init_steps:
@@ -48,20 +55,23 @@ class Schedule:
         return Mode.SPARSE if self._place(step) <= self.period - self.explore_steps else Mode.OBSERVE
 
     def closes(self, step: int) -> bool:
-        """Whether a phase of the batch ends with this decode step: its scores are folded, and a new mask is chosen if pruning follows."""
+        """Returns True if a phase of the batch ends with this decode step.
+
+        The scores of the phase then enter the memory, and a new mask is selected if a sparse step follows.
+        """
         if not self.prunes or step < self.init_steps:
             return False
         return step == self.init_steps or (self.explore_steps > 0 and self._place(step) == self.period)
 
     def _place(self, step: int) -> int:
-        """1-based place of a step in its cycle."""
+        """Returns the position of a step in its cycle, counted from 1."""
         return (step - self.init_steps - 1) % self.period + 1
 
 
 ALWAYS_DENSE = Schedule(init_steps=0, explore_steps=1, period=1)
-ALWAYS_SPARSE = Schedule(init_steps=0, explore_steps=0, period=1)  # at every decode step
+ALWAYS_SPARSE = Schedule(init_steps=0, explore_steps=0, period=1)  # in every decode step
 
 
 def unless_zero(sparsity: Decimal, schedule: Schedule) -> Schedule:
-    """The schedule, but for a sparsity of zero: that is dense."""
+    """Returns `schedule`, or ALWAYS_DENSE if the sparsity is zero."""
     return schedule if sparsity else ALWAYS_DENSE

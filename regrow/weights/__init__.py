@@ -1,4 +1,8 @@
-"""Weights pruned once, before any decoding: what stays of a matrix (pattern), what decides it, and the pass over the layers (layerwise)."""
+"""Prunes weights once, before any decoding.
+
+`pattern` decides which weights of a matrix are kept, the pruners score the weights, and `layerwise` goes
+through the layers of a model.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,20 @@ from torch import Tensor
 
 
 class WeightPruner(ABC):
-    """One linear about to be pruned: made from its weight [out, in], shown its inputs, then asked once for what stays."""
+    """Prunes the weight `[out, in]` of one linear layer.
+
+    `add` receives the inputs of the linear layer; `prune` is called once, after all inputs.
+    """
 
     @abstractmethod
     def add(self, x: Tensor) -> None:
-        """Takes in the inputs x [T, in] of one calibration sequence."""
+        """Adds the inputs x `[T, in]` of one calibration sequence."""
 
     @abstractmethod
     def prune(self, name: str) -> Tensor:
-        """The pruned weight [out, in], a new tensor of the weight's dtype, once at least one sequence was added.
+        """Returns the pruned weight `[out, in]`, a new tensor of the weight's dtype.
 
-        Errors call the linear `name`: UsageError where its shape does not fit the pattern, RegrowError where the inputs allow no answer.
+        At least one sequence must have been added. `name` is the name of the linear layer in error messages.
+        Raises UsageError if the shape does not fit the pattern, RegrowError if the inputs give no valid
+        result.
         """

@@ -1,4 +1,4 @@
-"""The pass over the layers: each is pruned by the inputs it gets, and they come from the pruned layers before it."""
+"""Prunes a model layer by layer: the inputs of each layer come from the pruned layers before it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ from regrow.weights import WeightPruner
 @final
 @dataclass(frozen=True)
 class _Layer:
-    """One decoder layer, and the keyword arguments (mask, positions, ...) that the model calls it with for sequences of T tokens."""
+    """One decoder layer, and the keyword arguments (mask, positions, ...) that the model passes to it."""
 
     name: str  # as in model.named_modules()
     module: nn.Module
-    keywords: dict[int, dict[str, Any]] = field(default_factory=dict)  # by T
+    keywords: dict[int, dict[str, Any]] = field(default_factory=dict)  # by sequence length T
 
     def run(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """The output [1, T, D] for x [1, T, D], with `weights` in place of the module's own of these names."""
+        """Returns the output `[1, T, D]` for x `[1, T, D]`.
+
+        `weights` replace the module's own weights of the same names.
+        """
         output: Tensor = functional_call(self.module, dict(weights), (x,), self.keywords[x.shape[1]])
         return output
 
 
 @final
-class _Reached(Exception):  # noqa: N818 - nothing is wrong
-    """A forward pass has come to the first layer, and that is all it was for."""
+class _Reached(Exception):  # noqa: N818 - not an error
+    """Ends a forward pass that was needed only up to the first layer."""
 
 
 def prune_layers(
@@ -45,16 +48,20 @@ def prune_layers(
     start: Callable[[Tensor], WeightPruner],
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """The pruned weight of every linear inside the decoder layers, under its name in the model's state_dict; the model stays as it was.
+    """Returns the pruned weights of all linear layers inside the decoder layers, by their `state_dict` names.
 
-    `sequences` are token ids [T] of any lengths, each run as a batch of one; `start` makes the pruner of a weight [out, in]; `progress` is
-    told the layers done, and how many there are, after each. Beside the result this holds a hidden state [1, T, D] a sequence, the pruners
-    of one layer, and masks and positions for each distinct T. Raises UsageError for a model that Regrow cannot run or that is more than a
-    chain of decoder layers, and for sequences that are none; and what the pruners raise.
+    The model itself does not change. `sequences` are token ids `[T]` of any lengths; each runs as a batch of
+    one. `start` makes the pruner of a weight `[out, in]`. `progress(done, layers)` is called after each
+    layer.
+
+    Beside the result, memory holds one hidden state `[1, T, D]` per sequence, the pruners of one layer, and
+    the masks and positions of each distinct T.
+
+    Raises UsageError for a model that Regrow cannot run or that is more than a chain of decoder layers, and
+    if there are no sequences or one is empty or not one-dimensional. Errors of the pruners are passed on.
     """
-    find_linears(
-        model, find_ffns(model)
-    )  # what Regrow would refuse to run afterwards is refused before the calibration
+    # A model that Regrow could not run afterwards is refused before the calibration starts.
+    find_linears(model, find_ffns(model))
     decoder, layers = _decoder(model)
     _check(sequences)
     pruned: dict[str, Tensor] = {}
@@ -74,13 +81,15 @@ def prune_layers(
 def _decoder(model: PreTrainedModel) -> tuple[nn.Module, list[_Layer]]:
     if model.training:
         raise UsageError(
-            "the model is in training mode, where dropout would blur the calibration; call model.eval() first"
+            "the model is in training mode, where dropout would distort the calibration; "
+            "call model.eval() first"
         )
     decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
     modules = getattr(decoder, "layers", None)
     if not isinstance(modules, nn.ModuleList):
         raise UsageError(
-            f"{type(decoder).__name__} has no list of decoder layers, `layers`; use a model that has, such as Llama or Qwen"
+            f"{type(decoder).__name__} has no list of decoder layers, `layers`; "
+            "use a model that has one, such as Llama or Qwen"
         )
     names = {module: name for name, module in model.named_modules()}
     return decoder, [_Layer(names[module], module) for module in modules]
@@ -97,8 +106,11 @@ def _check(sequences: Sequence[Tensor]) -> None:
 
 
 def _enter(decoder: nn.Module, layers: Sequence[_Layer], ids: Tensor) -> Tensor:
-    """What the first layer is fed for ids [1, T], its hidden state [1, T, D]. For a new T the whole dense decoder runs, which fills in the
-    layers' keywords and shows whether each layer is fed the output of the one before and nothing else."""
+    """Returns the hidden state `[1, T, D]` that the first layer receives for ids `[1, T]`.
+
+    For a new T the whole dense decoder runs. This run records the keyword arguments of the layers and checks
+    that each layer receives the output of the previous layer and nothing else.
+    """
     length, expected, output = ids.shape[1], iter(layers), None
     entered: list[Tensor] = []
 
@@ -111,7 +123,8 @@ def _enter(decoder: nn.Module, layers: Sequence[_Layer], ids: Tensor) -> Tensor:
             or (entered and args[0] is not output)
         ):
             raise UsageError(
-                f"{type(decoder).__name__} is more than a chain of decoder layers; use a model such as Llama or Qwen"
+                f"{type(decoder).__name__} is more than a chain of decoder layers; "
+                "use a model such as Llama or Qwen"
             )
         if not entered:
             entered.append(args[0])
@@ -134,7 +147,7 @@ def _enter(decoder: nn.Module, layers: Sequence[_Layer], ids: Tensor) -> Tensor:
 def _prune_layer(
     layer: _Layer, hidden: Sequence[Tensor], start: Callable[[Tensor], WeightPruner]
 ) -> dict[str, Tensor]:
-    """The pruned weights of the layer by their names within it, after a run of the layer, dense, on every hidden state."""
+    """Runs the dense layer on every hidden state and returns its pruned weights, by name in the layer."""
     linears = {name: module for name, module in layer.module.named_modules() if isinstance(module, nn.Linear)}
     pruners = {name: start(linear.weight.detach()) for name, linear in linears.items()}
     idle = set(linears)
@@ -150,14 +163,18 @@ def _prune_layer(
             layer.run(x, {})
     if idle:
         raise UsageError(
-            f"{layer.name}.{min(idle)} was never run over the calibration text; use a model whose linears all run"
+            f"{layer.name}.{min(idle)} was never run over the calibration text; "
+            "use a model whose linear layers all run"
         )
     return {f"{name}.weight": pruner.prune(f"{layer.name}.{name}") for name, pruner in pruners.items()}
 
 
 @contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Undoes what an interrupt, or a rotary embedding that adapts to the length, leaves in the modules' own dictionaries."""
+    """Restores the attributes of all modules, and the dictionaries among them, when the context ends.
+
+    An interrupt, or a rotary embedding that adapts to the sequence length, may have changed them.
+    """
     own = [vars(module) for module in model.modules()]
     kept = [
         (d, dict(d))

@@ -1,4 +1,4 @@
-"""What stays of a weight matrix, given a score for each of its weights."""
+"""Decides which weights of a matrix are kept, given a score for each weight."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ HALF: Final = Decimal("0.5")
 @final
 @dataclass(frozen=True)
 class Pattern:
-    """2:4 keeps two of each aligned group of four inputs of a row; unstructured keeps floor((1 - sparsity) * in) of each row."""
+    """The pattern of the kept weights of a row.
+
+    "2:4" keeps two of each aligned group of four inputs. "unstructured" keeps floor((1 - sparsity) * in)
+    inputs. Raises UsageError for an unknown pattern, and for "2:4" with a sparsity other than 0.5.
+    """
 
     name: str = "2:4"
     sparsity: Decimal = HALF
@@ -28,13 +32,15 @@ class Pattern:
         require_one_of(PATTERNS, pattern=self.name)
         if self.name == "2:4" and self.sparsity != HALF:
             raise UsageError(
-                f"the pattern 2:4 drops half of the weights, not {self.sparsity}; set the sparsity to 0.5 or use unstructured"
+                f"the pattern 2:4 drops half of the weights, not {self.sparsity}; "
+                "set the sparsity to 0.5 or use unstructured"
             )
 
     def kept(self, scores: Tensor, name: str) -> Tensor:
-        """Where the largest scores [out, in] of each group lie, bool [out, in]; of equal ones those at the lower index.
+        """Returns the mask `[out, in]` bool of the largest scores `[out, in]` of each group.
 
-        Raises UsageError, naming the linear `name`, where the pattern does not fit its inputs.
+        Ties go to the lower index. Raises UsageError, which names the linear layer `name`, if the pattern
+        does not fit the number of inputs.
         """
         group, keep = self.group(scores.shape[1], name)
         ranked = scores.reshape(len(scores), -1, group).sort(dim=-1, descending=True, stable=True).indices
@@ -42,19 +48,24 @@ class Pattern:
         return kept.flatten(1)
 
     def prune(self, weight: Tensor, scores: Tensor, name: str) -> Tensor:
-        """The weight [out, in] with zeros where it does not stay and the very same values where it does.
+        """Returns a copy of the weight `[out, in]` with zeros in place of the pruned values.
 
-        Raises UsageError as `kept` does, RegrowError where a score is not finite.
+        The kept values are the same bit for bit. Raises UsageError as `kept` does, RegrowError if a score is
+        not finite.
         """
         require_finite(scores, name)
         return weight.masked_fill(~self.kept(scores, name), 0)
 
     def group(self, inputs: int, name: str) -> tuple[int, int]:
-        """How many inputs compete with each other, and how many of them stay; raises UsageError as `kept` does."""
+        """Returns the size of a group of competing inputs and the number of inputs kept in each group.
+
+        Raises UsageError as `kept` does.
+        """
         if self.name == "2:4":
             if inputs % 4:
                 raise UsageError(
-                    f"{name} has {inputs} inputs, which is not a multiple of four as 2:4 needs; use the unstructured pattern"
+                    f"{name} has {inputs} inputs, which is not a multiple of four as 2:4 needs; "
+                    "use the unstructured pattern"
                 )
             return 4, 2
         try:
@@ -66,8 +77,12 @@ class Pattern:
 
 
 def require_finite(values: Tensor, name: str) -> None:
-    """Raises RegrowError unless all values, computed from the weight and the inputs of the linear `name`, are finite."""
+    """Raises RegrowError unless all values are finite.
+
+    The values were computed from the weight and the inputs of the linear layer `name`.
+    """
     if not values.isfinite().all():
         raise RegrowError(
-            f"the calibration text overflows in {name} or its weights are not finite; load the model in bfloat16 or float32"
+            f"the calibration text overflows in {name} or its weights are not finite; "
+            "load the model in bfloat16 or float32"
         )

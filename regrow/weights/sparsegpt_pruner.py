@@ -1,4 +1,7 @@
-"""SparseGPT, 2:4: what a pruned weight did is put onto the weights to its right (Frantar and Alistarh 2023, arXiv 2301.00774)."""
+"""SparseGPT with the 2:4 pattern (Frantar and Alistarh 2023, arXiv 2301.00774).
+
+When a weight is pruned, the weights to its right are updated to compensate for it.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,17 @@ from regrow.errors import RegrowError
 from regrow.weights import WeightPruner
 from regrow.weights.pattern import Pattern, require_finite
 
-BLOCK: Final = 128  # columns that are updated at once; the others wait for the end of the block
-DAMPING: Final = 0.01  # of the mean diagonal, added to the diagonal
+BLOCK: Final = 128  # columns of a block; columns to the right of it are updated when the block is done
+DAMPING: Final = 0.01  # share of the mean diagonal that is added to the diagonal
 _PATTERN: Final = Pattern("2:4")
 
 
 @final
 class SparseGPTPruner(WeightPruner):
-    """H = (2/n) sum x x^T over n sequences, in float32 (float64 for a float64 weight); kept weights are updated."""
+    """Prunes a weight with the Hessian H = (2/n) sum x x^T over n sequences, and updates the kept weights.
+
+    The computation is in float32 (float64 for a float64 weight).
+    """
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
@@ -32,10 +38,10 @@ class SparseGPTPruner(WeightPruner):
         self._sequences += 1
 
     def prune(self, name: str) -> Tensor:
-        _PATTERN.group(self._weight.shape[1], name)  # refuses a width that does not fit
+        _PATTERN.group(self._weight.shape[1], name)  # raises UsageError for a width that does not fit
         hessian = self._outer * (2 / self._sequences)
         weight = self._weight.to(hessian.dtype, copy=True)
-        dead = hessian.diagonal() == 0  # inputs that are always zero say nothing about their weights
+        dead = hessian.diagonal() == 0  # inputs that are always zero; their weights become zero
         hessian.diagonal().masked_fill_(dead, 1)
         weight.masked_fill_(dead, 0)
         hessian.diagonal().add_(DAMPING * hessian.diagonal().mean())
@@ -50,20 +56,27 @@ class SparseGPTPruner(WeightPruner):
 
 
 def _upper_of_inverse(hessian: Tensor, name: str) -> Tensor:
-    """The upper triangular U [in, in] with U^T U = H^-1; U_ii^2 is what removing weight i costs once those before it are fixed."""
+    """Returns the upper triangular U `[in, in]` with U^T U = H^-1.
+
+    Once the weights before it are fixed, the removal of weight w_i costs w_i^2 / U_ii^2.
+    """
     require_finite(hessian, name)
     try:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
         upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise RegrowError(
-            f"the Hessian of the inputs of {name} cannot be inverted; calibrate on more, and more varied, text"
+            f"the Hessian of the inputs of {name} cannot be inverted; "
+            "calibrate on more, and more varied, text"
         ) from error
     return upper
 
 
 def _prune_block(block: Tensor, upper: Tensor, name: str) -> Tensor:
-    """Prunes the columns of `block` [out, columns] in place, left to right; returns their errors (w - q) / U_ii [out, columns]."""
+    """Prunes the columns of `block` `[out, columns]` in place, left to right.
+
+    Returns the errors (w - q) / U_ii `[out, columns]` of the weights w that became q.
+    """
     errors = torch.zeros_like(block)
     for group in range(0, block.shape[1], 4):
         four = slice(group, group + 4)

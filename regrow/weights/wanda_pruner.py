@@ -1,4 +1,4 @@
-"""Wanda: the weights that matter least are those small in |weight| times the norm of their input (Sun et al. 2023, arXiv 2306.11695)."""
+"""Wanda prunes weights with a small |weight| times input norm (Sun et al. 2023, arXiv 2306.11695)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from regrow.weights.pattern import Pattern
 
 @final
 class WandaPruner(WeightPruner):
-    """Scores are |W_ij| * sqrt(mean over all tokens of x_j^2), in float32 (float64 for a float64 weight)."""
+    """Scores weights by |W_ij| * sqrt(mean over all tokens of x_j^2).
+
+    The scores are in float32 (float64 for a float64 weight).
+    """
 
     def __init__(self, weight: Tensor, pattern: Pattern) -> None:
         self._weight, self._pattern = weight, pattern

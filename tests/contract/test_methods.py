@@ -1,4 +1,4 @@
-"""What every method of the registry must do, on a few families."""
+"""The contract that every method of the registry must fulfil, on a few families."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from regrow.method.presets import METHODS, make, parameters
 
 FAMILIES = ("qwen2", "phi3", "gemma2")
 BATCH = prompts(4, seed=2)
-# Small steps, so that a short run holds several cycles; a method takes those of them that it knows.
+# Small numbers of steps, so that a short run holds several cycles. A method takes the settings that it knows.
 SETTINGS: dict[str, Any] = {"sparsity": "0.6", "init_steps": 3, "explore_steps": 1, "period": 4}
-# Every method as it comes, and its other ways of working: name of the method, what differs from SETTINGS.
+# Every method with its defaults, and its variants: (name of the method, differences from SETTINGS).
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in METHODS} | {
     "wanda": ("wanda", {"sparsity": "0.5"}),
     "sparsegpt": ("sparsegpt", {"sparsity": "0.5"}),
@@ -58,7 +58,7 @@ def method_of(name: str, **changes: Any) -> Method:
 def run(
     model: PreTrainedModel, method: Method, **settings: Any
 ) -> tuple[list[list[int]], list[tuple[int, list[list[int]]]], dict[str, Any]]:
-    """Return new tokens, masks and the report without the clock."""
+    """Return new tokens, masks and the report without its times."""
     with regrow.prune(
         model, method, calibration=calibration_for(model, method), record_masks=True
     ) as session:
@@ -88,7 +88,7 @@ def test_zero_sparsity_is_the_stock_model(name: str, family: str) -> None:
 
 @over_families
 def test_sparse_steps_compute_the_definition(name: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call of the kernel in a run against the reference on the set it was last given, in float64."""
+    """Every kernel call of a run equals the reference on the set that was loaded last, in float64."""
     calls: list[float] = []
 
     class Checked:
@@ -111,7 +111,7 @@ def test_sparse_steps_compute_the_definition(name: str, family: str, monkeypatch
     *_, report = run(build(family, torch.float64), method_of(name))
     retains = method_of(name).surface is Surface.NEURONS and report["updates"] > 0
     assert len(calls) == (report["sparse_steps"] * LAYERS if retains else 0)
-    assert max(calls, default=0.0) < 1e-13  # sums of some tens of terms in another order
+    assert max(calls, default=0.0) < 1e-13  # some tens of terms, summed in another order
 
 
 @over_families
@@ -124,9 +124,8 @@ def test_masks_and_tokens_do_not_see_padding(name: str, family: str) -> None:
         "attention_mask": torch.nn.functional.pad(given["attention_mask"], (5, 0), value=0),
     }
     assert run(model, method_of(name), **wide) == plain
-    other = given["input_ids"].masked_fill(
-        given["attention_mask"] == 0, 33
-    )  # which id pads does not matter either
+    # The padding id does not matter either.
+    other = given["input_ids"].masked_fill(given["attention_mask"] == 0, 33)
     assert run(model, method_of(name), input_ids=other) == plain
 
 
@@ -144,7 +143,7 @@ def test_masks_do_not_see_the_order_of_rows(name: str, family: str) -> None:
 
 @over_families
 def test_a_used_session_is_as_a_fresh_one(name: str, family: str) -> None:
-    """Bit for bit, in float32."""
+    """Results are equal bit for bit, in float32."""
     model, method = build(family), method_of(name)
     fresh = run(model, method)
     with regrow.prune(
@@ -182,7 +181,7 @@ def test_leaving_restores_logits_and_attributes(name: str, family: str) -> None:
 
 
 def test_what_it_keeps_is_what_its_sparsity_says(name: str) -> None:
-    """By top k to the neuron, by thresholds somewhere between nothing and all; never outside of its sites."""
+    """Top k keeps exactly k neurons, thresholds keep between none and all; other sites stay dense."""
     method = method_of(name)
     tokens, masks, report = run(build("qwen2"), method)
     assert report["target_sparsity"] == float(method.target)

@@ -1,7 +1,8 @@
 """The whole method on given activations against exact rational arithmetic.
 
-Given activations have a norm that is a power of two and entries in sixteenths of it. Their squares and sums are then exact in every dtype,
-division and root are correctly rounded, so scores that are equal are equal in floating point too, and ties are plenty.
+The norm of the given activations is a power of two, and their entries are sixteenths of the norm. Squares and
+sums are therefore exact in every dtype, and division and square root are correctly rounded. Equal scores are
+then equal in floating point too, and there are many ties.
 """
 
 from __future__ import annotations
@@ -56,7 +57,11 @@ class Row:
 
 
 def retained(rows: Sequence[Row], keep: int) -> list[list[int]]:
-    """Return I of every layer by identity 5: j is in it iff fewer than k neurons precede it by (mbar descending, index ascending)."""
+    """Return I of every layer by identity 5.
+
+    Neuron j is in I if and only if fewer than k neurons precede it in the order (mbar descending, index
+    ascending).
+    """
     masks = []
     for layer in zip(*(row.best for row in rows if row.best is not None), strict=True):
         mbar = [max(column) for column in zip(*layer, strict=True)]
@@ -66,7 +71,7 @@ def retained(rows: Sequence[Row], keep: int) -> list[list[int]]:
 
 
 def is_sparse(schedule: Schedule, step: int) -> bool:
-    """Tell it by walking through the stages."""
+    """Return whether a step is sparse, by walking through the stages."""
     step -= schedule.init_steps
     while step > schedule.period:
         step -= schedule.period
@@ -81,15 +86,15 @@ class Sample:
     """What happens to one sample of a batch."""
 
     arrives: int  # forward pass of its first chunk
-    chunks: tuple[int, ...]  # prompt tokens fed a forward
-    padding: int  # tokens before the first chunk's
+    chunks: tuple[int, ...]  # prompt tokens fed in each forward pass
+    padding: int  # padding tokens before the first chunk
     lives: int  # decode steps until its EOS is fed
-    leaves: int | None  # decode steps until it leaves, if it does
+    leaves: int | None  # decode steps until it leaves; None: it stays
 
 
 @st.composite
 def samples(draw: st.DrawFn) -> Sample:
-    """Draw a sample; all may arrive at once or later than others, in the middle of their decoding."""
+    """Draw a sample. Samples may arrive together, or while others are already decoding."""
     return Sample(
         arrives=draw(st.sampled_from([0, 0, 0, 1, 3, 6])),
         chunks=tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))),
@@ -119,7 +124,10 @@ def rules(draw: st.DrawFn) -> IndexSet:
 def test_masks_on_given_activations_are_exact(
     batch: list[Sample], rule: IndexSet, shape: tuple[int, int], dtype: torch.dtype, seed: int
 ) -> None:
-    """Every sparse step runs with the set of the definition, in batches of ragged, chunked and late prompts whose rows end and leave."""
+    """Every sparse step runs with the set of the definition.
+
+    The prompts of a batch are ragged, chunked and late, and its rows end and leave.
+    """
     rng, (layers, neurons) = random.Random(seed), shape
     schedule, keep = rule.schedule, rule.keep(neurons)
     session = Session(Parts(rule), given_blocks(layers, neurons, dtype), record_masks=True)
@@ -153,15 +161,14 @@ def test_masks_on_given_activations_are_exact(
         )
         assert planned.mode is (Mode.SPARSE if sparse else Mode.OBSERVE)
         if sparse and not expected:
-            return  # no sample was left to select for: decoding ends
+            return  # no sample is left to select for, so decoding ends
         if sparse:
             assert session.masks[-1][1].tolist() == expected
             with session.running(planned):
                 pass
         else:
-            z = torch.tensor([token for _, token in fed], dtype=dtype) * 2.0 ** rng.randint(
-                -3, 3
-            )  # [T, L, F]
+            # [T, L, F]
+            z = torch.tensor([token for _, token in fed], dtype=dtype) * 2.0 ** rng.randint(-3, 3)
             with session.running(planned):
                 assert all(
                     torch.equal(session.run(layer, z[:, layer]), z[:, layer]) for layer in range(layers)

@@ -1,4 +1,7 @@
-"""The seven identities of the method. The whole of it on given activations is in test_given_activations.py."""
+"""The seven identities of the method.
+
+test_given_activations.py tests the whole method on given activations.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def prompts(rows: int, seed: int = 0) -> list[list[int]]:
 def generate(
     model: object, batch: Sequence[Sequence[int]], method: Method | None, steps: int = 24, **settings: object
 ) -> regrow.Generation:
-    """Return what regrow makes of unpadded prompts, no id being an EOS unless told."""
+    """Return the generation for unpadded prompts; no id is an EOS unless `settings` say so."""
     ids, mask = naive.left_pad(batch, 0)
     given = {
         "max_new_tokens": steps,
@@ -75,7 +78,7 @@ def test_1_without_sparsity_or_without_sparse_steps_it_is_the_dense_model(name: 
     assert torch.equal(ours.sequences, stock)
     assert (ours.report.sparse_steps, ours.report.actual_sparsity) == (0, 0.0)
     pruned = generate(model, batch, regrow.BatchwiseAdaptive(sparsity=0.7, init_steps=1, period=4))
-    assert not torch.equal(pruned.sequences, stock)  # the comparison can tell
+    assert not torch.equal(pruned.sequences, stock)  # pruning changes tokens, so the comparison can fail
 
 
 # Identity 2
@@ -84,7 +87,10 @@ def test_1_without_sparsity_or_without_sparse_steps_it_is_the_dense_model(name: 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_2_a_sparse_step_is_the_dense_ffn_with_z_zeroed_outside_the_set(family: str) -> None:
-    """On the FFNs of real families in float64, through the session; sums in another order are equal to about 1e-15 of their terms."""
+    """On the FFNs of real families in float64, through the session.
+
+    Sums in another order are equal to about 1e-15 of their terms.
+    """
     ffns = find_ffns(build(family, torch.float64))
     session = Session(Parts(IndexSet(Decimal("0.7"), Schedule(0, 0, 1))), blocks_of(ffns), record_masks=True)
     session.start(2)
@@ -124,7 +130,10 @@ def ragged(draw: st.DrawFn) -> list[Tensor]:
 
 
 def scored(batch: Sequence[Tensor], widths: Sequence[int], extra: int = 0) -> Tensor:
-    """Return the memory [B, F] after a left-padded prompt, with `extra` columns of padding, fed in chunks of the given widths in turn."""
+    """Return the memory [B, F] after a left-padded prompt with `extra` columns of padding.
+
+    The prompt is fed in chunks of the given widths in turn.
+    """
     total = max(map(len, batch)) + extra
     z = torch.full((len(batch), total, 9), 7.0)  # what padding holds does not matter
     slot = torch.full((len(batch), total), -1)
@@ -175,7 +184,10 @@ def test_3_scores_do_not_see_padding_row_order_or_chunks(
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("closing", [True, False], ids=["a stage ends between the chunks", "no stage ends"])
 def test_3_a_stage_of_other_rows_may_end_between_two_chunks(closing: bool, memory: str) -> None:
-    """The late row's score is that of its whole prompt: neither folded nor zeroed half-way, and folded once."""
+    """The score of the late row is that of its whole prompt.
+
+    It is neither folded nor zeroed half-way, and it is folded once.
+    """
     z = torch.randn(12, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     rule = IndexSet(Decimal("0.5"), Schedule(1 if closing else 9, 0, 4), memory=memory, decay=0.5)
     session = Session(Parts(rule), given_blocks(1, 9))
@@ -191,9 +203,8 @@ def test_3_a_stage_of_other_rows_may_end_between_two_chunks(closing: bool, memor
     )
     session.join([1])
     late: list[Tensor] = []
-    for chunk, first in enumerate(
-        (2, 5, 8)
-    ):  # one token of row 0 and two of row 1 a step; the stage ends with the first
+    # Every step holds one token of row 0 and two of row 1. The stage ends with the first step.
+    for chunk, first in enumerate((2, 5, 8)):
         run = partial(session.run, 0, z[first : first + 3])
         forward(
             session,
@@ -271,7 +282,7 @@ def test_4_identical_prompts_give_the_masks_of_one(rows: int) -> None:
 
 @given(st.sampled_from(BATCHES), st.integers(1, 16), st.integers(0, 2**16))
 def test_5_the_largest_entry_of_any_sample_is_kept(rows: int, keep: int, seed: int) -> None:
-    """Whenever fewer than k entries of mbar exceed it; ties at the edge may go to a lower index."""
+    """If fewer than k entries of mbar exceed it. Ties at the edge may go to a lower index."""
     rng = random.Random(seed)
     session = Session(
         Parts(IndexSet(1 - Decimal(keep) / 16, Schedule(0, 0, 1))), given_blocks(1, 16), record_masks=True
@@ -316,7 +327,8 @@ def test_6_a_sparse_step_computes_k_neurons_of_every_layer(rows: int, sparsity: 
     report = generate(build("qwen2", torch.float64), prompts(rows), method).report
     left_out = report.weights_dense - report.weights_kept
     assert left_out == report.sparse_steps * 2 * (NEURONS - keep) * 3 * WIDTH
-    assert report.sparse_steps == 17  # of 23: 2 dense, four cycles of 4 + 1, and 1
+    # 23 steps: 2 dense, four cycles of 4 sparse and 1 dense, and 1 sparse.
+    assert report.sparse_steps == 17
 
 
 # Identity 7
@@ -332,7 +344,7 @@ def test_7_griffin_is_the_method_without_initial_or_later_exploration(rows: int,
 
 
 def test_7_over_one_sample_it_is_griffin_with_sum() -> None:
-    """The norm of every column of the row-normalised Z, from a forward of the unpruned model."""
+    """Scores are the column norms of the row-normalised Z, from a forward pass of the unpruned model."""
     (prompt,) = prompts(1)
     masks, _ = masks_of([prompt], regrow.Griffin(sparsity="0.6"))
     assert masks == [(0, naive.griffin(build("qwen2", torch.float64), prompt, "0.6"))]

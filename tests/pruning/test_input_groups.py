@@ -1,4 +1,4 @@
-"""Linears that share an input: which they are, and that sharing changes no output, count or mask."""
+"""Which linear layers share an input, and that sharing changes no output, count or mask."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_linears_of_a_site_with_one_threshold_share_their_inputs() -> None:
 
 
 def test_other_thresholds_mean_other_inputs() -> None:
-    """As where keys and values are made of another text than queries."""
+    """For example, if keys and values were calibrated on another text than queries."""
     assert share_an_input(linears(), [0.5, 0.4, 0.4, 0.4, 0.3, 0.2], weighed=False) == [
         [0],
         [1, 2],
@@ -92,18 +92,18 @@ def test_the_first_of_a_group_runs_all_and_another_tensor_is_run_anew(
         for place, of in enumerate(members):
             y = group.run(place, x, choose)
             want = reference.masked_linear(x[:, 0], of.weight.t(), keep, of.bias)
-            torch.testing.assert_close(
-                y[:, 0], want, rtol=1e-5, atol=1e-5
-            )  # sums of a dozen terms of about one, in another order
+            # Both sum a dozen terms of about one, in different orders.
+            torch.testing.assert_close(y[:, 0], want, rtol=1e-5, atol=1e-5)
         assert len(asked) == number
-    group.run(0, x, choose)  # the same tensor again, with other numbers: it was used up
+    # The same tensor again: its outputs were already returned, so they are computed anew.
+    group.run(0, x, choose)
     assert len(asked) == 3
     group.run(1, x.clone(), choose)
     assert len(asked) == 4
 
 
 def step(pruner: InputPruner, xs: list[Tensor]) -> tuple[list[Tensor], dict[Site, list[int]]]:
-    """Outputs of a decode step and the weights counted."""
+    """Return the outputs of a decode step and the weights counted."""
     meter = Meter(1, torch.device("cpu"))
     pruner.start(3, meter)
     now = Pass(
@@ -116,7 +116,7 @@ def step(pruner: InputPruner, xs: list[Tensor]) -> tuple[list[Tensor], dict[Site
 
 
 def test_a_step_is_the_same_bit_for_bit_as_without_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs and counts, with fewer decisions."""
+    """Outputs and counts are equal, and groups need fewer decisions."""
     blocks, decisions, real = Blocks([0], [], linears(), {}, {}), [], inputs.exceeding
     monkeypatch.setattr(inputs, "exceeding", lambda *given: decisions.append(1) or real(*given))
     rule, threshold = InputRule(Decimal("0.5"), False, "mean_abs", True), torch.full((6,), 0.7)

@@ -1,4 +1,4 @@
-"""Identities of pruned inputs, on numbers that floating point holds exactly: small integers, so that every sum is exact in any order."""
+"""Identities of pruned inputs, on small integers, whose sums are exact in any order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from regrow.pruning.meter import Meter
 WIDTH, OUT, HUGE = 6, 4, 2.0**40
 few = settings(max_examples=40)
 shares = st.sampled_from(SHARES)
-halves = st.integers(0, 11).map(lambda twice: twice / 2)  # thresholds, on the values and between them
+halves = st.integers(0, 11).map(lambda twice: twice / 2)  # thresholds, equal to values and between values
 
 
 def integers(rows: int, width: int, least: int = -5) -> st.SearchStrategy[Tensor]:
@@ -35,7 +35,7 @@ weights = integers(OUT, WIDTH)
 
 
 def pruner_of(weight: Tensor, threshold: float | None, **rule: Any) -> InputPruner:
-    """Return the pruner of a model of one linear."""
+    """Return the pruner of a model with one linear layer."""
     given = {
         "sparsity": Decimal("0.5"),
         "weighed": False,
@@ -71,7 +71,7 @@ def run(
 def test_every_row_is_the_linear_on_what_the_batch_keeps(
     x: Tensor, weight: Tensor, threshold: float, share: str
 ) -> None:
-    """And what it keeps is what exceeds the threshold strictly, in exact arithmetic."""
+    """The batch keeps the inputs that strictly exceed the threshold, in exact arithmetic."""
     sums = x.abs().sum(0) if share == "mean_abs" else x.sum(0).abs()
     keep = [Fraction(float(total)) / len(x) > Fraction(threshold) for total in sums]
     y, count = run(x, weight, threshold, share=share)
@@ -131,7 +131,7 @@ def test_the_order_of_rows_does_not_matter(
 def test_the_mean_of_magnitudes_keeps_what_the_magnitude_of_the_mean_does(
     x: Tensor, weight: Tensor, threshold: float
 ) -> None:
-    """And more only where signs differ."""
+    """It keeps more inputs only where signs differ."""
     more, less = (run(x, torch.eye(WIDTH, dtype=x.dtype), threshold, share=share) for share in SHARES)
     assert more[1] >= less[1]
     assert bool((more[0] == less[0])[less[0] != 0].all())
@@ -176,7 +176,7 @@ def test_prompts_are_processed_densely(
     step = Pass(Mode.OBSERVE, slot, slot[:, None], prompt=True, decode=False)
     pruner.prepare(step)
     assert torch.equal(pruner.run(0, x[None], step)[0], x @ weight.t())
-    assert meter.kept()[Site.O] == [0]  # prompts are not in the account
+    assert meter.kept()[Site.O] == [0]  # prompts are not counted
 
 
 def test_a_rule_by_thresholds_does_not_start_without_them() -> None:

@@ -1,4 +1,7 @@
-"""Identities of neurons chosen at every token, on small integers: sums of them are exact in any order, only norms are not."""
+"""Identities of neurons selected at every token, on small integers.
+
+Sums of small integers are exact in any order; only norms are not exact.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from regrow.pruning.tokens import TokenPruner, TokenRule
 
 WIDTH, NEURONS, HUGE = 3, 6, 2.0**40
 few = settings(max_examples=40)
-halves = st.integers(0, 40).map(lambda twice: twice / 2)  # thresholds, on the values and between them
+halves = st.integers(0, 40).map(lambda twice: twice / 2)  # thresholds, equal to values and between values
 CATS = [("mean", "threshold"), ("none", "threshold")]
 TOKEN = [("max", "topk"), ("mean", "topk")]
 rules = st.sampled_from(CATS + TOKEN)
@@ -45,7 +48,10 @@ def hidden(ffn: FFN, x: Tensor) -> tuple[Tensor, Tensor]:
 def run(
     ffn: FFN, x: Tensor, share: str, threshold: float | None, live: list[bool] | None = None
 ) -> tuple[Tensor, int, int]:
-    """Return the output [B, D] of a decode step on rows x [B, D], and the weights it counts of gate and up, and of down."""
+    """Return the output [B, D] of a decode step on rows x [B, D], and its weight counts.
+
+    The counts are those of gate and up together, and of down.
+    """
     weights = FFNWeights(*ffn, relu)
     module = GivenFFN(weights, hidden=lambda x: hidden(ffn, x)[1], output=lambda z: linear(z, weights.down))
     rule = TokenRule(
@@ -69,7 +75,7 @@ def limit(how: str, threshold: float) -> float | None:
 @few
 @given(ffns, batches, halves)
 def test_each_row_of_cats_alone(ffn: FFN, x: Tensor, threshold: float) -> None:
-    """And read is what any of them keeps, with the whole gate."""
+    """The weights read are the whole gate, and up and down of every neuron that any row keeps."""
     gate, z = hidden(ffn, x)
     y, gate_up, down = run(ffn, x, "none", threshold)
     for row, of in zip(x, y, strict=True):
@@ -109,7 +115,7 @@ def test_every_token_keeps_k_and_computes_gate_and_up(ffn: FFN, x: Tensor, rule:
 @few
 @given(ffns, integers(1, WIDTH), st.sampled_from(TOKEN))
 def test_every_token_keeps_the_largest_of_z(ffn: FFN, x: Tensor, rule: tuple[str, str]) -> None:
-    """Of one row the norm changes no order; ties go to the lower index."""
+    """The norm of a single row does not change the order of its neurons. Ties go to the lower index."""
     _, z = hidden(ffn, x)
     best = sorted(range(NEURONS), key=lambda j: (-abs(float(z[0, j])), j))[: NEURONS // 2]
     kept = torch.zeros(NEURONS).index_fill_(0, torch.tensor(best), 1)
@@ -121,7 +127,7 @@ def test_every_token_keeps_the_largest_of_z(ffn: FFN, x: Tensor, rule: tuple[str
 def test_how_large_a_row_is_does_not_matter_to_every_token(
     ffn: FFN, x: Tensor, rule: tuple[str, str], row: int, power: int
 ) -> None:
-    """z of a row times a power of four is, normalised, bit for bit the same."""
+    """The normalised z of a row stays the same bit for bit if z is multiplied by a power of four."""
     scaled, row = x.clone(), row % len(x)
     scaled[row] *= 2.0**power
     want, y = run(ffn, x, rule[0], None)[0], run(ffn, scaled, rule[0], None)[0]
@@ -134,7 +140,7 @@ def test_how_large_a_row_is_does_not_matter_to_every_token(
 def test_identical_rows_are_as_one(
     ffn: FFN, x: Tensor, threshold: float, rule: tuple[str, str], rows: int
 ) -> None:
-    """Two of them where the mean of what is normalised is taken: that of two is exact."""
+    """Only two rows for the mean of normalised scores, because the mean of two equal values is exact."""
     (share, how), rows = rule, 2 if rule == TOKEN[1] else rows
     y, *counts = run(ffn, x.expand(rows, -1), share, limit(how, threshold))
     one, *alone = run(ffn, x, share, limit(how, threshold))
@@ -161,7 +167,7 @@ def test_rows_that_are_not_live_do_not_matter(
 def test_the_order_of_rows_does_not_matter(
     ffn: FFN, x: Tensor, threshold: float, rule: tuple[str, str], data: st.DataObject
 ) -> None:
-    """But to the mean of what is normalised, whose sum is not exact."""
+    """Not tested for the mean of normalised scores, whose sum is not exact."""
     share, how = rule
     order = data.draw(st.permutations(range(len(x))))
     y, *counts = run(ffn, x[order], share, limit(how, threshold))

@@ -1,4 +1,4 @@
-"""k = floor((1 - rho) F), exact for every decimal a user can write, against rational arithmetic."""
+"""Tests k = floor((1 - rho) F) against rational arithmetic, for every decimal that a user can write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def exact(text: str, neurons: int) -> int:
 
 @pytest.mark.parametrize("sparsity", [0.9, "0.9", Decimal("0.9"), "9e-1"])
 def test_nine_tenths_of_8960_leave_896(sparsity: Any) -> None:
-    assert math.floor((1 - 0.9) * 8960) == 895  # what binary floats make of it
+    assert math.floor((1 - 0.9) * 8960) == 895  # the result in binary floats
     assert keep_count(parse_sparsity(sparsity), 8960) == 896
 
 
@@ -36,7 +36,7 @@ def test_every_hundredth_is_exact_however_it_is_written(neurons: int) -> None:
 
 
 def check(text: str, value: Any, neurons: int) -> None:
-    """Assert that k is the exact one, or that none is refused."""
+    """Assert that k is exact, or refused if it would be 0."""
     want = exact(text, neurons)
     if want:
         assert keep_count(parse_sparsity(value), neurons) == want

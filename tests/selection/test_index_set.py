@@ -1,4 +1,4 @@
-"""Scores, memories, aggregates and the selection on given activations, against a few lines that follow the equations."""
+"""Scores, memories, aggregates and selection on given activations, against the equations in a few lines."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from regrow.selection.schedule import Schedule
 
 LAYERS, SLOTS, NEURONS = 2, 3, 11
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-ROUNDING = 1e-5  # relative: what method.md grants to scores in float32; it is ample for float64 too
+ROUNDING = 1e-5  # relative; allowed for scores in float32, and ample for float64
 EVERY = range(SLOTS)
 
-Tokens = Sequence[tuple[int, Tensor]]  # (slot or -1, z [L, F]) of each token of a forward
+Tokens = Sequence[tuple[int, Tensor]]  # (slot or -1, z [L, F]) of each token of a forward pass
 
 
 def rule(aggregate: str = "max", memory: str = "max", sparsity: str = "0.5", decay: float = 0.75) -> IndexSet:
@@ -37,7 +37,7 @@ def flags(slots: Sequence[int]) -> Tensor:
 
 
 def feed(parts: IndexSet, state: IndexState, tokens: Tokens) -> None:
-    """Counts and observes the tokens of one forward in every layer."""
+    """Counts and observes the tokens of one forward pass in every layer."""
     slot = torch.tensor([slot for slot, _ in tokens])
     parts.open(state)
     for layer in range(LAYERS):
@@ -62,7 +62,7 @@ def draw(seed: int, slots: Sequence[int], dtype: torch.dtype = torch.float64) ->
 
 
 def score(tokens: Tokens, slot: int) -> Tensor:
-    """s [L, F] of one sample in float64: the root mean square over its tokens of z / ||z||."""
+    """Return s [L, F] of one sample in float64: the root mean square over its tokens of z / ||z||."""
     mine = torch.stack([z for owner, z in tokens if owner == slot]).double()  # [T_b, L, F]
     relative = mine / mine.square().sum(dim=-1, keepdim=True).sqrt()
     return relative.nan_to_num(0).square().mean(dim=0).sqrt()
@@ -73,7 +73,7 @@ def close(actual: Tensor, want: Tensor) -> None:
 
 
 def top(scores: Tensor, keep: int) -> list[list[int]]:
-    """The k largest of each row of [L, F], ties to the lower index, ascending."""
+    """Return the k largest of each row of [L, F] in ascending order; ties go to the lower index."""
     return [sorted(sorted(range(NEURONS), key=lambda j: (-row[j], j))[:keep]) for row in scores.tolist()]
 
 
@@ -104,7 +104,7 @@ def test_the_size_of_an_activation_does_not_matter() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_norm_is_taken_in_float32_at_least(dtype: torch.dtype) -> None:
-    """In float16 the square of 300 overflows, and the squares of eight 0.01s added to 16 vanish."""
+    """In float16 the square of 300 overflows. In bfloat16 the squares of 0.0625 vanish beside that of 256."""
     z = torch.full((LAYERS, NEURONS), 300.0 if dtype == torch.float16 else 0.0625, dtype=dtype)
     z[:, 0] = 256.0
     state = begin(rule(), dtype)
@@ -114,7 +114,7 @@ def test_the_norm_is_taken_in_float32_at_least(dtype: torch.dtype) -> None:
 
 
 def test_tokens_that_do_not_count_leave_no_trace() -> None:
-    """Not even when what they hold is not a number, as behind a row of padding."""
+    """Not even if they hold NaN or infinity, as padding may."""
     tokens = draw(2, [0, 1, 2])
     plain, mixed = begin(rule()), begin(rule())
     feed(rule(), plain, tokens)
@@ -137,7 +137,7 @@ def test_a_zero_activation_counts_as_a_token_and_adds_nothing() -> None:
 
 
 def phases(memory: str) -> tuple[IndexState, list[Tokens]]:
-    """Three phases of three slots; slot 1 has no token in the second, slot 2 none in the third."""
+    """Run three phases of three slots. Slot 1 has no token in the second phase, slot 2 none in the third."""
     parts = rule(memory=memory)
     state, told = begin(parts), [draw(4, [0, 1, 2, 2]), draw(5, [0, 0, 2]), draw(6, [1, 0])]
     for tokens in told:

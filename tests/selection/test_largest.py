@@ -1,4 +1,4 @@
-"""The k largest of every row: ties to the lower index, and always k."""
+"""The k largest entries of every row: always k of them, and ties go to the lower index."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_largest_are_those_of_a_stable_sort(rows: list[list[float]], keep: i
 
 
 def test_as_many_are_largest_where_some_are_no_numbers() -> None:
-    """An activation that overflowed: the set keeps its size, and what is no number is among the first to be retained."""
+    """After an overflow the set keeps its size, and NaN entries are among the first to be kept."""
     nan, inf = float("nan"), float("inf")
     score = torch.tensor([[0.0, nan, 1.0, inf, nan], [nan] * 5, [3.0, 2.0, 1.0, 0.0, nan]])
     assert largest(score, 2).nonzero().tolist() == [[0, 1], [0, 3], [1, 0], [1, 1], [2, 0], [2, 4]]

@@ -1,4 +1,4 @@
-"""When a step is dense, when it is sparse, and when a phase ends: against the stages written out one after the other."""
+"""Which steps are dense or sparse, and where phases end, against the stages written out one by one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
 
 
 def layout(schedule: Schedule, steps: int) -> tuple[list[Mode], set[int]]:
-    """Return the modes of decode steps 1, 2, ... (at least `steps` of them) and the steps a dense stage ends with, stage by stage."""
+    """Return the modes of at least `steps` decode steps, from 1, and the last step of every dense stage."""
     modes = [Mode.OBSERVE] * schedule.init_steps
     ends = {schedule.init_steps}
     while len(modes) < steps:
@@ -60,7 +60,7 @@ def test_number_of_sparse_steps(schedule: Schedule, steps: int) -> None:
 
 @given(schedules())
 def test_a_mask_is_always_chosen_before_the_first_sparse_step(schedule: Schedule) -> None:
-    """The first sparse step of every run of them follows a step that ends a phase."""
+    """The first step of every run of sparse steps follows a step that ends a phase."""
     for step in range(1, STEPS):
         starts = schedule.mode(step) is Mode.SPARSE and (
             step == 1 or schedule.mode(step - 1) is not Mode.SPARSE

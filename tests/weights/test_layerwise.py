@@ -1,4 +1,4 @@
-"""The pass over the layers: true to the model, fed by the pruned layers before, and without a trace in the model."""
+"""Pruning layer by layer: the inputs come from the pruned layers before, and the model stays the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from regrow.weights.pattern import Pattern
 from regrow.weights.sparsegpt_pruner import SparseGPTPruner
 from regrow.weights.wanda_pruner import WandaPruner
 
-# Two of one length, with others between; the longest is longer than the sliding windows (16), the shortest a single token.
+# Two sequences have one length, with others in between. The longest is longer than the sliding windows (16),
+# and the shortest is a single token.
 SEQUENCES = [torch.arange(3, 3 + length) * step % 96 for length, step in ((20, 1), (33, 5), (1, 1), (20, 7))]
 
 
@@ -33,7 +34,7 @@ RULES: dict[str, tuple[Callable[[Tensor], WeightPruner], naive.Prune]] = {
 
 @final
 class Onlooker(WeightPruner):
-    """Prunes nothing and keeps what it is shown."""
+    """Prunes nothing and keeps the inputs that it receives."""
 
     def __init__(self, weight: Tensor, seen: dict[int, list[Tensor]]) -> None:
         self._weight, self._seen = weight, seen.setdefault(weight.data_ptr(), [])
@@ -70,9 +71,8 @@ def test_without_pruning_the_last_hidden_states_are_the_models(family: str) -> N
         want = [model.model(ids[None], use_cache=False).last_hidden_state for ids in SEQUENCES]
     with model.model.layers[-1].register_forward_hook(lambda _, __, output: outputs.append(output)):
         prune_layers(model, SEQUENCES, lambda weight: Onlooker(weight, seen))
-    with (
-        torch.no_grad()
-    ):  # the last runs of the last layer are those on every sequence; ones before found out how it is called
+    # Earlier runs of the last layer recorded its keyword arguments. Its last runs cover every sequence.
+    with torch.no_grad():
         got = [model.model.norm(output) for output in outputs[-len(SEQUENCES) :]]
     assert all(map(torch.equal, got, want))
 
@@ -98,7 +98,8 @@ def test_the_linears_of_the_layers_and_only_they_are_two_of_four(family: str, ru
             assert torch.equal(weight, linears[name].weight.where(weight != 0, 0))
 
 
-# The pass is the same for both rules; SparseGPT, whose reference is slow, is shown one plain, one windowed and one fused family.
+# Both rules go through the same code. The reference of SparseGPT is slow, so SparseGPT runs on one plain, one
+# windowed and one fused family only.
 @pytest.mark.parametrize(
     ("family", "rule"),
     [*((f, "wanda") for f in FAMILIES), *((f, "sparsegpt") for f in ("llama", "gemma3", "phi3"))],
@@ -109,10 +110,11 @@ def test_each_layer_is_pruned_by_what_the_pruned_ones_before_feed_it(family: str
     one_go = naive.in_one_go(model, SEQUENCES, prune)
     assert list(got) == list(want)
     for name, weight in got.items():
-        # float64; inputs and Hessians differ by rounding, and the inverse multiplies that by its condition, at most 6400.
+        # In float64, inputs and Hessians differ by rounding. The inverse multiplies the difference by its
+        # condition number, at most 6400.
         torch.testing.assert_close(weight, want[name], rtol=1e-9, atol=1e-10)
     differ = [name for name in got if not torch.allclose(got[name], one_go[name])]
-    assert {name.split(".")[2] for name in differ} == {"1"}  # the second layer, and not the first
+    assert {name.split(".")[2] for name in differ} == {"1"}  # only the second layer differs
 
 
 def test_progress_is_told_after_each_layer() -> None:
@@ -135,7 +137,7 @@ def test_a_length_is_learnt_once_and_a_layer_runs_twice_a_sequence(monkeypatch: 
         monkeypatch.setattr(module, "forward", counted)
     prune_layers(model, SEQUENCES, wanda)
     lengths, sequences = 3, len(SEQUENCES)
-    assert calls == [lengths + 2 * sequences, lengths + sequences]  # the last layer feeds no other
+    assert calls == [lengths + 2 * sequences, lengths + sequences]  # no layer follows the last one
 
 
 @pytest.mark.parametrize("structure", ["biases", "squared"])

@@ -1,4 +1,4 @@
-"""The pass over the layers leaves the model as it was, however it ends, and refuses what it would get wrong."""
+"""Pruning layer by layer leaves the model as it was, also after an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regrow.weights.sparsegpt_pruner import SparseGPTPruner
 from regrow.weights.wanda_pruner import WandaPruner
 
 SEQUENCES = [torch.arange(3, 23), torch.arange(5, 38), torch.arange(40, 60)]
-LENGTHS = 2  # distinct ones among them
+LENGTHS = 2  # number of distinct lengths
 
 
 def wanda(weight: Tensor) -> WeightPruner:
@@ -51,7 +51,10 @@ MODELS |= {"dynamic": lambda: adapting("Llama"), "longrope": lambda: adapting("P
 
 
 def attributes(model: nn.Module) -> list[tuple[str, str, int, list[tuple[object, int]]]]:
-    """Every instance attribute of every module by identity, with the entries of those that are dictionaries: parameters, buffers, hooks."""
+    """Return every instance attribute of every module by identity.
+
+    Attributes that are dictionaries (parameters, buffers, hooks) come with their entries.
+    """
 
     def entries(value: object) -> list[tuple[object, int]]:
         return [(key, id(entry)) for key, entry in value.items()] if isinstance(value, dict) else []
@@ -69,7 +72,7 @@ def values(model: nn.Module) -> list[Tensor]:
 
 @pytest.fixture(params=MODELS)
 def model(request: pytest.FixtureRequest) -> Iterator[PreTrainedModel]:
-    """A model that must be the same, down to the identity of what it holds, after the test."""
+    """A model that must be unchanged after the test, down to the identity of its attributes."""
     model = MODELS[request.param]()
     held, before, parameters = attributes(model), values(model), list(model.parameters())
     yield model
@@ -85,7 +88,8 @@ def test_is_as_it_was_after_pruning(model: PreTrainedModel) -> None:
     assert own.isdisjoint(weight.data_ptr() for weight in weights.values())
 
 
-# One run of the layer for each length finds out how it is called, one a sequence gathers its inputs, one feeds the next layer.
+# The layer runs once for each length, to record its keyword arguments. It then runs twice for each sequence:
+# to gather the inputs of its linear layers, and to compute the input of the next layer.
 @pytest.mark.parametrize(
     "run", [1, LENGTHS + 1, LENGTHS + len(SEQUENCES) + 2], ids=["learning", "gathering", "feeding"]
 )
@@ -112,7 +116,7 @@ def test_is_as_it_was_after_an_error_inside_a_layer(
 
 @final
 class Failing(WeightPruner):
-    """Fails in `add` or in `prune`, for one weight alone."""
+    """Fails in `add` or in `prune`, for a single weight."""
 
     def __init__(self, weight: Tensor, where: str, target: int) -> None:
         self._weight, self._where = weight, where if weight.data_ptr() == target else ""

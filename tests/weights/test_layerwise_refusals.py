@@ -1,4 +1,4 @@
-"""What the pass over the layers refuses, with the sentence the user reads, before anything is computed from it."""
+"""What pruning layer by layer refuses before it computes anything, with the message that the user reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stays of a matrix, against the naive rule, with ties in plenty; and what is refused."""
+"""Which weights of a matrix are kept, against a naive rule and with many ties; and what is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPARSITIES = ("0", "0.1", "0.3", "0.5", "0.7")
 
 @st.composite
 def tied(draw: st.DrawFn, of: int = 1) -> Tensor:
-    """Scores [out, in] of few distinct values; `in` is a multiple of `of`."""
+    """Draw scores [out, in] of few distinct values; `in` is a multiple of `of`."""
     rows, width = draw(st.integers(1, 4)), of * draw(st.integers(-(-4 // of), 16 // of))
     values = draw(st.lists(st.integers(0, 3), min_size=rows * width, max_size=rows * width))
     return torch.tensor(values, dtype=torch.float32).reshape(rows, width)

@@ -1,4 +1,4 @@
-"""SparseGPT against the optimal brain surgeon, one column at a time, and against what must not matter to it."""
+"""SparseGPT against the optimal brain surgeon, one column at a time, and its invariances."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor
 def correlated(
     seed: int, width: int, lengths: Sequence[int] = (40, 25), dtype: torch.dtype = torch.float64
 ) -> list[Tensor]:
-    """Sequences of x = z A with one fixed A, [T, in]: channels of unequal size that depend on each other."""
+    """Return sequences x = z A [T, in] with one fixed A: channels differ in scale and are correlated."""
     mixing = normal(seed + 500, width, width) * normal(seed + 501, width).exp()
     return [(normal(seed + i, length, width) @ mixing).to(dtype) for i, length in enumerate(lengths)]
 
@@ -38,11 +38,12 @@ def pruned(pruner: WeightPruner, sequences: Sequence[Tensor]) -> Tensor:
     return pruner.prune("w")
 
 
-# 128 columns are a block: within one, its border, and several with a short last one.
+# A block has 128 columns: widths within a block, at its border, and several blocks with a short last one.
 @pytest.mark.parametrize("width", [4, 16, 128, 132, 300])
 def test_equals_the_surgeon(width: int) -> None:
     weight, sequences = normal(1, 6, width), correlated(2, width)
-    # Both invert a Hessian of condition at most 100 * width: 1e-16 * 3e4, with a thousandfold margin for what follows.
+    # Both invert a Hessian of condition at most 100 * width: 1e-16 * 3e4, with a thousandfold margin for
+    # the steps that follow.
     torch.testing.assert_close(
         pruned(SparseGPTPruner(weight), sequences), naive(weight, sequences), rtol=1e-8, atol=1e-9
     )

@@ -1,4 +1,4 @@
-"""Wanda against its equation, and against what must not matter to it."""
+"""Wanda against its equation, and its invariances."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor
 
 
 def inputs(seed: int, width: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Sequences of several lengths whose channels differ in scale."""
+    """Return sequences of several lengths whose channels differ in scale."""
     scale = normal(seed + 1000, width).exp()
     return [(normal(seed + 100 * i, length, width) * scale).to(dtype) for i, length in enumerate(LENGTHS)]
 
@@ -50,16 +50,15 @@ def test_keeps_what_the_equation_says_bit_for_bit(pattern: Pattern, dtype: torch
     got = pruned(weight, sequences, pattern)
     assert got.dtype == dtype
     assert torch.equal(got, torch.where(naive_kept(wanda_scores(weight, sequences), pattern), weight, 0))
-    assert all(map(torch.equal, before, [weight, *sequences]))  # the inputs are the model's own: they flow on
+    assert all(
+        map(torch.equal, before, [weight, *sequences])
+    )  # the inputs belong to the model, which goes on with them
 
 
 def test_every_token_counts_alike_however_long_its_sequence() -> None:
     short, long = torch.zeros(1, 4), torch.zeros(9, 4)
-    short[:, 0], long[:, 1], long[:, 2] = (
-        4,
-        1.5,
-        1.4,
-    )  # sums of squares 16, 20.25, 17.64; means of the two means 8, 1.1, 1
+    # The sums of squares are 16, 20.25 and 17.64; the means over the two sequences' means are 8, 1.1 and 1.
+    short[:, 0], long[:, 1], long[:, 2] = 4, 1.5, 1.4
     assert pruned(torch.ones(1, 4), [short, long]).tolist() == [[0, 1, 1, 0]]
 
 
