@@ -109,7 +109,7 @@ def test_linears_of_one_input_share_the_threshold_unless_weighed(family: str) ->
             assert len({float(teal[path]) for path in own}) == min(1, len(own))
     if family != "phi3":  # fused: one linear an input
         assert len({float(value) for value in wina.values()}) > len({float(value) for value in teal.values()})
-    # All other thresholds differ. If attention and FFN run in parallel on one input, there is one value fewer.
+    # All other thresholds differ. Attention and FFN in parallel on one input have one value fewer.
     assert len({float(value) for value in teal.values()}) == (3 if family == "cohere2" else 4) * LAYERS
 
 
