@@ -33,7 +33,7 @@ def thresholds(
 ) -> dict[str, Tensor]:
     """Returns a threshold [] float64 for each module that the method can prune, keyed by module name.
 
-    The share `method.target` of the module's scores over the text does not exceed the threshold. The text is
+    The share `method.target` of the module's scores over the text is at or below the threshold. The text is
     given as `sequences` of token ids, [T] each, and is run densely. `progress(done, total)` is called after
     each sequence. Raises RegrowError if the model overflows, or if a module is never run.
     """

@@ -21,7 +21,7 @@ IGNORED: Final = {"token_type_ids", "special_tokens_mask", "length"}
 
 
 def chosen_method(method: object) -> Method:
-    """Returns the method that `method` gives as an instance, a name or a class.
+    """Returns the method for an instance, a name or a class.
 
     Raises UsageError for anything else, and for a class that cannot be created without arguments.
     """

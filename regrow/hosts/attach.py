@@ -79,7 +79,7 @@ class Attachment:
             self._patch_modules(blocks, modules)
 
     def moved(self) -> None:
-        """Accepts the current addresses of the weights, after they were laid out or moved back unchanged."""
+        """Records the current state after weights were laid out or moved back with equal values."""
         self._seen = self._state()
 
     def check(self) -> None:
@@ -103,9 +103,10 @@ class Attachment:
     def _state(self) -> Hashable:
         """Returns a value that changes when something derived from the weights becomes stale.
 
-        It holds the address and the version of every parameter, and checksums of the weights that copies or
-        norms were made of, because writes to `.data` leave no other trace. With a calibration, it also holds
-        the model's fingerprint.
+        For patched modules, it holds the address and the version of every parameter, and checksums of the
+        weights that copies or norms were made from, because writes to `.data` leave no other trace. For
+        replaced weights, it holds their checksums. With a calibration, it also holds the model's fingerprint.
+        If nothing is patched or replaced, it holds only the parameters' devices and dtypes.
         """
         parameters = list(self._model.parameters())
         placements = frozenset((parameter.device, parameter.dtype) for parameter in parameters)

@@ -30,7 +30,7 @@ ONLY_GREEDY: Final = ("penalty_alpha",)  # settings without effect while samplin
 
 
 def without_saved(model: PreTrainedModel, given: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of `generate`, plus ones that reset harmless settings of the model's own config.
+    """Returns the arguments of `generate`, plus arguments that reset harmless settings of the model's config.
 
     Only settings that the caller did not set are reset. Raises UsageError, which names the model's config,
     for a setting that cannot be reset without changing the answer.

@@ -19,10 +19,11 @@ MODEL_INPUTS: Final = {"attention_mask", "position_ids", "past_key_values", "use
 def with_tokenizer(
     extract: Callable[..., dict[str, Any]], loop: Any, given: dict[str, Any], *others: Any
 ) -> dict[str, Any]:
-    """Returns the result of transformers' `_extract_generation_mode_kwargs`, with the tokenizer added to it.
+    """Returns the result of transformers' `_extract_generation_mode_kwargs`, plus the tokenizer.
 
     Stop strings and token healing need the tokenizer, but transformers removes it from `given` before it
-    looks up which arguments a custom decode loop takes.
+    looks up which arguments a custom decode loop takes. The tokenizer is added only if `loop` has a parameter
+    for it.
     """
     tokenizer = (
         given.get("tokenizer") if callable(loop) and "tokenizer" in signature(loop).parameters else None
@@ -36,7 +37,7 @@ def supported(
 ) -> None:
     """Raises UsageError if our loop does not support the settings, the prompts `ids` [B, P] or the `inputs`.
 
-    `prunes`: the method decides by the activations of a sample, so that a cache must not hold tokens already.
+    `prunes`: the method selects by the activations of a sample, so the cache must be empty.
     """
     _settings(config)
     if not len(ids):

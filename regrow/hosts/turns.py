@@ -28,7 +28,7 @@ from torch import nn
 
 from regrow.errors import UsageError
 
-PATIENCE = 10.0  # seconds
+PATIENCE = 10.0  # seconds that a generation may be blocked in one wait
 LOOK = 0.5  # seconds between two checks of whether the generation is blocked
 BLOCKED: Final = (
     "waits for a generation on the same model which itself waits for another thread; "

@@ -15,7 +15,7 @@ from regrow.models.json_object import REMEDY, read_object
 
 _QUANTISED = ("quantization_config", "compression_config")
 _QUANTISED_BESIDE = ("quantize_config.json", "quant_config.json")  # files of older GPTQ and AWQ tools
-_ALWAYS_THERE = (None, "eager", "sdpa", "flex_attention")
+_ALWAYS_THERE = (None, "eager", "sdpa", "flex_attention")  # attention that needs no further package
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 _LENGTHS = ("max_position_embeddings", "sliding_window")
 
@@ -79,7 +79,7 @@ def _attention(config: PreTrainedConfig) -> str | None:
 
 
 def setting_of(config: PreTrainedConfig, value: object) -> str | None:
-    """Returns the name of the setting that has this value, or None; nested names are joined by a full stop.
+    """Returns the name of the setting with this value (`outer.inner` if it is nested), or None.
 
     Some errors of transformers name only the value that they do not know.
     """

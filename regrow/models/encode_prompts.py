@@ -17,10 +17,10 @@ from regrow.models.loaded import Loaded
 def encode(loaded: Loaded, prompts: Sequence[str], *, chat: bool | None = None) -> tuple[Tensor, Tensor]:
     """Returns input_ids and attention_mask [B, P] of the prompts, left-padded, on the model's device.
 
-    With `chat`, each prompt becomes a user message in the tokenizer's chat template; None means: if there is
-    a template. Raises UsageError if there are no prompts, or if a prompt is not text, is empty or leaves no
-    room in the context. Raises RegrowError if a prompt holds a token that the model lacks, or if the
-    tokenizer or its chat template fails.
+    `chat`: put each prompt into the tokenizer's chat template as a user message; None does so if there is a
+    template. Raises UsageError if there are no prompts, if a required template is missing, or if a prompt is
+    not text, is empty or leaves no room in the context. Raises RegrowError if a prompt holds a token that the
+    model lacks, or if the tokenizer or its chat template fails.
     """
     if not prompts:
         raise UsageError("there are no prompts; give at least one")
