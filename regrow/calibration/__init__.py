@@ -1,1 +1,1 @@
-"""What methods take from a text before a run."""
+"""Calibration: thresholds or pruned weights that a method derives from a text before a run."""

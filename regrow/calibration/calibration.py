@@ -1,4 +1,4 @@
-"""A calibration: what it was made of, its tensors, its file, and whether it fits."""
+"""A calibration: its origin, its tensors, its file, and the check that it fits a model and a method."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from regrow.method.base import Method
 from regrow.whole_file import write_whole
 
 FORMAT = "regrow calibration 1"
-SAMPLE = 4096  # values of a parameter that a fingerprint looks at
+SAMPLE = 4096  # a fingerprint reads about this many values of each larger parameter
 
 
 @final
 @dataclass(frozen=True)
 class Origin:
-    """What a calibration was made of."""
+    """Model, method and text that a calibration was made from."""
 
     model: str  # as the user named it
-    fingerprint: str  # of its weights
+    fingerprint: str  # of the model's weights
     method: str
-    params: Mapping[str, Any]  # of the method, those that the calibration depends on
+    params: Mapping[str, Any]  # the method's parameters that the calibration depends on
     text: str  # where the text came from
-    text_sha256: str  # of its token ids
+    text_sha256: str  # of the text's token ids
     sequences: int
     tokens: int  # of all sequences
     longest: int  # tokens of the longest sequence
@@ -41,14 +41,14 @@ class Origin:
 @final
 @dataclass(frozen=True)
 class Calibration:
-    """Thresholds by the name of a module, or weights by the name of a parameter."""
+    """Thresholds, keyed by module name, or weights, keyed by parameter name."""
 
     origin: Origin
     tensors: Mapping[str, Tensor]
 
     @property
     def digest(self) -> str:
-        """sha256 over all of it, the same however the file was written."""
+        """sha256 over origin and tensors, which does not depend on how the file was written."""
         total = hashlib.sha256(json.dumps(asdict(self.origin), sort_keys=True).encode())
         for name in sorted(self.tensors):
             total.update(f"{name} {list(self.tensors[name].shape)} {self.tensors[name].dtype}".encode())
@@ -56,7 +56,7 @@ class Calibration:
         return total.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Whole or not at all. Raises RegrowError where it cannot be written."""
+        """Writes the file completely or not at all. Raises RegrowError if it cannot be written."""
         metadata = {"format": FORMAT, "origin": json.dumps(asdict(self.origin))}
         write_whole(
             path, save({name: tensor.contiguous() for name, tensor in self.tensors.items()}, metadata)
@@ -64,23 +64,30 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Raises UsageError for a file that cannot be read, RegrowError for one that is damaged or holds something else."""
+        """Reads a calibration from its file.
+
+        Raises UsageError if the file cannot be read, RegrowError if it is damaged or holds something else.
+        """
         if Path(path).exists() and not Path(path).is_file():
             raise UsageError(f"{path} cannot be read: it is no regular file; make it with `regrow calibrate`")
         try:
-            Path(path).open("rb").close()  # safetensors calls every file that does not open missing
+            # safetensors reports every file that it cannot open as missing; `open` raises the real reason.
+            Path(path).open("rb").close()
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise RegrowError(
-                        f"{path} is no calibration of this version; make one with `regrow calibrate`"
+                        f"{path} is not a calibration of this version; make one with `regrow calibrate`"
                     )
                 values = json.loads(metadata["origin"])
                 if set(values) != {field.name for field in fields(Origin)}:
                     raise RegrowError(
-                        f"{path} is no calibration of this version; make one with `regrow calibrate`"
+                        f"{path} is not a calibration of this version; make one with `regrow calibrate`"
                     )
-                return cls(Origin(**values), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
+                return cls(
+                    Origin(**values),
+                    {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118 - not a mapping
+                )
         except OSError as error:
             raise UsageError(
                 f"{path} cannot be read: {error.strerror}; make it with `regrow calibrate`"
@@ -92,8 +99,11 @@ class Calibration:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """sha256 over names, shapes and a sample of the values of all parameters, read as float32: the same for a model whatever dtype it was
-    loaded in, as long as that lost nothing."""
+    """Returns a sha256 over the names, the shapes and a sample of the values of all parameters.
+
+    Values are read as float32. The fingerprint of a model is therefore the same in every dtype that holds its
+    values exactly.
+    """
     total = hashlib.sha256()
     for name, parameter in model.named_parameters():
         values = parameter.detach().flatten()
@@ -104,8 +114,11 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def fitting(calibration: Calibration | None, model: nn.Module, method: Method) -> Mapping[str, Tensor]:
-    """The tensors the method needs. Raises UsageError where it needs a calibration and there is none, or one of another model or
-    method, or where it needs none."""
+    """Returns the tensors that the method needs; empty for a method that needs no calibration.
+
+    Raises UsageError if a calibration is missing, or was made for another model, method or parameters, or if
+    one is given to a method that needs none.
+    """
     if method.needs is None:
         if calibration is not None:
             raise UsageError(
@@ -114,7 +127,8 @@ def fitting(calibration: Calibration | None, model: nn.Module, method: Method) -
         return {}
     if calibration is None:
         raise UsageError(
-            f"method {method.name!r} needs a calibration of this model: make one with `regrow calibrate MODEL --method {method.name}` "
+            f"method {method.name!r} needs a calibration of this model: "
+            f"make one with `regrow calibrate MODEL --method {method.name}` "
             "and pass it (--calibration FILE, or calibration=regrow.Calibration.load(FILE))"
         )
     origin, wanted = calibration.origin, calibrated(method)
@@ -125,14 +139,14 @@ def fitting(calibration: Calibration | None, model: nn.Module, method: Method) -
         )
     if origin.fingerprint != fingerprint(model):
         raise UsageError(
-            f"the calibration was made for {origin.model} (weights {origin.fingerprint[:12]}), not for this model (weights "
-            f"{fingerprint(model)[:12]}); make one with `regrow calibrate`"
+            f"the calibration was made for {origin.model} (weights {origin.fingerprint[:12]}), "
+            f"not for this model (weights {fingerprint(model)[:12]}); make one with `regrow calibrate`"
         )
     return calibration.tensors
 
 
 def calibrated(method: Method) -> dict[str, Any]:
-    """The parameters of the method that its calibration depends on."""
+    """Returns the method's parameters that its calibration depends on."""
     described = method.describe()
     return {name: described[name] for name in method.calibrated_by}
 

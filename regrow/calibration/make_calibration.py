@@ -1,4 +1,4 @@
-"""Makes a calibration."""
+"""Makes the calibration of a model for a method, from a text."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from regrow.weights.layerwise import prune_layers
 def calibrate(
     loaded: Loaded, method: Method, text: Text, progress: Callable[[int, int], None] | None = None
 ) -> Calibration:
-    """What the method needs of this model, from the text; the model is left as it was. `progress` is told (steps done, of how many).
+    """Computes what the method needs of this model from the text. The model is left unchanged.
 
-    Raises UsageError for a method that needs nothing, and for a model that it does not fit.
+    `progress(done, total)` is called after each step. Raises UsageError if the method needs no calibration or
+    does not fit the model.
     """
     tensors = measure(loaded.model, method, text.sequences, progress)
     return Calibration(
@@ -47,7 +48,7 @@ def measure(
     sequences: Sequence[Tensor],
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """The same as tensors, from sequences [T] of ids."""
+    """Computes the tensors of a calibration from `sequences` of token ids, [T] each; see `calibrate`."""
     if method.needs is None:
         raise UsageError(f"method {method.name!r} with these parameters needs no calibration")
     if method.needs is Needs.THRESHOLDS:

@@ -1,4 +1,4 @@
-"""A model directory with pruned weights, for any software that reads Hugging Face models."""
+"""Writes a model directory with pruned weights, for any software that reads Hugging Face models."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from regrow.whole_file import refuse_place
 
 
 def refuse(method: Method, directory: Path) -> None:
-    """Raises UsageError for a method without weights of its own, and for a directory that is there already or cannot be."""
+    """Raises UsageError if the method changes no weights, or if `directory` exists or cannot be created."""
     if method.surface is not Surface.WEIGHTS:
         raise UsageError(
             f"method {method.name!r} changes no weights, so there is no checkpoint to write; use --out FILE"
         )
     try:
         there = directory.exists()
-    except OSError as error:  # a name too long
+    except OSError as error:  # such as a name that is too long
         raise UsageError(
             f"{directory} cannot be written: {error.strerror}; choose another --checkpoint"
         ) from error
@@ -34,9 +34,9 @@ def refuse(method: Method, directory: Path) -> None:
 
 
 def write(loaded: Loaded, calibration: Calibration, directory: Path) -> None:
-    """The loaded model with the calibration's weights, whole or not at all; the model itself stays as it was.
+    """Saves the loaded model with the calibration's weights, completely or not at all.
 
-    Raises RegrowError where it cannot be written.
+    The loaded model is left unchanged. Raises RegrowError if the directory cannot be written.
     """
     state = loaded.model.state_dict() | {
         name: tensor.to(loaded.model.device) for name, tensor in calibration.tensors.items()
@@ -48,9 +48,8 @@ def write(loaded: Loaded, calibration: Calibration, directory: Path) -> None:
             loaded.model.save_pretrained(unfinished, state_dict=state)
         loaded.tokenizer.save_pretrained(unfinished)
         unfinished.rename(directory)
-    except (
-        Exception
-    ) as error:  # a full disk is an OSError, a SafetensorError or a plain Exception, depending on who writes
+    except Exception as error:
+        # A full disk raises an OSError, a SafetensorError or a plain Exception, depending on the library.
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise RegrowError(
             f"{directory} cannot be written: {reason}; make room or choose another --checkpoint"

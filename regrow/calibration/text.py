@@ -1,4 +1,4 @@
-"""Calibration text as sequences of token ids."""
+"""Reads a calibration text as sequences of token ids."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _OTHERS: Final = (
     ".pdf",
     ".zip",
 )
-LARGEST: Final = (1, 2, 3, 4, 5, 6)  # problems of a generated exercise
+SIZES: Final = (1, 2, 3, 4, 5, 6)  # possible numbers of problems in a generated exercise
 
 
 @final
 @dataclass(frozen=True)
 class Text:
-    """Sequences of one text, each [T] ids on the model's device."""
+    """Sequences of token ids from one text, each [T], on the model's device."""
 
     source: str
     sequences: list[Tensor]
@@ -52,11 +52,12 @@ class Text:
 
 
 def sequences(loaded: Loaded, path: Path | None, count: int, length: int) -> Text:
-    """`count` sequences of `length` tokens, cut to the model's context.
+    """Returns `count` sequences of `length` tokens, or of the model's context length if that is smaller.
 
-    From the file: documents (lines of a .jsonl or .ndjson file with a "text" field, or the whole of a plain text) joined by the EOS
-    and cut. Without one, for the bundled model, generated exercises, a conversation each, until there are as many tokens; for other
-    models C4 from the hub. Raises UsageError for a text that cannot be read or is too short.
+    With a file, its documents are joined by the EOS and cut into sequences. A document is the "text" field of
+    a line in a .jsonl or .ndjson file, or a whole plain-text file. Without a file, the bundled model gets
+    generated exercises, one conversation per sequence, until they hold as many tokens in total; other models
+    get C4 from the hub. Raises UsageError if a text cannot be read or is too short.
     """
     length = length if loaded.context is None else min(length, loaded.context)
     if path is None and loaded.name == BUNDLED:
@@ -66,17 +67,17 @@ def sequences(loaded: Loaded, path: Path | None, count: int, length: int) -> Tex
     windows = list(_windows(loaded, documents, count, length))
     if len(windows) < count:
         raise UsageError(
-            f"{source} gives {len(windows)} sequences of {length} tokens, and {count} are asked for; give more text, or lower --sequences "
-            "or --length"
+            f"{source} gives {len(windows)} sequences of {length} tokens, and {count} are asked for; "
+            "give more text, or lower --sequences or --length"
         )
     return Text(source, windows)
 
 
 def _conversations(loaded: Loaded, tokens: int) -> Iterator[Tensor]:
-    """Prompt and solution of exercises that are in no training and no held-out set."""
+    """Yields prompt and solution of exercises that are in neither the training nor the held-out set."""
     tokenizer, number = loaded.tokenizer, 0
     while tokens > 0:
-        found = exercise(f"calibration-{number}", LARGEST)
+        found = exercise(f"calibration-{number}", SIZES)
         message = [{"role": "user", "content": found.prompt}]
         prompt: Any = tokenizer.apply_chat_template(
             message, tokenize=True, add_generation_prompt=True, return_dict=True
@@ -101,7 +102,10 @@ def _windows(loaded: Loaded, documents: Iterable[str], count: int, length: int) 
 
 
 def read(path: Path) -> bytes:
-    """Raises UsageError for a file that cannot be read, and for a pipe: a comparison reads its text more than once."""
+    """Returns the content of a regular file. Raises UsageError if the file cannot be read.
+
+    Pipes are refused, because a comparison reads its text more than once.
+    """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UsageError(f"{path} is no regular file; save the text in one")
     try:
@@ -125,7 +129,7 @@ def _documents(path: Path) -> Iterator[str]:
 
 
 def _refuse_structured(path: Path, text: str) -> None:
-    """As one plain text, the marks and names of other formats would count as words."""
+    """Raises UsageError for other formats: read as plain text, their markup and keys would count as words."""
     remedy = 'make it plain text, or JSON lines with a "text" field (.jsonl)'
     if path.suffix.lower() in _OTHERS:
         raise UsageError(f"{path} is of a kind that is not read ({path.suffix}); {remedy}")
@@ -146,7 +150,8 @@ def _c4() -> Iterator[str]:
         path = hf_hub_download(*C4, repo_type="dataset")
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise UsageError(
-            f"C4 cannot be had from the hub ({str(error).splitlines()[0]}); give a text of your own with --text FILE"
+            f"C4 cannot be downloaded from the hub ({str(error).splitlines()[0]}); "
+            "give a text of your own with --text FILE"
         ) from error
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

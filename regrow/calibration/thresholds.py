@@ -1,4 +1,4 @@
-"""Thresholds: the quantiles of what a method compares them with, over a text."""
+"""Computes thresholds: quantiles, over a text, of the scores that a method compares with its thresholds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from regrow.method.base import Method
 from regrow.pruning.pruner import Pruner
 from regrow.weights.pattern import require_finite
 
-# Histogram bins are the leading bits of a float32: 8 of the exponent, 10 of the mantissa, so a bin is a thousandth of its value wide.
+# A histogram bin is given by the leading bits of a float32: 8 of the exponent and 10 of the mantissa.
+# A bin is therefore about a thousandth of its value wide.
 _SHIFT: Final = 23 - 10
 _BINS: Final = 1 << (8 + 10)
 
@@ -30,12 +31,14 @@ def thresholds(
     sequences: Sequence[Tensor],
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """For every place of the method a threshold [] float64, by the name of its module: the share `method.target` of the scores seen over
-    the `sequences` ([T] ids each, run densely) does not exceed it. `progress` is told (sequences done, of how many). Raises RegrowError
-    where the model overflows."""
-    blocks, modules = survey(
-        model, method.surface, tuple(Site)
-    )  # also those that this method could prune and does not
+    """Returns a threshold [] float64 for each module that the method can prune, keyed by module name.
+
+    The share `method.target` of the module's scores over the text is at or below the threshold. The text is
+    given as `sequences` of token ids, [T] each, and is run densely. `progress(done, total)` is called after
+    each sequence. Raises RegrowError if the model overflows, or if a module is never run.
+    """
+    # All sites, including those that the method could prune but does not prune with these parameters.
+    blocks, modules = survey(model, method.surface, tuple(Site))
     pruner = method.pruner(blocks, {})
     names = [place.name for place in blocks.linears] or [ffn.name for ffn in blocks.ffns]
     seen = [torch.zeros(_BINS, dtype=torch.int32, device=sequences[0].device) for _ in modules]
@@ -53,7 +56,7 @@ def thresholds(
 
 @final
 class _Recorder:
-    """A patched module that computes as the model does and notes the scores of what it is given."""
+    """A forward that computes the same as the module and counts the scores of its inputs in a histogram."""
 
     def __init__(self, pruner: Pruner, place: int, name: str, seen: Tensor) -> None:
         self._pruner, self._place, self._name, self._seen = pruner, place, name, seen
@@ -67,7 +70,7 @@ class _Recorder:
 
 
 def _quantile(histogram: Tensor, share: Decimal, name: str) -> Tensor:
-    """The upper edge of the first bin up to which at least `share` of the scores lie."""
+    """Returns the upper edge of the first bin up to which at least `share` of the scores lie; 0 for bin 0."""
     total = int(histogram.sum())
     if total == 0:
         raise RegrowError(f"{name} was never run over the calibration text; use a model whose layers all run")

@@ -1,4 +1,4 @@
-"""What users pass, made what the rest expects; what is ambiguous is refused with one sentence."""
+"""Converts what callers pass to what the other modules expect; ambiguous arguments raise UsageError."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ Choice: TypeAlias = Method | type[Method] | str
 Prompts: TypeAlias = Tensor | Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Any]
 
 ENCODED: Final = "pass what `tokenizer(prompts, padding=True, return_tensors='pt')` gives"
-IGNORED: Final = {"token_type_ids", "special_tokens_mask", "length"}  # of an encoding: no decoder takes them
+# Keys of an encoding that are dropped, because no decoder takes them.
+IGNORED: Final = {"token_type_ids", "special_tokens_mask", "length"}
 
 
 def chosen_method(method: object) -> Method:
-    """A method, the name of one or the class of one. Raises UsageError for anything else."""
+    """Returns the method for an instance, a name or a class.
+
+    Raises UsageError for anything else, and for a class that cannot be created without arguments.
+    """
     if isinstance(method, Method):
         return method
     if isinstance(method, str):
@@ -33,12 +37,13 @@ def chosen_method(method: object) -> Method:
                 f"method {method.__name__} cannot be made without arguments ({error}); pass an instance of it"
             ) from None
     raise UsageError(
-        f"method {method!r} is no method; pass one such as regrow.BatchwiseAdaptive(), or a name: {', '.join(METHODS)}"
+        f"method {method!r} is not a method; pass one such as regrow.BatchwiseAdaptive(), "
+        f"or a name: {', '.join(METHODS)}"
     )
 
 
 def layer_numbers(skip_layers: object) -> tuple[int, ...]:
-    """The layers to skip, each an integer. Raises UsageError for what is no list of layers."""
+    """Returns the layers to skip as integers. Raises UsageError for anything but a list of layer numbers."""
     given = _listed(skip_layers)
     listed = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping))
     layers = tuple(_listed(layer) for layer in given) if listed else ()
@@ -48,22 +53,24 @@ def layer_numbers(skip_layers: object) -> tuple[int, ...]:
 
 
 def _listed(value: Any) -> Any:
-    """A tensor or a NumPy array or number as plain lists and numbers; anything else as it is."""
+    """Converts a tensor or a NumPy value to plain lists and numbers; returns anything else unchanged."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def causal_model(model: object) -> None:
-    """Raises UsageError for what is no model that generates."""
+    """Raises UsageError unless `model` is an nn.Module with a `generate` method."""
     if not isinstance(model, nn.Module) or not callable(getattr(type(model), "generate", None)):
         raise UsageError(
-            f"a {type(model).__name__} is no model that can generate; pass what transformers.AutoModelForCausalLM.from_pretrained gives"
+            f"a {type(model).__name__} is not a model that can generate; "
+            "pass what transformers.AutoModelForCausalLM.from_pretrained gives"
         )
 
 
 def encoded(input_ids: object, attention_mask: object, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """input_ids [B, P] int64 and attention_mask [B, P] of tensors, NumPy arrays, lists, or an encoding that holds both.
+    """Returns input_ids [B, P] int64 and attention_mask [B, P]; the mask is None if none was given.
 
-    A single prompt may be one-dimensional. Raises UsageError for anything else.
+    Accepts tensors, NumPy arrays, lists, or an encoding that holds both. A single prompt may be
+    one-dimensional. Raises UsageError for anything else, for empty prompts, and if the shapes differ.
     """
     if isinstance(input_ids, Mapping) or (hasattr(input_ids, "data") and isinstance(input_ids.data, Mapping)):
         input_ids, attention_mask = _unpacked(input_ids, attention_mask)
@@ -75,7 +82,8 @@ def encoded(input_ids: object, attention_mask: object, device: torch.device) -> 
     mask = _rows("attention_mask", attention_mask, device)
     if mask.shape != ids.shape:
         raise UsageError(
-            f"attention_mask is {list(mask.shape)} and input_ids {list(ids.shape)}; both must have one shape; {ENCODED}"
+            f"attention_mask is {list(mask.shape)} and input_ids {list(ids.shape)}; both must have one "
+            f"shape; {ENCODED}"
         )
     return ids, mask
 
@@ -92,7 +100,7 @@ def _unpacked(encoding: Any, attention_mask: object) -> tuple[object, object]:
 
 
 def _rows(name: str, given: object, device: torch.device) -> Tensor:
-    """[B, P] of integers. Tensors stay on their device; other values go to `device`."""
+    """Returns `given` as integers [B, P]. A tensor stays on its device; other values go to `device`."""
     values = given if isinstance(given, Tensor) else _tensor(name, given, device)
     if values.dim() == 1 and len(values):
         values = values[None]
@@ -101,7 +109,8 @@ def _rows(name: str, given: object, device: torch.device) -> Tensor:
     ints = not values.is_floating_point() and not values.is_complex()
     if values.dim() != 2 or not ints or (values.dtype is torch.bool and name == "input_ids"):
         raise UsageError(
-            f"{name} must be integers [batch, tokens], not {values.dtype} of shape {list(values.shape)}; {ENCODED}"
+            f"{name} must be integers [batch, tokens], not {values.dtype} of shape {list(values.shape)}; "
+            f"{ENCODED}"
         )
     return values.long() if name == "input_ids" else values
 
@@ -120,7 +129,10 @@ def _tensor(name: str, given: object, device: torch.device) -> Tensor:
 
 
 def fits(ids: Tensor, mask: Tensor | None, model: Any) -> None:
-    """Raises UsageError for token ids that the model does not have, or prompts, without their padding, that fill its context."""
+    """Raises UsageError if the model lacks a token id of `ids` [B, P], or if a prompt fills its context.
+
+    Padding counts for neither.
+    """
     if not ids.numel():
         return
     known(ids, mask, model)
@@ -130,21 +142,26 @@ def fits(ids: Tensor, mask: Tensor | None, model: Any) -> None:
     lengths = torch.full((len(ids),), ids.shape[1]) if mask is None else mask.sum(dim=1).cpu()
     if int(lengths.max()) >= limit:
         raise UsageError(
-            f"a prompt of {int(lengths.max())} tokens leaves no room in the model's context of {limit}; shorten it"
+            f"a prompt of {int(lengths.max())} tokens leaves no room in the model's context of {limit}; "
+            "shorten it"
         )
 
 
 def known(ids: Tensor, mask: Tensor | None, model: Any) -> None:
-    """Raises UsageError for token ids [B, P] that the model does not have, but for those that the mask's last P columns hide."""
+    """Raises UsageError if the model has no embedding for a token id in `ids` [B, P].
+
+    Ids that the mask hides are not checked. The mask may be wider than `ids`: its last P columns count.
+    """
     size = embeddings(model)
     strange = (ids < 0) | (ids >= size)
     outside = ids[strange if mask is None else strange & mask[:, -ids.shape[1] :].bool()]
     if len(outside):
         raise UsageError(
-            f"token id {int(outside[0])} is not one of the model's 0 to {size - 1}; use the tokenizer of this model"
+            f"token id {int(outside[0])} is not one of the model's 0 to {size - 1}; "
+            "use the tokenizer of this model"
         )
 
 
 def embeddings(model: Any) -> int:
-    """How many token ids a model takes."""
+    """Returns the number of token ids that the model has embeddings for."""
     return len(model.get_input_embeddings().weight)

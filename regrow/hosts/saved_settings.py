@@ -1,4 +1,4 @@
-"""Settings that a model brings along in its own generation config, where its user set nothing."""
+"""Settings from a model's own generation config that the caller did not set."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from regrow.errors import UsageError
 
-# What our loop does not do, and which does not change stock's tokens: it is left out.
+# Settings that our loop does not support but that do not change the tokens: they are reset to these values.
 HARMLESS: Final[dict[str, bool]] = {
     "use_cache": True,
     "output_attentions": False,
     "output_hidden_states": False,
 }
-# What changes stock's answer, and the value that stands for our loop.
+# Settings that change the answer, each with the value that our loop supports. Other values are refused.
 DECISIVE: Final[dict[str, Any]] = {
     "num_beams": 1,
     "prompt_lookup_num_tokens": None,
@@ -26,13 +26,14 @@ DECISIVE: Final[dict[str, Any]] = {
     "assistant_early_exit": None,
     "use_mtp": False,
 }
-ONLY_GREEDY: Final = ("penalty_alpha",)
+ONLY_GREEDY: Final = ("penalty_alpha",)  # settings without effect while sampling
 
 
 def without_saved(model: PreTrainedModel, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `generate`, with those that undo what only the model's own config asks for.
+    """Returns the arguments of `generate`, plus arguments that reset harmless settings of the model's config.
 
-    Raises UsageError, which names the model's config, for what cannot be undone without another answer.
+    Only settings that the caller did not set are reset. Raises UsageError, which names the model's config,
+    for a setting that cannot be reset without changing the answer.
     """
     config, own = given.get("generation_config"), model.generation_config
     saved = {
@@ -45,16 +46,16 @@ def without_saved(model: PreTrainedModel, given: dict[str, Any]) -> dict[str, An
         if saved.get(name) not in (None, plain) and not (sampled and name in ONLY_GREEDY):
             _refuse(name, saved[name], plain)
     copies = own.num_return_sequences
-    if copies not in (None, 1) and not (
-        sampled and own.do_sample
-    ):  # stock objects as well, whatever is passed
+    # transformers refuses this as well, whatever the caller passes.
+    if copies not in (None, 1) and not (sampled and own.do_sample):
         _refuse("num_return_sequences", copies, 1)
     undone = {name: plain for name, plain in HARMLESS.items() if saved.get(name) not in (None, plain)}
-    if _effective("return_dict_in_generate", given, config, own):  # then they are a part of the answer
+    # In an answer that is a dictionary, these outputs are part of the answer.
+    if _effective("return_dict_in_generate", given, config, own):
         undone = {name: plain for name, plain in undone.items() if not name.startswith("output")}
     if config is None or not undone:
         return given | undone
-    config = deepcopy(config)  # transformers objects to a config and settings beside it
+    config = deepcopy(config)  # transformers refuses a config together with separate settings
     config.update(**undone)
     return given | {"generation_config": config}
 
@@ -68,6 +69,6 @@ def _effective(
 
 def _refuse(name: str, value: object, plain: object) -> None:
     raise UsageError(
-        f"this model's own generation config sets {name}={value!r}, which Regrow's loop does not do; set "
-        f"model.generation_config.{name} = {plain!r}, or edit its generation_config.json"
+        f"this model's own generation config sets {name}={value!r}, which Regrow's loop does not support; "
+        f"set model.generation_config.{name} = {plain!r}, or edit its generation_config.json"
     )

@@ -1,4 +1,4 @@
-"""What transformers has prepared for a call of `generate`, and whether our loop does all of it."""
+"""Checks that our decode loop supports everything that transformers prepared for a call of `generate`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ MODEL_INPUTS: Final = {"attention_mask", "position_ids", "past_key_values", "use
 def with_tokenizer(
     extract: Callable[..., dict[str, Any]], loop: Any, given: dict[str, Any], *others: Any
 ) -> dict[str, Any]:
-    """What transformers' `_extract_generation_mode_kwargs` finds for a decode loop, and the tokenizer, which stop strings and token
-    healing need: transformers takes it out of what is given before it asks whether a loop of the caller's wants it."""
+    """Returns the result of transformers' `_extract_generation_mode_kwargs`, plus the tokenizer.
+
+    Stop strings and token healing need the tokenizer, but transformers removes it from `given` before it
+    looks up which arguments a custom decode loop takes. The tokenizer is added only if `loop` has a parameter
+    for it.
+    """
     tokenizer = (
         given.get("tokenizer") if callable(loop) and "tokenizer" in signature(loop).parameters else None
     )
@@ -31,15 +35,18 @@ def with_tokenizer(
 def supported(
     model: PreTrainedModel, config: GenerationConfig, ids: Tensor, inputs: dict[str, Any], *, prunes: bool
 ) -> None:
-    """Raises UsageError, one sentence, for everything that our loop does not do with prompts ids [B, P] and what belongs to them.
-    `prunes`: the session's method decides by what it has seen of a sample."""
+    """Raises UsageError if our loop does not support the settings, the prompts `ids` [B, P] or the `inputs`.
+
+    `prunes`: the method selects by the activations of a sample, so the cache must be empty.
+    """
     _settings(config)
     if not len(ids):
         raise UsageError("the batch is empty; give at least one prompt")
     unknown = [name for name, value in inputs.items() if name not in MODEL_INPUTS and value is not None]
     if unknown:
         raise UsageError(
-            f"model input {unknown[0]!r} is not supported while a model is pruned; pass input_ids and attention_mask only"
+            f"model input {unknown[0]!r} is not supported while a model is pruned; "
+            "pass input_ids and attention_mask only"
         )
     _cache(inputs, prunes=prunes)
     _columns(config, ids, inputs)
@@ -57,7 +64,8 @@ def _settings(config: GenerationConfig) -> None:
         raise UsageError(f"prefill_chunk_size must be at least 1, not {config.prefill_chunk_size}")
     if config.output_attentions or config.output_hidden_states:
         raise UsageError(
-            "output_attentions and output_hidden_states are not supported while a model is pruned; leave them out"
+            "output_attentions and output_hidden_states are not supported while a model is pruned; "
+            "leave them out"
         )
 
 
@@ -67,7 +75,8 @@ def _cache(inputs: dict[str, Any], *, prunes: bool) -> None:
         raise UsageError("Regrow needs the KV cache; leave use_cache on")
     if prunes and cache.get_seq_length() > 0:
         raise UsageError(
-            "past_key_values already holds tokens whose activations were not seen; pass the whole prompt and no cache"
+            "past_key_values already holds tokens whose activations were not seen; "
+            "pass the whole prompt and no cache"
         )
 
 
@@ -77,9 +86,8 @@ def _columns(config: GenerationConfig, ids: Tensor, inputs: dict[str, Any]) -> N
         ids.shape[1],
         int(inputs["past_key_values"].get_seq_length()),
     )
-    width = (
-        getattr(config, "_mask_length", columns) if mask is None else mask.shape[1]
-    )  # transformers drops a mask of ones
+    # transformers drops a mask of ones, but keeps its width in `_mask_length`.
+    width = getattr(config, "_mask_length", columns) if mask is None else mask.shape[1]
     if width not in (columns, held + columns):
         raise UsageError(
             f"attention_mask has {width} columns and input_ids {columns}; give every token its column"

@@ -1,4 +1,4 @@
-"""Causal language models with their tokenizers: loading one, what identifies it, and its prompts as tokens."""
+"""Loads causal language models with their tokenizers, identifies them by digests, and encodes prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights in a directory: whole, and those that the configuration asks for."""
+"""Checks that a checkpoint's weight files are complete and match the configuration."""
 
 from __future__ import annotations
 
@@ -17,41 +17,47 @@ from regrow.models.json_object import read_object
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATING = ("F64", "F32", "BF16", "F16")
 _PACKED = re.compile(r"\.(qweight|qzeros|weight_packed|weight_scale(_inv)?|absmax|quant_state\..*)$")
-# Buffers that older checkpoints hold and newer code computes.
+# Buffers that older checkpoints store and that newer code computes.
 _COMPUTED = re.compile(r"(inv_freq|masked_bias|(attn|attention)\.bias|causal_mask|position_ids)$")
 
 
 def check_files(directory: Path, name: str) -> None:
-    """Reads the headers of all files of weights, before any of them is loaded.
+    """Reads the headers of all weight files, before any of the weights are loaded.
 
-    Raises UsageError where there are none of the format, or they are quantised; RegrowError for damaged or missing ones.
+    Raises UsageError if there are no safetensors files or the weights are quantised, RegrowError if a file is
+    damaged or missing.
     """
     if not list(directory.glob("*.safetensors")):
         raise UsageError(
-            f"{directory} holds no safetensors files, and Regrow loads no other format; convert the weights to safetensors"
+            f"{directory} holds no safetensors files, and Regrow loads no other format; "
+            "convert the weights to safetensors"
         )
     held = {path.name: _header(path, name) for path in sorted(directory.glob("*.safetensors"))}
     if _WHOLE in held:
         return
     if not (directory / _INDEX).exists():
         raise RegrowError(
-            f"{directory} holds neither {_WHOLE} nor {_INDEX}, which says what lies where; download or copy it again"
+            f"{directory} holds neither {_WHOLE} nor {_INDEX}, which says what lies where; "
+            "download or copy it again"
         )
     for tensor, shard in _index(directory / _INDEX).items():
         if shard not in held:
             raise RegrowError(
-                f"{name} is incomplete: {shard}, which {_INDEX} names, is not there; download or copy it again"
+                f"{name} is incomplete: {shard}, which {_INDEX} names, is not there; "
+                "download or copy it again"
             )
         if tensor not in held[shard]:
             raise RegrowError(
-                f"{name} is incomplete: {shard} lacks {tensor}, which {_INDEX} places there; download or copy it again"
+                f"{name} is incomplete: {shard} lacks {tensor}, which {_INDEX} places there; "
+                "download or copy it again"
             )
 
 
 def check_loaded(network: PreTrainedModel, info: dict[str, Any], name: str) -> None:
-    """Raises RegrowError where weights are missing, of other sizes, or of another architecture; they would be random, or ignored.
+    """Raises RegrowError if weights are missing, have other shapes, or belong to another architecture.
 
-    `info` is what transformers reports of the loading, names changed for older checkpoints and tied weights accounted for.
+    transformers would initialise such weights at random, or ignore them. `info` is the loading report of
+    transformers, in which names of older checkpoints are converted and tied weights are taken into account.
     """
     missing, unexpected = (
         sorted(info["missing_keys"]),
@@ -61,17 +67,20 @@ def check_loaded(network: PreTrainedModel, info: dict[str, Any], name: str) -> N
     if info["mismatched_keys"]:
         tensor, stored, asked = min(info["mismatched_keys"])
         raise RegrowError(
-            f"the weights of {name} are not those of its config.json: {tensor} has the shape {list(stored)}, not {list(asked)}; "
+            f"the weights of {name} do not match its config.json: "
+            f"{tensor} has the shape {list(stored)}, not {list(asked)}; "
             "restore the files that belong together"
         )
     if missing:
         instead = f", and there is {other[0]} instead" if other else ""
         raise RegrowError(
-            f"{name} is incomplete: {_some(missing)} missing from its safetensors files{instead}; download or copy it again"
+            f"{name} is incomplete: {_some(missing)} missing from its safetensors files{instead}; "
+            "download or copy it again"
         )
     if unexpected:
         raise RegrowError(
-            f"the weights of {name} are not those of its config.json: {_some(unexpected)} unknown to {type(network).__name__}; "
+            f"the weights of {name} do not match its config.json: "
+            f"{_some(unexpected)} unknown to {type(network).__name__}; "
             "restore the files that belong together"
         )
 
@@ -83,7 +92,10 @@ def _some(tensors: list[str]) -> str:
 
 
 def _of_the_network(network: PreTrainedModel, tensors: Iterable[str]) -> Iterator[str]:
-    """Those inside its own modules. Others are of parts that it leaves out: a value head, a vision tower."""
+    """Selects the tensors that belong to the network's own modules and are not recomputed buffers.
+
+    The others belong to parts that the network leaves out, such as a value head or a vision tower.
+    """
     parts = {child for child, _ in network.named_children()}
     return (tensor for tensor in tensors if tensor.split(".")[0] in parts and not _COMPUTED.search(tensor))
 
@@ -110,6 +122,7 @@ def _index(path: Path) -> dict[str, str]:
         or not all(isinstance(shard, str) for shard in places.values())
     ):
         raise RegrowError(
-            f"{path} is damaged, its weight_map does not say which tensor lies in which file; download or copy it again"
+            f"{path} is damaged, its weight_map does not say which tensor lies in which file; "
+            "download or copy it again"
         )
     return places

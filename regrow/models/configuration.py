@@ -1,4 +1,4 @@
-"""config.json, looked at before anything heavy is loaded."""
+"""Reads and checks config.json before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from regrow.models.blame import blaming
 from regrow.models.json_object import REMEDY, read_object
 
 _QUANTISED = ("quantization_config", "compression_config")
-_QUANTISED_BESIDE = ("quantize_config.json", "quant_config.json")  # where older tools of GPTQ and AWQ say it
-_ALWAYS_THERE = (None, "eager", "sdpa", "flex_attention")
+_QUANTISED_BESIDE = ("quantize_config.json", "quant_config.json")  # files of older GPTQ and AWQ tools
+_ALWAYS_THERE = (None, "eager", "sdpa", "flex_attention")  # attention that needs no further package
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 _LENGTHS = ("max_position_embeddings", "sliding_window")
 
 
 def read_configuration(directory: Path, name: str, trust_remote_code: bool) -> PreTrainedConfig:
-    """The configuration of a causal language model that Regrow can load.
+    """Returns the configuration of a causal language model that Regrow can load.
 
-    Raises UsageError for a model of another kind, RegrowError for a damaged file.
+    Raises UsageError for any other kind of model, RegrowError for a damaged file.
     """
     raw = read_object(directory / "config.json")
     _refuse_quantised(directory, raw, name)
@@ -37,24 +37,31 @@ def read_configuration(directory: Path, name: str, trust_remote_code: bool) -> P
         _check_sizes(config, name)
     wanted = _attention(config)
     if wanted and "/" in wanted and not trust_remote_code:
-        where = "which is code from the hub; take that out of config.json, or use --trust-remote-code if you trust it"
+        where = (
+            "which is code from the hub; "
+            "take that out of config.json, or use --trust-remote-code if you trust it"
+        )
         raise UsageError(f"{name} asks for the attention implementation {wanted!r}, {where}")
     return config
 
 
 def stored_dtype(config: PreTrainedConfig, name: str) -> torch.dtype:
-    """The type the weights were stored in, float32 where the configuration does not say. Raises RegrowError for no such type."""
+    """Returns the dtype in which the weights are stored, float32 if the configuration does not say.
+
+    Raises RegrowError if the configuration names anything but a floating-point dtype.
+    """
     dtype = getattr(config, "dtype", None) or torch.float32
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         kind = str(dtype).removeprefix("torch.")
         raise RegrowError(
-            f"config.json of {name} says dtype {kind}, which is no type to compute in; choose one with --dtype"
+            f"config.json of {name} says dtype {kind}, which is not a floating-point dtype; "
+            "choose one with --dtype"
         )
     return dtype
 
 
 def remedy(config: PreTrainedConfig) -> str:
-    """What to do where the weights do not load with a configuration: most often one of its values cannot be met."""
+    """Returns advice for a model that fails to load, most often because of a value in its configuration."""
     wanted = _attention(config)
     if wanted not in _ALWAYS_THERE:
         return f"install what the attention implementation {wanted!r} needs, or take that out of config.json"
@@ -66,13 +73,16 @@ def remedy(config: PreTrainedConfig) -> str:
 
 
 def _attention(config: PreTrainedConfig) -> str | None:
-    """The attention implementation that a configuration asks for; None leaves it to transformers."""
+    """Returns the attention implementation that the configuration names; None lets transformers choose."""
     wanted: str | None = config._attn_implementation
     return wanted
 
 
 def setting_of(config: PreTrainedConfig, value: object) -> str | None:
-    """The setting that holds a word, to be named where transformers says only that it does not know the word."""
+    """Returns the name of the setting with this value (`outer.inner` if it is nested), or None.
+
+    Some errors of transformers name only the value that they do not know.
+    """
     settings = config.to_dict()
     nested = [(key, part) for key, part in settings.items() if isinstance(part, dict)]
     flat = [
@@ -91,6 +101,7 @@ def _refuse_quantised(directory: Path, raw: dict[str, Any], name: str) -> None:
 
 
 def quantised(name: str, how: str) -> UsageError:
+    """Returns the error for a quantised model; `how` follows the word "quantised" in the message."""
     return UsageError(
         f"{name} is quantised{how}, and Regrow prunes full-precision weights; load the model it was made from"
     )
@@ -107,7 +118,8 @@ def _refuse_unknown(raw: dict[str, Any], name: str, own_code: bool) -> None:
             else "use a model of a type it knows"
         )
         raise UsageError(
-            f"{name} is a model of type {kind!r}, which transformers {transformers.__version__} does not know; {remedy}"
+            f"{name} is a model of type {kind!r}, "
+            f"which transformers {transformers.__version__} does not know; {remedy}"
         )
     classes = raw.get("architectures")
     if isinstance(classes, list) and classes and all(map(_other_task, classes)):
@@ -115,7 +127,7 @@ def _refuse_unknown(raw: dict[str, Any], name: str, own_code: bool) -> None:
 
 
 def _other_task(architecture: object) -> bool:
-    """Whether transformers has a class of that name, made for something else than writing text on."""
+    """Returns True if transformers has a class of that name, made for another task than text generation."""
     if not isinstance(architecture, str) or "For" not in architecture:
         return False
     return hasattr(transformers, architecture) and architecture not in _causal_classes()
@@ -128,7 +140,8 @@ def _causal_classes() -> set[str]:
 
 def _not_causal(name: str, kind: str) -> UsageError:
     return UsageError(
-        f"{name} is no causal language model: its config.json describes {kind}; use a model that generates text"
+        f"{name} is no causal language model: its config.json describes {kind}; "
+        "use a model that generates text"
     )
 
 
@@ -141,5 +154,6 @@ def _check_sizes(config: PreTrainedConfig, name: str) -> None:
     heads, groups = sizes.get("num_attention_heads", 1), sizes.get("num_key_value_heads", 1)
     if heads % groups:
         raise RegrowError(
-            f"config.json of {name} says {heads} num_attention_heads, not a multiple of its {groups} num_key_value_heads; {REMEDY}"
+            f"config.json of {name} says {heads} num_attention_heads, "
+            f"not a multiple of its {groups} num_key_value_heads; {REMEDY}"
         )

@@ -1,4 +1,4 @@
-"""The device a model runs on."""
+"""Finds the device that a model runs on, and checks that the device can compute in a dtype."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from regrow.errors import UsageError, said
 
 
 def find_device(device: str) -> torch.device:
-    """The device of that name, `auto` for a GPU if there is one. Raises UsageError for one that cannot be used."""
+    """Returns the device of that name; `auto` means a GPU if there is one, else the CPU.
+
+    Raises UsageError if the device cannot be used.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(device)
         torch.empty(1, device=target).cpu()
-    except Exception as error:  # each kind of device fails in its own way where it is not there
+    except Exception as error:  # each backend raises its own errors for a missing device
         reason = said(error) if device in _gpus() else "torch finds no such device"
         raise UsageError(
             f"device {device!r:.40} cannot be used here: {reason}; use --device cpu or auto"
@@ -23,7 +26,7 @@ def find_device(device: str) -> torch.device:
 
 
 def probe(dtype: torch.dtype, device: torch.device) -> None:
-    """The smallest forward pass there is, to learn whether the device can do the dtype. Raises UsageError where not."""
+    """Runs a minimal computation on the device. Raises UsageError if the device cannot compute in `dtype`."""
     try:
         ones = torch.ones(2, 2, dtype=dtype, device=device)
         torch.nn.functional.silu(ones @ ones).sum().item()
@@ -35,6 +38,6 @@ def probe(dtype: torch.dtype, device: torch.device) -> None:
 
 
 def _gpus() -> list[str]:
-    """The names of the GPUs that torch sees."""
+    """Returns the names of the GPUs that torch sees."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return ["cuda", *(f"cuda:{index}" for index in range(count))] if count else []

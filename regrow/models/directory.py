@@ -1,4 +1,4 @@
-"""The directory a model lies in: a local one, or a snapshot of the Hugging Face hub."""
+"""Finds the directory of a model: a local one, or a snapshot from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken"
 
 
 def find_directory(name: str, trust_remote_code: bool) -> Path:
-    """Where the model lies, downloaded if it must be. Raises UsageError where there is none of that name."""
+    """Returns the directory of the model, which is downloaded if it is not local.
+
+    Raises UsageError if there is no such model.
+    """
     try:
         path = Path(name).expanduser()
         local, other = path.is_dir(), path.exists()
-    except (OSError, RuntimeError) as error:  # no such user, too long a name, no permission
+    except (OSError, RuntimeError) as error:  # unknown user, name too long, no permission
         raise UsageError(
             f"the model directory {name!r:.200} cannot be opened: {said(error)}; give another one"
         ) from error
     if not local and (other or not _HUB_ID.fullmatch(name)):
         raise UsageError(
-            f"no model directory {name!r}; give a directory with config.json and safetensors files, or a hub id such as org/name"
+            f"no model directory {name!r}; "
+            "give a directory with config.json and safetensors files, or a hub id such as org/name"
         )
     directory = path if local else _snapshot(name, trust_remote_code)
     if not (directory / "config.json").is_file():
@@ -56,5 +60,6 @@ def _snapshot(name: str, trust_remote_code: bool) -> Path:
         OSError,
     ) as error:
         raise UsageError(
-            f"{name!r} is no local directory, and the hub does not give it: {said(error)}; check the name and the network"
+            f"{name!r} is not a local directory, and downloading it from the hub failed: {said(error)}; "
+            "check the name and the network"
         ) from error

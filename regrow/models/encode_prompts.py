@@ -1,4 +1,4 @@
-"""Prompts as tokens."""
+"""Encodes prompts as token ids."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from regrow.models.loaded import Loaded
 
 
 def encode(loaded: Loaded, prompts: Sequence[str], *, chat: bool | None = None) -> tuple[Tensor, Tensor]:
-    """input_ids and attention_mask [B, P] of the prompts, padded on the left, on the model's device.
+    """Returns input_ids and attention_mask [B, P] of the prompts, left-padded, on the model's device.
 
-    `chat`: each prompt is a user's message in the tokenizer's chat template; None: if it has one. Raises UsageError for no
-    prompts, one that is no text or empty, holds a token that the model lacks, or leaves no room in the context; RegrowError for a
-    chat template that fails.
+    `chat`: put each prompt into the tokenizer's chat template as a user message; None does so if there is a
+    template. Raises UsageError if there are no prompts, if a required template is missing, or if a prompt is
+    not text, is empty or leaves no room in the context. Raises RegrowError if a prompt holds a token that the
+    model lacks, or if the tokenizer or its chat template fails.
     """
     if not prompts:
         raise UsageError("there are no prompts; give at least one")
@@ -50,12 +51,14 @@ def _row(loaded: Loaded, which: str, prompt: str, chat: bool) -> list[int]:
         row = _tokens(loaded.tokenizer, prompt, chat)
     if not row:
         raise UsageError(
-            f"{which} comes to no tokens, so there is nothing to go on from; write something else{', or use --no-chat' if chat else ''}"
+            f"{which} encodes to no tokens, so there is nothing to continue; "
+            f"write something else{', or use --no-chat' if chat else ''}"
         )
     _check_ids(loaded, which, row)
     if loaded.context is not None and len(row) >= loaded.context:
         raise UsageError(
-            f"{which} has {len(row)} tokens, which leaves no room in the context of {loaded.context}; shorten it"
+            f"{which} has {len(row)} tokens, which leaves no room in the context of {loaded.context}; "
+            "shorten it"
         )
     return row
 
@@ -70,7 +73,7 @@ def _check_text(which: str, prompt: str) -> None:
     except UnicodeEncodeError as error:
         half = ascii(prompt[error.start])
         raise UsageError(
-            f"{which} is no Unicode text (half a character, {half}, at place {error.start + 1}); correct it"
+            f"{which} is not valid Unicode (half a character, {half}, at place {error.start + 1}); correct it"
         ) from error
 
 
@@ -79,7 +82,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -> list
         ids: list[int] = tokenizer(prompt)["input_ids"]
         return ids
     message = [{"role": "user", "content": prompt}]
-    # The template writes the BOS itself: tokenised as it is, so that there is one.
+    # The template writes the BOS itself, so its text must be tokenised without adding another one.
     encoded: Any = tokenizer.apply_chat_template(
         message, tokenize=True, add_generation_prompt=True, return_dict=True
     )
@@ -91,13 +94,14 @@ def _check_ids(loaded: Loaded, which: str, row: Iterable[int]) -> None:
     if beyond is not None:
         text = loaded.tokenizer.convert_ids_to_tokens(beyond)
         raise RegrowError(
-            f"{which} holds the token {text!r} ({beyond}), and {loaded.name} has embeddings for {loaded.embeddings} tokens only; "
+            f"{which} holds the token {text!r} ({beyond}), "
+            f"and {loaded.name} has embeddings for {loaded.embeddings} tokens only; "
             "use the tokenizer that belongs to the model"
         )
 
 
 def _pad_id(loaded: Loaded) -> int:
-    """An id that the model knows; which one does not matter, as it is masked."""
+    """Returns an id for padding. Any id that the model knows will do, because padding is masked."""
     tokenizer = loaded.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return int(pad) if pad is not None and 0 <= pad < loaded.embeddings else 0

@@ -1,4 +1,4 @@
-"""generation_config.json, whose values transformers takes on trust and stumbles over at work."""
+"""Checks the values in generation_config.json, which transformers trusts until generation fails on them."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ _LISTS = ("suppress_tokens", "begin_suppress_tokens")
 
 
 def check_generation(directory: Path, name: str) -> None:
-    """Raises RegrowError for a file that is no JSON object, or one with a value that cannot be used.
+    """Raises RegrowError if the file is not a JSON object or holds a value that cannot be used.
 
-    Without the file transformers reads the same settings from config.json.
+    Without the file, transformers reads the same settings from config.json, so that file is checked instead.
     """
     path, settings = directory / _FILE, dict[str, Any]()
     if not path.exists():
@@ -94,7 +94,7 @@ def _anything(_: object) -> bool:
 
 
 def _finite(value: object) -> bool:
-    """Whether a record can hold it, whose key covers all settings."""
+    """Returns True if the value contains no NaN or infinity, which JSON records cannot hold."""
     try:
         json.dumps(value, allow_nan=False)
     except ValueError:
@@ -103,7 +103,7 @@ def _finite(value: object) -> bool:
 
 
 def _integer(value: object) -> bool:
-    return type(value) is int and abs(value) < 2**63  # what a tensor of ids holds
+    return type(value) is int and abs(value) < 2**63  # token ids are int64
 
 
 def _number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Files that hold a JSON object."""
+"""Reads files that hold a JSON object."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REMEDY = "correct it, or download or copy it again"
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises RegrowError for anything else."""
+    """Returns the JSON object in a file. Raises RegrowError for anything else."""
     try:
         value = json.loads(path.read_bytes().decode())
     except OSError as error:

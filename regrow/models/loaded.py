@@ -1,4 +1,4 @@
-"""A model with its tokenizer, and digests of everything in them that decides tokens."""
+"""A model with its tokenizer, and digests of everything in them that affects the generated tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOKENIZER_FILES = (
     "merges.txt",
 )
 _TOKENIZER_FILES_OF_FAMILIES = ("tekken.json", "*.model", "*.tiktoken", "tokenization_*.py")
-# What `generate` returns beside the tokens, and whether it computes anything twice, decides none of them.
+# Settings that do not affect the generated tokens: further outputs of `generate`, and use of the KV cache.
 _RETURNED = [
     "return_dict_in_generate",
     "output_attentions",
@@ -28,13 +28,15 @@ _RETURNED = [
     "output_scores",
     "output_logits",
 ]
-_ON_TEXTS = {"stop_strings", "token_healing"}
+_ON_TEXTS = {"stop_strings", "token_healing"}  # settings for which `generate` needs the tokenizer
 _BESIDE_TOKENS = [*_RETURNED, "use_cache"]
 
 
 @final
 @dataclass(frozen=True)
 class Loaded:
+    """A model and its tokenizer, loaded from `directory`."""
+
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str  # what the user asked for
@@ -42,13 +44,13 @@ class Loaded:
 
     @property
     def context(self) -> int | None:
-        """Tokens that fit, prompt and answer together."""
+        """Maximum number of tokens, prompt and answer together; None if the configuration sets no limit."""
         limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
         return limit
 
     @property
     def embeddings(self) -> int:
-        """How many token ids the model knows."""
+        """Number of token ids that the model has embeddings for."""
         table: Any = self.model.get_input_embeddings()
         return int(table.weight.shape[0])
 
@@ -62,7 +64,7 @@ class Loaded:
 
     @cached_property
     def tokenizer_sha256(self) -> str:
-        """sha256 over the names and bytes of the files that make the tokenizer."""
+        """sha256 over the names and bytes of the tokenizer's files."""
         digest = hashlib.sha256()
         for path in _matching(self.directory, _TOKENIZER_FILES + _TOKENIZER_FILES_OF_FAMILIES):
             digest.update(f"{path.name}\n".encode() + _file_digest(path))
@@ -70,17 +72,15 @@ class Loaded:
 
     @cached_property
     def chat_template_sha256(self) -> str | None:
-        """sha256 of the chat template in use, wherever it was read from; None without one."""
+        """sha256 of the chat template in use, wherever it was read from; None without a template."""
         template: Any = self.tokenizer.chat_template
-        if isinstance(
-            template, dict
-        ):  # several by name, of which a conversation without tools takes this one
+        if isinstance(template, dict):  # named templates: a conversation without tools uses "default"
             template = template.get("default")
         return hashlib.sha256(str(template).encode(errors="surrogatepass")).hexdigest() if template else None
 
     @cached_property
     def generation_settings(self) -> dict[str, Any]:
-        """The model's own generation settings that decide tokens and are not transformers' defaults, as JSON values."""
+        """The model's generation settings that affect tokens and differ from the defaults, as JSON values."""
         config = self.model.generation_config
         if config is None:
             return {}
@@ -91,7 +91,7 @@ class Loaded:
 
     @property
     def beside_prompts(self) -> dict[str, Any]:
-        """What `generate` must be given for the model's own settings: some work on texts."""
+        """Further arguments of `generate`: the tokenizer, if the model's own settings work on text."""
         return {"tokenizer": self.tokenizer} if _ON_TEXTS & self.generation_settings.keys() else {}
 
 

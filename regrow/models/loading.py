@@ -1,4 +1,4 @@
-"""Loads a causal language model and its tokenizer: the bundled one, a local directory, or one of the Hugging Face hub."""
+"""Loads a causal language model and its tokenizer, from a local directory or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -31,10 +31,13 @@ def load(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> Loaded:
-    """The model in evaluation mode; None is the bundled one. Weights come from safetensors files only, and no code of the
-    repository runs unless `trust_remote_code`.
+    """Loads a model, in evaluation mode, and its tokenizer; None loads the bundled model.
 
-    Raises UsageError for a request that cannot be met (no such model, dtype or device), RegrowError for damaged files.
+    Weights are read from safetensors files only. No code from the model's repository runs unless
+    `trust_remote_code` is set.
+
+    Raises UsageError for a request that cannot be met (no such model, dtype or device), RegrowError for
+    damaged files.
     """
     require_supported()
     require_one_of(DTYPES, dtype=dtype)
@@ -61,12 +64,12 @@ def _network(
         "use_safetensors": True,
         "trust_remote_code": trust_remote_code,
     }
-    # Weights of other sizes, like missing ones, would be drawn at random: both are looked for below.
+    # transformers would initialise missing or mismatched weights at random, so `check_loaded` looks for both.
     settings |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
     with blaming(f"{name} cannot be loaded as a causal language model", remedy(config)):
         try:
             loading: Any = AutoModelForCausalLM.from_pretrained(directory, **settings)
-        except KeyError as error:  # whose message is the key alone
+        except KeyError as error:  # its message is only the key
             key = setting_of(config, error.args[0] if error.args else None)
             if key is None:
                 raise

@@ -1,4 +1,4 @@
-"""Loads the tokenizer that lies beside a model."""
+"""Loads the tokenizer stored beside a model."""
 
 from __future__ import annotations
 
@@ -25,17 +25,22 @@ _CONVERTERS = ("sentencepiece", "tiktoken")
 
 
 def load_tokenizer(directory: Path, name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """Raises UsageError where there is no tokenizer, or one that needs a package that is not installed; RegrowError for damaged files."""
+    """Returns the tokenizer in the model's directory.
+
+    Raises UsageError if there is no tokenizer, RegrowError if its files are damaged or need a package that is
+    not installed.
+    """
     if not any(path for pattern in _VOCABULARIES for path in directory.glob(pattern)):
         raise UsageError(
-            f"{name} has no tokenizer: {directory} holds no tokenizer.json; copy the tokenizer's files beside the weights"
+            f"{name} has no tokenizer: {directory} holds no tokenizer.json; "
+            "copy the tokenizer's files beside the weights"
         )
     with blaming(f"the tokenizer of {name} cannot be loaded", _remedy(directory)):
         try:
             return _load(directory, trust_remote_code)
         except Exception:
             for path in filter(Path.exists, map(directory.joinpath, _OBJECTS)):
-                read_object(path)  # which says what is wrong with a file, where the tokenizer does not
+                read_object(path)  # names a damaged file, which the tokenizer's error does not
             raise
 
 
@@ -43,11 +48,10 @@ def _load(directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         directory, trust_remote_code=trust_remote_code
     )
-    ids = tokenizer("a")["input_ids"]  # some wrong settings show only at work
+    ids = tokenizer("a")["input_ids"]  # some wrong settings cause an error only in use
     if not ids and len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
-        raise ValueError(
-            "its files hold no vocabulary"
-        )  # transformers makes an empty one where it finds none
+        # transformers creates an empty tokenizer if it finds no vocabulary.
+        raise ValueError("its files hold no vocabulary")
     return tokenizer
 
 

@@ -1,4 +1,4 @@
-"""The file of a calibration, the fingerprint of a model, and what fits together."""
+"""The file of a calibration, the fingerprint of a model, and what model and method it fits."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
 
 
 def refusal(kind: type[RegrowError], path: Path) -> str:
-    """The one sentence with which a file is refused, by exactly this kind of error."""
+    """Return the message, one sentence, of the error of exactly this kind that loading the file raises."""
     with pytest.raises(
         RegrowError, match=rf"^{path} .*; make (it|one|it again) with `regrow calibrate`$"
     ) as caught:
@@ -149,7 +149,8 @@ def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
         assert " is damaged (" in refusal(RegrowError, path)
 
 
-OURS, OTHER, DAMAGED = {"format": "regrow calibration 1"}, "is no calibration of this version", "is damaged ("
+OURS = {"format": "regrow calibration 1"}
+OTHER, DAMAGED = "is not a calibration of this version", "is damaged ("
 FOREIGN: list[tuple[dict[str, str] | None, str]] = [
     (None, OTHER),
     ({"format": "pt"}, OTHER),  # any weights
@@ -174,7 +175,7 @@ def test_a_fingerprint_is_that_of_the_values_in_any_dtype() -> None:
         fingerprint(build("qwen2", torch.bfloat16).to(dtype))
         for dtype in (torch.bfloat16, torch.float32, torch.float64)
     )
-    assert one == two == three != fingerprint(build("qwen2"))  # whose values bfloat16 rounds
+    assert one == two == three != fingerprint(build("qwen2"))  # bfloat16 would round its values
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {  # of the second layer
@@ -259,6 +260,7 @@ def test_a_calibration_of_another_model_is_refused() -> None:
 def test_none_where_one_is_needed_is_refused(method: Method) -> None:
     with pytest.raises(
         UsageError,
-        match=f"^method '{method.name}' needs a calibration of this model: make one with .*{method.name}` and",
+        match=f"^method '{method.name}' needs a calibration of this model: "
+        f"make one with .*{method.name}` and",
     ):
         fitting(None, build("qwen2"), method)

@@ -84,6 +84,7 @@ def test_other_models_need_the_hub_or_a_text(loaded: Loaded, monkeypatch: pytest
     other = Loaded(loaded.model, loaded.tokenizer, "org/model", loaded.directory)
     with pytest.raises(
         UsageError,
-        match=r"C4 cannot be had from the hub \(no network\); give a text of your own with --text FILE",
+        match=r"C4 cannot be downloaded from the hub \(no network\); "
+        "give a text of your own with --text FILE",
     ):
         sequences(other, None, 1, 16)

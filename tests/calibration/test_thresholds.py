@@ -1,4 +1,4 @@
-"""Thresholds against counts of what plain hooks see of the same text."""
+"""Thresholds, compared with the scores that plain hooks see on the same text."""
 
 from __future__ import annotations
 
@@ -78,8 +78,11 @@ def share_below(scores: Tensor, threshold: Tensor) -> float:
 @over_kinds
 @pytest.mark.parametrize("family", ["qwen2", "phi3", "gemma2", "glm4"])
 def test_the_share_below_is_the_target(kind: str, family: str) -> None:
-    """Within half a point: a bin is a thousandth of its value wide, and what a token of the text repeats, its scores repeat. Never less,
-    but for a score that rounds otherwise."""
+    """The share is within half a percentage point of the target, and below it by one score at most.
+
+    A bin is a thousandth of its value wide, and repeated tokens have repeated scores. One score may be
+    missing because it is rounded differently.
+    """
     model = build(family)
     found = seen(model, kind, TEXT)
     for sparsity in ("0.3", "0.5", "0.9"):
@@ -106,13 +109,16 @@ def test_linears_of_one_input_share_the_threshold_unless_weighed(family: str) ->
             assert len({float(teal[path]) for path in own}) == min(1, len(own))
     if family != "phi3":  # fused: one linear an input
         assert len({float(value) for value in wina.values()}) > len({float(value) for value in teal.values()})
-    # Nothing else does; where attention and FFN run side by side, on one input, there is one value less in a layer.
+    # All other thresholds differ. Attention and FFN in parallel on one input have one value fewer.
     assert len({float(value) for value in teal.values()}) == (3 if family == "cohere2" else 4) * LAYERS
 
 
 @over_kinds
 def test_sequences_are_run_one_by_one_in_any_order(kind: str) -> None:
-    """Of lengths that differ, one of them a single token; half a point as above, of few scores BAP's granularity."""
+    """The sequences differ in length, and one is a single token.
+
+    Half a percentage point is tolerated as above; for BAP, which has few scores, this is their granularity.
+    """
     model, method, sequences = build("qwen2"), method_of(kind), [TEXT[0], TEXT[1][:1], *TEXT[2:]]
     thresholds, found = measure(model, method, sequences), seen(model, kind, sequences)
     assert measure(model, method, sequences[::-1]) == thresholds
@@ -122,7 +128,7 @@ def test_sequences_are_run_one_by_one_in_any_order(kind: str) -> None:
 
 
 def test_thresholds_of_a_float64_model_are_those_of_float32() -> None:
-    """Up to a bin, a thousandth: rounding moves a score by a millionth, and that may be over an edge."""
+    """They may differ by one bin, a thousandth: rounding by a millionth may move a score to the next bin."""
     narrow, wide = (
         measure(build("llama", dtype), method_of("cats"), TEXT) for dtype in (torch.float32, torch.float64)
     )
@@ -132,7 +138,10 @@ def test_thresholds_of_a_float64_model_are_those_of_float32() -> None:
 
 
 def test_scores_that_are_mostly_zero_give_the_threshold_zero() -> None:
-    """relu2 leaves about half of the gate at exactly zero: at 0.3 nothing but zeros is pruned, at 0.9 the share is met again."""
+    """relu2 makes about half of the gate exactly zero.
+
+    At a target of 0.3 only zeros are pruned; at 0.9 the share of pruned scores is the target again.
+    """
     model = build("squared")
     found = seen(model, "cats", TEXT)
     assert all(0.35 < share_below(scores, torch.zeros(())) < 0.65 for scores in found.values())
@@ -146,7 +155,7 @@ def test_scores_that_are_mostly_zero_give_the_threshold_zero() -> None:
 
 @pytest.mark.parametrize("kind", ["cats", "bap"])
 def test_scores_that_are_all_zero_give_the_threshold_zero(kind: str) -> None:
-    """So that none of them exceeds it."""
+    """No score exceeds the threshold then."""
     model = build("llama")
     torch.nn.init.zeros_(model.model.layers[1].mlp.gate_proj.weight)
     first, second = measure(model, method_of(kind), TEXT).values()
@@ -160,7 +169,7 @@ def traces(model: nn.Module) -> list[list[tuple[str, int]]]:
 
 @contextmanager
 def untouched(model: PreTrainedModel) -> Iterator[None]:
-    """Assert that the block leaves no trace on the model, nor on the state of torch."""
+    """Assert that the block changes neither the model nor the global state of torch."""
     with torch.no_grad():
         want = model(TEXT[0][None], use_cache=False).logits
     before, state, dice = (
@@ -187,7 +196,7 @@ class FailsError(Exception):
 def test_the_model_is_left_as_it_was(
     kind: str, error: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also after an exception between two sequences, and within one."""
+    """This holds after an exception between two sequences or within one, too."""
     model = build("qwen2")
     if error is None:
         with untouched(model):

@@ -155,8 +155,9 @@ def test_no_such_model(tmp_path: Path) -> None:
 
 def test_a_model_the_hub_does_not_give() -> None:
     """The tests run offline."""
-    assert "nobody/nothing-here' is no local directory, and the hub does not give it" in _refused(
-        2, *_generate("nobody/nothing-here")
+    assert (
+        "nobody/nothing-here' is not a local directory, and downloading it from the hub failed"
+        in _refused(2, *_generate("nobody/nothing-here"))
     )
 
 

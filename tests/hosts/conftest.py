@@ -12,13 +12,13 @@ from regrow.kernels import cpu_library
 
 @pytest.fixture(scope="module")
 def shared() -> PreTrainedModel:
-    """Return a model for tests that leave it as it was, which is what they are about."""
+    """Return a model that the tests of a module share. Every test must leave it unchanged."""
     return build("qwen2")
 
 
 @pytest.fixture(params=["no compiler", "oneDNN", pytest.param("our own product", marks=COMPILED)])
 def laid_out_with(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Weights are laid out, and multiplied with by this product."""
+    """Pretend that laid-out weights are fastest, with the matmul that the parameter names."""
     measured(monkeypatch, OURS if request.param == "our own product" else LAID_OUT)
     if request.param == "no compiler":
         monkeypatch.setattr(kernels, "library", lambda: None)

@@ -1,4 +1,4 @@
-"""What a run reports it did equals the schedule's closed form and what a spy on the kernel dispatch counted."""
+"""Reported sparsity equals the schedule's closed form and the counts of a spy on the kernel dispatch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from regrow.kernels.pruned_ffn.compact import CompactFFN
 
 @dataclass
 class Spy:
-    """Stands in for the dispatch and counts, for every call of a sparse FFN, the weight rows it multiplied with."""
+    """Replaces the dispatch and counts the weight rows that each call of a sparse FFN multiplies with."""
 
     rows: list[int] = field(default_factory=list)
     inputs: list[tuple[int, ...]] = field(default_factory=list)
@@ -39,7 +39,7 @@ class _Seen:
         act = inner._act
 
         def counting(gate: Tensor) -> Tensor:
-            spy.rows.append(gate.shape[-1])  # what the activation is given is what the gate computed
+            spy.rows.append(gate.shape[-1])  # the input of the activation is the output of the gate
             return act(gate)
 
         inner._act = counting

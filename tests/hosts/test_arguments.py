@@ -1,4 +1,4 @@
-"""What users pass as a method, as prompts and as layers: accepted where it is unambiguous, otherwise one sentence."""
+"""Methods, prompts and layers as users pass them: unambiguous ones are accepted, others raise UsageError."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EQUAL = [[5, 9, 31], [7, 3, 12]]
 
 
 def refused(call: Callable[[], object]) -> str:
-    """Return the sentence with which a call is refused."""
+    """Return the message of the UsageError that a call raises."""
     with pytest.raises(UsageError) as caught:
         call()
     assert "\n" not in str(caught.value)
@@ -63,13 +63,13 @@ def test_every_name_is_the_method_or_says_what_it_needs(shared: PreTrainedModel,
 WRONG_METHODS: list[tuple[Any, str]] = [
     ("bup", "unknown method 'bup'; choose one of dense, bap"),
     ("", "unknown method ''"),
-    (0.5, "method 0.5 is no method; pass one such as"),
-    (None, "method None is no method"),
+    (0.5, "method 0.5 is not a method; pass one such as"),
+    (None, "method None is not a method"),
     (regrow.Griffin(), ""),
     (Method, "cannot be made without arguments"),
-    (int, "is no method"),
-    ([regrow.Griffin()], "is no method"),
-    ({"name": "bap"}, "is no method"),
+    (int, "is not a method"),
+    ([regrow.Griffin()], "is not a method"),
+    ({"name": "bap"}, "is not a method"),
 ]
 
 
@@ -183,14 +183,14 @@ def test_prompts_that_are_none_are_refused(shared: PreTrainedModel, name: str) -
 
 
 def padded(length: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return one prompt [1, columns] of `length` tokens behind its padding, and its mask."""
+    """Return one prompt [1, columns] of `length` tokens, left-padded, and its mask."""
     ids = torch.zeros(1, columns, dtype=torch.int64)
     ids[:, columns - length :] = torch.arange(length) % (VOCABULARY - 3) + 3
     return ids, (torch.arange(columns) >= columns - length).long()[None]
 
 
 def test_padding_takes_no_room_in_the_models_context(shared: PreTrainedModel) -> None:
-    """Its context is 512 tokens."""
+    """The model's context is 512 tokens."""
     short, mask = padded(6, 6)
     want = regrow.generate(shared, short, mask, **GIVEN).tokens
     for columns in (511, 512, 600):
@@ -247,12 +247,12 @@ def test_what_cannot_generate_is_no_model(model: Any) -> None:
         lambda: regrow.generate(model, IDS, MASK, **GIVEN),
     ):
         assert (
-            "is no model that can generate; pass what transformers.AutoModelForCausalLM.from_pretrained gives"
-            in refused(call)
+            "is not a model that can generate; pass what transformers.AutoModelForCausalLM.from_pretrained "
+            "gives" in refused(call)
         )
 
 
 def test_the_inner_model_without_a_head_is_refused(shared: PreTrainedModel) -> None:
-    assert "is no model that can generate" in refused(
+    assert "is not a model that can generate" in refused(
         lambda: regrow.prune(shared.model, regrow.Griffin()).__enter__()
     )

@@ -1,4 +1,4 @@
-"""A cache of the caller's own holds afterwards what stock transformers leaves in it, and a conversation goes on from it."""
+"""A caller's cache ends up with the content that stock transformers writes, and serves a second turn."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ def test_an_empty_cache_is_filled_as_stock_transformers_fills_it(
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("kind", CACHES)
 def test_a_cache_of_a_pruned_run_holds_what_that_run_computed(family: str, kind: str) -> None:
-    """As stock transformers leaves it when it is fed the same tokens through the same FFNs: until the first sparse step it is stock's."""
+    """Until the first sparse step, the content is that of stock transformers.
+
+    After it, the content is what the pruned run computed, which differs from the dense model's.
+    """
     model = build(family)
     theirs, ours = CACHES[kind](model), CACHES[kind](model)
     model.generate(**arguments(BATCH), past_key_values=theirs)
@@ -87,7 +90,7 @@ def whole(first: Tensor, mask: Tensor, more: Tensor) -> dict[str, Tensor]:
 
 
 def only_new(first: Tensor, mask: Tensor, more: Tensor) -> dict[str, Tensor]:
-    """Only what the cache has not seen, under the mask of everything."""
+    """Only the tokens that the cache does not hold, with a mask for all tokens."""
     given = whole(first, mask, more)
     return given | {"input_ids": given["input_ids"][:, -1 - SECOND :]}
 

@@ -1,4 +1,4 @@
-"""What a caller's own function raises in the middle of a batch is the caller's; the next batch is right."""
+"""An error that a caller's function raises during a batch reaches the caller, and the next batch is right."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_batch_after_a_failure_is_right(method: Any, door: str, error: type[
         with pytest.raises(error):
             model.generate(**arguments(BATCH), **DOORS[door](error))
         with turn_of(model).take("a test"):
-            pass  # nobody has the model
+            pass  # no call holds the lock
         assert torch.equal(model.generate(**arguments(BATCH)), want)
         assert session.report().weights_kept == report.weights_kept
         assert session.report().tokens == report.tokens

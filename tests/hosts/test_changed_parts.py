@@ -1,4 +1,7 @@
-"""Modules, hooks and forwards that change inside an open context: what follows is what a fresh context gives, or one sentence."""
+"""Changes of modules, hooks and forwards in an open context.
+
+The next batch gives the result of a fresh context, or raises UsageError.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class Negated(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Another module around or beside the one there was, with its very weights."""
+    """A module that wraps the original one and uses its weights."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -49,17 +52,17 @@ class Scaled(nn.Module):
 
 
 class TakesOver(nn.Module):
-    """An FFN of its own of the linears of another."""
+    """An FFN that uses the linear layers of another FFN."""
 
     scale = 1
 
-    def __init__(self, of: Any) -> None:
+    def __init__(self, ffn: Any) -> None:
         super().__init__()
         self.gate_proj, self.up_proj, self.down_proj, self.act_fn = (
-            of.gate_proj,
-            of.up_proj,
-            of.down_proj,
-            of.act_fn,
+            ffn.gate_proj,
+            ffn.up_proj,
+            ffn.down_proj,
+            ffn.act_fn,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,7 +183,7 @@ def pruned_answer(model: PreTrainedModel, session: regrow.Session) -> Any:
 
 
 def or_sentence(ask: Callable[[], Any]) -> Any:
-    """Return what a call gives, or how many lines the refusal has."""
+    """Return the result of `ask`, or the number of lines of its UsageError."""
     try:
         return ask()
     except UsageError as error:
@@ -231,7 +234,7 @@ def pre(module: Any) -> Any:
 @pytest.mark.parametrize("part", ["gate_proj", "up_proj", "down_proj", "act_fn"])
 @pytest.mark.parametrize("when", ["before", "within"])
 def test_a_hook_inside_of_a_pruned_ffn_is_refused(part: str, hook: Callable[[Any], Any], when: str) -> None:
-    """Steps over retained neurons go around it."""
+    """Sparse steps do not call the modules inside an FFN, so the hook would not run in them."""
     model = build("llama")
     if when == "before":
         hook(mlp(model).get_submodule(part))
@@ -307,7 +310,7 @@ def test_another_forward_of_a_pruned_ffn_is_refused(part: str) -> None:
 
 
 def test_another_forward_of_the_class_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of the instance, which is ours, would hide it."""
+    """It is noticed although the patched forward of the instance hides it."""
     model = build("llama")
     with regrow.prune(model, PRUNED):
         model.generate(**arguments(BATCH))
@@ -329,7 +332,7 @@ def test_a_compiled_ffn_within_is_refused() -> None:
 
 
 def hooking(where: Any, hook: Callable[[Any], Any], at: int, handles: list[Any]) -> Callable[..., Tensor]:
-    """Return a criterion that registers a hook after so many tokens."""
+    """Return a stopping criterion that registers a hook after `at` tokens."""
     calls: list[int] = []
 
     def call(input_ids: Tensor, _: Any, **__: Any) -> Tensor:

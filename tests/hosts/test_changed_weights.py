@@ -1,4 +1,7 @@
-"""Weights that change between two batches of an open context: what follows is what a fresh context gives, or one sentence."""
+"""Weights that change between two batches of an open context.
+
+The next batch gives the result of a fresh context, or raises UsageError.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def one_row(model: PreTrainedModel) -> None:
 
 
 def neurons_permuted(model: PreTrainedModel) -> None:
-    """Only of down, so that the FFN computes something else."""
+    """Permute only `down`, so that the FFN computes something else."""
     weight = model.model.layers[0].mlp.down_proj.weight
     weight.data.copy_(weight.data.flip(1))
 
@@ -122,7 +125,7 @@ def test_a_batch_after_a_change_is_that_of_a_fresh_context(
         change(model)
         after = tokens_or_sentence(lambda: answer(model))
     if method.needs is Needs.WEIGHTS:
-        assert "calibrate again" in after  # they would be lost on leaving
+        assert "calibrate again" in after  # the change would be lost when the context ends
         return
     with ExitStack() as context:
         wanted = tokens_or_sentence(
@@ -135,7 +138,7 @@ def test_a_batch_after_a_change_is_that_of_a_fresh_context(
 
 
 def tokens_or_sentence(call: Callable[[], Any]) -> Any:
-    """Return what a call gives, or the sentence with which it is refused."""
+    """Return the result of a call, or the message of its UsageError."""
     try:
         return call()
     except UsageError as error:
@@ -165,7 +168,7 @@ def test_a_change_between_entering_and_the_first_batch_counts() -> None:
 
 
 def test_weights_that_stand_in_for_the_models_own_are_not_changed_silently() -> None:
-    """They would be lost on leaving."""
+    """The changes would be lost when the context ends."""
     model, method = build("llama"), regrow.Wanda(pattern="2:4")
     with regrow.prune(model, method, calibration=calibration_for(model, method)):
         answer(model)

@@ -37,7 +37,7 @@ METHODS = [METHOD, regrow.TEAL(sparsity=0.5), regrow.Wanda(pattern="2:4")]
 @pytest.mark.parametrize("way", WHOLE)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_a_copy_made_within_is_the_plain_model(method: Any, way: Callable[[Any], Any]) -> None:
-    """Before and after the first batch; with its own weights where the method replaces them."""
+    """Copies made before or after the first batch hold the model's own weights, not a method's."""
     model = build("llama")
     stock, weights = (
         model.generate(**arguments(BATCH)),
@@ -83,7 +83,7 @@ def test_a_copy_can_be_pruned_on_its_own(way: Callable[[Any], Any]) -> None:
 
 @pytest.mark.parametrize("way", WHOLE)
 def test_a_copy_of_the_pruned_generate_is_the_plain_one(way: Callable[[Any], Any]) -> None:
-    """As a process is given that shall run it."""
+    """Another process receives such a copy when it is given `model.generate` to run."""
     model = build("llama")
     stock = model.generate(**arguments(BATCH))
     with regrow.prune(model, METHOD):

@@ -1,4 +1,4 @@
-"""An engine is `prune` and `generate` with what they need kept between batches, and leaves nothing behind."""
+"""An engine is `prune` and `generate` with buffers that stay between batches; it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model() -> PreTrainedModel:
 
 
 def test_batches_give_what_each_gives_alone(model: PreTrainedModel) -> None:
-    """Of several sizes, the first once more at the end: nothing of one batch is seen by the next."""
+    """The batches differ in size, and the first runs again at the end: no batch affects the next."""
     batches = [BATCH, BATCH[:2], BATCH]
     alone = [regrow.generate(model, **arguments(batch), method=METHOD) for batch in batches]
     with regrow.Engine(model, METHOD) as engine:
@@ -62,7 +62,7 @@ def test_two_engines_on_one_model_are_refused(model: PreTrainedModel) -> None:
 
 
 def tensors() -> int:
-    """Return how many bytes of tensors are alive."""
+    """Return the number of bytes of all live tensors."""
     gc.collect()
     storages = {
         t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
@@ -120,7 +120,7 @@ def test_prompts_on_another_device_are_refused(model: PreTrainedModel) -> None:
 
 
 def test_batches_inside_and_outside_of_inference_mode_share_an_engine() -> None:
-    """Also on a model made inside of it, whose weights keep no count of their changes."""
+    """The model is created in inference mode, so its weights have no version counter."""
     with torch.inference_mode():
         model = build("qwen2")
         want = regrow.generate(model, **arguments(BATCH), method=METHOD).tokens
@@ -131,7 +131,7 @@ def test_batches_inside_and_outside_of_inference_mode_share_an_engine() -> None:
 
 
 def test_a_static_cache_of_transformers_in_inference_mode() -> None:
-    """It is made in the caller's mode, and written in it."""
+    """The cache is created and written in the caller's inference mode."""
     with regrow.Engine(build("phi3"), METHOD) as engine:
         want = engine.generate(**arguments(BATCH)).tokens
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""What the caller passes to `generate` is heeded as stock transformers heeds it, or refused with one sentence."""
+"""Arguments of `generate` have the same effect as in stock transformers, or raise UsageError."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRUNED = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, p
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer of one character a token."""
+    """Return a tokenizer that makes each character a token."""
     characters = [*map(chr, range(33, 33 + VOCABULARY - 2)), " ", "\n"]
     tokenizer = Tokenizer(
         models.BPE(vocab={character: place for place, character in enumerate(characters)}, merges=[])
@@ -49,7 +49,7 @@ def model() -> PreTrainedModel:
 
 
 def both(model: PreTrainedModel, ask: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return what stock transformers gives, and what a dense context gives."""
+    """Return the results of stock transformers and of a dense context."""
     torch.manual_seed(3)
     stock = ask()
     torch.manual_seed(3)
@@ -61,7 +61,7 @@ def both(model: PreTrainedModel, ask: Callable[[], Tensor]) -> tuple[Tensor, Ten
 
 
 def stops(model: PreTrainedModel) -> list[str]:
-    """Return single characters that end rows at different steps."""
+    """Return stop strings of one character that end rows at different steps."""
     return [TOKENIZER.decode([token]) for token in ends(model, BATCH)]
 
 
@@ -90,7 +90,7 @@ def in_a_config(model: PreTrainedModel, strings: list[str]) -> Tensor:
 
 
 def beside_a_criterion_of_the_same_class(model: PreTrainedModel, strings: list[str]) -> Tensor:
-    """The caller's criterion takes the place of the one that transformers makes."""
+    """The caller's criterion replaces the one that transformers creates."""
     own = [StopStringCriteria(TOKENIZER, strings[1:])]
     return model.generate(
         **arguments(BATCH), stop_strings=strings[:1], tokenizer=TOKENIZER, stopping_criteria=own
@@ -107,7 +107,7 @@ def test_stop_strings_end_rows_as_in_stock_transformers(
     strings = stops(model)
     stock, ours = both(model, lambda: way(model, strings))
     assert torch.equal(ours, stock)
-    assert not torch.equal(stock, model.generate(**arguments(BATCH)))  # they end something
+    assert not torch.equal(stock, model.generate(**arguments(BATCH)))  # the stop strings end some rows
 
 
 def test_stop_strings_end_the_rows_of_a_pruned_model(model: PreTrainedModel) -> None:
@@ -145,7 +145,7 @@ def test_an_eos_criterion_of_a_single_number_ends_rows(model: PreTrainedModel) -
 
 
 class Longer(MaxLengthCriteria):
-    """A class of its own, which stands beside the limit of the call."""
+    """A subclass, which transformers keeps beside the limit of the call."""
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_limits_are_those_of_the_criteria(model: PreTrainedModel, criteria: list
 
 
 class Writes(LogitsProcessor):
-    """Writes to the ids that it is given, where no row sees it."""
+    """Writes to the first column of the ids that it receives."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         input_ids[:, 0] = 7
@@ -165,7 +165,7 @@ class Writes(LogitsProcessor):
 
 
 class Replaces(StoppingCriteria):
-    """Puts another token in the place of every third, which the next step is fed."""
+    """Replaces every third token; the next step must be fed the new token."""
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         if input_ids.shape[1] % 3 == 0:
@@ -191,7 +191,7 @@ def test_ids_that_a_callers_function_keeps_stay_as_they_were(model: PreTrainedMo
     def keep(input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         kept.append(input_ids)
         if len(kept) > 3:
-            kept[1][:] = 0  # a tensor of that step alone
+            kept[1][:] = 0  # each step hands out a tensor of its own
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
     stock, ours = both(model, lambda: model.generate(**arguments(BATCH[:rows]), stopping_criteria=[keep]))
@@ -204,7 +204,7 @@ def test_ids_that_a_callers_function_keeps_stay_as_they_were(model: PreTrainedMo
 
 @pytest.mark.parametrize("pad", [VOCABULARY, 5000, -1])
 def test_a_pad_that_the_model_does_not_have_pads_rows_that_ended(model: PreTrainedModel, pad: int) -> None:
-    """Stock transformers feeds it to the embedding, which fails."""
+    """Stock transformers fails, because it feeds the pad to the embedding."""
     eos = ends(model, BATCH)
     stock = model.generate(**arguments(BATCH, eos_token_id=eos))
     with regrow.prune(model, regrow.Dense()):

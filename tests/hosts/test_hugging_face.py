@@ -1,4 +1,4 @@
-"""`prune` and `generate` on Hugging Face models: dense is stock, everything unsupported is refused, and leaving restores exactly."""
+"""`prune` and `generate` on Hugging Face models: dense runs equal stock; unsupported calls are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRUNABLE = [*FAMILIES, *STRUCTURES]
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_sparsity_tokens_are_those_of_the_stock_model(family: str, sampling: dict[str, Any]) -> None:
-    """Ragged prompts, rows that end at different steps, in float32."""
+    """Prompts differ in length, rows end at different steps, and the dtype is float32."""
     model = build(family)
     settings = arguments(BATCH, eos_token_id=ends(model, BATCH), **sampling)
     torch.manual_seed(3)
@@ -48,7 +48,7 @@ def test_without_sparsity_tokens_are_those_of_the_stock_model(family: str, sampl
             assert session.report().actual_sparsity == 0
     with regrow.prune(model, regrow.BatchwiseAdaptive(sparsity=0.9, init_steps=2, period=5)):
         torch.manual_seed(3)
-        assert not torch.equal(model.generate(**settings), stock)  # the comparison can tell
+        assert not torch.equal(model.generate(**settings), stock)  # so the comparison can fail
 
 
 @pytest.mark.parametrize("family", PRUNABLE)
@@ -92,9 +92,8 @@ def test_every_memory_and_aggregate_runs(
     with regrow.prune(shared, method, record_masks=True) as session:
         shared.generate(**arguments(BATCH, eos_token_id=eos))
         report = session.report()
-    assert (
-        report.updates == len(session.masks) == (report.decode_steps - 4) // 4 + 1 >= 4
-    )  # after steps 3, 7, 11, ...
+    # Selections come after steps 3, 7, 11, ...
+    assert report.updates == len(session.masks) == (report.decode_steps - 4) // 4 + 1 >= 4
     chosen = {"aggregate": aggregate, "memory": memory, "forget_finished": forget}
     steps = {"init_steps": 3, "explore_steps": 1, "period": 4}
     assert (

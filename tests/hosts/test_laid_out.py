@@ -1,4 +1,4 @@
-"""Weights that are laid out for oneDNN: the tokens are transformers' own, and changes are followed."""
+"""Weights laid out for oneDNN: tokens equal those of transformers, and changes of weights take effect."""
 
 from __future__ import annotations
 
@@ -86,9 +86,8 @@ def test_batches_of_one_row_and_of_several_take_turns(way: Way, monkeypatch: pyt
         found = []
         for rows in (3, 1, 3, 1):
             found.append(tokens(model, BATCH[:rows]))
-            assert is_laid_out(model) == (
-                rows > 1 and way is moved
-            )  # between batches a copy stands in for nothing
+            # Between batches, modules run their own forwards again, unless their weights were moved.
+            assert is_laid_out(model) == (rows > 1 and way is moved)
     assert found == want
 
 
@@ -134,7 +133,7 @@ def test_weights_that_change_between_batches_are_followed(
 def test_kernels_that_compute_something_else_are_not_used(
     way: Way, name: str, result: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The numeric check of the by-parts way tries them: the model then runs through its own forward."""
+    """The numerical check of the fused decoder detects them, so the model runs through its own forward."""
     model = build()
     if not kernels.steps_compiled(model.lm_head.weight, model.config.head_dim):
         pytest.skip("without a compiler there are no kernels to try")
@@ -158,11 +157,8 @@ def test_steps_are_replayed_and_recorded_anew_when_weights_lie_elsewhere(
     way: Way, method: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured(monkeypatch, OURS)
-    model, recorded, replayed = (
-        build(vocab_size=128),
-        [],
-        [],
-    )  # so that our own product takes the head as well
+    # With this vocabulary size, our own matmul takes the head as well.
+    model, recorded, replayed = build(vocab_size=128), [], []
     if not kernels.steps_compiled(model.lm_head.weight, model.config.head_dim) or not few_rows_are_right(
         torch.float32
     ):
@@ -178,9 +174,9 @@ def test_steps_are_replayed_and_recorded_anew_when_weights_lie_elsewhere(
         want = tokens(model)
     with way(model, method):
         assert tokens(model) == want
-        assert len(recorded) == kinds  # observed steps and sparse ones
+        assert len(recorded) == kinds  # with BAP, one for observed and one for sparse steps
         assert None not in recorded
-        assert len(replayed) == 39 - kinds  # the first of a kind is run
+        assert len(replayed) == 39 - kinds  # the first step of each kind runs eagerly
         handle = model.model.layers[0].register_forward_hook(lambda *_: None)
         tokens(model)  # through the model's own forward, which needs its weights back
         handle.remove()

@@ -1,4 +1,4 @@
-"""A model whose weights are laid out for oneDNN: what it is like meanwhile, and as it was afterwards."""
+"""The state of a model while its weights are laid out for oneDNN, and after they were restored."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_hook_inside_of_an_ffn_is_called_between_batches(way: Way) -> None:
 
 
 def test_another_network_has_the_weights_back() -> None:
-    """A hook sends the model through its own forward."""
+    """With a hook, the model runs through its own forward, which needs the stored weights."""
     model = build()
     want = tokens(model)
     with moved(model, regrow.Dense()):
@@ -146,7 +146,7 @@ def test_the_price_of_a_copy_is_told_and_one_that_does_not_fit_is_refused(
     with regrow.Engine(model, owns_model=True) as engine:
         tokens(model)
         assert engine.session.report().state_bytes == 0
-    with regrow.Engine(model, BAP, owns_model=True):  # copies that nobody asked for are not made
+    with regrow.Engine(model, BAP, owns_model=True):  # without enough memory, optional copies are not made
         monkeypatch.setattr(lay_out, "available_memory", lambda: 1)
         tokens(model)
         assert not is_laid_out(model)
@@ -169,7 +169,7 @@ def test_a_method_with_weights_of_its_own_or_a_calibration_keeps_the_models() ->
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 @pytest.mark.parametrize("way", WAYS)
 def test_copies_go_with_their_context(method: Method, way: Way) -> None:
-    """By reference counts alone: gigabytes do not wait for Python's search for circles."""
+    """Reference counts alone free them: gigabytes must not wait for the garbage collector."""
     model = build()
     gc.collect()
     gc.disable()

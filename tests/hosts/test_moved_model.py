@@ -1,4 +1,7 @@
-"""`model.to(...)` within an open context: what follows is what a fresh context on the moved model gives, or one sentence."""
+"""`model.to(...)` in an open context.
+
+The next batch gives the result of a fresh context on the moved model, or raises UsageError.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ METHODS = [
 
 
 def sequences_or_sentence(call: Callable[[], Tensor]) -> Tensor | str:
-    """Return what a call gives, or the sentence with which it is refused."""
+    """Return the result of a call, or the message of its UsageError."""
     try:
         return call()
     except UsageError as error:
@@ -60,7 +63,10 @@ def refitted(calibration: regrow.Calibration | None, model: PreTrainedModel) -> 
 
 
 def cases() -> list[tuple[Any, str]]:
-    """Return every method with every move, but for weights that are pruned in float32: they lose no digits on the way there and back."""
+    """Return every method with every move, except one pair that would give different results.
+
+    Wanda replaces weights and sets the originals aside, so `there and back` does not round the originals.
+    """
     return [
         (method, move)
         for method in METHODS
@@ -81,7 +87,7 @@ def test_after_a_move_it_is_as_after_entering_anew(method: Any, move: str) -> No
         model.generate(**arguments(BATCH))
         MOVES[move](model)
         got = sequences_or_sentence(lambda: model.generate(**arguments(BATCH)))
-    if isinstance(got, str):  # refused, in one sentence
+    if isinstance(got, str):  # the message of a UsageError
         assert "\n" not in got
     else:
         assert torch.equal(got, want)

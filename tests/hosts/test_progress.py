@@ -1,4 +1,4 @@
-"""What the decode loop tells while it runs, and that its buffers stay where they are."""
+"""What the decode loop reports to callbacks, and that buffers keep their addresses."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_buffers_keep_their_addresses_while_decoding(
                 for value in vars(ffn).values()
                 if isinstance(value, Tensor)
             ]
-            if progress.step > 4:  # the rows held by a compact copy are known from its first load on
+            if progress.step > 4:  # a compact copy knows its rows only after the first load
                 seen.add(tuple(buffer.data_ptr() for buffer in buffers))
 
         model.generate(watch=watch, **arguments(BATCH))

@@ -31,7 +31,7 @@ def traces(model: nn.Module) -> list[tuple[str, list[tuple[str, int]]]]:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything of a model that could tell that it was pruned once."""
+    """Everything in a model that could show that it was once pruned."""
 
     attributes: list[tuple[str, list[tuple[str, int]]]]
     state: dict[str, Tensor]
@@ -39,7 +39,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Snapshot:
-        """Take it."""
+        """Take a snapshot of the model."""
         settings = arguments(BATCH)
         with torch.no_grad():
             logits = model(
@@ -50,10 +50,9 @@ class Snapshot:
 
 @contextmanager
 def restored(model: PreTrainedModel) -> Iterator[None]:
-    """Assert that the block leaves no trace."""
-    model.generate(
-        **arguments(BATCH, max_new_tokens=2)
-    )  # transformers sets a few attributes on the first call
+    """Assert that the block leaves no trace on the model."""
+    # transformers sets some attributes on the first call.
+    model.generate(**arguments(BATCH, max_new_tokens=2))
     before = Snapshot.of(model)
     yield
     after = Snapshot.of(model)
@@ -72,7 +71,7 @@ def test_leaving_restores_exactly(family: str) -> None:
         assert "generate" in vars(model)
         state = model.state_dict()
         model.generate(**arguments(BATCH))
-        assert list(model.state_dict()) == list(state)  # compact copies do not enter it
+        assert list(model.state_dict()) == list(state)  # compact copies are not part of it
 
 
 class FailsError(Exception):
@@ -84,7 +83,10 @@ class FailsError(Exception):
 def test_an_exception_in_the_middle_of_decoding_leaves_no_trace(
     error: type[BaseException], when: int
 ) -> None:
-    """After the prompt, after a sparse and after a dense step; within the context the model computes densely again at once."""
+    """The exception comes after the prompt, after a sparse step or after a dense step.
+
+    Even before the context ends, the model computes densely again at once.
+    """
     model = build("qwen2")
 
     def watch(progress: regrow.Progress) -> None:
@@ -122,9 +124,8 @@ def test_an_exception_inside_a_forward_leaves_no_trace(error: type[BaseException
             with pytest.raises(error):
                 model.generate(**arguments(BATCH))
             handle.remove()
-            within = Snapshot.of(
-                model
-            ).logits  # the step was a sparse one; outside of generate the model is dense again at once
+            # The exception ended a sparse step. Outside of `generate`, the model is dense again at once.
+            within = Snapshot.of(model).logits
     assert torch.equal(within, Snapshot.of(model).logits)
     assert calls == 6
 

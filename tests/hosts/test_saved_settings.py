@@ -1,4 +1,4 @@
-"""What a model's own generation config asks for, where its user asked for nothing."""
+"""Settings of a model's own generation config that the caller did not set."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HARMLESS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("settings", HARMLESS, ids=str)
 def test_a_setting_that_stocks_tokens_do_not_depend_on_is_left_out(settings: dict[str, Any]) -> None:
     model = saving(**settings)
-    model.set_attn_implementation("eager")  # as stock needs to return attentions
+    model.set_attn_implementation("eager")  # stock transformers returns attentions only with eager attention
     given = arguments(BATCH)
     stock = model.generate(**given)
     before = model.generation_config.to_dict()
@@ -87,7 +87,7 @@ def test_a_setting_that_decides_is_refused_and_its_origin_named(settings: dict[s
             assert "\n" not in str(refusal.value)
         plain = {"prompt_lookup_num_tokens": None, "penalty_alpha": 0.0}.get(name, 1)
         assert f"set model.generation_config.{name} = {plain}" in str(refusal.value)
-        setattr(model.generation_config, name, plain)  # the remedy works
+        setattr(model.generation_config, name, plain)  # follow the advice in the message
         assert torch.equal(model.generate(**arguments(BATCH)), want)
 
 

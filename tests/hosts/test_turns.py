@@ -1,4 +1,4 @@
-"""One model and many callers: each gets what it would get alone, nobody waits for ever, and the model is restored."""
+"""Several callers of one model: results are unaffected, no call waits for ever, and the model is restored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture(autouse=True)
 def _switch_often() -> Any:
-    """Let threads change places often."""
+    """Let the interpreter switch threads often."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     yield
@@ -39,7 +39,7 @@ def _switch_often() -> Any:
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """Return what the calls give that start at the same time, each in its thread; what one raises is raised."""
+    """Return the results of calls that start at the same time, one per thread, or raise the first error."""
     gate = threading.Barrier(len(calls))
 
     def start(call: Callable[[], Any]) -> Any:
@@ -51,7 +51,7 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
 
 
 def outcome(call: Callable[[], Any]) -> Any:
-    """Return what a call gives, or the sentence with which it is refused."""
+    """Return the result of a call, or the message of its UsageError."""
     try:
         return call()
     except UsageError as error:
@@ -59,7 +59,7 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 
 def same(got: regrow.Generation, want: regrow.Generation) -> bool:
-    """Compare everything but the seconds."""
+    """Compare everything except times."""
     quiet = dict.fromkeys(("prefill_seconds", "decode_seconds", "sparse_seconds", "refresh_seconds"), 0)
     return (
         torch.equal(got.sequences, want.sequences)
@@ -91,7 +91,7 @@ def test_threads_that_call_the_pruned_models_own_generate() -> None:
 
 
 def test_overlapping_calls_with_methods_of_their_own() -> None:
-    """Without a context around them, also beside calls of the plain model: none sees the method of another."""
+    """Without a context around the calls, and beside calls without a method: none sees another's method."""
     model = build("llama")
     stock = [model.generate(**arguments(batch)) for batch in BATCHES]
     given = [
@@ -171,7 +171,7 @@ def test_an_error_in_one_thread_is_no_others() -> None:
 
 
 class Paced:
-    """A streamer that lets the test go on after some tokens, and then takes its time."""
+    """A streamer that signals the test after some tokens, and is slow from then on."""
 
     def __init__(self) -> None:
         self.under_way, self.tokens = threading.Event(), 0
@@ -204,7 +204,7 @@ def test_leaving_waits_for_the_thread_that_still_streams(engine: bool) -> None:
 
 
 def test_a_text_streamer_read_after_the_context() -> None:
-    """The thread may come to its turn before or after the context has ended: all of its text is of one kind."""
+    """The thread may take its turn before or after the context ends: its text is all pruned or all dense."""
 
     class Letters:
         def decode(self, tokens: list[int], **_: Any) -> str:
@@ -297,7 +297,7 @@ def test_a_call_from_inside_a_generation_is_refused_and_disturbs_nothing(what: s
     assert session.report().sparse_steps > 0
     assert "\n" not in said[0]
     assert said[0].startswith(f"{what} was called from inside a generation")
-    if what == "leaving regrow.prune":  # it was left when the generation had ended
+    if what == "leaving regrow.prune":  # the context is closed when the generation ends
         assert active_session(model) is None
     else:
         assert torch.equal(model.generate(**arguments(BATCHES[0])), want)
@@ -333,7 +333,7 @@ def test_an_error_of_a_refusal_that_nobody_catches_ends_the_generation_only() ->
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_forward_during_a_generation_is_the_plain_models(elsewhere: bool, family: str) -> None:
-    """From inside a criterion, or from another thread that runs all the while."""
+    """The forward is called by a stopping criterion, or by another thread throughout the generation."""
     model = build(family)
     ids = torch.arange(3, 15).view(2, 6) % VOCABULARY
     logits: list[Tensor] = []
@@ -398,7 +398,7 @@ def test_a_generation_that_waits_for_a_thread_that_waits_for_it(
 
 
 def test_generations_on_two_models_that_wait_for_each_other() -> None:
-    """At least one of them is told, and both end."""
+    """At least one of them raises UsageError, and both end."""
     models, said = [build("llama"), build("qwen2")], []
     both = threading.Barrier(2)
 
@@ -417,7 +417,7 @@ def test_generations_on_two_models_that_wait_for_each_other() -> None:
 
 
 def test_a_slow_callback_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not wait for a thread, or not for the same one all the time."""
+    """The callback sleeps, or waits several times for threads, but is never blocked in one long wait."""
     monkeypatch.setattr(turns, "PATIENCE", 0.1)
     monkeypatch.setattr(turns, "LOOK", 0.02)
     model, under_way = build("llama"), threading.Event()

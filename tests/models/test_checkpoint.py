@@ -70,7 +70,7 @@ def test_biases_that_another_architecture_would_drop_are_refused(copy: Path) -> 
 @pytest.mark.parametrize("setting", [{"hidden_size": 64}, {"intermediate_size": 128}, {"vocab_size": 90}])
 def test_sizes_of_another_model_are_refused(copy: Path, setting: dict[str, int]) -> None:
     edit_json(copy / "config.json", **setting)
-    with pytest.raises(RegrowError, match=r"not those of its config\.json: .* has the shape"):
+    with pytest.raises(RegrowError, match=r"do not match its config\.json: .* has the shape"):
         load(copy)
 
 

@@ -121,8 +121,8 @@ VALUES: list[tuple[str, object, str]] = [
     ("layer_types", ["a", "b"], "layer_types"),
     ("tie_word_embeddings", "yes", "tie_word_embeddings"),
     ("dtype", "nonsense", "nonsense"),
-    ("dtype", "int8", "dtype int8, which is no type to compute in"),
-    ("dtype", 3, "dtype 3, which is no type to compute in"),
+    ("dtype", "int8", "dtype int8, which is not a floating-point dtype"),
+    ("dtype", 3, "dtype 3, which is not a floating-point dtype"),
     ("model_type", 3, "names no model_type"),
     ("model_type", None, "names no model_type"),
 ]

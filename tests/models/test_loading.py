@@ -42,7 +42,7 @@ def test_code_of_a_repository_is_not_fetched_unless_asked_for(
 
 
 def test_an_unknown_hub_id_and_a_missing_directory_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the hub does not give it"):
+    with pytest.raises(UsageError, match="downloading it from the hub failed"):
         load("org/there-is-no-such-model")
     with pytest.raises(UsageError, match="no model directory"):
         load(tmp_path / "absent")

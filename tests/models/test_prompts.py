@@ -37,7 +37,9 @@ def test_prompts_that_cannot_be_answered_are_refused(loaded: Loaded, prompts: li
 @pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize("half", ["\ud800", "a\udfff b"])
 def test_half_a_character_is_refused_with_its_prompt(loaded: Loaded, half: str, chat: bool) -> None:
-    with pytest.raises(UsageError, match=r"prompt 2 is no Unicode text \(half a character, '\\ud") as refusal:
+    with pytest.raises(
+        UsageError, match=r"prompt 2 is not valid Unicode \(half a character, '\\ud"
+    ) as refusal:
         encode(loaded, ["a", half], chat=chat)
     one_sentence(refusal.value).encode()
 
@@ -80,7 +82,7 @@ def test_chat_templates_without_a_default_are_refused(copy: Path) -> None:
 
 def test_a_chat_template_that_writes_nothing_is_told_from_an_empty_prompt(copy: Path) -> None:
     (copy / "chat_template.jinja").write_text("{# #}")
-    with pytest.raises(UsageError, match=r"prompt 1 comes to no tokens, .*--no-chat"):
+    with pytest.raises(UsageError, match=r"prompt 1 encodes to no tokens, .*--no-chat"):
         encode(load(copy), ["a"])
 
 
