@@ -1,1 +1,1 @@
-"""Finding the FFNs of a loaded model and changing them for a while."""
+"""Finds the FFNs of a loaded model and patches its modules for a while."""

@@ -1,4 +1,7 @@
-"""Finding the gated FFNs of a causal language model: by structure first (here, plain.py), then by what they compute (probe.py)."""
+"""Finds the gated FFNs of a causal language model.
+
+The structure is checked first (here and in plain.py), then what each FFN computes (probe.py).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from regrow.errors import UsageError
 _Function = Callable[[Tensor], Tensor]
 
 _SPLIT: Final = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
-_FUSED: Final = ("gate_up_proj", "down_proj")  # rows of the first: gate, then up
+_FUSED: Final = ("gate_up_proj", "down_proj")  # rows of gate_up_proj: gate, then up
 _ACTIVATIONS: Final = ("act_fn", "activation_fn", "act")
 
 
@@ -28,8 +31,9 @@ _ACTIVATIONS: Final = ("act_fn", "activation_fn", "act")
 class GatedFFN:
     """One gated FFN of a model, y = output(hidden(x)).
 
-    `hidden` maps x [..., D] to z [..., F] with the module's own linears, so that output(hidden(x)) equals module(x) bit for bit; `output`
-    is the module's own down. `weights` are views of the parameters where they lie now: find again after moving or casting the model.
+    `hidden` maps x [..., D] to z [..., F] with the module's own linear layers, and `output` is the module's
+    own down projection. So output(hidden(x)) equals module(x) bit for bit. `weights` are views of the current
+    parameters: call `find_ffns` again after moving or casting the model.
     """
 
     name: str  # as in model.named_modules()
@@ -40,16 +44,17 @@ class GatedFFN:
 
 
 def find_ffns(model: nn.Module) -> list[GatedFFN]:
-    """The gated FFNs of a text-only causal language model, exactly one per decoder layer, in layer order.
+    """Returns the gated FFNs of a text-only causal language model in layer order, one per decoder layer.
 
-    Raises UsageError for any model that cannot be pruned faithfully, with the module and the reason. Models with a vision or audio tower
-    are refused rather than pruned in part.
+    Raises UsageError, with the module and the reason, for any model that cannot be pruned faithfully. Models
+    with a vision or audio tower are refused rather than pruned in part.
     """
     layers = _decoder_layers(model)
     ffns = [_resolve(name, module) for name, module in model.named_modules() if _names(module)]
     if not ffns:
         raise UsageError(
-            f"{type(model).__name__} has no gated FFN, down(act(gate x) * up x); use a model that has, such as Llama or Qwen"
+            f"{type(model).__name__} has no gated FFN, down(act(gate x) * up x); "
+            "use a model that has, such as Llama or Qwen"
         )
     _check_layers(ffns, layers)
     _check_alike(ffns)
@@ -60,11 +65,15 @@ def find_ffns(model: nn.Module) -> list[GatedFFN]:
 
 
 def _decoder_layers(model: nn.Module) -> int:
-    """The number of decoder layers; UsageError unless this is an unquantised, dense, text-only causal language model."""
+    """Returns the number of decoder layers.
+
+    Raises UsageError unless this is an unquantised, dense, text-only causal language model.
+    """
     kind = type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise UsageError(
-            f"{kind} is not a transformers model; unwrap it first (peft: merge_and_unload(), torch.compile: _orig_mod)"
+            f"{kind} is not a transformers model; "
+            "unwrap it first (peft: merge_and_unload(), torch.compile: _orig_mod)"
         )
     if getattr(model.config, "quantization_config", None) is not None:
         raise UsageError(
@@ -76,18 +85,23 @@ def _decoder_layers(model: nn.Module) -> int:
         )
     if model.config.get_text_config() is not model.config:
         raise UsageError(
-            f"{kind} is more than a causal language model (its config has parts of its own); load its language model alone"
+            f"{kind} is more than a causal language model (its config has sub-configs); "
+            "load its language model alone"
         )
     for name, module in model.named_modules():
         if _holds_experts(name, module):
             raise UsageError(
-                f"{name} ({type(module).__name__}) is a mixture of experts, which is not supported; use a dense model"
+                f"{name} ({type(module).__name__}) is a mixture of experts, which is not supported; "
+                "use a dense model"
             )
     return int(model.config.num_hidden_layers)
 
 
 def _holds_experts(name: str, module: nn.Module) -> bool:
-    """Experts come as a list of modules or as raw parameters of one module; their names are all they share."""
+    """Returns True if the module holds experts.
+
+    Experts come as a list of modules or as raw parameters of one module, so only the name tells.
+    """
     named = "expert" in f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
     return named and (
         isinstance(module, nn.ModuleList) or any(p.dim() > 1 for p in module.parameters(recurse=False))
@@ -95,13 +109,13 @@ def _holds_experts(name: str, module: nn.Module) -> bool:
 
 
 def _names(module: nn.Module) -> tuple[str, ...]:
-    """The attribute names under which the module keeps its linears, down last, or ()."""
+    """Returns the attribute names of the module's linear layers, down last; () if it has none."""
     own = {*module._modules, *module._parameters}
     return next((names for names in (*_SPLIT, _FUSED) if own.issuperset(names)), ())
 
 
 def _resolve(name: str, module: nn.Module) -> GatedFFN:
-    """The FFN as its attribute names promise it, not probed yet."""
+    """Builds the FFN that the attribute names promise, without probing it."""
     if reason := wrapped(module):
         raise UsageError(f"{name} ({type(module).__name__}) {reason}")
     *first, down = _linears(name, module)
@@ -118,7 +132,8 @@ def _resolve(name: str, module: nn.Module) -> GatedFFN:
     if weights.up.shape != (neurons, width) or weights.down.shape != (width, neurons):
         shapes = ", ".join(str(list(w.shape)) for w in (weights.gate, weights.up, weights.down))
         raise UsageError(
-            f"{name} has gate, up and down of shapes {shapes}, not [F, D], [F, D], [D, F]; use a model with gated FFNs"
+            f"{name} has gate, up and down of shapes {shapes}, not [F, D], [F, D], [D, F]; "
+            "use a model with gated FFNs"
         )
     return GatedFFN(name, module, weights, hidden, down)
 
@@ -163,15 +178,20 @@ def _parameters(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
 
 
 def _check_layers(ffns: list[GatedFFN], layers: int) -> None:
-    """One FFN in each decoder layer: what lies in one layer shares its name up to the first number."""
-    homes = {home[0] for ffn in ffns if (home := re.match(r".*?\.\d+(?=\.)", ffn.name))}
-    if not len(ffns) == len(homes) == layers:
+    """Raises UsageError unless every decoder layer has exactly one FFN.
+
+    Modules of one layer share their name up to the first number.
+    """
+    found = {match[0] for ffn in ffns if (match := re.match(r".*?\.\d+(?=\.)", ffn.name))}
+    if not len(ffns) == len(found) == layers:
         raise UsageError(
-            f"the model has {len(ffns)} gated FFNs in {len(homes)} of its {layers} decoder layers; use one with one in each"
+            f"the model has {len(ffns)} gated FFNs in {len(found)} of its {layers} decoder layers; "
+            "use a model with one in each"
         )
 
 
 def _check_alike(ffns: list[GatedFFN]) -> None:
+    """Raises UsageError unless the weights of all FFNs have one size, device and dtype."""
     weights = [ffn.weights for ffn in ffns]
     if found := _several("{} x {}".format(*w.gate.shape) for w in weights):
         raise UsageError(
@@ -192,6 +212,6 @@ def _check_alike(ffns: list[GatedFFN]) -> None:
 
 
 def _several(values: Iterable[str]) -> str:
-    """What was found where it should be one value; empty if it is."""
+    """Returns the distinct values, joined by "and"; empty if there is at most one."""
     distinct = sorted(set(values))
     return " and ".join(distinct) if len(distinct) > 1 else ""

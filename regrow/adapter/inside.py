@@ -1,4 +1,4 @@
-"""What runs inside of the modules that a session stands in for: steps over a part of their weights go around it."""
+"""Checks the modules inside patched modules, whose forwards pruned steps bypass."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from transformers import PreTrainedModel
 from regrow.adapter.plain import wrapped
 from regrow.errors import UsageError
 
-Forwards = Mapping[nn.Module, Callable[..., Any]]  # of each module, what stands in for its forward
+Forwards = Mapping[nn.Module, Callable[..., Any]]  # patched module -> the forward that replaces its own
 
 
 def made_of(model: PreTrainedModel, forwards: Forwards) -> Hashable:
-    """Which modules a model has, of which classes, and what the forward is of those that something stands in for: another value tells
-    that a part was replaced, also where it shares its weights with the one before."""
+    """Returns a value that changes if a part of the model is replaced, even by one with the same weights.
+
+    It holds every module with its class, the class forwards of all parts of the patched modules, and the
+    number of layers.
+    """
     code = tuple(type(part).forward for module in forwards for part in module.modules())
-    layers = getattr(model.config, "num_hidden_layers", None)  # that its forward runs
+    layers = getattr(model.config, "num_hidden_layers", None)  # the model's forward stops there
     return tuple((module, type(module)) for module in model.modules()), code, layers
 
 
 def check_inside(model: nn.Module, forwards: Forwards) -> None:
-    """Raises UsageError where a hook, or a forward of somebody else's, would hold in some steps and not in others."""
+    """Raises UsageError if a hook or a foreign forward would take effect in some steps only."""
     for module, forward in forwards.items():
         if vars(module).get("forward") is not forward or module._compiled_call_impl is not None:
             raise UsageError(
-                f"{_name(model, module)} was given another forward while it was pruned; leave the `with` before changing it"
+                f"{_name(model, module)} was given another forward while it was pruned; "
+                "leave the `with` before changing it"
             )
         for part in module.modules():
             if part is not module and (reason := wrapped(part)):
@@ -37,14 +41,13 @@ def check_inside(model: nn.Module, forwards: Forwards) -> None:
                 torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
             ):
                 raise UsageError(
-                    "a hook on every module would miss those that pruned steps go around; remove it, or hook single modules"
+                    "a hook on every module would miss the modules that pruned steps bypass; "
+                    "remove it, or hook single modules"
                 )
 
 
 def _name(model: nn.Module, part: nn.Module) -> str:
     found = next((name for name, module in model.named_modules() if module is part), None)
     return (
-        f"{found} ({type(part).__name__})"
-        if found
-        else f"a {type(part).__name__} that was a part of the model"
+        f"{found} ({type(part).__name__})" if found else f"a {type(part).__name__} that was part of the model"
     )

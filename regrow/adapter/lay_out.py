@@ -1,4 +1,8 @@
-"""The linears of a decoder in oneDNN's layout: in the place of their forwards while a batch runs, or of the weights themselves (CPU)."""
+"""Runs the linear layers of a decoder from weights in oneDNN's layout (CPU).
+
+While a batch runs, the forwards of the linear layers use the laid-out weights. These are a second copy, or
+they take the place of the model's own weights.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +24,31 @@ from regrow.adapter.weights_state import Place, checksums
 from regrow.errors import NoMemoryError, UsageError
 from regrow.kernels import LaidOutGate, LaidOutWeight, MatmulChoice
 
-LARGEST_SHARE: Final = 0.05  # of the weights that are given up: those laid out at one time
+LARGEST_SHARE: Final = 0.05  # share of the given-up weights that is laid out at any one time
 
 
 @final
 class Layout(Enum):
-    """What weights the linears of a model run with on a CPU."""
+    """The weights that the linear layers of a model run with on a CPU."""
 
-    STORED = auto()  # as the model stores them
-    COPIED = auto()  # a second copy, laid out
-    MOVED = auto()  # laid out in the place of the model's own, where nothing else reads those
+    STORED = auto()  # the model's weights as they are stored
+    COPIED = auto()  # a second, laid-out copy
+    MOVED = auto()  # laid-out weights in place of the model's own, where nothing else reads those
 
 
 @final
 class _Laid(OwnForward):
-    """Stands in for the forward of a linear."""
+    """Replaces the forward of a linear layer."""
 
     def __init__(self, module: nn.Linear, matmul: MatmulChoice) -> None:
         self._module, self.weight = module, LaidOutWeight(module.weight, matmul.fewest, matmul.most)
-        # Of a gate while a batch runs: its up, and both in one pass.
+        # For a gate projection while a batch runs: its up projection, and both in one pass.
         self.beside: tuple[nn.Module, LaidOutGate] | None = None
 
     def gating(self, up: nn.Module) -> LaidOutGate | None:
         return self.beside[1] if self.beside is not None and self.beside[0] is up else None
 
-    def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 (the argument's name in nn.Linear)
+    def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 (the name of the argument in nn.Linear)
         return self.weight(input, self._module.bias)
 
     def plain(self) -> Tensor:
@@ -53,7 +57,7 @@ class _Laid(OwnForward):
 
 @final
 class _LaidFFN(OwnForward):
-    """Stands in for the forward of a whole FFN, down(act(gate x) * up x), where no method has a forward of its own there."""
+    """Replaces the forward of a whole FFN, down(act(gate x) * up x), unless a method has patched it."""
 
     def __init__(self, hidden: LaidOutGate, down: _Laid) -> None:
         self._hidden, self._down = hidden, down
@@ -64,7 +68,10 @@ class _LaidFFN(OwnForward):
 
 @final
 class _LaidBeside(OwnForward):
-    """Stands in for the forward of a linear whose weight lies beside others': for calls from outside of the decode loop."""
+    """Replaces the forward of a linear layer whose weight is joined with others.
+
+    It serves calls from outside the decode loop, which itself runs the joint weight.
+    """
 
     def __init__(self, joint: SideBySide, weight: LaidOutWeight, number: int) -> None:
         self._joint, self._weight, self._number = joint, weight, number
@@ -78,11 +85,12 @@ class _LaidBeside(OwnForward):
 
 @final
 class LaidOut:
-    """The block linears and the head of one decoder: stored at first, laid out for batches that run faster so.
+    """The linear layers of the blocks and the head of one decoder.
 
-    A linear with a forward of a method's own stays as it is. Where weights are moved, a placeholder stands for each that was given up: of
-    the same shape, it takes no memory, holds NaN and cannot be written to. Weights that a method reads, or that several modules share (a
-    head that is the embedding), are never given up.
+    Weights start as stored and are laid out for batches that run faster that way. A linear layer whose
+    forward a method has patched stays as it is. With `Layout.MOVED`, a placeholder replaces each weight that
+    is given up. A placeholder has the weight's shape, takes no memory, holds NaN and cannot be written to.
+    Weights that a method reads, or that several modules share (a tied head), are never given up.
     """
 
     def __init__(
@@ -92,7 +100,7 @@ class LaidOut:
         layers: list[Any] = list(model.model.layers)
         self._joints = [block.qkv for block in decoder.blocks if isinstance(block.qkv, SideBySide)]
         owned = [layer.self_attn.o_proj for layer in layers]
-        read: list[nn.Linear] = []  # by a method too
+        read: list[nn.Linear] = []  # a method reads these as well
         self._ffns = [layer.mlp for layer in layers]
         for mlp in self._ffns:
             (read if "forward" in vars(mlp) else owned).extend(_linears(mlp))
@@ -109,25 +117,23 @@ class LaidOut:
             {module for module in moved if users[id(module.weight)] == 1} if layout is Layout.MOVED else set()
         )
         self._forwards: dict[nn.Linear, _Laid | _LaidBeside] = {}
-        self._sources: tuple[tuple[Place, ...], tuple[int, ...]] = (
-            (),
-            (),
-        )  # the state of the weights that were laid out
-        self._placeholders: dict[nn.Linear, int] = {}  # address of each
-        self._patch, self._whole = Patch(), Patch()  # of linears, and of FFNs as a whole
-        self.moves = 0  # times that weights were given up or came back
-        self.layouts = 0  # times that they were laid out: each time they lie elsewhere
+        # The state of the weights that were laid out.
+        self._sources: tuple[tuple[Place, ...], tuple[int, ...]] = ((), ())
+        self._placeholders: dict[nn.Linear, int] = {}  # module -> address of its placeholder
+        self._patch, self._ffn_patch = Patch(), Patch()  # of linear layers, and of whole FFNs
+        self.moves = 0  # how often weights were given up or given back
+        self.layouts = 0  # how often weights were laid out, each time at new addresses
 
     @property
     def nbytes(self) -> int:
-        """Memory taken beside the model's own weights."""
+        """Memory taken beside the model's own weights, in bytes."""
         return sum(module.weight.nbytes for module in self._forwards if module not in self._gives_up)
 
     def suit(self, rows: int) -> bool:
-        """Takes the form that batches of so many rows run fastest with, of the weights that the model has now. Whether decode steps then
-        multiply as the model's own forward does.
+        """Switches to the form in which batches of `rows` rows run fastest.
 
-        Raises NoMemoryError where a second copy is asked for and does not fit.
+        The model's current weights are used. Returns True if decode steps then multiply as the model's own
+        forward does. Raises NoMemoryError if a second copy is asked for and does not fit.
         """
         if not self._matmul.lays_out(rows):
             self.stop()
@@ -142,24 +148,29 @@ class LaidOut:
         return False
 
     def stop(self) -> None:
-        """The forwards are the modules' own again, but for those of linears whose weights were given up: a call from outside may meet a
-        hook, or another part, inside of an FFN."""
+        """Restores the modules' own forwards, except where weights were given up.
+
+        FFNs are always called layer by layer afterwards, because a call from outside may meet a hook or a
+        replaced part inside an FFN.
+        """
         self._take_apart()
         if not self._placeholders:
             self._patch.restore()
 
     def give_back(self) -> None:
-        """Nothing is laid out any more, and the model has its weights again, but for those that were replaced meanwhile."""
+        """Drops everything laid out and gives the model its weights back.
+
+        Weights that were replaced meanwhile stay as they are.
+        """
         self._take_apart()
         self._patch.restore()
         laid_out = bool(self._forwards)
         self.moves += bool(self._placeholders)
         for module, address in self._placeholders.items():
-            forward = self._forwards.pop(module)  # its memory goes as that of the weight comes
+            forward = self._forwards.pop(module)  # freed before the next one is converted
             weight = module.weight
-            if weight.data_ptr() == address or bool(
-                weight.isnan().all()
-            ):  # the placeholder, or what `model.to` has made of it
+            # Either the placeholder itself, or what `model.to` has made of it.
+            if weight.data_ptr() == address or bool(weight.isnan().all()):
                 weight.data = forward.plain().to(weight.device, weight.dtype)
         for joint in self._joints if laid_out else ():
             joint.lay_back()
@@ -170,7 +181,7 @@ class LaidOut:
             return False
         self._sources = ((), ())
         self.layouts += 1
-        state = self._state()  # before a weight goes
+        state = self._state()  # read before a weight is given up
         for module in self._linears:
             self._forwards[module] = _Laid(module, self._matmul)
             self._give_up(module)
@@ -190,8 +201,8 @@ class LaidOut:
             self._placeholders[module] = module.weight.data_ptr()
 
     def _take_apart(self) -> None:
-        """FFNs are called as the linears that they are made of."""
-        self._whole.restore()
+        """Lets FFNs run as their separate linear layers again."""
+        self._ffn_patch.restore()
         for forward in self._forwards.values():
             if isinstance(forward, _Laid):
                 forward.beside = None
@@ -211,7 +222,7 @@ class LaidOut:
             hidden = LaidOutGate(gate.weight, up.weight, (mlp.gate_proj.bias, mlp.up_proj.bias), mlp.act_fn)
             gate.beside = mlp.up_proj, hidden
             if "forward" not in vars(mlp):
-                self._whole.replace(mlp, "forward", _LaidFFN(hidden, down))
+                self._ffn_patch.replace(mlp, "forward", _LaidFFN(hidden, down))
         if self._placeholders:
             self._patch.replace(self._model, "save_pretrained", _Refused())
             for part in self._model.modules():
@@ -219,32 +230,35 @@ class LaidOut:
                 self._patch.replace_copying(part, _Refused())
 
     def _state(self) -> tuple[tuple[Place, ...], tuple[int, ...]]:
-        """Of the weights that are, or will be, laid out: where they lie and how often they were written, and a checksum of their values,
-        since writes to `.data` leave no other trace."""
-        weights = [module.weight for module in self._all()]
+        """Returns the places and checksums of all weights that are or will be laid out.
+
+        A place holds the address and the version of a weight. Writes to `.data` change neither, so the values
+        are read as well.
+        """
+        weights = [module.weight for module in self._all_linears()]
+        # One value stands for a whole placeholder.
         values = (
             weight.as_strided((1,), (1,)) if weight.stride() == (0, 0) else weight for weight in weights
-        )  # one of a placeholder
+        )
         return tuple(map(Place.of, weights)), checksums(values)
 
-    def _all(self) -> Iterator[nn.Linear]:
+    def _all_linears(self) -> Iterator[nn.Linear]:
         yield from self._linears
         for joint in self._joints:
             yield from joint.linears
 
     def _has_room(self) -> bool:
-        """Raises NoMemoryError for a second copy without."""
-        copies = [module.weight.nbytes for module in self._all() if module not in self._gives_up]
-        needed, there = (
-            sum(copies) + LARGEST_SHARE * sum(module.weight.nbytes for module in self._gives_up),
-            available_memory(),
-        )
-        if there is None or needed <= there:
+        """Returns False if moved weights do not fit. Raises NoMemoryError if a second copy does not fit."""
+        copies = [module.weight.nbytes for module in self._all_linears() if module not in self._gives_up]
+        transient = LARGEST_SHARE * sum(module.weight.nbytes for module in self._gives_up)
+        needed, free = sum(copies) + transient, available_memory()
+        if free is None or needed <= free:
             return True
         if self._layout is Layout.MOVED:
             return False
         raise NoMemoryError(
-            f"a second copy of the weights, laid out for oneDNN, takes {needed / 1e9:.1f} GB, and {there / 1e9:.1f} GB are free; "
+            f"a second copy of the weights, laid out for oneDNN, takes {needed / 1e9:.1f} GB, "
+            f"and {free / 1e9:.1f} GB are free; "
             "leave out lay_out, or let an Engine own the model (owns_model=True)"
         )
 
@@ -255,16 +269,17 @@ def _linears(mlp: Any) -> list[nn.Linear]:
 
 @final
 class _Refused:
-    """In the place of what would read placeholders for weights."""
+    """Replaces methods that would read placeholders instead of weights, and refuses the call."""
 
     def __call__(self, *_: object, **__: object) -> Any:
         raise UsageError(
-            "an Engine that owns the model holds its weights in another layout; close the engine before you save or copy the model"
+            "an Engine that owns the model holds its weights in another layout; "
+            "close the engine before you save or copy the model"
         )
 
 
 def available_memory() -> int | None:
-    """Bytes that can be taken without swapping; None where the system does not tell."""
+    """Returns the bytes that can be allocated without swapping; None if the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

@@ -1,4 +1,4 @@
-"""Finding the linears of the decoder blocks, attention included, by name."""
+"""Finds the linear layers of the decoder blocks, attention included, by name."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ _SITES: Final = {
 
 
 def find_linears(model: nn.Module, ffns: Sequence[GatedFFN]) -> list[tuple[nn.Linear, Linear]]:
-    """Every linear of the decoder blocks, in the order of the model, each with what a method sees of it; `ffns` are the model's.
+    """Returns every linear layer of the decoder blocks, in model order, with its description for methods.
 
-    They are told by the names in use. Raises UsageError for a linear of another
-    name, and for one that is not an ordinary linear.
+    `ffns` are the FFNs of the model. Layers are recognised by the names in use. Raises UsageError for a
+    linear layer with an unknown name, and for one that is not an ordinary linear layer.
     """
-    homes = {_block(ffn.name): layer for layer, ffn in enumerate(ffns)}
+    layer_of = {_block(ffn.name): layer for layer, ffn in enumerate(ffns)}
     found = []
     for name, module in model.named_modules():
-        layer = homes.get(_block(name))
+        layer = layer_of.get(_block(name))
         if layer is None or not isinstance(module, nn.Linear):
             continue
         site = _SITES.get(name.rpartition(".")[2])
         if site is None:
             raise UsageError(
-                f"{name} is a linear that Regrow does not know; use a method of neurons, such as bap"
+                f"{name} is a linear layer that Regrow does not know; "
+                "use a method that prunes neurons, such as bap"
             )
         if reason := odd_linear(module):
             raise UsageError(f"{name} {reason}")
@@ -54,17 +55,17 @@ def find_linears(model: nn.Module, ffns: Sequence[GatedFFN]) -> list[tuple[nn.Li
 
 
 def sizes(model: nn.Module, ffns: Sequence[GatedFFN]) -> dict[Site, list[int]]:
-    """Weight elements by site and layer: of the FFNs, and of those attention linears whose names are known."""
-    homes = {_block(ffn.name): layer for layer, ffn in enumerate(ffns)}
+    """Returns the weight elements by site and layer, for FFNs and for attention layers with known names."""
+    layer_of = {_block(ffn.name): layer for layer, ffn in enumerate(ffns)}
     found = {site: [0] * len(ffns) for site in Site}
     for name, module in model.named_modules():
-        layer, site = homes.get(_block(name)), _SITES.get(name.rpartition(".")[2])
+        layer, site = layer_of.get(_block(name)), _SITES.get(name.rpartition(".")[2])
         if layer is not None and site is not None and isinstance(module, nn.Linear):
             found[site][layer] += module.weight.numel()
     return {site: row for site, row in found.items() if any(row)}
 
 
 def _block(name: str) -> str | None:
-    """`model.layers.3` of `model.layers.3.mlp.gate_proj`."""
+    """Returns the block of a module: `model.layers.3` for `model.layers.3.mlp.gate_proj`."""
     match = re.match(r".*?\.\d+(?=\.)", name)
     return match[0] if match else None

@@ -1,4 +1,7 @@
-"""The parts of a decoder that Regrow can run itself: Llama, Mistral, Qwen2, Qwen3, whose blocks differ in biases and head norms only."""
+"""Reads the decoders that Regrow can run itself: Llama, Mistral, Qwen2 and Qwen3.
+
+Their blocks differ in biases and head norms only.
+"""
 
 from __future__ import annotations
 
@@ -37,21 +40,24 @@ class Norm:
 @final
 @dataclass(frozen=True)
 class Block:
-    """One decoder layer: H query heads and H_kv key-value heads of d each, on a residual stream of width D."""
+    """One decoder layer: H query heads and H_kv key-value heads of width d, residual stream of width D."""
 
     attention_norm: Norm
     qkv: Projection  # [..., D] -> [..., (H + 2 H_kv) d]: queries, keys, values
-    query_norm: Norm | None  # of each head
+    query_norm: Norm | None  # per head
     key_norm: Norm | None
     output: Callable[[Tensor], Tensor]  # [..., H d] -> [..., D]
     ffn_norm: Norm
-    ffn: Callable[[Tensor], Tensor]  # as the model has it, patched or not
+    ffn: Callable[[Tensor], Tensor]  # the model's module, patched or not
 
 
 @final
 @dataclass(frozen=True)
 class DecoderWeights:
-    """A decoder as a value. Weights are the model's own, but for the query, key and value weights, which are laid side by side."""
+    """A decoder as a value.
+
+    Weights are the model's own, except that those of queries, keys and values are copied side by side.
+    """
 
     embedding: Tensor  # [V, D]
     blocks: tuple[Block, ...]
@@ -60,19 +66,18 @@ class DecoderWeights:
     heads: int
     kv_heads: int
     head_width: int
-    rotary: Callable[
-        [Tensor, Tensor], tuple[Tensor, Tensor]
-    ]  # (any tensor of the dtype, positions [1, P]) -> cos, sin [1, P, d]
+    # (any tensor of the dtype, positions [1, P]) -> cos, sin [1, P, d]
+    rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
     def refresh(self) -> None:
-        """Takes over the values that the model's weights have now, where they are copies."""
+        """Updates the copied weights with the model's current values."""
         with torch.no_grad():
             for block in self.blocks:
                 block.qkv.refresh()
 
 
 def readable(model: PreTrainedModel) -> bool:
-    """Whether this is a family that is known here, as transformers ships it, with the attributes that `read` relies on."""
+    """Returns True for a known family as transformers ships it, with the attributes that `read` needs."""
     if type(model) not in FAMILIES or model.training or not pristine(model):
         return False
     inner = model.model
@@ -81,15 +86,15 @@ def readable(model: PreTrainedModel) -> bool:
         and _fixed_angles(model)
         and not slides(model.config)
         and not odd_linear(model.lm_head)
-        and inner.embed_tokens.max_norm is None  # it would rescale the weights on the way
-        and model.config.num_hidden_layers == len(inner.layers)  # the forward stops there
+        and inner.embed_tokens.max_norm is None  # it would rescale weights during the lookup
+        and model.config.num_hidden_layers == len(inner.layers)  # the forward stops at num_hidden_layers
         and all(starmap(partial(_is_ordinary, model), enumerate(inner.layers)))
         and len({(p.dtype, p.device) for p in model.parameters()}) == 1
     )
 
 
 def _has_parts(inner: Any, kind: type) -> bool:
-    """Whether the modules are of the family's own classes, not of a subclass or of another family."""
+    """Returns True if the modules are of the family's own classes, not of a subclass or another family."""
     parts = [(inner, "Model"), (inner.rotary_emb, "RotaryEmbedding"), (inner.norm, "RMSNorm")]
     for layer in inner.layers:
         parts += [
@@ -108,7 +113,7 @@ def _has_parts(inner: Any, kind: type) -> bool:
 
 
 def _fixed_angles(model: PreTrainedModel) -> bool:
-    """Whether the rotary embedding gives a position the same angles however long the text is."""
+    """Returns True if the rotary angles of a position do not depend on the length of the text."""
     kinds = {
         model.model.rotary_emb.rope_type,
         (model.config.rope_parameters or {}).get("rope_type", "default"),
@@ -117,7 +122,10 @@ def _fixed_angles(model: PreTrainedModel) -> bool:
 
 
 def _is_ordinary(model: PreTrainedModel, place: int, layer: Any) -> bool:
-    """Whether a layer's attention attends as `Block` says: every key-value head for as many heads, scaled by its width, causal."""
+    """Returns True if the attention of layer `place` is the one `Block` describes.
+
+    It is causal, it scales by the head width, and every key-value head serves the same number of query heads.
+    """
     attention, config, width = layer.self_attn, model.config, model.model.layers[0].self_attn.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     linears = [getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
@@ -126,7 +134,7 @@ def _is_ordinary(model: PreTrainedModel, place: int, layer: Any) -> bool:
     eps = [norm.variance_epsilon for norm in _head_norms(attention)]
     return (
         attention.config is config
-        and attention.layer_idx == place  # the layer of the cache that it writes to
+        and attention.layer_idx == place  # the cache layer that it writes to
         and attention.head_dim == width
         and attention.scaling == width**-0.5
         and attention.is_causal is True
@@ -140,7 +148,7 @@ def _is_ordinary(model: PreTrainedModel, place: int, layer: Any) -> bool:
 
 
 def read(model: PreTrainedModel) -> DecoderWeights:
-    """The parts of a model that is `readable`."""
+    """Reads the parts of a model that is `readable`."""
     config, inner = model.config, model.model
     return DecoderWeights(
         embedding=inner.embed_tokens.weight.detach(),
@@ -155,7 +163,7 @@ def read(model: PreTrainedModel) -> DecoderWeights:
 
 
 def slides(config: Any) -> bool:
-    """Whether some layer attends to a window only."""
+    """Returns True if some layer attends to a window only."""
     kinds = getattr(config, "layer_types", None)
     return (
         any(kind != "full_attention" for kind in kinds)
@@ -169,7 +177,7 @@ def _norms(layer: Any) -> list[Any]:
 
 
 def _head_norms(attention: Any) -> list[Any]:
-    """Those of the queries and of the keys of each head, where the family has them."""
+    """Returns the per-head norms of queries and keys, if the family has them."""
     norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
     return [norm for norm in norms if norm is not None]
 

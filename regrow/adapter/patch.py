@@ -1,8 +1,7 @@
-"""Instance attributes replaced for a while and put back exactly.
+"""Replaces attributes of single instances for a while, and puts the old ones back exactly.
 
-A copy of a patched object is a copy of the original: copy, deepcopy and pickle ask an object for its state
-with `__getstate__`, which Python looks up on the instance, so that a patch answers with what was there before
-it.
+A copy of a patched object is a copy of the original. copy, deepcopy and pickle call `__getstate__`, which
+Python looks up on the instance, so a patch answers with the state from before it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,10 @@ _ABSENT: Final = object()
 
 @final
 class Patch:
-    """Replaces instance attributes and remembers how to undo it; as a context manager it restores on leaving, also after an exception."""
+    """Replaces instance attributes and remembers how to undo it.
+
+    As a context manager, it restores on leaving, also after an exception.
+    """
 
     def __init__(self) -> None:
         self._undo: list[tuple[dict[str, object], str, object]] = []
@@ -27,8 +29,9 @@ class Patch:
     def replace(self, obj: object, name: str, value: object) -> None:
         """Makes `obj.name` be `value` for this instance only.
 
-        Writes to `obj.__dict__` itself, because `setattr` on an nn.Module would register a tensor or a module and so change its state_dict.
-        Raises TypeError, with nothing changed, where the class hides the instance attribute (a property, `__slots__`).
+        Writes to `obj.__dict__` directly, because `setattr` on an nn.Module would register a tensor or a
+        module and so change its state_dict. Raises TypeError, with nothing changed, if the class hides the
+        instance attribute (a property, `__slots__`).
         """
         attributes = vars(obj)
         before = attributes.get(name, _ABSENT)
@@ -36,16 +39,16 @@ class Patch:
         if getattr(obj, name) is not value:
             _put_back(attributes, name, before)
             raise TypeError(
-                f"{type(obj).__name__}.{name} cannot be replaced on an instance: its class defines it as a property"
+                f"{type(obj).__name__}.{name} cannot be replaced on an instance: "
+                "its class defines it as a property"
             )
         self._undo.append((attributes, name, before))
         self._copies_as_before(obj)
 
     def replace_parameter(self, module: nn.Module, name: str, value: nn.Parameter) -> None:
-        """Makes `value` the module's parameter of that name; the one there was is kept aside and put back.
+        """Makes `value` the module's parameter of that name, until `restore` puts the old one back.
 
-        Where the module was moved meanwhile (`model.to(...)`), the parameter that is put back is moved after
-        it.
+        If the module was moved meanwhile (`model.to(...)`), the old parameter is moved in the same way.
         """
         parameters = cast("dict[str, object]", module._parameters)
         self._undo.append((parameters, name, parameters[name]))
@@ -53,13 +56,16 @@ class Patch:
         self._copies_as_before(module)
 
     def replace_copying(self, obj: object, value: object) -> None:
-        """Makes `value` what copy, deepcopy and pickle call for the object's state; the last replacement on this object."""
+        """Makes copy, deepcopy and pickle call `value` for the state of `obj`.
+
+        This must be the last replacement on `obj`.
+        """
         attributes = vars(obj)
         self._undo.append((attributes, "__getstate__", attributes.get("__getstate__", _ABSENT)))
         attributes["__getstate__"] = value
 
     def restore(self) -> None:
-        """Undoes every replacement, latest first; a second call does nothing."""
+        """Undoes every replacement, latest first. A second call does nothing."""
         while self._undo:
             attributes, name, before = self._undo.pop()
             if isinstance(before, nn.Parameter):
@@ -72,11 +78,10 @@ class Patch:
         attributes["__getstate__"] = partial(self._state_before, obj)
 
     def _state_before(self, obj: object) -> Any:
-        """The state of `obj` for a copy, without any replacement."""
+        """Returns the state of `obj` for a copy, without any replacement."""
         state = type(obj).__getstate__(obj)
-        if not isinstance(
-            state, dict
-        ):  # a class that keeps its state elsewhere: what is replaced is not in it
+        # A class that keeps its state elsewhere: that state holds no replacement.
+        if not isinstance(state, dict):
             return state
         attributes, before = vars(obj), dict(state)
         parameters = attributes.get("_parameters")
@@ -100,12 +105,15 @@ class Patch:
 
 def _put_back(attributes: dict[str, object], name: str, before: object) -> None:
     if before is _ABSENT:
-        attributes.pop(name, None)  # somebody may have deleted it meanwhile: absent either way
+        attributes.pop(name, None)  # the attribute may have been deleted meanwhile
     else:
         attributes[name] = before
 
 
 def _move(parameter: nn.Parameter, stand_in: object) -> None:
-    """Moves a parameter as `nn.Module.to` has moved the one that stood in for it; never to `meta`, which holds no values."""
+    """Moves a parameter the way `nn.Module.to` has moved its stand-in.
+
+    It is never moved to `meta`, which holds no values.
+    """
     if isinstance(stand_in, nn.Parameter) and not stand_in.is_meta:
         parameter.data = parameter.data.to(stand_in.device, stand_in.dtype)

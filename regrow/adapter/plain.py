@@ -1,4 +1,4 @@
-"""Whether modules are what they seem: their own forward, ordinary weights, nothing wrapped around them."""
+"""Checks that modules are ordinary: own forward, ordinary weights, no hooks and no wrappers."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class OwnForward:
-    """A forward of Regrow's that gives what the module's own gives: nothing is wrapped around a module that has one."""
+    """A forward of Regrow's that gives the same result as the module's own.
+
+    A module that has one does not count as wrapped.
+    """
 
     def gating(self, up: nn.Module) -> Callable[[Tensor], Tensor] | None:  # noqa: ARG002
-        """act(this linear of x) * up(x) in one pass, where there is one now."""
+        """Returns act(this layer of x) * up(x) as one call; None if there is no such call now."""
         return None
 
 
 def has_other_forward(module: nn.Module) -> bool:
-    """Whether the module runs another forward than its class's, or one of Regrow's that gives the same."""
+    """Returns True if the module runs another forward than its class's, except for an `OwnForward`."""
     return "forward" in vars(module) and not isinstance(vars(module)["forward"], OwnForward)
 
 
 def wrapped(module: nn.Module) -> str | None:
-    """What stands between a call of this module and its class's forward, with the remedy; None if nothing does."""
+    """Returns what stands between a call of the module and its class's forward; None if nothing does.
+
+    The text continues a sentence about the module, and names the remedy.
+    """
     if "_hf_hook" in vars(module):
-        return "is placed by accelerate (offloaded, or spread over devices); load the whole model onto one device"
+        return (
+            "is placed by accelerate (offloaded, or spread over devices); "
+            "load the whole model onto one device"
+        )
     if has_other_forward(module):
         return "has had its forward replaced; leave the pruning session (or undo the patch) that did it first"
     if module._forward_hooks or module._forward_pre_hooks:
@@ -40,18 +49,27 @@ def wrapped(module: nn.Module) -> str | None:
 
 
 def odd_linear(linear: object) -> str | None:
-    """Why this cannot be used as a linear layer with ordinary weights, with the remedy; None if it can.
+    """Returns why this is no linear layer with ordinary weights, with the remedy; None if it is one.
 
-    A wrapper may well show a `weight`, and it is the wrong one: peft shows the base's, bitsandbytes packed bytes.
+    The `weight` of a wrapper may be misleading: peft shows that of its base layer, bitsandbytes packed bytes.
     """
     if not isinstance(linear, nn.Module):
-        return f"is a {_kind(linear)} instead of a torch.nn.Linear; use a model with one gated FFN of linear layers per decoder layer"
+        return (
+            f"is a {_kind(linear)} instead of a torch.nn.Linear; "
+            "use a model with one gated FFN of linear layers per decoder layer"
+        )
     if reason := wrapped(linear):
         return reason
     if hasattr(linear, "base_layer"):
-        return "carries an adapter (LoRA or alike); merge it into the weights first, with model = model.merge_and_unload()"
+        return (
+            "carries an adapter (LoRA or alike); "
+            "merge it into the weights first, with model = model.merge_and_unload()"
+        )
     if type(linear) is not nn.Linear:
-        return f"is a {_kind(linear)} instead of a plain torch.nn.Linear; load the model without quantisation or wrappers"
+        return (
+            f"is a {_kind(linear)} instead of a plain torch.nn.Linear; "
+            "load the model without quantisation or wrappers"
+        )
     for name, parameter in (("weight", linear.weight), ("bias", linear.bias)):
         if parameter is not None and (reason := odd_parameter(name, parameter)):
             return reason
@@ -59,14 +77,23 @@ def odd_linear(linear: object) -> str | None:
 
 
 def odd_parameter(name: str, parameter: object) -> str | None:
-    """Why this cannot be used as an ordinary weight, with the remedy; None if it can."""
-    # A tensor subclass stays itself inside nn.Parameter (torchao, DTensor): the exact type tells.
+    """Returns why this is no ordinary weight, with the remedy; None if it is one."""
+    # A tensor subclass keeps its type inside nn.Parameter (torchao, DTensor), so the exact type is compared.
     if type(parameter) is not nn.Parameter:
-        return f"has a {_kind(parameter)} as its {name} (quantised or sharded); load the model with ordinary weights"
+        return (
+            f"has a {_kind(parameter)} as its {name} (quantised or sharded); "
+            "load the model with ordinary weights"
+        )
     if parameter.is_meta:
-        return f"has no {name} in memory (meta device: offloaded or never loaded); load the whole model onto one device"
+        return (
+            f"has no {name} in memory (meta device: offloaded or never loaded); "
+            "load the whole model onto one device"
+        )
     if parameter.dtype not in DTYPES:
-        return f"stores its {name} as {parameter.dtype} (packed or quantised); load the model in bfloat16, float16 or float32"
+        return (
+            f"stores its {name} as {parameter.dtype} (packed or quantised); "
+            "load the model in bfloat16, float16 or float32"
+        )
     return None
 
 

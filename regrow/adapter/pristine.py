@@ -1,7 +1,7 @@
-"""Whether a model, and all that its forward goes through, is what transformers ships: nothing replaced, hooked or registered.
+"""Checks that a model, and all code its forward runs, is what transformers ships: not replaced, not hooked.
 
-These questions are cheap enough to be asked before every batch (a few milliseconds for 28 layers), so that a change made
-between two batches is seen, and one that is undone is forgotten.
+The checks are cheap enough to run before every batch (a few milliseconds for 28 layers). So a change between
+two batches is noticed, and a change that is undone no longer counts.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from regrow.adapter.shipped import class_is_shipped, functions_are_shipped, is_shipped
 
-# What transformers registers under each name: the attention function, the mask function. Eager attention is not
-# registered: every modeling module has one of its own.
+# The functions that transformers registers under each name: for attention, and for the mask. Eager attention
+# is not registered, because every modeling module has its own.
 _FLASH: Final = ("flash_attention_forward", "flash_attention_mask")
 _REGISTERED: Final = {
     "eager": (None, "eager_mask"),
@@ -51,23 +51,27 @@ _METHODS: Final[WeakKeyDictionary[type, frozenset[str]]] = WeakKeyDictionary()
 
 
 def pristine(model: PreTrainedModel) -> bool:
-    """Whether a call of this model runs the code that transformers and torch ship for it, and our patches, and no other."""
+    """Returns True if a call of this model runs only transformers' and torch's own code, and our patches."""
     modules = list(model.modules())
     kinds = {type(module) for module in modules}
     return (
-        not _watched()
+        not _is_observed()
         and all(map(_is_plain, modules))
         and all(map(class_is_shipped, (*kinds, *_CACHES)))
         and all(functions_are_shipped(module, names) for module, names in _TORCH)
         and all(map(functions_are_shipped, (masking_utils, sdpa_attention)))
-        and all(_attends_as_shipped(model.config._attn_implementation, home) for home in _homes(kinds))
+        and all(
+            _attends_as_shipped(model.config._attn_implementation, modeling)
+            for modeling in _modeling_modules(kinds)
+        )
     )
 
 
 def structure(model: PreTrainedModel) -> Hashable:
-    """All that decides what the model computes but for its weights: equal values mean the same function of the weights.
+    """Returns everything that decides what the model computes, except its weights.
 
-    Buffers (a rotary embedding's frequencies) are weights in name only: their values are a part of it.
+    Models with equal values compute the same function of their weights. Buffers of at most 4096 elements
+    (such as rotary frequencies) count with their values.
     """
     modules = tuple((type(module), *_settings(module)) for module in model.modules())
     weights = tuple((p.shape, p.dtype, p.device) for p in model.parameters())
@@ -76,19 +80,22 @@ def structure(model: PreTrainedModel) -> Hashable:
 
 
 def replaced_loop(model: PreTrainedModel) -> str | None:
-    """The part of transformers' decode loop that was replaced on this model or on its class, if one was."""
+    """Returns the name of a method of transformers' decode loop that was replaced; None if none was.
+
+    Both the model and its class are checked.
+    """
     parts = ("_sample", "_prefill", "_has_unfinished_sequences")
     return next((name for name in parts if not _has_shipped(model, name)), None)
 
 
 def prepares_its_own_inputs(model: PreTrainedModel) -> bool:
-    """Whether what turns ids into the inputs of the next forward was replaced on this model or on its class."""
+    """Returns True if the model or its class prepares the inputs of the next forward in its own way."""
     parts = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
     return not all(_has_shipped(model, name) for name in parts)
 
 
 def has_class_methods(thing: object) -> bool:
-    """Whether no method was replaced on this one object."""
+    """Returns True if no method was replaced on this instance."""
     return _methods(type(thing)).isdisjoint(vars(thing))
 
 
@@ -96,10 +103,11 @@ def _has_shipped(model: PreTrainedModel, name: str) -> bool:
     return name not in vars(model) and is_shipped(getattr(type(model), name), None)
 
 
-def _watched() -> bool:
-    """Whether something sees every call of a module, or every operation: it should see those of the model itself.
+def _is_observed() -> bool:
+    """Returns True if something observes every module call or every operation.
 
-    A default device is such a mode too, and concerns new tensors only.
+    An observer has to see the model's own calls. A default device is such a mode too, but it only
+    affects new tensors, so it does not count.
     """
     stack: list[object] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     modes = [mode for mode in stack if not isinstance(mode, DeviceContext)]
@@ -108,9 +116,10 @@ def _watched() -> bool:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether a call of the module is a call of its class's forward: no hook, nothing compiled, no method of its own but ours.
+    """Returns True if a call of the module runs its class's forward, in evaluation mode.
 
-    `generate` is what calls all the rest.
+    No hook, no compiled call and no replaced method may be in the way, except for ours. A replaced `generate`
+    is allowed, because it calls the forward and is not called by it.
     """
     if (
         module._forward_hooks
@@ -130,7 +139,7 @@ def _methods(kind: type) -> frozenset[str]:
 
 
 def _is_ours(value: Any) -> bool:
-    function = getattr(value, "func", value)  # of a partial
+    function = getattr(value, "func", value)  # unwraps a partial
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     file = (
         getattr(sys.modules[type(value).__module__], "__file__", None) if code is None else code.co_filename
@@ -138,22 +147,25 @@ def _is_ours(value: Any) -> bool:
     return str(file).startswith(_OURS)
 
 
-def _homes(kinds: Iterable[type]) -> set[ModuleType]:
-    """The modeling modules that the classes come from."""
+def _modeling_modules(kinds: Iterable[type]) -> set[ModuleType]:
+    """Returns the modeling modules that define the classes."""
     names = {kind.__module__ for kind in kinds if kind.__module__.startswith("transformers.models.")}
     return {sys.modules[name] for name in names}
 
 
-def _attends_as_shipped(implementation: str, home: ModuleType) -> bool:
-    """Whether a modeling module's functions, and the attention and mask functions it looks up, are transformers' own."""
-    attentions: Any = getattr(home, "ALL_ATTENTION_FUNCTIONS", None)
+def _attends_as_shipped(implementation: str, modeling: ModuleType) -> bool:
+    """Returns True if a modeling module's functions are transformers' own.
+
+    The attention and mask functions that it looks up have to be transformers' own too.
+    """
+    attentions: Any = getattr(modeling, "ALL_ATTENTION_FUNCTIONS", None)
     masks: Any = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
     known = (
         implementation in _REGISTERED
         and type(attentions) is AttentionInterface
         and type(masks) is AttentionMaskInterface
     )
-    if not known or getattr(home, "torch", torch) is not torch or getattr(home, "nn", nn) is not nn:
+    if not known or getattr(modeling, "torch", torch) is not torch or getattr(modeling, "nn", nn) is not nn:
         return False
     attention, mask = _REGISTERED[implementation]
     registered = attentions.get(implementation)
@@ -162,9 +174,9 @@ def _attends_as_shipped(implementation: str, home: ModuleType) -> bool:
         if attention is None
         else callable(registered) and is_shipped(registered, attention)
     )
-    return same and is_shipped(masks[implementation], mask) and functions_are_shipped(home)
+    return same and is_shipped(masks[implementation], mask) and functions_are_shipped(modeling)
 
 
 def _settings(module: nn.Module) -> Iterable[Hashable]:
-    """The plain attributes of a module, which its forward may read."""
+    """Returns the plain attributes of a module, which its forward may read."""
     return ((name, value) for name, value in vars(module).items() if type(value) in (bool, int, float, str))

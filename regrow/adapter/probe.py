@@ -1,6 +1,7 @@
-"""Whether a module computes what its attribute names promise, seen on random inputs.
+"""Checks on random inputs that a module computes what its attribute names promise.
 
-Names are not maths: BitNet has a norm before down, Falcon-H1 multipliers, others clamps, all under the names of an ordinary gated FFN.
+Names are not enough: BitNet has a norm before down, Falcon-H1 has multipliers and others have clamps, all
+under the names of an ordinary gated FFN.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from torch.nn.functional import linear
 
 from regrow.core import FFNWeights
 
-# The larger of |gate x| and |up x| in each row, within a factor of two. The clamps in use lie near 10. At 32 even a squared activation
-# stays in the range of float16; of a row that leaves it, no more can be asked than that both sides do.
+# The larger of |gate x| and |up x| in each row, within a factor of two. The clamps in use lie near 10. At 32,
+# even a squared activation stays in the range of float16. Rows that leave the range are only required to do
+# so on both sides.
 _PEAKS: Final = (1.0, 1.0, 32.0, 32.0, 256.0, 256.0)
 
 _FORMULA: Final = "down(act(gate x) * up x)"
@@ -29,10 +31,11 @@ def mismatch(
     hidden: Callable[[Tensor], Tensor],
     output: Callable[[Tensor], Tensor],
 ) -> str | None:
-    """How `module` differs from output(hidden(x)), or `hidden` from what `weights` give; None where neither does.
+    """Describes how `module` differs from its `weights`; None if it does not.
 
-    Reads the weights less than three times for six rows of input, and leaves the global random state alone. Under the caller's
-    autocast a module would compute in another dtype than it stores, so that is left for the moment.
+    `module` is compared with output(hidden(x)), and `hidden` with what `weights` give. Reads the weights less
+    than three times for six rows of input, and leaves the global random state alone. Autocast is switched
+    off, because it would make the module compute in another dtype than it stores.
     """
     with torch.no_grad(), torch.autocast(weights.gate.device.type, enabled=False):
         x, gate, up = _inputs(weights)
@@ -45,21 +48,25 @@ def mismatch(
         except TypeError as error:
             return f"cannot be called on its input alone ({error}), so it is not {_FORMULA}; {_REMEDY}"
         z = hidden(x)
-        apart = _distance(z, weights.act(gate) * up)
-        if apart <= _tolerance(weights, 4.0):
-            apart = _distance(output(z), theirs)
-            if apart <= _tolerance(weights, 0.25):
+        difference = _distance(z, weights.act(gate) * up)
+        if difference <= _tolerance(weights, 4.0):
+            difference = _distance(output(z), theirs)
+            if difference <= _tolerance(weights, 0.25):
                 return None
-    return f"computes something else than {_FORMULA} (relative difference {apart:.1g} on random inputs); {_REMEDY}"
+    return (
+        f"computes something else than {_FORMULA} "
+        f"(relative difference {difference:.1g} on random inputs); {_REMEDY}"
+    )
 
 
 def _tolerance(weights: FFNWeights, roundings: float) -> float:
-    """What rounding alone can put between two evaluations, relative to the norm of a row.
+    """Returns the difference that rounding alone can make, relative to the norm of a row.
 
-    A sum of n terms in another order moves by about sqrt(n) units of the type it is accumulated in (8 for safety). On top come `roundings`
-    to the stored type. The module and output(hidden) run the same operations on the same shapes, so only stray elements could flip: a
-    quarter of a unit of the norm, and still a factor of 1.004 is seen in bfloat16. A fused product and its two halves may each round gate,
-    up, activation and z: four units.
+    Two evaluations are compared. A sum of n terms in another order differs by about sqrt(n) units of the
+    dtype it is accumulated in (times 8 for safety). `roundings` to the stored dtype come on top. The module
+    and output(hidden) run the same operations on the same shapes, so only single elements could differ. A
+    quarter of a unit of the norm allows for that, and a factor of 1.004 is still noticed in bfloat16. A fused
+    matmul and its two halves may each round gate, up, activation and z, which makes four units.
     """
     stored = torch.finfo(weights.gate.dtype).eps
     accumulated = min(stored, torch.finfo(torch.float32).eps)
@@ -67,11 +74,13 @@ def _tolerance(weights: FFNWeights, roundings: float) -> float:
 
 
 def _inputs(weights: FFNWeights) -> tuple[Tensor, Tensor, Tensor]:
-    """Random x [1, R, D] whose rows reach the wanted peaks, with gate x and up x [1, R, F], biases included."""
+    """Returns random x [1, R, D] whose rows reach the peaks, with gate x and up x [1, R, F].
+
+    gate x and up x include the biases.
+    """
     shape, generator = (1, len(_PEAKS), weights.gate.shape[1]), torch.Generator().manual_seed(0)
-    noise = torch.randn(
-        shape, generator=generator, device="cpu", dtype=torch.float32
-    )  # whatever the defaults are
+    # Device and dtype are given, because a caller may have changed the defaults.
+    noise = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
     x = noise.to(weights.gate.device, weights.gate.dtype)
     gate, up = linear(x, weights.gate), linear(x, weights.up)
     reached = torch.maximum(gate.abs().amax(-1), up.abs().amax(-1)).flatten().tolist()
@@ -83,26 +92,33 @@ def _inputs(weights: FFNWeights) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _power(peak: float, seen: float, x: Tensor) -> float:
-    """The power of two that brings `seen` to between half of `peak` and `peak`, or as far as the type of x allows.
+    """Returns the power of two that brings `seen` to between half of `peak` and `peak`.
 
-    Scaling x by a power of two is exact, so gate x need not be computed again: the weights are read once.
+    It is smaller if the dtype of x does not allow that much. Scaling x by a power of two is exact, so gate x
+    need not be computed again and the weights are read once.
     """
     largest = torch.finfo(x.dtype).max / 16  # the noise stays below 16
     return 2.0 ** math.floor(math.log2(min(peak / seen, largest))) if 0 < seen < math.inf else 1.0
 
 
 def _elementwise(act: Callable[[Tensor], Tensor], gate: Tensor) -> bool:
-    """Whether act of a part, in another order, is that part of act: no neuron and no row depends on its neighbours or its place."""
+    """Returns True if act maps every element by itself, independent of its neighbours and its position.
+
+    act of a reordered part has to equal that part of act.
+    """
     whole = act(gate)
     if whole.shape != gate.shape or whole.dtype != gate.dtype:
         return False
     part = (..., slice(0, None, 2), torch.arange(gate.shape[-1] - 1, -1, -2, device=gate.device))
-    # Vector and scalar code of one function may differ in the last bits.
+    # Vectorised and scalar code of one function may differ in the last bits.
     return torch.allclose(act(gate[part]), whole[part], rtol=8 * torch.finfo(gate.dtype).eps, atol=0.0)
 
 
 def _distance(ours: Tensor, theirs: object) -> float:
-    """The largest relative distance between rows of [..., n]; infinite for another shape or type, or where one row alone overflows."""
+    """Returns the largest relative distance between rows of [..., n].
+
+    It is infinite if shapes or dtypes differ, or if a row is not finite on one side only.
+    """
     if not isinstance(theirs, Tensor) or theirs.shape != ours.shape or theirs.dtype != ours.dtype:
         return math.inf
     a, b = ours.double(), theirs.double()

@@ -1,4 +1,4 @@
-"""Queries, keys and values of a block in one matmul, as long as their linears are ordinary."""
+"""Computes the queries, keys and values of a block in one matmul, if their linear layers are ordinary."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from regrow.kernels import LaidOutWeight, MatmulChoice
 
 
 class Projection(ABC):
-    """Several linears of one input x [..., D], their outputs side by side."""
+    """Several linear layers of one input x [..., D], with their outputs side by side."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor: ...
 
     @abstractmethod
     def refresh(self) -> None:
-        """Takes over the values that the linears have now."""
+        """Copies the current values of the linear layers' weights."""
 
 
 @final
 class Separate(Projection):
-    """Each linear for itself."""
+    """Calls each linear layer by itself."""
 
     def __init__(self, linears: list[nn.Linear]) -> None:
         self._linears = linears
@@ -35,12 +35,15 @@ class Separate(Projection):
         return torch.cat([module(x) for module in self._linears], dim=-1)
 
     def refresh(self) -> None:
-        """The linears are called themselves."""
+        """Does nothing: the linear layers are called themselves."""
 
 
 @final
 class SideBySide(Projection):
-    """One linear whose weight [sum of out, D] is a copy, at an address that never changes, or laid out (`LaidOut`)."""
+    """One matmul with a joint weight [sum of out, D].
+
+    The weight is a copy at a fixed address, or laid out (`LaidOut`).
+    """
 
     def __init__(self, linears: list[nn.Linear]) -> None:
         self.linears = linears
@@ -57,7 +60,10 @@ class SideBySide(Projection):
         return linear(x, self._weight, self._bias)
 
     def refresh(self) -> None:
-        """Neither an address nor a version tells of a write to `weight.data`: so everything is copied again. What is laid out stays."""
+        """Copies all weights and biases again, except for a weight that is laid out.
+
+        A write to `weight.data` changes neither address nor version, so it cannot be detected.
+        """
         if isinstance(self._weight, Tensor):
             for module, weight in zip(self.linears, self._weight.split_with_sizes(self.sizes), strict=True):
                 weight.copy_(module.weight.detach())
@@ -68,20 +74,23 @@ class SideBySide(Projection):
                 bias.copy_(module.bias.detach())
 
     def lay_out(self, matmul: MatmulChoice) -> LaidOutWeight:
-        """Takes the weights of the linears in oneDNN's layout, in the place of the copy."""
-        self._weight = torch.empty(0)  # the memory of the copy goes first
+        """Replaces the copy by the weights of the linear layers in oneDNN's layout."""
+        self._weight = torch.empty(0)  # frees the copy first
         self._weight = LaidOutWeight(
             torch.cat([module.weight.detach() for module in self.linears]), matmul.fewest, matmul.most
         )
         return self._weight
 
     def lay_back(self) -> None:
-        """The copy again, of the weights that the linears have now."""
+        """Replaces the laid-out weight by a copy of the linear layers' current weights."""
         first = self.linears[0].weight
         self._weight = first.new_empty(sum(self.sizes), first.shape[1]).detach()
         self.refresh()
 
 
 def joined(linears: list[nn.Linear]) -> Projection:
-    """One linear in the place of several; where one of them is not an ordinary linear (a method may have patched it), each for itself."""
+    """Returns one projection for several linear layers.
+
+    If one of them is not an ordinary linear layer (a method may have patched it), each is called by itself.
+    """
     return Separate(linears) if any(map(odd_linear, linears)) else SideBySide(linears)

@@ -1,7 +1,7 @@
-"""Whether classes and functions of transformers and torch are still the ones that these libraries ship.
+"""Checks that classes and functions of transformers and torch are still the ones that these libraries ship.
 
-A function is known by its code object: `functools.wraps` copies `__module__`, `__qualname__` and `__doc__` onto a
-replacement, but the code keeps the file and the name that it was compiled from.
+A function is identified by its code object: `functools.wraps` copies `__module__`, `__qualname__` and
+`__doc__` onto a replacement, but the code keeps the file and the name it was compiled from.
 """
 
 from __future__ import annotations
@@ -26,42 +26,52 @@ def _folder(library: ModuleType) -> str:
 
 
 _LIBRARIES: Final = (_folder(transformers), _folder(torch))
-_STANDARD: Final = tuple(
-    str(module.__file__) for module in (abc, contextlib, dataclasses)
-)  # decorators that they use
-_COMPILER: Final = str(
-    Path(_folder(torch), "_dynamo", "eval_frame.py")
-)  # what it wraps may have become anything
+# Files of the decorators that the libraries use.
+_STANDARD: Final = tuple(str(module.__file__) for module in (abc, contextlib, dataclasses))
+# A function that the compiler has wrapped may compute anything.
+_COMPILER: Final = str(Path(_folder(torch), "_dynamo", "eval_frame.py"))
 _MODELS: Final = "transformers.models."
 _MODEL_FILES: Final = f"{_folder(transformers)}models{os.sep}"
 
-# They run before decoding or around it, never in it, and logging and loading tools like to wrap them.
-_AROUND: Final = frozenset({"__init__", "from_pretrained", "save_pretrained", "push_to_hub", "generate"})
+# Methods that run before decoding or around it, never in it. Logging and loading tools often wrap them.
+_OUTSIDE_DECODING: Final = frozenset(
+    {"__init__", "from_pretrained", "save_pretrained", "push_to_hub", "generate"}
+)
 
 
 def class_is_shipped(kind: type) -> bool:
-    """Whether neither the class nor a base of it has a method, or another descriptor, that no library wrote."""
+    """Returns True if all methods and other descriptors of the class and its bases come from a library."""
     return all(map(_body_is_shipped, kind.__mro__[:-1]))
 
 
 def functions_are_shipped(module: ModuleType, names: Collection[str] | None = None) -> bool:
-    """Whether everything callable in the module, or what it has under `names`, is what a library defines by that name."""
-    # torch.compile keeps names of its own, with two underscores, in the modules of what it has compiled.
+    """Returns True if the module's functions are those that a library defines by their names.
+
+    If `names` are given, only these are checked.
+    """
+    # torch.compile adds names with two leading underscores to the modules of what it has compiled.
     own = {name: value for name, value in vars(module).items() if not name.startswith("__")}
     found = own if names is None else {name: getattr(module, name, None) for name in names}
     return all(
-        is_shipped(value, name) and _at_home(value, str(module.__file__)) for name, value in found.items()
+        is_shipped(value, name) and _not_of_another_model(value, str(module.__file__))
+        for name, value in found.items()
     )
 
 
-def _at_home(value: object, file: str) -> bool:
-    """Whether this is no function of another model's file: many models have their own function of one name."""
+def _not_of_another_model(value: object, file: str) -> bool:
+    """Returns False for a function from another model's file.
+
+    Many models define functions of the same name.
+    """
     code = getattr(value, "__code__", None)
     return code is None or code.co_filename == file or not code.co_filename.startswith(_MODEL_FILES)
 
 
 def is_shipped(value: object, name: str | None) -> bool:
-    """Whether this is not callable, or a class, or a function that a library defines as `name` (None: under any)."""
+    """Returns True if a library defines this function as `name` (None: under any name).
+
+    Classes, and values that are not callable, count as shipped.
+    """
     if isinstance(value, property):
         return all(part is None or is_shipped(part, None) for part in (value.fget, value.fset, value.fdel))
     if isinstance(value, staticmethod | classmethod | MethodType):
@@ -81,16 +91,16 @@ def is_shipped(value: object, name: str | None) -> bool:
 def _body_is_shipped(kind: type) -> bool:
     if kind.__module__.partition(".")[0] in sys.stdlib_module_names:
         return True
-    own = kind.__module__.startswith(_MODELS)  # there, a method of another model would be a replacement too
+    own = kind.__module__.startswith(_MODELS)  # in a model, another model's method is a replacement too
     return all(
         is_shipped(value, f"{kind.__qualname__}.{name}" if own else None)
         for name, value in vars(kind).items()
-        if name not in _AROUND
+        if name not in _OUTSIDE_DECODING
     )
 
 
 def _written_as(function: Any, name: str | None) -> bool:
-    """Whether the function and all that it decorates come from a library, one of them from under `name`."""
+    """Returns True if the function and all it decorates come from a library, one of them as `name`."""
     named = name is None
     while isinstance(function, FunctionType):
         code = function.__code__

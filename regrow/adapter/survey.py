@@ -1,4 +1,4 @@
-"""What of a model a method may act on."""
+"""Finds the parts of a model that a method may act on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from regrow.errors import UsageError
 def survey(
     model: nn.Module, surface: Surface, sites: Collection[Site], skip_layers: Collection[int] = ()
 ) -> tuple[Blocks, list[nn.Module]]:
-    """The layers that are not skipped, and the modules of the surface in the order of their places; of linears those at `sites`.
+    """Returns the layers that are not skipped, and the modules that a method of this surface may patch.
 
-    Raises UsageError for a model or for layers that do not fit.
+    The modules are linear layers for `Surface.INPUTS`, and whole FFNs otherwise. Only linear layers at
+    `sites` are included. Raises UsageError for a model or for layers that do not fit.
     """
     ffns = find_ffns(model)
     outside = [layer for layer in skip_layers if not 0 <= layer < len(ffns)]
@@ -31,8 +32,14 @@ def survey(
     whole = sizes(model, ffns)
     linears = []
     if surface in (Surface.INPUTS, Surface.WEIGHTS):
-        linears = [(m, of) for m, of in find_linears(model, ffns) if of.layer in layers and of.site in sites]
-    blocks = Blocks(layers, [ffns[layer] for layer in layers], [of for _, of in linears], whole, whole)
+        linears = [
+            (m, linear)
+            for m, linear in find_linears(model, ffns)
+            if linear.layer in layers and linear.site in sites
+        ]
+    blocks = Blocks(
+        layers, [ffns[layer] for layer in layers], [linear for _, linear in linears], whole, whole
+    )
     on_inputs = surface is Surface.INPUTS
     return blocks, [module for module, _ in linears] if on_inputs else [
         ffns[layer].module for layer in layers

@@ -1,8 +1,10 @@
-"""Whether a model's weights are still those that something was derived from: a cheap look, once a batch.
+"""Detects that a model's weights have changed since something was derived from them.
+
+The check is cheap enough to run once per batch.
 
 A change of weights can show in three ways. A new Parameter, or new storage (`p.data = ...`, `.to(dtype)`),
-shows in its identity or address. An operation in place (`p.add_`, an optimizer, `load_state_dict`) raises the
-tensor's version. `p.data.add_()` and writes through a NumPy view do neither, so that the contents are read as
+changes the identity or the address. An operation in place (`p.add_`, an optimizer, `load_state_dict`) raises
+the tensor's version. `p.data.add_()` and writes through a NumPy view do neither, so the contents are read as
 well: an exact integer checksum, in one pass over the bytes.
 """
 
@@ -19,7 +21,8 @@ from torch import Tensor, nn
 from regrow.kernels import checksum
 
 WORD: Final = 8  # bytes
-# Words at a time: on a CPU they stay in its cache; elsewhere they are more, since each chunk costs a few launches.
+# Words per chunk. On a CPU a chunk stays in the cache. On other devices chunks are larger, because each one
+# costs a few launches.
 CHUNK: Final = {"cpu": 1 << 17}
 LARGE_CHUNK: Final = 1 << 22
 
@@ -39,7 +42,7 @@ class Place:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Place:
-        # Tensors that were made in inference mode do not count their versions.
+        # Tensors made in inference mode do not count versions.
         version = -1 if tensor.is_inference() else tensor._version
         at = id(tensor), tensor.data_ptr(), version
         return cls(*at, tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
@@ -48,17 +51,20 @@ class Place:
 @final
 @dataclass(frozen=True)
 class WeightsState:
-    """Equal states of one model: nothing that is derived from its weights has to be made again."""
+    """State of a model's weights.
+
+    While it stays equal, nothing that is derived from the weights has to be computed again.
+    """
 
     places: tuple[Place, ...]
     checksums: tuple[int, ...]
 
     @classmethod
     def of(cls, model: nn.Module) -> WeightsState:
-        """The state of every parameter and buffer.
+        """Returns the state of every parameter and buffer.
 
-        Embeddings are a large part of a small model, and nothing is derived from them: they are not read, and
-        only their places count.
+        The contents of embeddings are not read, only their places count: they are a large part of a small
+        model, and nothing is derived from them.
         """
         tensors, unread = list(_tensors(model)), _embeddings(model)
         return cls(
@@ -68,11 +74,11 @@ class WeightsState:
 
 @torch.no_grad()
 def checksums(tensors: Iterable[Tensor]) -> tuple[int, ...]:
-    """A checksum modulo 2^64 of each tensor's bytes, in the order of its elements. The host waits once if all are on one device.
+    """Returns a checksum modulo 2^64 of each tensor's bytes, in the order of its elements.
 
-    Words of 64 bits are multiplied with a random coefficient for each place and summed, so that swapped,
-    permuted and negated elements show. Integers have no rounding: the same bytes always give the same
-    checksum.
+    Each 64-bit word is multiplied by a random coefficient of its position, and the results are summed. So
+    swapped, permuted and negated elements show. Integers have no rounding: equal bytes always give equal
+    checksums. Tensors on one device cost one synchronisation.
     """
     sums = [_checksum(tensor.detach()) for tensor in tensors]
     return tuple(torch.stack([value.to(sums[0].device) for value in sums]).tolist()) if sums else ()
@@ -84,7 +90,10 @@ def _checksum(tensor: Tensor) -> Tensor:
 
 
 def _words(tensor: Tensor) -> Tensor:
-    """The bytes as words [n] int64; copied, and filled up with zeros, where they are no whole number of words or not aligned."""
+    """Returns the bytes as words [n] int64, as a view if they are aligned and fill whole words.
+
+    Otherwise they are copied and padded with zeros.
+    """
     flat = tensor.contiguous().flatten().view(torch.uint8)
     count = max(WORD, -(-len(flat) // WORD) * WORD)
     if count != len(flat) or flat.data_ptr() % WORD:
@@ -94,7 +103,7 @@ def _words(tensor: Tensor) -> Tensor:
 
 @cache
 def _coefficients(count: int, device: torch.device) -> Tensor:
-    """[count] int64, random, the same in every process."""
+    """Returns random coefficients [count] int64, the same in every process."""
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(mode=False):  # they outlive the caller's inference mode
         return torch.randint(-(2**63), 2**63 - 1, (count,), generator=generator).to(device)

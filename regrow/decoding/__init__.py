@@ -1,1 +1,1 @@
-"""The decode loop: a batch, the network that runs it, the sampler that chooses its tokens."""
+"""The decode loop: the batch, the network that runs it, and the sampler that chooses its tokens."""

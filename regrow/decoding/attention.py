@@ -1,5 +1,7 @@
-"""Decode attention of ours inside a model's own forward, through transformers' AttentionInterface: no key or value is repeated for the
-query heads that share it, and none is read twice."""
+"""Runs our decode attention inside a model's own forward, through transformers' AttentionInterface.
+
+It does not repeat keys and values for the query heads that share them, and reads each of them once.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,16 @@ NAME: Final = "regrow_decode"
 
 @final
 class DecodeAttention:
-    """For steps of some tokens a row over a cache without gaps: columns from a row's first token to its last."""
+    """Decode attention for one batch.
+
+    The columns of a row must have no gap between its first token and its last.
+    """
 
     def __init__(self, model: PreTrainedModel, mask: Tensor | None, rows: int) -> None:
-        """`mask` [B, P or more] of the prompt, zero where a column is padding, which is on the left; None without any."""
+        """Takes the `mask` [B, P or more] of the prompt, zero in padded columns; None if no row is padded.
+
+        Padding must be on the left.
+        """
         self._config, device = model.config, model.device
         self._start = (
             torch.zeros(rows, dtype=torch.int64, device=device) if mask is None else (mask == 0).sum(dim=1)
@@ -31,12 +39,14 @@ class DecodeAttention:
 
     @contextmanager
     def step(self, length: int, width: int) -> Iterator[dict[str, Tensor]]:
-        """What to give to the forward of `width` tokens a row that end at column `length`."""
+        """Yields the extra arguments for a forward of `width` tokens per row that ends at column `length`.
+
+        Inside the context, the model's attention implementation is ours.
+        """
         self._length.fill_(length - width)
         before = self._config._attn_implementation
-        self._config._attn_implementation = (
-            NAME  # without a mask function of this name transformers builds no mask
-        )
+        # There is no mask function of this name, so transformers builds no mask.
+        self._config._attn_implementation = NAME
         try:
             yield {"kv_start": self._start, "kv_length": self._length}
         finally:
@@ -55,7 +65,11 @@ def attend(
     kv_length: Tensor,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """y [B, w, H, d] of query [B, H, w, d], key and value [B, H_kv, S, d]. Raises TypeError for attention of another kind."""
+    """Returns y [B, w, H, d] for query [B, H, w, d], key and value [B, H_kv, S, d].
+
+    Raises TypeError for other kinds of attention: with a mask, a window, a soft cap, sinks or a position
+    bias, or with values of another width than keys.
+    """
     odd = [
         name
         for name in ("sliding_window", "softcap", "s_aux", "position_bias")
@@ -66,9 +80,9 @@ def attend(
     head_width = query.shape[-1]
     if value.shape[-1] != head_width:
         raise TypeError("values of another width than keys")
-    asked = query.transpose(1, 2)
-    out = torch.empty_like(asked, memory_format=torch.contiguous_format)
-    workspace = attention_workspace(asked, key.shape[1], key.shape[2])
+    queries = query.transpose(1, 2)
+    out = torch.empty_like(queries, memory_format=torch.contiguous_format)
+    workspace = attention_workspace(queries, key.shape[1], key.shape[2])
     scale = head_width**-0.5 if scaling is None else scaling
-    decode_attention(asked, key, value, kv_start, kv_length, scale, out, workspace)
+    decode_attention(queries, key, value, kv_start, kv_length, scale, out, workspace)
     return out, None

@@ -12,17 +12,21 @@ from torch import Tensor
 @final
 @dataclass(frozen=True)
 class Batch:
-    """B rows: padding, prompt and answer of each. Every buffer has its full size from the start and keeps its address."""
+    """B rows with their padding, prompts and answers.
 
-    ids: Tensor  # [B, P + N]; columns that hold no token yet hold the pad
+    Every buffer has its full size from the start and keeps its address.
+    """
+
+    ids: Tensor  # [B, P + N]; columns without a token yet hold the pad token
     prompt_length: int  # P, padding included
-    mask: Tensor  # [B, P], zero where a column is padding
-    positions: Tensor  # [B, P] place in a row's own text, -1 where a column is padding
+    mask: Tensor  # [B, P], zero in padded columns
+    positions: Tensor  # [B, P] position in the row's own text, -1 in padded columns
     rows: Tensor  # [B] 0, 1, 2, ...
-    ended: Tensor  # [B] bool: generated its EOS, or was stopped
+    ended: Tensor  # [B] bool: generated its EOS, or was stopped by a criterion
     by_eos: Tensor  # [B] bool: generated its EOS
     lengths: Tensor  # [B] new tokens so far, the EOS included
-    highest: int | None  # id that the model takes, if some column, masked or after a row's end, holds another
+    # The largest token id of the model, if an id (masked, or after a row's end) lies outside the vocabulary.
+    highest: int | None
 
     @classmethod
     def of(
@@ -34,8 +38,11 @@ class Batch:
         pad: Tensor,
         vocabulary: int,
     ) -> Self:
-        """Prompts `ids` [B, P], padded on the left where `mask` [B, P] is zero (None: nowhere), with room for N new tokens. `positions`
-        [B or 1, P] are counted from the mask if not given."""
+        """Makes a batch of prompts `ids` [B, P], with room for N new tokens.
+
+        Prompts are padded on the left where `mask` [B, P] is zero (None: nowhere). `positions` [B or 1, P]
+        are counted from the mask if they are not given.
+        """
         rows, width = ids.shape
         seen = torch.ones_like(ids) if mask is None else mask[:, -width:]
         given = seen.cumsum(1) - 1 if positions is None else positions.expand(rows, -1)[:, -width:]
@@ -58,16 +65,20 @@ class Batch:
         return len(self.rows)
 
     def fed(self, length: int) -> Tensor:
-        """The first columns [B, length] as a model takes them: what stands for a pad that it does not have is never seen by a row."""
+        """Returns the first columns [B, length] of the ids, as the model is fed them.
+
+        Ids outside the vocabulary are clamped. No live row sees them: they are masked, or come after a
+        row's end.
+        """
         ids = self.ids[:, :length]
         return ids if self.highest is None else ids.clamp(0, self.highest)
 
     @property
     def capacity(self) -> int:
-        """Columns in all, P + N."""
+        """Number of columns, P + N."""
         return self.ids.shape[1]
 
     def finish_reasons(self) -> list[str]:
-        """Why each row ended: "eos", "stop" (a stopping criterion), or "length"."""
+        """Returns why each row ended: "eos", "stop" (a stopping criterion), or "length"."""
         flags = zip(self.ended.tolist(), self.by_eos.tolist(), strict=True)
         return ["eos" if eos else "stop" if ended else "length" for ended, eos in flags]

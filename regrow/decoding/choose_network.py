@@ -1,4 +1,7 @@
-"""Which way a model is run: by its parts where they are known and compute the same, otherwise by its own forward."""
+"""Chooses how a model runs.
+
+It runs fused if its architecture is known and the logits agree, and through its own forward otherwise.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ from regrow.decoding.same_logits import attends_alike, same_by_parts
 from regrow.errors import UsageError
 from regrow.kernels import choose_matmul, record
 
-# Whether a model by its parts, and with our attention, gave its logits, and the structure it had then. Both tests feed a
-# text of hundreds of tokens, so that one prune context after another should not repeat them.
+# Whether a model gave the same logits when fused, or with our attention, and its structure at that time. Both
+# tests feed a text of hundreds of tokens, so the results are kept from one prune context to the next.
 _Verdicts = WeakKeyDictionary[PreTrainedModel, tuple[Hashable, bool]]
 _BY_PARTS: Final[_Verdicts] = WeakKeyDictionary()
 _ATTENDS: Final[_Verdicts] = WeakKeyDictionary()
@@ -39,53 +42,56 @@ _ATTENDS: Final[_Verdicts] = WeakKeyDictionary()
 
 @final
 class Networks:
+    """Chooses the network for each batch of one model, and keeps what it is made of from batch to batch."""
+
     def __init__(self, model: PreTrainedModel, layout: Layout = Layout.STORED) -> None:
-        """`layout`: of the weights of a model that is run by its parts on a CPU."""
+        """`layout` is how the weights of a fused model are stored on a CPU."""
         self._model, self._layout = model, layout
         size = sum(parameter.nbytes for parameter in model.parameters())
         self.matmul = choose_matmul(model.dtype, model.device, size)
         self._kernels = model.device.type == "cuda" and model.dtype != torch.float64
         self._fused: FusedNetwork | None = None
-        self._laid_out: LaidOut | None = None  # its linears, where they may be
-        self._of: Hashable = None  # the structure and the tensors that it was made of
+        self._laid_out: LaidOut | None = None  # the model's linear layers, if they may be laid out
+        self._built_from: Hashable = None  # structure and tensors of the model when `_fused` was built
 
     @property
     def nbytes(self) -> int:
-        """Memory that laid-out weights take beside the model's own."""
+        """Bytes that laid-out weights take beside the model's own."""
         return 0 if self._laid_out is None else self._laid_out.nbytes
 
     @property
     def moves(self) -> Hashable:
-        """Another value tells that weights lie elsewhere."""
+        """A value that changes when weights are moved."""
         return self._laid_out, 0 if self._laid_out is None else self._laid_out.moves
 
     def rest(self) -> None:
-        """After a batch: modules run their own forwards, unless their weights were given up."""
+        """Restores the modules' own forwards after a batch, unless their weights were given up."""
         if self._laid_out is not None:
             self._laid_out.stop()
 
     def close(self) -> None:
-        """The model has its weights again."""
+        """Gives the model its weights back."""
         if self._laid_out is not None:
             self._laid_out.give_back()
 
     def for_batch(self, ids: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
-        """For a batch of prompts ids [B, P] that grows to `capacity` columns. `inputs` are what else transformers prepared,
-        `returned`: the caller gets the cache in there.
+        """Returns the network for a batch of prompts `ids` [B, P] that grows to `capacity` columns.
 
-        Raises UsageError where the model brings a decode loop of its own, which ours would go around.
+        `inputs` are the other inputs that transformers prepared. `returned` says that the caller gets the KV
+        cache in `inputs` back. Raises UsageError if the model replaces parts of transformers' decode loop,
+        which ours would bypass.
         """
         model, mask, positions = self._model, inputs.get("attention_mask"), inputs.get("position_ids")
         if part := replaced_loop(model):
             raise UsageError(
-                f"{part} of the model was replaced, and Regrow brings its own decode loop; undo that, or decode without Regrow"
+                f"{part} of the model was replaced, and Regrow brings its own decode loop; "
+                "undo that, or decode without Regrow"
             )
-        if inputs["past_key_values"].get_seq_length() > 0:  # columns of the batch are not those of the cache
+        if inputs["past_key_values"].get_seq_length() > 0:  # cache columns differ from the batch's columns
             self.close()
             return StockNetwork(model, ids.shape[1], inputs)
-        cast = torch.is_autocast_enabled(
-            model.device.type
-        )  # then it computes in other dtypes than it is stored in
+        # Autocast computes in other dtypes than the weights are stored in.
+        cast = torch.is_autocast_enabled(model.device.type)
         numbered = positions is not None and _in_order(mask, positions.expand_as(ids))
         shipped = not cast and positions is not None and not prepares_its_own_inputs(model)
         if shipped and numbered and not returned and _only_grows(inputs["past_key_values"]):
@@ -94,7 +100,7 @@ class Networks:
                 fused.start(len(ids), capacity)
                 exact = self._laid_out is None or self._laid_out.suit(len(ids))
                 fused.suit(exact=exact, layout=0 if self._laid_out is None else self._laid_out.layouts)
-                self._of = (structure(model), _tensors(model))  # weights that were laid out lie elsewhere
+                self._built_from = (structure(model), _tensors(model))  # laying out has moved weights
                 return fused
         self.close()
         ours = self._kernels and shipped and _without_gaps(mask) and self._attends_alike()
@@ -103,25 +109,27 @@ class Networks:
         )
 
     def check(self, network: Network) -> None:
-        """Raises UsageError where the model was hooked into since the batch began, and its network goes around its forward."""
+        """Raises UsageError if the model has been hooked and `network` bypasses its forward."""
         if isinstance(network, FusedNetwork) and not pristine(self._model):
             raise UsageError(
-                "the model was hooked into in the middle of a generation that would go around the hook; register it before or afterwards"
+                "a hook was registered during a generation that bypasses it; "
+                "register hooks before the generation or after it"
             )
 
     def _by_parts(self) -> FusedNetwork | None:
-        """The model by its parts as it is now, if it is known, and as transformers ships it, and gives the same logits that way."""
+        """Returns the fused model with the current weights.
+
+        Returns None if the family is unknown, if anything differs from what transformers ships, or if the
+        logits differ.
+        """
         model = self._model
         if not readable(model):
             return None
         found = structure(model)
-        if self._of != (found, _tensors(model)):
+        if self._built_from != (found, _tensors(model)):
             self.close()
-            self._fused, self._laid_out, self._of = (
-                None,
-                None,
-                (found, _tensors(model)),
-            )  # the memory of the old one goes first
+            # Drops the old network first, to free its memory.
+            self._fused, self._laid_out, self._built_from = None, None, (found, _tensors(model))
             decoder = read(model)
             network = FusedNetwork(
                 decoder, kernels=self._kernels, recorder=CudaRecorder if self._kernels else lambda: record
@@ -138,9 +146,8 @@ class Networks:
 
     def _attends_alike(self) -> bool:
         model = self._model
-        if model.config._attn_implementation != "sdpa" or not pristine(
-            model
-        ):  # another was chosen, or is needed
+        # Another implementation was chosen by the user, or is required by the model.
+        if model.config._attn_implementation != "sdpa" or not pristine(model):
             return False
         return _remembered(_ATTENDS, model, structure(model), partial(attends_alike, model))
 
@@ -148,6 +155,7 @@ class Networks:
 def _remembered(
     verdicts: _Verdicts, model: PreTrainedModel, found: Hashable, test: Callable[[], bool]
 ) -> bool:
+    """Returns the verdict for a model of the structure `found`, running the test if there is none yet."""
     known = verdicts.get(model)
     if known is None or known[0] != found:
         known = verdicts[model] = (found, test())
@@ -155,20 +163,26 @@ def _remembered(
 
 
 def _tensors(model: PreTrainedModel) -> Hashable:
-    """Which modules and which tensors a model is made of; values written into the tensors are not told."""
+    """Returns a value that changes with the modules and tensors of a model.
+
+    It does not change when values are written into the tensors.
+    """
     modules = tuple((id(module), has_other_forward(module)) for module in model.modules())
     return modules, tuple(parameter.data_ptr() for parameter in model.parameters())
 
 
 def _only_grows(cache: Any) -> bool:
-    """Whether this is a cache that keeps all keys and values as they come, which any other cache may stand in for."""
+    """Returns True for a plain cache that keeps all keys and values as they come.
+
+    Any other cache may replace such a cache.
+    """
     if type(cache) is not DynamicCache or not has_class_methods(cache):
         return False
     return all(type(layer) is DynamicLayer and has_class_methods(layer) for layer in cache.layers)
 
 
 def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
-    """Whether a row's tokens are numbered 0, 1, 2, ..."""
+    """Returns True if the tokens of each row have positions 0, 1, 2, ..."""
     if mask is None:
         return torch.equal(
             positions, torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
@@ -177,5 +191,5 @@ def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
 
 
 def _without_gaps(mask: Tensor | None) -> bool:
-    """Whether a row's padding all comes before its tokens."""
+    """Returns True if all padding of a row comes before its tokens."""
     return mask is None or torch.equal(mask, (mask.cumsum(1) > 0).to(mask))

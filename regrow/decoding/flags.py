@@ -1,4 +1,4 @@
-"""Flags that the device sets and the host reads, without either waiting for the other."""
+"""Flags that the device sets and the host reads without making either wait."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-CHECK_EVERY: Final = 8  # steps between looks where the answer has to come from another device
+CHECK_EVERY: Final = 8  # steps between two reads on a GPU
 
 
 @final
 class Flags:
+    """Reads flags [B] after some steps. On a GPU they are copied asynchronously and read at the next look."""
+
     def __init__(self, device: torch.device) -> None:
-        self._far = device.type == "cuda"
-        self._copy: Tensor | None = None  # on the host, pinned; None: nothing is under way
+        self._on_gpu = device.type == "cuda"
+        self._copy: Tensor | None = None  # pinned, on the host; None before the first read
         self._arrived: torch.cuda.Event | None = None
 
     def due(self, step: int) -> bool:
-        """Whether to look after this step: on the CPU always."""
-        return not self._far or step % CHECK_EVERY == 0
+        """Returns True if the flags should be read after this step. On a CPU that is every step."""
+        return not self._on_gpu or step % CHECK_EVERY == 0
 
     def read(self, flags: Tensor, *, now: bool) -> list[bool] | None:
-        """The flags [B] bool of now or, from another device, those of the look before this one; None where there was none."""
-        if not self._far or now:
+        """Returns the current flags [B] if `now` or on a CPU, which synchronises with a GPU.
+
+        Otherwise returns the flags of the previous read, or None at the first one.
+        """
+        if not self._on_gpu or now:
             found: list[bool] = flags.tolist()
             return found
         before = None
@@ -31,7 +36,7 @@ class Flags:
             self._copy = torch.empty(flags.shape, dtype=torch.bool, pin_memory=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         elif self._arrived is not None:
-            self._arrived.synchronize()  # of a copy some steps ago
+            self._arrived.synchronize()  # waits for a copy that began some steps ago
             before = self._copy.tolist()
         self._copy.copy_(flags, non_blocking=True)
         assert self._arrived is not None

@@ -1,4 +1,4 @@
-"""A decoder run part by part over a cache of fixed size: fewer and larger operations than the model's own forward."""
+"""Runs a decoder over a cache of fixed size, in fewer and larger operations than the model's own forward."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ from regrow.kernels import steps_compiled, unit
 if TYPE_CHECKING:
     from regrow.decoding.stepper import Stepper
 
-COLUMNS: Final = 256  # a cache has a multiple of so many, so that batches of about the same length share one
-WIDEST: Final = 17  # tokens a row that the kernels take
-CHUNK_TOKENS: Final = (
-    32768  # of a prompt that are fed at once, over all rows: what they compute on the way would be gigabytes
-)
-# Tokens a row. The first part of a prompt attends without a mask, which is faster.
+COLUMNS: Final = 256  # cache lengths are multiples of this, so batches of similar length share a cache
+WIDEST: Final = 17  # most tokens per row that the kernels take
+# Most prompt tokens that are fed at once, over all rows. Intermediate results of more would take gigabytes.
+CHUNK_TOKENS: Final = 32768
+# Bounds on the prompt tokens per row that are fed at once. Only the first chunk can attend without a mask,
+# which is faster.
 SHORTEST_CHUNK, LONGEST_CHUNK = 64, 4096
-FOLDED: Final = 32  # up to so many queries a row, the query heads of a key-value head are laid along the queries: no key is repeated
+# Up to this many queries per row, the query heads of a key-value head are folded into the query dimension, so
+# that no key is repeated.
+FOLDED: Final = 32
 
 
 @final
 class FusedNetwork(Network):
+    """Runs a decoder of a known family without the model's own forward."""
+
     def __init__(
         self,
         decoder: DecoderWeights,
@@ -37,63 +41,76 @@ class FusedNetwork(Network):
         kernels: bool,
         recorder: Callable[[], Recorder] | None = None,
     ) -> None:
-        """`kernels`: decode steps always run through them; they are recorded if a `recorder` can be made."""
+        """Takes the weights, and how decode steps run.
+
+        With `kernels`, decode steps always run through the kernels. Steps through the kernels are recorded
+        if there is a `recorder`.
+        """
         self._decoder, self._kernels, self._recorder = decoder, kernels, recorder
         self.dtype = decoder.embedding.dtype
-        # Norms and rotation are the model's to the last bit. They need not be where sums run in another order anyway: steps on a CPU then
-        # run through kernels too, if these could be compiled.
+        # True: norms and rotary embedding equal the model's bit for bit. False: matmuls sum in another order
+        # anyway, so decode steps on a CPU also run through the kernels, if these could be compiled.
         self.exact = True
         self._layout = 0
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
-        self._steppers: dict[
-            tuple[int, bool], Stepper
-        ] = {}  # by tokens a row, and whether every one gets logits
+        # By tokens per row, and whether every token gets logits.
+        self._steppers: dict[tuple[int, bool], Stepper] = {}
 
     def start(self, batch: int, capacity: int) -> None:
-        """Room for `batch` rows of `capacity` tokens each, empty. What is there stays where it is, as long as it is large enough."""
+        """Provides an empty cache for `batch` rows of `capacity` tokens each.
+
+        The existing cache is reused if it has as many rows and is long enough.
+        """
         rows, columns = self._size
         if rows != batch or columns < capacity:
             self._allocate(batch, -(-capacity // COLUMNS) * COLUMNS)
-        # What a shorter row has not written is multiplied by zero, which is no zero if it happens to be infinite.
+        # Masked positions get weight 0, but 0 * inf is NaN, so unwritten cache must be cleared.
         self._keys_values[:, :, :capacity].zero_()
         self.chunk = max(SHORTEST_CHUNK, min(LONGEST_CHUNK, CHUNK_TOKENS // batch))
 
     def suit(self, *, exact: bool, layout: int) -> None:
-        """For a batch that was started. `layout`: another number tells that linears have their weights elsewhere."""
+        """Prepares a started batch for the current weights.
+
+        `layout` is a number that changes when the weights of linear layers have moved.
+        """
         self.exact = exact
         if layout != self._layout and self._recorder is not None:
             self._layout, self._graphs = layout, Graphs(self._recorder())
 
     def refresh(self) -> None:
-        """Takes over the values that the model's weights have now; addresses stay, and so do recorded steps."""
+        """Updates the copied weights with the model's current values.
+
+        Addresses stay the same, so recorded steps stay valid.
+        """
         self._decoder.refresh()
 
     def _allocate(self, batch: int, columns: int) -> None:
-        of = self._decoder
-        # Recorded steps know the addresses of the cache: they go before it does. Without enough memory for another, there is none.
+        decoder = self._decoder
+        # Recorded steps hold the addresses of the cache, so they are dropped before it. If a new cache does
+        # not fit in memory, there is none until the next call.
         self._size, self._graphs, self._steppers = (0, 0), None, {}
-        self._keys_values = of.embedding.new_empty(0)
-        # A column more: padding is written there. On a CPU what a head reads lies in one piece.
-        home = of.embedding.device
+        self._keys_values = decoder.embedding.new_empty(0)
+        # One more column takes the keys and values of padding. On a CPU, the keys of each head of a row are
+        # contiguous, and so are its values.
+        device = decoder.embedding.device
         sizes = {
             "batch": batch,
             "columns": columns + 1,
             "kinds": 2,
-            "heads": of.kv_heads,
-            "width": of.head_width,
+            "heads": decoder.kv_heads,
+            "width": decoder.head_width,
         }
-        order = ("batch", "kinds", "heads", "columns", "width") if home.type == "cpu" else tuple(sizes)
-        # Zeros: drafts may look further than what `start` clears, and what is masked is multiplied by zero.
-        cache = of.embedding.new_zeros(len(of.blocks), *(sizes[name] for name in order))
-        self._keys_values = cache.permute(
-            0, *(1 + order.index(name) for name in sizes)
-        )  # [L, B, columns + 1, 2, H_kv, d]
-        self._rows = torch.arange(batch, device=home)[:, None]
-        self._columns = torch.arange(columns, device=home)
-        cos, sin = of.rotary(of.embedding, self._columns[None])
-        first = of.head_width // 2
-        self._cos, self._sin = cos[0], torch.cat((-sin[0, :, :first], sin[0, :, first:]), dim=-1)
+        order = ("batch", "kinds", "heads", "columns", "width") if device.type == "cpu" else tuple(sizes)
+        # Zeros, because drafts may read beyond what `start` clears, and masked values are multiplied by zero.
+        cache = decoder.embedding.new_zeros(len(decoder.blocks), *(sizes[name] for name in order))
+        # [L, B, columns + 1, 2, H_kv, d]
+        self._keys_values = cache.permute(0, *(1 + order.index(name) for name in sizes))
+        self._rows = torch.arange(batch, device=device)[:, None]
+        self._columns = torch.arange(columns, device=device)
+        cos, sin = decoder.rotary(decoder.embedding, self._columns[None])
+        half = decoder.head_width // 2
+        self._cos, self._sin = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
         self._graphs = None if self._recorder is None else Graphs(self._recorder())
         self._size = (batch, columns)
 
@@ -125,10 +142,8 @@ class FusedNetwork(Network):
         if (width, every) not in self._steppers:
             from regrow.decoding.stepper import Stepper
 
-            with (
-                torch.inference_mode(mode=False),
-                torch.no_grad(),
-            ):  # its buffers outlive the caller's inference mode
+            # The stepper's buffers outlive the caller's inference mode.
+            with torch.inference_mode(mode=False), torch.no_grad():
                 halves = self._decoder.rotary(
                     self._cos.new_empty(0, dtype=torch.float32), self._columns[None]
                 )
@@ -139,23 +154,27 @@ class FusedNetwork(Network):
         return self._steppers[width, every]
 
     def _plain(self, ids: Tensor, position: Tensor, length: int, every: bool) -> Tensor:
-        of = self._decoder
+        decoder = self._decoder
         at = torch.where(position < 0, self._size[1], position)
-        held = position.clamp(min=0)
-        cos, sin = self._cos[held][:, :, None], self._sin[held][:, :, None]  # [B, w, 1, d]
-        mask = self._mask(held, length)
+        clamped = position.clamp(min=0)
+        cos, sin = self._cos[clamped][:, :, None], self._sin[clamped][:, :, None]  # [B, w, 1, d]
+        mask = self._mask(clamped, length)
         keys, values = (kind.unbind() for kind in self._keys_values[:, :, :length].permute(3, 0, 1, 4, 2, 5))
-        x = of.embedding[ids]
-        for layer, block in enumerate(of.blocks):
+        x = decoder.embedding[ids]
+        for layer, block in enumerate(decoder.blocks):
             query = self._query(
                 block, self._keys_values[layer], self._norm(x, block.attention_norm), at, cos, sin
             )
             x += block.output(self._attended(query, keys[layer], values[layer], mask))
             x += block.ffn(self._norm(x, block.ffn_norm))
-        return of.head(self._norm(x if every else x[:, -1], of.norm))
+        return decoder.head(self._norm(x if every else x[:, -1], decoder.norm))
 
     def _norm(self, x: Tensor, norm: Norm) -> Tensor:
-        """RMSNorm with the operations and dtypes of transformers' modules, or in torch's one call, a rounding less in bfloat16."""
+        """Applies RMSNorm.
+
+        If `exact`, operations and dtypes are those of transformers' modules. Otherwise it is torch's single
+        call, which has one rounding less in bfloat16.
+        """
         return (
             norm.weight * unit(x, norm.eps)
             if self.exact
@@ -163,54 +182,58 @@ class FusedNetwork(Network):
         )
 
     def _mask(self, position: Tensor, length: int) -> Tensor | None:
-        """Of the queries at `position` [B, w], as `_attended` lays them out, over the first `length` columns; None where it hides nothing
-        but what comes later in the text."""
+        """Returns the mask of the queries at `position` [B, w] over the first `length` columns.
+
+        Its layout is the one that `_attended` uses. None means that it would mask
+        only tokens that come later in the text.
+        """
         width = position.shape[1]
-        # A GPU would have to be waited for.
+        # On a GPU, comparing positions would synchronise.
         if (
             position.device.type == "cpu"
             and width in (1, length)
             and bool((position == self._columns[length - width : length]).all())
         ):
             return None
-        seen = (self._columns[:length] <= position[:, :, None])[:, None]  # [B, 1, w, length]
+        visible = (self._columns[:length] <= position[:, :, None])[:, None]  # [B, 1, w, length]
         if width > FOLDED:
-            return seen
+            return visible
         if width > 1:
-            seen = seen.repeat_interleave(
-                self._decoder.heads // self._decoder.kv_heads, dim=2
-            )  # for each query head of a key-value head
-        # As what is added to the scores: a mask of bools would be made that in every layer.
-        return torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill_(
-            ~seen, float("-inf")
+            # Repeated for each query head of a key-value head.
+            visible = visible.repeat_interleave(self._decoder.heads // self._decoder.kv_heads, dim=2)
+        # An additive mask, because attention would convert a boolean mask in every layer.
+        return torch.zeros(visible.shape, dtype=self.dtype, device=visible.device).masked_fill_(
+            ~visible, float("-inf")
         )
 
     def _query(self, block: Block, cache: Tensor, x: Tensor, at: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """[B, w, H, d] of the normed x [B, w, D]; keys and values go to the columns `at` [B, w] of `cache` [B, columns, 2, H_kv, d]."""
-        of = self._decoder
-        qkv = block.qkv(x).view(*at.shape, -1, of.head_width)
-        query, value = qkv.split_with_sizes((of.heads + of.kv_heads, of.kv_heads), dim=2)
+        """Returns the queries [B, w, H, d] of the normed x [B, w, D].
+
+        Keys and values are written to the columns `at` [B, w] of `cache` [B, columns, 2, H_kv, d].
+        """
+        decoder = self._decoder
+        qkv = block.qkv(x).view(*at.shape, -1, decoder.head_width)
+        query, value = qkv.split_with_sizes((decoder.heads + decoder.kv_heads, decoder.kv_heads), dim=2)
         if block.query_norm is not None and block.key_norm is not None:
-            parts = query.split_with_sizes((of.heads, of.kv_heads), dim=2)
+            parts = query.split_with_sizes((decoder.heads, decoder.kv_heads), dim=2)
             query = torch.cat(
                 [
-                    self._norm(*of_head)
-                    for of_head in zip(parts, (block.query_norm, block.key_norm), strict=True)
+                    self._norm(*part_and_norm)
+                    for part_and_norm in zip(parts, (block.query_norm, block.key_norm), strict=True)
                 ],
                 dim=2,
             )
-        query, key = _rotated(query, cos, sin).split_with_sizes((of.heads, of.kv_heads), dim=2)
+        query, key = _rotated(query, cos, sin).split_with_sizes((decoder.heads, decoder.kv_heads), dim=2)
         cache.index_put_((self._rows, at), torch.stack((key, value), dim=2))
         return query
 
     def _attended(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, w, H d] of query [B, w, H, d], keys and values [B, H_kv, length, d]."""
-        of = self._decoder
+        """Returns y [B, w, H d] for query [B, w, H, d], keys and values [B, H_kv, length, d]."""
+        decoder = self._decoder
         batch, width = query.shape[:2]
-        groups = of.heads // of.kv_heads
-        if width > FOLDED or (
-            mask is None and width > 1
-        ):  # fused attention takes no shared heads: they are repeated
+        groups = decoder.heads // decoder.kv_heads
+        # torch's fused attention does not share key-value heads here, so they are repeated.
+        if width > FOLDED or (mask is None and width > 1):
             keys, values = (shared.repeat_interleave(groups, dim=1) for shared in (keys, values))
             y = scaled_dot_product_attention(
                 query.transpose(1, 2), keys, values, mask, is_causal=mask is None
@@ -218,16 +241,15 @@ class FusedNetwork(Network):
             return y.transpose(1, 2).flatten(2)
         if width == 1:
             return scaled_dot_product_attention(
-                query.view(batch, of.kv_heads, groups, -1), keys, values, mask
+                query.view(batch, decoder.kv_heads, groups, -1), keys, values, mask
             ).reshape(batch, 1, -1)
-        query = (
-            query.view(batch, width, of.kv_heads, groups, -1).transpose(1, 2).flatten(2, 3)
-        )  # [B, H_kv, w groups, d]
+        # [B, H_kv, w groups, d]
+        query = query.view(batch, width, decoder.kv_heads, groups, -1).transpose(1, 2).flatten(2, 3)
         y = scaled_dot_product_attention(query, keys, values, mask)
-        return y.reshape(batch, of.kv_heads, width, -1).transpose(1, 2).flatten(2)
+        return y.reshape(batch, decoder.kv_heads, width, -1).transpose(1, 2).flatten(2)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`sin` with the sign of what it is multiplied with: the first half of a head's width gets minus the second."""
+    """Applies the rotary embedding to x [..., d]; the first half of `sin` is already negated."""
     first, second = x.chunk(2, dim=-1)
     return (x * cos).add_(torch.cat((second, first), dim=-1).mul_(sin))

@@ -1,4 +1,4 @@
-"""Decode steps recorded once and replayed, so that the host only says which."""
+"""Records decode steps once and replays them, so that the host only chooses which one to replay."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from torch import Tensor
 
 
 class Recorder(Protocol):
-    """Records a step without running it; gives what replays it, and the tensor its replays write their result to. None: it is run."""
+    """Records a step without running it.
+
+    Returns a function that replays the step, and the tensor that every replay writes its result to. None
+    means that the step cannot be recorded; it is then run each time.
+    """
 
     def __call__(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor] | None: ...
 
 
 @final
 class Graphs:
-    """Steps by what they depend on. Everything a step reads and writes has to keep its address for as long as this is run."""
+    """Recorded decode steps by key.
+
+    Every buffer that a step reads or writes must keep its address while its recording is in use.
+    """
 
     def __init__(self, record: Recorder) -> None:
         self._record = record
@@ -25,7 +32,11 @@ class Graphs:
         self._recorded: dict[Hashable, tuple[Callable[[], None], Tensor] | None] = {}
 
     def run(self, key: Hashable, step: Callable[[], Tensor]) -> Tensor:
-        """The step's result. The first of a key runs as it is, which compiles kernels and loads libraries; the second is recorded."""
+        """Returns the result of a step.
+
+        The first step of a key runs unrecorded, which compiles kernels and loads libraries. The second is
+        recorded, and replayed from then on.
+        """
         if key not in self._seen:
             self._seen.add(key)
             return step()
@@ -40,10 +51,11 @@ class Graphs:
 
 @final
 class CudaRecorder:
-    """CUDA graphs that share one pool of memory: they are replayed one after another, never at once.
+    """Captures steps as CUDA graphs that share one memory pool.
 
-    A pool dies with the last of its graphs, so another recorder has another pool, and a stream of its own: what libraries keep for a stream
-    lives in the pool of the first graph recorded on it.
+    The graphs can share it because they are replayed one after another, never at once. A pool dies with the
+    last of its graphs, so another recorder has its own pool. It also has its own stream, because what
+    libraries keep for a stream lives in the pool of the first graph that was captured on it.
     """
 
     def __init__(self) -> None:

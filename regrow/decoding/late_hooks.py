@@ -1,4 +1,4 @@
-"""Hooks that are registered in the middle of a batch, by a callback or by another thread."""
+"""Notices hooks that a callback or another thread registers during a batch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from torch.utils.hooks import RemovableHandle
 
 @final
 class LateHooks:
-    """Asks a question anew whenever somebody has registered a hook on anything: torch numbers the handles that it gives out, so that a
-    look costs nothing where there was none."""
+    """Repeats a check whenever a hook was registered on any module.
 
-    def __init__(self, ask: Callable[[], None]) -> None:
-        self._ask, self._seen = ask, RemovableHandle.next_id
+    torch numbers the handles of hooks, so a look costs one comparison if there was none.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check, self._seen = check, RemovableHandle.next_id
 
     def look(self) -> None:
-        """Raises what the question raises."""
+        """Calls the check if a hook was registered since the last look, and lets its errors through."""
         if self._seen != RemovableHandle.next_id:
             self._seen = RemovableHandle.next_id
-            self._ask()
+            self._check()

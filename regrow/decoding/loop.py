@@ -1,4 +1,7 @@
-"""The decode loop. Fixed batch, one token a row and step; every method, dense included, runs through it."""
+"""The decode loop for a fixed batch, with one token per row and step.
+
+Every method runs through it, dense included.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +27,19 @@ from regrow.session import Session
 @final
 @dataclass(frozen=True)
 class Progress:
-    """Where a batch stands, told after every look at the device."""
+    """Progress of a batch, passed to `watch` whenever the host has read which rows have ended."""
 
-    step: int  # new tokens so far of a row that goes on
-    finished: list[bool]  # [B] generated its EOS, or was stopped
-    tokens: Tensor  # [B, step], after a row's end what transformers puts there
+    step: int  # new tokens so far of a row that has not ended
+    finished: list[bool]  # [B] generated its EOS, or was stopped by a criterion
+    tokens: Tensor  # [B, step]; padded after a row's end, as transformers pads
 
 
 @final
 class Loop:
-    """One batch through the model: prompt, then decode steps until every row has ended or no more tokens are allowed."""
+    """Runs one batch: the prompt, then decode steps.
+
+    Decoding stops when every row has ended or the length limit is reached.
+    """
 
     def __init__(
         self,
@@ -49,22 +55,31 @@ class Loop:
         late: LateHooks | None = None,
         natively: bool = False,
     ) -> None:
-        """`chunk`: prompt tokens a row that are fed at once, by default what suits the network. `mark(phase)` is called at the end of each
-        phase: "prompt", "dense", "observe", "sparse" (decode steps), "refresh" (a new mask).
-        `every_step`: the host looks after every step whether decoding is over, so that none is run after the last row's end.
-        `late` is asked before each step. `natively`: decode steps multiply with torch's own product in the place of oneDNN's."""
+        """Takes a batch and what runs it.
+
+        `chunk`: prompt tokens per row that are fed at once; by default what suits the network.
+        `watch(progress)` is called whenever the host has read which rows have ended. `mark(phase)` is called
+        at the end of each phase: "prompt", "dense", "observe", "sparse" (decode steps), "refresh" (a new
+        mask). `every_step`: the host checks after every step whether decoding is over, so no step runs after
+        the last row's end. `late` looks for new hooks before each decode step. `natively`: decode steps use
+        torch's own matmul instead of oneDNN's.
+        """
         self._session, self._network, self._batch, self._sampler = session, network, batch, sampler
         self._chunk = chunk or network.chunk or batch.prompt_length
         self._late, self._natively = late, natively
-        self._watch, self._mark = watch, mark or _unheard
-        self._slot, self._nowhere = batch.rows.clone(), torch.full_like(batch.rows, -1)
+        self._watch, self._mark = watch, mark or _ignore
+        self._slot, self._no_slot = batch.rows.clone(), torch.full_like(batch.rows, -1)
         self._position = batch.positions[:, -1:].clone()
-        self._waits = batch.ids.device.type == "cpu"  # for each step: then its seconds are known
-        self._since = 0.0  # the end of the phase before
-        self._flags, self._every_step = Flags(batch.ids.device), every_step or sampler.told
+        # On a CPU steps are synchronous, so their seconds are known.
+        self._timed = batch.ids.device.type == "cpu"
+        self._since = 0.0  # when the previous phase ended
+        self._flags, self._every_step = Flags(batch.ids.device), every_step or sampler.has_callbacks
 
     def run(self) -> Tensor:
-        """The sequences [B, P + N], padded after each row's end; counters and finish reasons are left in the session."""
+        """Returns the sequences [B, P + N], padded after each row's end.
+
+        Counters and finish reasons are stored in the session.
+        """
         counters, batch = self._session.counters, self._batch
         began = time.perf_counter()
         self._session.join(range(len(batch)))
@@ -77,11 +92,14 @@ class Loop:
         counters.decode_seconds = time.perf_counter() - began - counters.prefill_seconds
         counters.tokens, counters.finish_reasons = batch.lengths.tolist(), batch.finish_reasons()
         self._sampler.end()
-        # Where the host looks seldom, steps were run after the last row's end.
+        # If the host does not check every step, some steps ran after the last row's end.
         return batch.ids[:, : batch.prompt_length + max(counters.tokens)]
 
     def _prompt(self) -> tuple[Pass, Tensor]:
-        """The whole prompt, in chunks if it is long; the last pass, and the logits [B, V] of its last position."""
+        """Runs the whole prompt, in chunks if it is long.
+
+        Returns the last pass, and the logits [B, V] of the last position.
+        """
         batch = self._batch
         slot = torch.where(batch.mask.bool(), batch.rows[:, None], -1)
         start = 0
@@ -100,10 +118,13 @@ class Loop:
             start = stop
 
     def _step(self, length: int) -> tuple[Pass, Tensor]:
-        """One decode step: feeds the token before column `length` of every row; logits [B, V]."""
+        """Runs one decode step, which feeds the token before column `length` of every row.
+
+        Returns the pass and the logits [B, V].
+        """
         if self._late is not None:
             self._late.look()
-        torch.where(self._batch.ended, self._nowhere, self._batch.rows, out=self._slot)
+        torch.where(self._batch.ended, self._no_slot, self._batch.rows, out=self._slot)
         self._position += 1
         planned = self._session.plan(self._slot, self._position)
         with native(self._natively):
@@ -115,7 +136,10 @@ class Loop:
         return logits.to(copy=True, dtype=torch.float32)
 
     def _settle(self, planned: Pass, logits: Tensor, length: int, phase: str | None = None) -> bool:
-        """Chooses the next tokens and commits the pass that they come from; whether they were the last."""
+        """Chooses the next tokens and commits the pass that they come from.
+
+        Returns True if they were the last tokens.
+        """
         self._sampler.choose(self._batch, logits, length)
         over = self._look(length + 1 - self._batch.prompt_length)
         selected = self._session.commit(
@@ -123,16 +147,16 @@ class Loop:
             completed=range(len(self._batch)) if planned.prompt else (),
             finished=self._batch.ended,
             last=over,
-            counted=partial(self._ended, phase or planned.mode.name.lower()),
+            counted=partial(self._phase_ended, phase or planned.mode.name.lower()),
         )
         if selected:
-            self._ended("refresh")
+            self._phase_ended("refresh")
         return over
 
-    def _ended(self, phase: str) -> None:
+    def _phase_ended(self, phase: str) -> None:
         self._mark(phase)
         now = time.perf_counter()
-        if self._waits and phase in ("sparse", "refresh") and self._session.counters.decode_steps:
+        if self._timed and phase in ("sparse", "refresh") and self._session.counters.decode_steps:
             counters, seconds = self._session.counters, now - self._since
             if phase == "sparse":
                 counters.sparse_seconds += seconds
@@ -141,7 +165,10 @@ class Loop:
         self._since = now
 
     def _look(self, generated: int) -> bool:
-        """Whether decoding is over, as far as the host can tell without a synchronisation."""
+        """Returns True if decoding is over, as far as the host knows.
+
+        On a GPU the answer may be that of the previous read, so that no step has to synchronise.
+        """
         start = self._batch.prompt_length
         full = start + generated >= self._batch.capacity
         if not full and not self._every_step and not self._flags.due(generated):
@@ -154,5 +181,5 @@ class Loop:
         return full or all(finished)
 
 
-def _unheard(_: str) -> None:
-    """The callback of a loop that nobody listens to."""
+def _ignore(_: str) -> None:
+    """Stands in for a callback that was not given."""

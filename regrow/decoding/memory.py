@@ -1,4 +1,4 @@
-"""Out of memory, in one sentence."""
+"""Turns out-of-memory errors into one sentence."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from regrow.errors import NoMemoryError
 
 @contextmanager
 def out_of_memory(what: str) -> Iterator[None]:
-    """Raises NoMemoryError where there is not enough of it for `what`."""
+    """Raises NoMemoryError if memory runs out inside the context; `what` names what needs it."""
     try:
         yield
     except RuntimeError as error:
-        # A GPU raises a type of its own, a CPU a plain RuntimeError.
+        # A GPU raises its own exception class, a CPU a plain RuntimeError.
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         raise NoMemoryError(

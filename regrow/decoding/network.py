@@ -16,10 +16,13 @@ from regrow.decoding.attention import DecodeAttention
 
 
 class Network(ABC):
-    """Keeps the keys and values of one batch. Columns of a batch are its tokens with the padding on the left."""
+    """Runs a model on one batch and keeps its keys and values.
+
+    Columns of a batch are its tokens, with the padding on the left.
+    """
 
     dtype: torch.dtype  # of the weights
-    chunk: int | None = None  # tokens of a prompt that it takes at once, if not told otherwise
+    chunk: int | None = None  # prompt tokens per row that are fed at once by default; None: all
 
     @abstractmethod
     def forward(
@@ -31,16 +34,21 @@ class Network(ABC):
         key: Hashable | None = None,
         every: bool = False,
     ) -> Tensor:
-        """Runs the pass on the last w columns of ids [B, n]: logits [B, V] after the last of them, or with `every` [B, w, V] after each.
+        """Runs the pass on the last w columns of `ids` [B, n].
 
-        `length`: an upper bound on the tokens of a row, where rows have places of their own; otherwise n. Decode passes of equal sizes
-        and `key` may be captured and replayed; without a key they are not.
+        Returns logits [B, V] after the last column or, with `every`, logits [B, w, V] after each of the w
+        columns. `length` is an upper bound on the tokens of a row, where rows have their own positions; by
+        default it is n. Decode passes of equal sizes and `key` may be captured and replayed. Passes without a
+        key are not.
         """
 
 
 @final
 class StockNetwork(Network):
-    """The model's own forward, called as transformers' own loop calls it, with the cache that transformers prepared."""
+    """Runs the model's own forward.
+
+    It is called as transformers' own loop calls it, with the cache that transformers prepared.
+    """
 
     def __init__(
         self,
@@ -49,17 +57,20 @@ class StockNetwork(Network):
         inputs: dict[str, Any],
         attention: DecodeAttention | None = None,
     ) -> None:
-        """`inputs`: what transformers prepared beside the ids [B, P]. Decode passes go through `attention` if given."""
+        """Takes `inputs`, which are what transformers prepared beside the ids [B, P].
+
+        Decode passes use `attention` if it is given.
+        """
         self._model: Any = model
         self._attention, self._prompt_length, self.dtype = attention, prompt_length, model.dtype
-        self._state = dict(inputs)  # what transformers carries from one forward to the next
+        self._state = dict(inputs)  # what transformers passes from one forward to the next
 
     def forward(
         self,
         planned: Pass,
         ids: Tensor,
         *,
-        length: int | None = None,  # noqa: ARG002 (all rows stand at the same column)
+        length: int | None = None,  # noqa: ARG002 (all rows are at the same column)
         key: Hashable | None = None,  # noqa: ARG002
         every: bool = False,
     ) -> Tensor:
@@ -80,10 +91,10 @@ class StockNetwork(Network):
         return logits
 
     def _prompt(self, planned: Pass, ids: Tensor, every: bool) -> dict[str, Any]:
-        """The arguments of a forward of the whole prompt, or of a part of it."""
+        """Returns the arguments for a forward of the whole prompt, or of a part of it."""
         state, stop = self._kept(planned, every), ids.shape[1]
         if planned.width == self._prompt_length:
-            # Of a text whose beginning is in the cache the rest is fed, unless the ids are the rest already.
+            # Only the part of the text that is not in the cache is fed. The ids may already be that part.
             whole = _columns(state) in (None, stop)
             rest = stop - state["past_key_values"].get_seq_length() if whole else None
             return self._inputs(ids, next_sequence_length=rest, is_first_iteration=True, **state)
@@ -94,8 +105,8 @@ class StockNetwork(Network):
         return self._inputs(ids[:, -planned.width :], **state)
 
     def _step(self, planned: Pass, ids: Tensor, every: bool) -> dict[str, Any]:
-        """The arguments of a forward of the last w tokens."""
-        missing = planned.width - 1  # columns that transformers has not counted yet
+        """Returns the arguments for a forward of the last w tokens."""
+        missing = planned.width - 1  # columns that transformers has not added to the mask and positions
         if missing:
             mask, positions = self._state.get("attention_mask"), self._state.get("position_ids")
             if mask is not None:
@@ -105,7 +116,7 @@ class StockNetwork(Network):
         return self._inputs(ids, next_sequence_length=planned.width, **self._kept(planned, every))
 
     def _kept(self, planned: Pass, every: bool) -> dict[str, Any]:
-        """The state, with the logits of as many positions as are asked for."""
+        """Returns the state, which asks for the logits of all w positions if `every`."""
         wider = {"logits_to_keep": planned.width} if every and "logits_to_keep" in self._state else {}
         return {**self._state, **wider}
 
@@ -115,6 +126,9 @@ class StockNetwork(Network):
 
 
 def _columns(state: dict[str, Any]) -> int | None:
-    """How long the text is that transformers prepared positions for; None where the forward takes none."""
+    """Returns the length of the text that transformers prepared positions for.
+
+    Returns None if the forward takes no positions.
+    """
     positions: Tensor | None = state.get("position_ids")
     return None if positions is None else positions.shape[-1]

@@ -1,4 +1,4 @@
-"""Whether two ways to run a model give the same logits, on a text long enough to tell."""
+"""Checks whether two ways to run a model give the same logits, on a text long enough to tell."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from regrow.decoding.attention import DecodeAttention
 from regrow.decoding.fused import FusedNetwork
 from regrow.decoding.network import StockNetwork
 
-# Relative error of the logits, over all tokens of a pass at once. Two orders of summation differ by some roundings a layer:
-# measured on 28 layers 6e-7 in float32, 2e-3 in float16 and 8e-3 in bfloat16, and trained models amplify some of it. A head
-# that attends to other tokens, or a scale that is off by a tenth, moves them by far more.
+# Relative error of the logits, over all tokens of a pass at once. Two orders of summation differ by some
+# roundings per layer: 6e-7 in float32, 2e-3 in float16 and 8e-3 in bfloat16 were measured on 28 layers, and
+# trained models amplify some of it. Attending to other tokens, or a scale that is off by a tenth, changes the
+# logits far more.
 TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 
-# Tokens a row: more than the windows of small models, and than most changes that start late. On a CPU a large model gets
-# fewer, since they cost about 1e11 operations there.
+# Tokens per row: more than the windows of small models, and enough for most changes that start late. A large
+# model gets fewer on a CPU, where they cost about 1e11 operations.
 LONGEST, SHORTEST, CPU_WORK = 256, 32, 1e10
 STEPS: Final = 3  # decode steps after the prompt
 
 
 def same_by_parts(model: PreTrainedModel, network: FusedNetwork, *, inexact: bool = False) -> bool:
-    """Whether the model by its parts gives what its forward gives: at every token of a ragged prompt, and in steps after it. `inexact`:
-    also in those that run where sums run in another order anyway (`FusedNetwork.exact`)."""
+    """Returns True if the fused model and the model's own forward give the same logits.
+
+    They are compared at every token of a ragged prompt, and in decode steps after it. With `inexact`, the
+    decode steps are compared in both modes of `FusedNetwork.exact`.
+    """
     ids, mask, position = _text(model)
     length = ids.shape[1] - STEPS
     network.start(len(ids), ids.shape[1])
@@ -43,7 +47,7 @@ def same_by_parts(model: PreTrainedModel, network: FusedNetwork, *, inexact: boo
             return_dict=True,
         ).logits
         live = mask[:, start:stop].bool()
-        # Steps are tried as the loop takes them, by the last logits alone: buffers are made for no other kind.
+        # Decode steps give the last logits alone, as in the loop, so that no other buffers are made.
         for exact in (True, False) if start and inexact else (True,):
             network.exact = exact
             ours = network.forward(
@@ -56,7 +60,7 @@ def same_by_parts(model: PreTrainedModel, network: FusedNetwork, *, inexact: boo
 
 
 def attends_alike(model: PreTrainedModel) -> bool:
-    """Whether decode steps after a ragged prompt give the same logits through our attention."""
+    """Returns True if decode steps after a ragged prompt give the same logits through our attention."""
     if slides(model.config):
         return False
     ids, mask, position = _text(model)
@@ -72,13 +76,14 @@ def attends_alike(model: PreTrainedModel) -> bool:
                 network.forward(_pass(position[:, at : at + 1], prompt=False), ids[:, : at + 1])
                 for at in steps
             ]
-        except Exception:  # noqa: BLE001 (attention with more to it, a forward that does not pass on what ours needs, or that objects to it)
+        # The attention may need more than ours can do, and a forward may reject or drop our arguments.
+        except Exception:  # noqa: BLE001
             return False
     return _close(torch.stack(logits[STEPS:]), torch.stack(logits[:STEPS]), model.dtype)
 
 
 def _pass(position: Tensor, *, prompt: bool) -> Pass:
-    """A pass that nobody counts, of tokens at `position` [B, w]."""
+    """Returns a pass of tokens at `position` [B, w] that counts nowhere."""
     return Pass(
         Mode.DENSE, torch.full_like(position, -1).flatten(), position, prompt=prompt, decode=not prompt
     )
@@ -90,7 +95,10 @@ def _passes(length: int) -> Iterator[tuple[int, int]]:
 
 
 def _text(model: PreTrainedModel) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, mask and positions [2, P + STEPS]: random tokens, the second row half as long. Leaves the random state alone."""
+    """Returns ids, mask and positions [2, P + STEPS] of random tokens; the second row is half as long.
+
+    The global random state is left alone.
+    """
     limit = getattr(model.config, "max_position_embeddings", None) or LONGEST
     room = LONGEST if model.device.type != "cpu" else int(CPU_WORK / model.num_parameters())
     columns = min(limit, LONGEST, max(SHORTEST, room))

@@ -1,4 +1,4 @@
-"""Chooses the next token of every row, and says which rows have ended: as transformers' own loop does."""
+"""Chooses the next token of every row and decides which rows have ended, as transformers' own loop does."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ class Streamer(Protocol):
 
 @final
 class Sampler:
-    """Limits and EOS ids are those of the stopping criteria: a caller's criterion of transformers' own class takes the place of the one
-    that transformers made."""
+    """Chooses tokens with the config, logits processors and stopping criteria that transformers prepared.
+
+    Length limits and EOS ids are those of the stopping criteria. A caller's MaxLengthCriteria or
+    EosTokenCriteria thus replaces the one that transformers made.
+    """
 
     def __init__(
         self,
@@ -33,9 +36,9 @@ class Sampler:
         streamer: Streamer | None,
         device: torch.device,
     ) -> None:
-        """Raises UsageError where rows are to be padded and there is no pad token."""
+        """Raises UsageError if ended rows have to be padded and there is no pad token."""
         self._config, self._processors, self._streamer = config, processors, streamer
-        # The two that every call has are looked at on the device, or not at all.
+        # Two criteria are not called: EOS is checked on the device, and the length limit by the host.
         limits = [one.max_length for one in stopping if type(one) is MaxLengthCriteria]
         self.limit: int = min(limits, default=config.max_length)
         eos = [one.eos_token_id.to(device).flatten() for one in stopping if type(one) is EosTokenCriteria]
@@ -43,18 +46,23 @@ class Sampler:
         self._others = StoppingCriteriaList(
             one for one in stopping if type(one) not in (MaxLengthCriteria, EosTokenCriteria)
         )
-        # Without an EOS, rows that a criterion has stopped go on as long as the others do.
+        # Without EOS ids, a row that a criterion has stopped goes on as long as the others do.
         self._pads = any(hasattr(one, "eos_token_id") for one in stopping)
         pad = config._pad_token_tensor
         if pad is None and self._pads:
-            raise UsageError("there is an EOS and no pad token for rows that have ended; pass pad_token_id")
+            raise UsageError(
+                "rows that reach an EOS are padded, but there is no pad token; pass pad_token_id"
+            )
         self.pad = torch.zeros((), dtype=torch.int64, device=device) if pad is None else pad.to(device)
         keeps = config.return_dict_in_generate
         self.scores: tuple[Tensor, ...] | None = () if keeps and config.output_scores else None
         self.logits: tuple[Tensor, ...] | None = () if keeps and config.output_logits else None
 
     def choose(self, batch: Batch, logits: Tensor, length: int) -> None:
-        """Puts the next token of every row into column `length` of the batch, by the logits [B, V] after the columns before it."""
+        """Writes the next token of every row to column `length` of the batch.
+
+        The tokens are chosen by the logits [B, V] after the columns before it.
+        """
         scores = self._processed(batch, logits, length) if self._processors else logits
         if self.scores is not None:
             self.scores += (scores,)
@@ -78,8 +86,11 @@ class Sampler:
             self._streamer.put(token.cpu())
 
     @property
-    def told(self) -> bool:
-        """Whether somebody of the caller's is told of every step, and would see one after the last row's end."""
+    def has_callbacks(self) -> bool:
+        """True if a streamer or a stopping criterion of the caller is called every step.
+
+        Such a callback would also notice steps after the last row's end.
+        """
         return self._streamer is not None or bool(self._others)
 
     def _processed(self, batch: Batch, logits: Tensor, length: int) -> Tensor:
@@ -89,12 +100,15 @@ class Sampler:
         return scores
 
     def end(self) -> None:
-        """No token follows."""
+        """Tells the streamer that no token follows."""
         if self._streamer is not None:
             self._streamer.end()
 
 
 def _handed_out(batch: Batch, length: int) -> Tensor:
-    """The ids [B, length] for a function of the caller's, which may take them for contiguous, keep them, or write to them: as
-    transformers' own, they are a tensor of this step alone, and what is written to them is taken over."""
+    """Returns a copy of the ids [B, length] for one of the caller's functions.
+
+    As in transformers, the tensor is contiguous and belongs to this step alone, so the function may keep it
+    or write to it. Such writes are then copied back to the batch.
+    """
     return batch.ids[:, :length].clone(memory_format=torch.contiguous_format)

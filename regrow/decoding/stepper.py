@@ -1,4 +1,4 @@
-"""A decode step of a decoder through the kernels: three of them between its linears, over the cache where it lies."""
+"""A decode step through the kernels: three of them run between the linear layers, in place on the cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regrow.kernels import add_rms_norm, attention_workspace, decode_attention, 
 
 @final
 class Stepper:
-    """For steps of `rows` times `width` tokens. Everything it reads and writes keeps its address."""
+    """One decode step of `rows` rows with `width` tokens each. Its buffers never change their addresses."""
 
     def __init__(
         self,
@@ -26,33 +26,34 @@ class Stepper:
         *,
         every: bool = False,
     ) -> None:
-        """`cache` [L, B, S, 2, H_kv, d], `cos` and `sin` [positions, d / 2] float32. `every`: logits after every token of a
-        row, not only after its last."""
-        of, like = decoder, decoder.embedding
-        self._of, self._cos, self._sin, self._every = decoder, cos, sin, every
-        self._caches = [
-            layer.permute(2, 0, 3, 1, 4).unbind() for layer in cache
-        ]  # keys and values of each layer, [B, H_kv, S, d]
+        """Takes `cache` [L, B, S, 2, H_kv, d], and `cos` and `sin` [positions, d / 2] float32.
+
+        With `every`, a call returns logits after every token of a row, not only after the last.
+        """
+        like = decoder.embedding
+        self._decoder, self._cos, self._sin, self._every = decoder, cos, sin, every
+        # Keys and values of each layer, [B, H_kv, S, d].
+        self._caches = [layer.permute(2, 0, 3, 1, 4).unbind() for layer in cache]
         capacity, tokens, channels = cache.shape[2], rows * width, like.shape[1]
-        heads = (rows, width, of.heads, of.head_width)
+        heads = (rows, width, decoder.heads, decoder.head_width)
         self.ids = torch.zeros(rows, width, dtype=torch.int64, device=like.device)
         self.position = torch.zeros_like(self.ids)
         self._residual, self._normed = like.new_empty(tokens, channels), like.new_empty(tokens, channels)
         self._query, self._attended = like.new_empty(heads), like.new_empty(heads)
-        self._workspace = attention_workspace(self._query, of.kv_heads, capacity)
+        self._workspace = attention_workspace(self._query, decoder.kv_heads, capacity)
         self._start = torch.zeros(rows, dtype=torch.int64, device=like.device)
         self._length = torch.zeros_like(self._start)
 
     def __call__(self) -> Tensor:
-        """Logits [B, V] after the last token of each row, or [B, w, V] after every one.
+        """Returns logits [B, V] after the last token of each row, or [B, w, V] after every token.
 
-        The tokens are `ids` at `position` [B, w], consecutive in a row.
+        The tokens are `ids` at `position` [B, w], which are consecutive in each row.
         """
-        of, tokens = self._of, len(self._residual)
+        decoder, tokens = self._decoder, len(self._residual)
         self._length.copy_(self.position[:, 0])
-        torch.index_select(of.embedding, 0, self.ids.view(-1), out=self._residual)
+        torch.index_select(decoder.embedding, 0, self.ids.view(-1), out=self._residual)
         x: Tensor | None = None
-        for block, (keys, values) in zip(of.blocks, self._caches, strict=True):
+        for block, (keys, values) in zip(decoder.blocks, self._caches, strict=True):
             add_rms_norm(
                 x, self._residual, block.attention_norm.weight, block.attention_norm.eps, self._normed
             )
@@ -73,13 +74,13 @@ class Stepper:
                 values,
                 self._query,
             )
-            scale = of.head_width**-0.5
+            scale = decoder.head_width**-0.5
             decode_attention(
                 self._query, keys, values, self._start, self._length, scale, self._attended, self._workspace
             )
             x = block.output(self._attended.view(tokens, -1))
             add_rms_norm(x, self._residual, block.ffn_norm.weight, block.ffn_norm.eps, self._normed)
             x = block.ffn(self._normed)
-        add_rms_norm(x, self._residual, of.norm.weight, of.norm.eps, self._normed)
-        asked = self._normed.view(*self.ids.shape, -1)
-        return of.head(asked if self._every else asked[:, -1])
+        add_rms_norm(x, self._residual, decoder.norm.weight, decoder.norm.eps, self._normed)
+        hidden = self._normed.view(*self.ids.shape, -1)
+        return decoder.head(hidden if self._every else hidden[:, -1])

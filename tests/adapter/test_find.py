@@ -1,4 +1,7 @@
-"""Every family's FFNs are found, in order, and reproduced bit for bit; models without one ordinary gated FFN a layer are refused."""
+"""Every family's FFNs are found, in order, and reproduced bit for bit.
+
+Models that do not have one ordinary gated FFN per layer are refused.
+"""
 
 from __future__ import annotations
 
@@ -124,12 +127,16 @@ def test_leaves_no_trace(name: str) -> None:
 # Models that are refused as they come
 
 REASONS = {
-    "bitnet": r"model\.layers\.0\.mlp \(BitNetMLP\) computes something else than down\(act\(gate x\) \* up x\)",
-    "falcon_h1": r"model\.layers\.0\.feed_forward \(FalconH1MLP\) computes something else than down\(act\(gate x\) \* up x\)",
+    "bitnet": r"model\.layers\.0\.mlp \(BitNetMLP\) "
+    r"computes something else than down\(act\(gate x\) \* up x\)",
+    "falcon_h1": r"model\.layers\.0\.feed_forward \(FalconH1MLP\) "
+    r"computes something else than down\(act\(gate x\) \* up x\)",
     "starcoder2": r"Starcoder2ForCausalLM has no gated FFN",
     "gpt_neox": r"GPTNeoXForCausalLM has no gated FFN",
-    "mixtral": r"model\.layers\.0\.mlp\.experts \(MixtralExperts\) is a mixture of experts.*use a dense model",
-    "qwen2_5_vl": r"Qwen2_5_VLForConditionalGeneration is more than a causal language model.*load its language model alone",
+    "mixtral": r"model\.layers\.0\.mlp\.experts \(MixtralExperts\) is a mixture of experts"
+    r".*use a dense model",
+    "qwen2_5_vl": r"Qwen2_5_VLForConditionalGeneration is more than a causal language model"
+    r".*load its language model alone",
     "t5gemma": r"T5GemmaForConditionalGeneration is not a decoder-only language model.*AutoModelForCausalLM",
 }
 
@@ -195,7 +202,7 @@ def _listed_experts(model: PreTrainedModel) -> None:
 
 
 def _stacked_experts(model: PreTrainedModel) -> None:
-    """Experts that their names do not give away."""
+    """Experts that cannot be recognised by their names."""
     mlp = nn.Module()
     mlp.gate_up_proj = nn.Parameter(torch.ones(4, 2 * NEURONS, WIDTH))
     mlp.down_proj = nn.Parameter(torch.ones(4, WIDTH, NEURONS))
@@ -231,7 +238,7 @@ def test_refuses_a_spoiled_model(spoil: Callable[[PreTrainedModel], None], reaso
 
 
 def test_refuses_weights_on_two_devices() -> None:
-    # A machine with one device cannot hold such a model: the check is given one weight that merely claims another device.
+    # A machine may have one device only, so one weight is moved to `meta`.
     first, second = find_ffns(build("llama"))
     elsewhere: GatedFFN = replace(
         second, weights=replace(second.weights, down=second.weights.down.to("meta"))

@@ -1,4 +1,4 @@
-"""Which linears a method may act on, against what the layers hold and what they are fed."""
+"""Methods may act on the linear layers of the decoder layers, with the right sites and sizes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ BATCH = prompts(2)
 
 
 def found_in(model: PreTrainedModel) -> dict[str, tuple[nn.Linear, Linear]]:
-    return {of.name: (module, of) for module, of in find_linears(model, find_ffns(model))}
+    return {entry.name: (module, entry) for module, entry in find_linears(model, find_ffns(model))}
 
 
 def inside(model: PreTrainedModel) -> dict[str, tuple[int, nn.Linear]]:
-    """Every linear in a decoder layer, by its name: its layer and itself."""
+    """Returns every linear layer in the decoder layers by name, with the number of its decoder layer."""
     return {
         f"model.layers.{layer}.{name}": (layer, module)
         for layer, block in enumerate(model.model.layers)
@@ -44,33 +44,33 @@ def test_they_are_the_linears_of_the_decoder_layers(family: str) -> None:
         name for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != "lm_head"
     )
     for name, (layer, linear) in want.items():
-        module, of = found[name]
+        module, entry = found[name]
         assert module is linear
-        assert of.layer == layer
-        assert of.weight.data_ptr() == linear.weight.data_ptr()  # a view
-        assert not of.weight.requires_grad
-        assert (of.bias is None) == (linear.bias is None)
-        assert of.bias is None or torch.equal(of.bias, linear.bias)
+        assert entry.layer == layer
+        assert entry.weight.data_ptr() == linear.weight.data_ptr()  # a view
+        assert not entry.weight.requires_grad
+        assert (entry.bias is None) == (linear.bias is None)
+        assert entry.bias is None or torch.equal(entry.bias, linear.bias)
 
 
 @pytest.mark.parametrize("family", PRUNABLE)
 def test_a_site_is_what_is_fed_one_input(family: str) -> None:
-    """The tensor itself tells which linears share it, and its producer comes before its users."""
+    """The identity of the input tensor shows which linear layers share it."""
     model, fed = build(family), {}
     found = found_in(model)
     for name, (module, _) in found.items():
         module.register_forward_pre_hook(lambda _, args, name=name: fed.setdefault(name, args[0]))
     model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=False)
     for layer in range(LAYERS):
-        own = [of for _, of in found.values() if of.layer == layer]
-        by_site = [[id(fed[of.name]) for of in own if of.site is site] for site in Site]
+        own = [entry for _, entry in found.values() if entry.layer == layer]
+        by_site = [[id(fed[entry.name]) for entry in own if entry.site is site] for site in Site]
         assert all(len(set(ids)) == 1 for ids in by_site)
         shared = family == "cohere2"  # attention and FFN side by side
         assert len({ids[0] for ids in by_site}) == len(Site) - shared
-        down = next(of for of in own if of.site is Site.DOWN)
+        down = next(entry for entry in own if entry.site is Site.DOWN)
         assert down.weight.shape == (WIDTH, 2 * WIDTH)
         for site in (Site.QKV, Site.GATE_UP):
-            assert {of.weight.shape[1] for of in own if of.site is site} == {WIDTH}
+            assert {entry.weight.shape[1] for entry in own if entry.site is site} == {WIDTH}
 
 
 @pytest.mark.parametrize("family", PRUNABLE)
@@ -84,7 +84,7 @@ def test_sizes_are_the_weights_of_the_layers(family: str) -> None:
         )
         for site, row in counted.items():
             assert row[layer] == sum(
-                m.weight.numel() for m, of in found.values() if (of.layer, of.site) == (layer, site)
+                m.weight.numel() for m, entry in found.values() if (entry.layer, entry.site) == (layer, site)
             )
 
 
@@ -92,7 +92,7 @@ def test_fused_ones_are_one_linear_of_their_site() -> None:
     model = build("phi3")
     found = found_in(model)
     assert [name.rpartition(".")[2] for name in list(found)[:4]] == [name for name, _ in _children(model)]
-    sites = {name.rpartition(".")[2]: of.site for name, (_, of) in found.items()}
+    sites = {name.rpartition(".")[2]: entry.site for name, (_, entry) in found.items()}
     assert sites == {
         "o_proj": Site.O,
         "qkv_proj": Site.QKV,
@@ -115,7 +115,7 @@ def _children(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
 
 
 class Widened(nn.Module):
-    """A norm with a linear behind it, as no family has."""
+    """A norm with a linear layer behind it, which no family has."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -132,7 +132,10 @@ def widened() -> PreTrainedModel:
     return model
 
 
-SENTENCE = "model.layers.1.input_layernorm.gate is a linear that Regrow does not know; use a method of neurons, such as bap"
+SENTENCE = (
+    "model.layers.1.input_layernorm.gate is a linear layer that Regrow does not know; "
+    "use a method that prunes neurons, such as bap"
+)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -146,7 +149,8 @@ def test_an_unknown_linear_is_refused_by_methods_for_all_linears_alone(name: str
         blocks, modules = survey(model, method.surface, method.sites)
         assert [ffn.module for ffn in find_ffns(model)] == modules
         assert blocks.linears == []
-        assert blocks.sizes == sizes(build("qwen2"), find_ffns(build("qwen2")))  # those whose names are known
+        # Only layers with known names are counted.
+        assert blocks.sizes == sizes(build("qwen2"), find_ffns(build("qwen2")))
 
 
 def test_ffn_methods_run_beside_an_unknown_linear() -> None:
@@ -167,7 +171,8 @@ def test_a_model_with_convolutions_is_for_ffn_methods() -> None:
     model = build("w1_w3_w2")
     with pytest.raises(
         UsageError,
-        match=r"^model\.layers\.0\.conv\.in_proj is a linear that Regrow does not know; use a method of neurons, such as bap",
+        match=r"^model\.layers\.0\.conv\.in_proj is a linear layer that Regrow does not know; "
+        "use a method that prunes neurons, such as bap",
     ):
         found_in(model)
     counted = sizes(model, find_ffns(model))

@@ -1,4 +1,4 @@
-"""A patched instance is changed in one attribute, and afterwards in none."""
+"""A patch changes one attribute of one instance, and restoring it leaves no difference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDS = torch.arange(3, 15).reshape(2, 6) % VOCABULARY
 
 
 def _attributes(model: nn.Module) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Every instance attribute of every module: name, order and identity of the value."""
+    """Returns every instance attribute of every module: name, order and identity of the value."""
     return [
         (name, [(key, id(value)) for key, value in vars(module).items()])
         for name, module in model.named_modules()

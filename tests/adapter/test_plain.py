@@ -1,6 +1,6 @@
-"""Linears and modules that are not what they seem are refused.
+"""Linear layers and modules that are not ordinary are refused.
 
-peft, bitsandbytes, torchao and accelerate are not needed: look-alikes below have the properties that make the real ones traps.
+peft, bitsandbytes, torchao and accelerate are not needed: look-alikes have the properties that matter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from refusing import refusal
 
 
 class LoraLike(nn.Module):
-    """Like peft's lora.Linear: not an nn.Linear, shows the base's weight, adds its own product."""
+    """Like peft's lora.Linear: no nn.Linear, shows the weight of its base layer, adds its own matmuls."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class LoraLike(nn.Module):
 
 
 class Params4bitLike(nn.Parameter):
-    """Like bitsandbytes' Params4bit: two weights a byte, in one column."""
+    """Like bitsandbytes' Params4bit: two weights per byte, in one column."""
 
 
 class Linear4bitLike(nn.Linear):
@@ -157,7 +157,8 @@ SPOILED: list[tuple[Callable[[PreTrainedModel], None], str]] = [
     ),
     (
         _quantised_by_config,
-        "LlamaForCausalLM is quantised (config.quantization_config is set); load the model without quantisation",
+        "LlamaForCausalLM is quantised (config.quantization_config is set); "
+        "load the model without quantisation",
     ),
     (_on_meta, "model.layers.1.mlp.gate_proj has no weight in memory (meta device"),
     (_offloaded_by_accelerate, "model.layers.1.mlp (LlamaMLP) is placed by accelerate"),

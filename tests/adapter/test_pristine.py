@@ -1,4 +1,4 @@
-"""What counts as shipped: code objects of the libraries, under their own names."""
+"""Functions count as shipped if their code objects come from the libraries, under their own names."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_replacement_is_told_whatever_it_is_called(name: str, monkeypatch: pyt
 
 
 def test_a_model_that_was_compiled_leaves_others_as_shipped() -> None:
-    """The compiler puts a method of its own into nn.Module."""
+    """The compiler adds a method of its own to nn.Module."""
     compiled: Any = build("llama")
     compiled.compile(backend="eager")
     compiled(torch.ones(1, 4, dtype=torch.int64))

@@ -1,4 +1,7 @@
-"""Modules that keep the names of a gated FFN and change the maths are refused, at every type; ordinary ones pass at every scale."""
+"""Modules with the attribute names of a gated FFN but other maths are refused at every dtype.
+
+Ordinary modules pass at every scale.
+"""
 
 from __future__ import annotations
 

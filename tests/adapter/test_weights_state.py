@@ -1,4 +1,4 @@
-"""A look at a model's weights sees every change of them, and none where there is none."""
+"""The state of a model's weights shows every change of them, and does not change otherwise."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def swapped_rows(model: PreTrainedModel) -> None:
 
 
 def permuted_neurons(model: PreTrainedModel) -> None:
-    """What the FFN computes stays the same; what was derived from a neuron's number does not."""
+    """The FFN computes the same as before, but what was derived for a neuron's index is wrong."""
     order = torch.arange(len(weight(model))).roll(1)
     for part in (mlp(model).gate_proj, mlp(model).up_proj):
         part.weight.data.copy_(part.weight.data[order])
@@ -168,10 +168,10 @@ DTYPES = [
 
 
 def edits(bits: Tensor) -> Iterator[Tensor]:
-    """Yield copies of bytes [n, w] with a change of one, two or many elements."""
+    """Yields copies of bytes [n, w] with one, two or many elements changed."""
     for rows in ([0], [1, 3], [3, 7], [3, 7, 11, 15], slice(None)):
         flipped = bits.clone()
-        flipped[rows, -1] ^= 128  # the sign; for some dtypes nothing but a bit
+        flipped[rows, -1] ^= 128  # the sign bit; in some dtypes an ordinary bit
         yield flipped
         moved = bits.clone()
         moved[rows] = bits[rows].roll(1, 0) if len(bits[rows]) > 1 else ~bits[rows]
@@ -181,7 +181,7 @@ def edits(bits: Tensor) -> Iterator[Tensor]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("count", [16, 17, 64])
 def test_signs_exponents_and_places_of_elements_count(dtype: torch.dtype, count: int) -> None:
-    """Pairs and fours of the elements that lie at the top of a word, too, whose products overflow."""
+    """Pairs and fours of elements at the top of a word count as well, although their products overflow."""
     size = torch.empty(0, dtype=dtype).element_size()
     bits = torch.randint(
         0,
@@ -198,7 +198,10 @@ def test_signs_exponents_and_places_of_elements_count(dtype: torch.dtype, count:
 
 
 def test_views_are_read_in_the_order_of_their_elements() -> None:
-    """Whatever the layout and the offset: transposed, a part of another, not aligned, empty, a scalar, longer than a chunk."""
+    """Layout and offset do not matter.
+
+    The views are transposed, part of another tensor, unaligned, empty, a scalar, and longer than a chunk.
+    """
     whole = torch.randn(30, 6, generator=torch.Generator().manual_seed(1))
     parts = [whole.t(), whole[3:9], whole[:, 1:4], whole.flatten()[3:8], whole[:0], whole[2, 2]]
     assert checksums(parts) == checksums(
@@ -207,6 +210,6 @@ def test_views_are_read_in_the_order_of_their_elements() -> None:
     assert len(set(checksums(parts))) == len(parts)
     long = torch.zeros(3 << 17, dtype=torch.int64)
     before = checksums([long])
-    long[[5, 5 + (1 << 17)]] = torch.tensor([1, -1])  # the same place of two chunks
+    long[[5, 5 + (1 << 17)]] = torch.tensor([1, -1])  # at the same offset of two chunks
     assert checksums([long]) != before
     assert checksums([]) == ()

@@ -1,4 +1,4 @@
-"""On the CPU, decode steps run through the kernels in Triton's interpreter where a test asks for them."""
+"""Lets a test run decode steps through the Triton kernels on a CPU, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from regrow import kernels
 
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the CPU for a GPU when it comes to choosing an implementation."""
+    """Makes the choice of an implementation treat the CPU as a GPU."""
     monkeypatch.setattr(kernels, "_on_gpu", lambda x: x.dtype != torch.float64)

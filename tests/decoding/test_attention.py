@@ -1,4 +1,4 @@
-"""Our decode attention inside the forward of models that are not run by their parts."""
+"""Our decode attention inside the forward of models that do not run fused."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def _short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, mask and positions [3, 16]: prompts of 9 columns, padded on the left, and what follows."""
+    """Returns ids, mask and positions [3, 16]: left-padded prompts of 9 columns, and what follows them."""
     ids = torch.randint(3, 90, (3, COLUMNS), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(COLUMNS) >= 9 - torch.tensor(LENGTHS)[:, None]).long()
     return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
 
 
 def logits(model: PreTrainedModel, cache: Any, *, ours: bool) -> Tensor:
-    """[7, 3, V] after the prompt, a step of one token, one of four, one of one."""
+    """Returns logits [4, 3, V] after the prompt, a step of one token, one of four and one of one."""
     ids, mask, position = batch()
     attention = DecodeAttention(model, mask[:, :9], 3) if ours else None
     inputs = {
@@ -88,7 +88,7 @@ def test_which_families_take_it(family: str) -> None:
 
 
 def test_a_layer_that_sees_a_part_of_the_text_rules_it_out() -> None:
-    """Whether or not it tells its attention: chunks are a matter of the mask, which ours is not given."""
+    """Its attention need not be told: chunks are a matter of the mask, which ours does not get."""
     model = build("phi3")
     model.config.layer_types = ["full_attention", "chunked_attention"]
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_a_layer_that_sees_a_part_of_the_text_rules_it_out() -> None:
 
 @pytest.mark.parametrize("odd", ["softcap", "s_aux", "sliding_window", "position_bias"])
 def test_attention_with_more_to_it_is_refused(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A family that hands one of these to its attention keeps its own."""
+    """A family that passes one of these to its attention keeps its own attention."""
     monkeypatch.setattr(attention, "attend", lambda *a, **k: ATTEND(*a, **{**k, odd: 3.0}))
     model = build("phi3")
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_attention_with_more_to_it_is_refused(odd: str, monkeypatch: pytest.Monk
 
 
 def test_values_of_another_width_are_refused() -> None:
-    """As in attention with latent keys and values, whose heads differ."""
+    """Attention with latent keys and values has such heads."""
     query, key, lengths = (
         torch.randn(1, 2, 1, 16),
         torch.randn(1, 2, 4, 16),
@@ -135,7 +135,7 @@ def test_a_model_whose_logits_change_keeps_its_own(wrong: Any, monkeypatch: pyte
 
 
 def given_attention(model: PreTrainedModel, mask: Any = None) -> bool:
-    """Whether a batch of two goes through our attention, on what is taken for a GPU."""
+    """Returns True if a batch of two rows uses our attention, on a device that is treated as a GPU."""
     networks = Networks(model)
     networks._kernels = True
     positions = torch.arange(3).expand(2, 3)
@@ -170,7 +170,7 @@ ATTENTION = [
 def test_attention_that_is_not_as_shipped_is_not_gone_around(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is it asked whether a text gives the same logits."""
+    """The check of the logits always passes here, so only the check of the code can refuse."""
     monkeypatch.setattr(choose_network, "attends_alike", lambda _: True)
     model = build("phi3")
     assert given_attention(model)

@@ -1,5 +1,7 @@
-"""A model that is not what its class says gives stock transformers' tokens, through its own forward; one that is, is run by
-its parts, also once a change is undone."""
+"""A model that differs from what its class says runs its own forward, with stock transformers' tokens.
+
+An unchanged model runs fused, also after a change was undone.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from regrow.method.base import Method
 PROMPTS = prompts(3)
 SETTINGS = arguments(PROMPTS)
 BY_PARTS = "FusedNetwork"
-# They go into what a network by parts is made of: it is made anew, and gives the changed tokens.
+# A fused network is built from these settings: it is built again, and gives the changed tokens.
 SEEN = {
     "frequencies_written",
     "frequencies_replaced",
@@ -41,7 +43,7 @@ SEEN = {
 
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The classes of the networks of all batches."""
+    """The class names of the networks that batches get, in order."""
     names: list[str] = []
     choose = Networks.for_batch
 
@@ -163,7 +165,7 @@ def test_a_compiled_model_keeps_what_was_compiled(what: str, chosen: list[str]) 
     assert chosen[0] != BY_PARTS
 
 
-# Weights, which are values and not structure
+# Weights: their values are not part of the structure
 
 
 def _added(weight: nn.Parameter) -> None:
@@ -231,12 +233,12 @@ def test_a_parameter_put_in_place_of_another_is_used(chosen: list[str]) -> None:
     assert chosen == [BY_PARTS] * 2
 
 
-# What the two ways are compared on
+# The text on which fused and own forward are compared
 
 
 @pytest.mark.parametrize("start", [20, 90, 200])
 def test_a_difference_that_shows_late_in_a_text_is_seen(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if nothing else gave it away: keys that weigh more from one token on."""
+    """Keys weigh more from one token on, and the check of the code is switched off."""
     model = build("llama")
     monkeypatch.setattr(llama_like, "pristine", lambda _: True)
 
@@ -255,7 +257,7 @@ def by_parts(model: PreTrainedModel) -> bool:
     return Networks(model)._by_parts() is not None
 
 
-# Loops and inputs of the model's own
+# Decode loops and input preparation that a model brings itself
 
 
 @pytest.mark.parametrize("part", ["_sample", "_prefill", "_has_unfinished_sequences"])
@@ -360,7 +362,7 @@ MODES: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
 def test_a_model_pruned_in_a_mode_of_the_callers_gives_what_it_gives_there(
     name: str, family: str, chosen: list[str]
 ) -> None:
-    """Also in bfloat16, whose dtypes are taken from here and there."""
+    """bfloat16 is included, because its dtypes come from several places."""
     mode, network = MODES[name]
     for dtype in (torch.float32, torch.bfloat16):
         model = build(family, dtype)

@@ -1,4 +1,4 @@
-"""A decode step of one row on a CPU runs through torch's own product where that was measured to be faster, and nothing else does."""
+"""Only CPU decode steps of one row use torch's own matmul, if it was measured to be faster."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_setting_comes_back_after_an_error_and_is_never_switched_on() -> Non
 def test_the_loop_takes_it_for_decode_steps_only(
     rows: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The product of the prompt, which is long, stays oneDNN's."""
+    """The matmuls of the prompt, which is long, stay oneDNN's."""
     monkeypatch.setattr(
         choose_network, "choose_matmul", lambda *_: MatmulChoice("native", "onednn", 1, 0, {})
     )

@@ -1,4 +1,7 @@
-"""A decoder run by its parts gives what the model gives, and models that it does not know or may not go around are left alone."""
+"""A fused decoder gives the model's logits.
+
+Models that are not known, or that must not be bypassed, run their own forward.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,12 @@ from regrow.selection.schedule import Schedule
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 KNOWN = ["llama", "mistral", "qwen2", "qwen3", "biases"]
-LENGTHS = [9, 5, 2]  # of three rows
+LENGTHS = [9, 5, 2]  # tokens of three rows
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
 def batch(lengths: list[int], width: int) -> tuple[Tensor, Tensor]:
-    """Return ids and positions [B, width], padded on the left."""
+    """Returns ids and positions [B, width], padded on the left."""
     ids = torch.randint(3, 90, (len(lengths), width), generator=torch.Generator().manual_seed(1))
     position = torch.arange(width) - (width - torch.tensor(lengths)[:, None])
     return ids, position.clamp(min=-1)
@@ -55,9 +58,8 @@ def ready(
 ) -> FusedNetwork:
     network = FusedNetwork(read(model), kernels=kernels, recorder=record and (lambda: record))
     network.start(rows, columns)
-    network._keys_values.fill_(
-        torch.nan
-    )  # what a batch before left: cleared as far as this one needs it, and beyond that not to be read
+    # Values left by an earlier batch: `start` clears what this batch needs, and the rest must not be read.
+    network._keys_values.fill_(torch.nan)
     network.start(rows, columns)
     return network
 
@@ -65,11 +67,11 @@ def ready(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("family", KNOWN)
 def test_logits_of_a_prompt_and_of_steps_are_the_models(family: str, dtype: torch.dtype) -> None:
-    """Ragged rows; a prompt whole, in two chunks, then one token at a time."""
+    """Rows are ragged. A prompt is fed whole, or in two chunks and then one token at a time."""
     model = build(family, dtype)
     ids, position = batch(LENGTHS, 9)
     theirs = stock(model, ids, position)
-    # Sums in another order: some roundings a layer. In bfloat16 both round to it after the same operations.
+    # Sums in another order differ by some roundings per layer. In bfloat16, both round at the same points.
     limit = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 0.02}[dtype]
     with torch.no_grad():
         assert relative(run(ready(model), ids, position, 9), theirs[:, -1]) < limit
@@ -85,7 +87,7 @@ def test_logits_of_a_prompt_and_of_steps_are_the_models(family: str, dtype: torc
 @pytest.mark.parametrize("kernels", [False, True], ids=["plain", "kernels"])
 @pytest.mark.parametrize("family", KNOWN)
 def test_rows_of_their_own_lengths_take_several_tokens_and_take_them_back(family: str, kernels: bool) -> None:
-    """A step of four tokens a row, each row at its own place; then two of them count as never fed, and others follow."""
+    """Each row takes four tokens in one step, at its own position. The last two are then replaced."""
     model = build(family)
     ids, position = batch(LENGTHS, 9)
     drafted = torch.randint(3, 90, (3, 4), generator=torch.Generator().manual_seed(2))
@@ -221,7 +223,7 @@ def test_recorded_steps_read_the_tokens_of_the_day() -> None:
             live = position[:, column] >= 0
             assert relative(ours[live], theirs[live, column]) < 2e-6
     assert (recorder.recorded, recorder.replayed) == (1, 3)
-    network.start(3, 1000)  # another cache: nothing recorded outlives the old one
+    network.start(3, 1000)  # another cache; recorded steps go with the old one
     assert network._steppers == {}
     assert network._graphs is not None
     assert network._graphs._recorded == {}
@@ -246,7 +248,10 @@ def test_chunks_of_a_prompt_are_shorter_where_there_are_many_rows(rows: int, chu
 
 
 def test_a_step_that_observes_is_recorded_for_one_state_and_one_with_thresholds_not_at_all() -> None:
-    """A batch of another size has a state elsewhere; a selection by thresholds gives another size."""
+    """The key of an observing step holds the address of its state, which changes with the batch size.
+
+    A sparse step with thresholds varies in size, so it is never recorded.
+    """
     model = build("qwen2")
     with regrow.prune(model, regrow.BatchwiseAdaptive(sparsity=0.5)) as session:
         pruner = session.pruner
@@ -259,7 +264,7 @@ def test_a_step_that_observes_is_recorded_for_one_state_and_one_with_thresholds_
 
         session.start(2)
         keys = [key(mode) for mode in Mode]
-        held = dict(pruner._seen)  # so that another buffer gets another address
+        held = dict(pruner._seen)  # keeps the buffers alive, so that new ones get other addresses
         session.start(2)
         assert [key(mode) for mode in Mode] == keys
         session.start(3)

@@ -1,4 +1,4 @@
-"""The decode loop: where rows end and why, what is told meanwhile, and that it is stock transformers' loop token for token."""
+"""The decode loop: where rows end and why, what callbacks receive, and the tokens of stock transformers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StopAfter(StoppingCriteria):
 
 
 class Tape:
-    """A streamer that keeps what it is given."""
+    """A streamer that records what it receives."""
 
     def __init__(self) -> None:
         self.told: list[list[Any]] = []
@@ -110,7 +110,7 @@ def test_one_token_is_no_decode_step(model: PreTrainedModel) -> None:
 
 
 def test_custom_stopping_criteria_end_rows_for_the_reason_stop(model: PreTrainedModel) -> None:
-    """Stock transformers pads stopped rows too, as long as there is an EOS."""
+    """Stock transformers pads stopped rows too, if there is an EOS."""
     counts = [5, 2, 99, 11]
     settings = arguments(BATCH) | {
         "stopping_criteria": StoppingCriteriaList([StopAfter(max(map(len, BATCH)), counts)])
@@ -123,7 +123,7 @@ def test_custom_stopping_criteria_end_rows_for_the_reason_stop(model: PreTrained
 
 
 def test_a_stopped_row_without_any_eos_goes_on_as_in_stock_transformers(model: PreTrainedModel) -> None:
-    """Its tokens count up to its end."""
+    """Only the tokens up to the row's end count."""
     settings = arguments(BATCH, eos_token_id=None) | {
         "stopping_criteria": [StopAfter(max(map(len, BATCH)), [5, 2, 8, 11])]
     }
@@ -148,7 +148,10 @@ def test_an_eos_counts_before_a_criterion_of_the_same_step(model: PreTrainedMode
 
 
 def test_rows_that_ended_do_not_count_in_later_phases(model: PreTrainedModel) -> None:
-    """A row whose first token is its EOS is scored by its prompt alone: what it is fed afterwards (pad) changes no mask."""
+    """A row whose first token is its EOS is scored by its prompt alone.
+
+    The pad tokens that it is fed afterwards change no mask.
+    """
     eos = new_tokens(BATCH, model.generate(**arguments(BATCH)))[0][0]
     runs = []
     with regrow.prune(model, METHOD, record_masks=True) as session:
@@ -163,7 +166,7 @@ def test_rows_that_ended_do_not_count_in_later_phases(model: PreTrainedModel) ->
 
 
 def test_finished_rows_are_forgotten_only_if_asked(model: PreTrainedModel) -> None:
-    """A row that ends with its first token is as good as absent from the masks that follow the first selection after it."""
+    """If forgotten, a row that ends with its first token has no effect on the masks selected afterwards."""
     eos = new_tokens(BATCH, model.generate(**arguments(BATCH)))[0][0]
     masks = {}
     for forget in (True, False):
@@ -178,7 +181,7 @@ def test_finished_rows_are_forgotten_only_if_asked(model: PreTrainedModel) -> No
     assert masks[False, "all"] != masks[True, "all"]
 
 
-# What it is asked for
+# What callers may ask for
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -222,9 +225,8 @@ def test_scores_and_logits_are_returned_as_stock_transformers_does(model: PreTra
     assert torch.equal(ours.sequences, stock.sequences)
     assert len(ours.scores) == len(stock.scores) == ours.sequences.shape[1] - max(map(len, BATCH))
     for mine, theirs in zip((*ours.scores, *ours.logits), (*stock.scores, *stock.logits), strict=True):
-        torch.testing.assert_close(
-            mine, theirs, rtol=1e-4, atol=1e-4
-        )  # logits are of about ten; float32 sums in one order or another
+        # Logits are about ten in size, and float32 sums are in different orders.
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
     assert not torch.equal(ours.scores[3], ours.logits[3])
     assert ours.past_key_values.get_seq_length() == ours.sequences.shape[1] - 1
     assert bare.scores is None
@@ -255,7 +257,7 @@ def test_chunks_of_the_prompt_change_no_mask_and_no_token(chunk: int) -> None:
 
 
 def test_the_scores_of_a_prompt_in_chunks_of_one_token_are_those_of_the_whole_in_bfloat16() -> None:
-    """Up to rounding: there a kernel of the CPU adds them, which reads slots of tokens that lie side by side."""
+    """They agree up to rounding. In bfloat16, a CPU kernel adds the scores, and it reads contiguous slots."""
     model, scores = build("qwen2", torch.bfloat16), []
     for size in (None, 1):
         with regrow.prune(model, regrow.Griffin(sparsity=0.5)) as session:
@@ -266,7 +268,7 @@ def test_the_scores_of_a_prompt_in_chunks_of_one_token_are_those_of_the_whole_in
 
 
 class Asks(LogitsProcessor):
-    """A processor that runs the model itself, as classifier-free guidance does, and then changes nothing."""
+    """A processor that runs the model itself, as classifier-free guidance does, and changes nothing."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
