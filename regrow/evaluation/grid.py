@@ -1,4 +1,4 @@
-"""What `regrow compare` compares: methods, sparsities and batch sizes."""
+"""The cells of `regrow compare`: methods at several sparsities and batch sizes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from regrow.errors import UsageError
 from regrow.method.base import Method
 from regrow.method.presets import METHODS, make, parameters
 
-BATCH_SIZES: Final = (4, 16, 8, 1)  # in the order in which they are run
+BATCH_SIZES: Final = (4, 16, 8, 1)  # in the order of the runs
 SPARSITY: Final = "0.5"
-OTHER_SPARSITIES: Final = ("0.3", "0.7")  # at SWEPT alone
-SWEPT: Final = 4
+OTHER_SPARSITIES: Final = ("0.3", "0.7")  # only at batch size SWEPT
+SWEPT: Final = 4  # batch size that also has the ablations and the other sparsities
 
-_Named = dict[str, tuple[str, dict[str, Any]]]  # label: method, parameters beside the sparsity
+_Named = dict[str, tuple[str, dict[str, Any]]]  # label: method, parameters other than the sparsity
 
 _LABELLED: Final[_Named] = {
     "dense": ("dense", {}),
@@ -32,7 +32,7 @@ _LABELLED: Final[_Named] = {
     "Wanda 2:4": ("wanda", {}),
     "SparseGPT 2:4": ("sparsegpt", {}),
 }
-# Of BAP, at SWEPT and SPARSITY alone; after the paper's table 3 and figure 1.
+# Ablations of BAP, only at SWEPT and SPARSITY. They follow table 3 and figure 1 of the paper.
 ABLATIONS: Final[_Named] = {
     "BAP, mean": ("bap", {"aggregate": "mean"}),
     "BAP, no memory": ("bap", {"memory": "none"}),
@@ -47,7 +47,7 @@ ABLATIONS: Final[_Named] = {
     "BAP, T_trans 10": ("bap", {"period": 10}),
     "BAP, T_trans 30": ("bap", {"period": 30}),
 }
-# Methods without a label of their own go by their names.
+# A method without a label of its own is labelled with its name.
 ENTRIES: Final[_Named] = _LABELLED | {
     name: (name, {})
     for name in METHODS
@@ -58,13 +58,15 @@ ENTRIES: Final[_Named] = _LABELLED | {
 @final
 @dataclass(frozen=True)
 class Cell:
+    """One run of the comparison: a method with its sparsity, at one batch size."""
+
     label: str
     method: Method
     batch_size: int
 
     @property
     def name(self) -> str:
-        """For files."""
+        """Name of the cell's files, without extension."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
         sparsity = f"-s{float(self.method.target):g}" if self.method.target else ""
         return f"{slug}{sparsity}-b{self.batch_size}"
@@ -73,9 +75,10 @@ class Cell:
 def grid(
     batch_sizes: Sequence[int] = BATCH_SIZES, *, others: bool = True, only: Sequence[str] = ()
 ) -> list[Cell]:
-    """Every entry at SPARSITY and every batch size; at batch SWEPT also the ablations and, with `others`, the other sparsities.
+    """Returns every entry at SPARSITY and each batch size.
 
-    `only` are labels. Raises UsageError for one that is not there at these batch sizes.
+    Batch size SWEPT also gets the ablations and, with `others`, the other sparsities. `only` selects cells by
+    label. Raises UsageError for a label that has no cell at these batch sizes.
     """
     cells = [
         cell
@@ -86,7 +89,8 @@ def grid(
     unknown = [label for label in only if label not in labels]
     if unknown:
         raise UsageError(
-            f"unknown entry {unknown[0]!r} at batch {', '.join(map(str, batch_sizes))}; choose from: {'; '.join(labels)}"
+            f"unknown entry {unknown[0]!r} at batch {', '.join(map(str, batch_sizes))}; "
+            f"choose from: {'; '.join(labels)}"
         )
     return [cell for cell in cells if not only or cell.label in only]
 
