@@ -28,9 +28,9 @@ COLUMNS: Final = (
     "at length cap",
 )
 
-CLOSE: Final = 0.05  # sparsities of answers and traces that are no further apart go for the same
+CLOSE: Final = 0.05  # answers and traces count as equally sparse if their sparsities differ by no more
 
-# Those that fit a terminal.
+# The columns that fit a terminal.
 NARROW: Final = (
     "method",
     "batch",
@@ -45,23 +45,26 @@ NARROW: Final = (
 @final
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One cell. None is what has not been run."""
+    """Results of one cell of the comparison. A part that has not been run is None."""
 
     label: str
     batch_size: int
     target: float
-    divergence: Mapping[str, Any] | None  # as its file has it
+    divergence: Mapping[str, Any] | None  # the content of its file
     summary: Summary | None
     against_dense: Paired | None  # at the same batch size
 
     @property
     def measured(self) -> Mapping[str, Any] | None:
-        """The divergence, unless nothing was pruned where something should have been: then it is that of the dense model from itself."""
+        """The divergence; None if there is none, or if the method should have pruned and did not.
+
+        In the second case the divergence would compare the dense model with itself.
+        """
         return None if self.divergence is None or self._unpruned(self.divergence) else self.divergence
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know of a row whose answers, or whose traces, were all dense."""
+        """Notes for readers, if all answers or all traces of the row were dense."""
         where, found = f"{self.label}, batch {self.batch_size}", []
         if self.summary is not None and self.summary.note:
             found.append(f"{where}: {self.summary.note}.")
@@ -69,7 +72,8 @@ class ComparisonRow:
             init = self.divergence["settings"].get("params", {}).get("init_steps")
             why = f": pruning begins after {init} of them (init_steps)" if init else ""
             found.append(
-                f"{where}: every step along the dense answers was dense, and there is no divergence to show{why}."
+                f"{where}: every step along the dense answers was dense, "
+                f"and there is no divergence to show{why}."
             )
         return found
 
@@ -85,7 +89,10 @@ def row(
     graded: Graded | None,
     dense: Graded | None,
 ) -> ComparisonRow:
-    """`dense` are the answers of the dense model at the same batch size; incomplete runs are not compared."""
+    """Makes the row of one cell.
+
+    `dense` are the dense model's answers at the same batch size. Incomplete runs are not compared with them.
+    """
     both = (
         graded is not None
         and dense is not None
@@ -102,7 +109,7 @@ def row(
 
 
 def cells(row: ComparisonRow) -> list[str]:
-    """As COLUMNS."""
+    """Returns the texts of a row, in the order of COLUMNS."""
     s, d, a = row.summary, row.measured, row.against_dense
     low, high = s.problems.interval() if s else (0.0, 1.0)
     return [
@@ -122,12 +129,16 @@ def cells(row: ComparisonRow) -> list[str]:
 
 
 def markdown(rows: Sequence[ComparisonRow]) -> str:
+    """Returns the table, followed by the notes of its rows."""
     notes = [note for row in rows for note in row.notes]
     return "\n\n".join([markdown_table(COLUMNS, [cells(row) for row in rows]), *notes]) + "\n"
 
 
 def to_json(rows: Sequence[ComparisonRow]) -> str:
-    """A list of objects with the fields of ComparisonRow; shares bring their value and 95 % interval."""
+    """Returns a JSON list of objects with the fields of ComparisonRow.
+
+    Shares include their value and 95 % interval.
+    """
     return json.dumps([_object(row) for row in rows], indent=1, allow_nan=False) + "\n"
 
 
@@ -136,12 +147,12 @@ def _object(row: ComparisonRow) -> dict[str, Any]:
 
 
 def _sparsity(row: ComparisonRow) -> float | None:
-    """Of the answers; where there are none, of the traces."""
+    """Actual sparsity of the answers, or of the traces if there are no answers."""
     return _traced(row) if row.summary is None else row.summary.counters.actual_sparsity
 
 
 def _traced(row: ComparisonRow) -> float | None:
-    """The sparsity at which the divergence was measured."""
+    """Actual sparsity of the traces, at which the divergence was measured."""
     return (
         None
         if row.divergence is None
@@ -150,7 +161,7 @@ def _traced(row: ComparisonRow) -> float | None:
 
 
 def _elsewhere(row: ComparisonRow) -> str:
-    """The sparsity of a divergence, where it is another one than the row's."""
+    """Text with the sparsity of the divergence; empty if it is close to that of the row."""
     shown, own = _sparsity(row), _traced(row)
     return f" (at {percent(own)})" if own is not None and (shown is None or abs(shown - own) > CLOSE) else ""
 

@@ -1,4 +1,4 @@
-"""Two methods on the same batches of prompts."""
+"""Compares two methods on the same batches of prompts."""
 
 from __future__ import annotations
 
@@ -11,31 +11,37 @@ from typing import final
 
 from regrow.records import Grade
 
-FLIPS = 9999
-Batches = Sequence[Sequence[Grade]]  # a batch is the grades of its prompts
+FLIPS = 9999  # random sign flips of the permutation test
+Batches = Sequence[Sequence[Grade]]  # a batch: the grades of its prompts
 
 
 @final
 @dataclass(frozen=True)
 class Paired:
-    """The difference of two shares of problems right, as a share; its 95 % interval and p-value take batches as independent, not
-    problems, which share a prompt, nor prompts, which share a mask."""
+    """Difference between two shares of right problems, as a share, with its 95 % interval and p-value.
+
+    The independent units are batches, because problems share a prompt and prompts share a mask.
+    """
 
     difference: float
     low: float
     high: float
-    p: float  # two-sided, of no difference: a sign-flip permutation test over batches
+    p: float  # two-sided, against no difference: sign-flip permutation test over batches
 
 
 def paired(one: Batches, other: Batches) -> Paired:
-    """`one` minus `other`, on the same prompts in the same batches. Raises ValueError where they are not, or where there are none."""
+    """Returns `one` minus `other`, which are grades of the same prompts in the same batches.
+
+    Raises ValueError if the batches do not match, or if there are none.
+    """
     totals = _totals(one)
     if not totals or totals != _totals(other):
         raise ValueError("the grades are not of the same batches")
     problems = sum(map(sum, totals))
     gains = [_right(a) - _right(b) for a, b in zip(one, other, strict=True)]
     difference = sum(gains) / problems
-    # The ratio's residuals, batch by batch (linearisation): batches hold different numbers of problems.
+    # The interval comes from the residual of each batch (linearisation of a ratio), because batches hold
+    # different numbers of problems.
     residuals = [gain - difference * sum(total) for gain, total in zip(gains, totals, strict=True)]
     spread = sqrt(sum(r * r for r in residuals) * len(gains) / max(1, len(gains) - 1)) / problems
     half = NormalDist().inv_cdf(0.975) * spread
@@ -51,7 +57,10 @@ def _right(batch: Sequence[Grade]) -> int:
 
 
 def _flips(gains: Sequence[int]) -> float:
-    """How often a sum of the gains with signs drawn anew is at least as far from zero; the sum itself counts as one draw."""
+    """Share of random sign flips after which the sum of the gains is at least as far from zero as before.
+
+    The gains as they are count as one draw.
+    """
     moved, rng = [gain for gain in gains if gain], Random(0)
     total = abs(sum(moved))
     reached = sum(

@@ -1,4 +1,4 @@
-"""What a record file says, as numbers. Counters are summed over its batches; a ratio is taken once, of the sums."""
+"""Summary of a record file. Counters are summed over its batches, and ratios are taken of the sums."""
 
 from __future__ import annotations
 
@@ -18,56 +18,56 @@ from regrow.run_config import RunConfig
 @final
 @dataclass(frozen=True)
 class Share:
-    """`right` of `total`."""
+    """A share: `right` out of `total`."""
 
     right: int
     total: int
-    inflation: float = (
-        1.0  # at least 1: the variance of the share, of that which independent trials would have
-    )
+    inflation: float = 1.0  # variance of the share / variance with independent trials, at least 1
 
     @property
     def value(self) -> float | None:
+        """The share as a number; None if `total` is 0."""
         return self.right / self.total if self.total else None
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Wilson's score interval for as many trials as would be independent; (0, 1) where there is nothing to go by."""
+        """Wilson's score interval for `total / inflation` independent trials; (0, 1) if `total` is 0."""
         if not self.total:
             return 0.0, 1.0
         z = NormalDist().inv_cdf((1 + confidence) / 2)
         share, weight = self.right / self.total, z * z * self.inflation / self.total
         centre = (share + weight / 2) / (1 + weight)
         half = sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
-        # Rounding must not put an end on the wrong side of the share, nor beyond what a share can be.
+        # Rounding must not move an end past the share, or out of [0, 1].
         return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the fields, the value and the 95 % interval as JSON values."""
         return {**asdict(self), "value": self.value, "interval_95": list(self.interval())}
 
 
 @final
 @dataclass(frozen=True)
 class Summary:
-    """One record file. Shares and rates are None where nothing was counted."""
+    """Numbers of one record file. Shares and rates are None if nothing was counted."""
 
     config: RunConfig
-    versions: tuple[Mapping[str, str], ...]  # one, unless a run was taken up again with others
-    missing: tuple[int, ...]  # batches not recorded; everything below is of the others
+    versions: tuple[Mapping[str, str], ...]  # one entry, unless a run was resumed with other versions
+    missing: tuple[int, ...]  # batches that are not recorded; the fields below cover the others
     problems: Share
-    prompts: Share  # every problem right
-    families: Mapping[str, Share]  # by name
-    at_cap: Share  # outputs that ended at max_new_tokens
-    median_tokens: float  # new tokens of a row, its EOS included
-    p90_tokens: int  # nine rows of ten have no more
+    prompts: Share  # prompts with every problem right
+    families: Mapping[str, Share]  # right problems of each family
+    at_cap: Share  # rows that ended at max_new_tokens
+    median_tokens: float  # new tokens of a row, including its EOS
+    p90_tokens: int  # nine rows of ten have at most so many new tokens
     counters: Counters  # the sum of all batches
 
     @property
     def note(self) -> str | None:
-        """Why nothing was pruned, where something should have been."""
+        """Says why nothing was pruned; None if something was, or if the run was meant to be dense."""
         return why_dense(self.config.params, _target(self.config), self.counters)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values: rates in the place of counters, shares with their value and 95 % interval."""
+        """Returns JSON values: rates instead of counters, and shares with their value and 95 % interval."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         del found["counters"]
         shares = {name: getattr(self, name).to_dict() for name in ("problems", "prompts", "at_cap")}
@@ -96,6 +96,7 @@ class Summary:
 
 
 def summarize(graded: Graded) -> Summary:
+    """Summarises a graded record file."""
     total = sum((record.counted for record in graded.records), Counters())
     return Summary(
         config=graded.config,
@@ -112,8 +113,11 @@ def summarize(graded: Graded) -> Summary:
 
 
 def _problems(graded: Graded) -> Share:
-    """Batches are the independent trials: problems share a prompt, and prompts a mask. Their spread gives the inflation (linearisation of
-    a ratio: batches hold different numbers of problems)."""
+    """Share of right problems. Its inflation comes from the spread between batches.
+
+    Batches are the independent trials, because problems share a prompt and prompts share a mask. The spread
+    is that of a linearised ratio, because batches hold different numbers of problems.
+    """
     counts = [
         (sum(grade.right for grade in batch), sum(grade.total for grade in batch)) for batch in graded.batches
     ]
@@ -126,7 +130,7 @@ def _problems(graded: Graded) -> Share:
 
 
 def _target(config: RunConfig) -> float:
-    """The sparsity asked for; 0 for a method without one."""
+    """Target sparsity of the run; 0 for a method without one."""
     target = config.params.get("sparsity", 0.0)
     return float(target) if isinstance(target, int | float) else 0.0
 

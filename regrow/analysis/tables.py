@@ -1,4 +1,4 @@
-"""Summaries as Markdown for people and as JSON for programs."""
+"""Summaries as Markdown tables for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ COLUMNS = (
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
-    """For each setting (model, task, limits, device) two tables, a row a record file: the run, and its accuracy by problem family."""
+    """Returns two tables for each setting: the runs, and their accuracy by problem family.
+
+    A setting is a model, task, limits and device. Each record file has a row in both tables.
+    """
     settings: dict[str, list[Summary]] = {}
     for summary in summaries:
         settings.setdefault(_setting(summary.config), []).append(summary)
@@ -39,7 +42,10 @@ def markdown(summaries: Sequence[Summary]) -> str:
 
 
 def to_json(summaries: Sequence[Summary]) -> str:
-    """A list of objects with the fields of Summary; shares bring their value and 95 % interval, the configuration its key."""
+    """Returns a JSON list of objects with the fields of Summary and the key of the configuration.
+
+    Shares include their value and 95 % interval.
+    """
     found = [{**summary.to_dict(), "key": summary.config.key} for summary in summaries]
     return json.dumps(found, indent=2, allow_nan=False) + "\n"
 
@@ -47,8 +53,9 @@ def to_json(summaries: Sequence[Summary]) -> str:
 def _setting(config: RunConfig) -> str:
     chat = "chat template" if config.chat else "no chat template"
     return (
-        f"{config.task}, {config.limit} prompts in {config.order} order: {config.model} ({config.fingerprint[:12]}), "
-        f"{config.dtype} on {config.device}, {chat}, {config.sampling}, at most {config.max_new_tokens} new tokens"
+        f"{config.task}, {config.limit} prompts in {config.order} order: "
+        f"{config.model} ({config.fingerprint[:12]}), {config.dtype} on {config.device}, "
+        f"{chat}, {config.sampling}, at most {config.max_new_tokens} new tokens"
     )
 
 
@@ -67,19 +74,17 @@ def _section(title: str, rows: Sequence[Summary]) -> str:
 
 
 def _notes(rows: Sequence[Summary]) -> list[str]:
-    """What a reader must know before comparing the rows."""
+    """Returns notes that a reader needs before comparing the rows."""
     notes = []
     for number, row in enumerate(rows, 1):
         if row.missing:
             notes.append(
-                f"ComparisonRow {number} is incomplete: {len(row.missing)} of {row.config.batches} batches are missing."
+                f"Row {number} is incomplete: {len(row.missing)} of {row.config.batches} batches are missing."
             )
         if len(row.versions) > 1:
-            notes.append(
-                f"ComparisonRow {number} was made with {len(row.versions)} different sets of versions."
-            )
+            notes.append(f"Row {number} was made with {len(row.versions)} different sets of versions.")
         if row.note:
-            notes.append(f"ComparisonRow {number}: {row.note}.")
+            notes.append(f"Row {number}: {row.note}.")
     return notes
 
 

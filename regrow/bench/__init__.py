@@ -1,1 +1,1 @@
-"""Measurements: what the bytes allow first, then the clock."""
+"""Benchmarks: bounds from the bytes that a step reads, then measured times."""

@@ -1,4 +1,4 @@
-"""What a benchmark found, ready for JSON, and how it compares with an earlier one."""
+"""Results of a benchmark, their JSON file, and the comparison with an earlier result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regrow.errors import RegrowError, UsageError
 @final
 @dataclass(frozen=True)
 class Spread:
-    """Of several runs."""
+    """Median, minimum and maximum over several runs."""
 
     median: float
     low: float
@@ -29,7 +29,7 @@ class Spread:
 @final
 @dataclass(frozen=True)
 class BenchRow:
-    """One contender at one batch size."""
+    """Results of one contender in one setting."""
 
     model: str
     label: str
@@ -37,18 +37,18 @@ class BenchRow:
     prompt: int
     new: int
     tokens_per_second: Spread  # decode steps only
-    ratio: Spread  # to dense through the same loop, in the same round
-    ms: dict[str, float]  # medians: prompt, dense, observe, sparse (one decode step), refresh (one new mask)
-    bytes_per_step: float  # that a decode step has to read, on average over a period
-    bound: float  # dense bytes over these
-    bandwidth_share: float  # bytes a second over what the memory gives
-    turnover: float | None  # share of the neurons that a refresh replaced
+    ratio: Spread  # speedup over dense decoding through Regrow's loop, in the same round
+    ms: dict[str, float]  # medians: prompt (all of it), dense, observe, sparse (one step), refresh (one mask)
+    bytes_per_step: float  # that a decode step has to read: mean over a period
+    bound: float  # bytes of a dense step / `bytes_per_step`
+    bandwidth_share: float  # bytes read a second / memory bandwidth
+    turnover: float | None  # share of the retained neurons that a refresh replaced
 
 
 @final
 @dataclass(frozen=True)
 class Lost:
-    """A contender that was not measured: there was not enough memory for it, or for the baseline."""
+    """A contender that was not measured, because it or the baseline did not fit in memory."""
 
     model: str
     label: str
@@ -60,6 +60,8 @@ class Lost:
 @final
 @dataclass(frozen=True)
 class Result:
+    """All results of a benchmark, and how they were made."""
+
     made_with: dict[str, str]  # versions, device, commit
     bandwidth: dict[str, float]  # bytes a second
     settings: dict[str, Any]
@@ -71,8 +73,11 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises UsageError for a file that cannot be read, RegrowError for one that holds something else."""
-        if path.exists() and not path.is_file():  # to read a pipe that nobody writes to would take for ever
+        """Reads a result file.
+
+        Raises UsageError if the file cannot be read, RegrowError if it holds something else.
+        """
+        if path.exists() and not path.is_file():  # reading a pipe without a writer would block for ever
             raise UsageError(f"{path} is no regular file; give a file that `regrow bench --out` wrote")
         try:
             found = json.loads(path.read_bytes())
@@ -95,7 +100,7 @@ class Result:
 
 
 def _row(found: Mapping[str, Any]) -> BenchRow:
-    """Raises TypeError or ValueError where what a comparison looks at is of another type."""
+    """Makes a row from JSON values. Raises TypeError or ValueError if what comparisons need is invalid."""
     row = BenchRow(**{**found, **{name: Spread(**found[name]) for name in ("tokens_per_second", "ratio")}})
     if not all(isinstance(name, str) for name in (row.model, row.label)) or not all(
         type(size) is int for size in (row.rows, row.prompt)
@@ -109,25 +114,30 @@ def _row(found: Mapping[str, Any]) -> BenchRow:
 @final
 @dataclass(frozen=True)
 class Reference:
-    """Ratios to dense that another result has, by (model, label, batch size, prompt); a prompt of None stands for every one."""
+    """Ratios to dense of another result, by (model, label, batch size, prompt tokens).
+
+    None in the place of the prompt tokens stands for prompts of every length.
+    """
 
     name: str
     ratios: Mapping[tuple[str, str, int, int | None], float]
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Raises UsageError or RegrowError for a file that is no result."""
+        """Reads the ratios of a result file. Raises UsageError or RegrowError if it is no result."""
         rows = Result.load(path).rows
         return cls(
             path.name, {(row.model, row.label, row.rows, row.prompt): row.ratio.median for row in rows}
         )
 
     def ratio(self, row: BenchRow) -> float | None:
+        """Returns the ratio for the same contender and setting; None if the reference has none."""
         keys = ((row.model, row.label, row.rows, prompt) for prompt in (row.prompt, None))
         return next((self.ratios[key] for key in keys if key in self.ratios), None)
 
 
-# Tokens per second on one H200 at batch 1, 4, 8, 16 (Batch-wise Adaptive Pruning, tables 5 and 6; lengths and precision are not stated).
+# Tokens a second on one H200 at batch 1, 4, 8 and 16, from tables 5 and 6 of "Batch-wise Adaptive Pruning".
+# The paper does not state the lengths or the precision.
 _PAPER: Mapping[str, Mapping[str, Sequence[float]]] = {
     "qwen-7b": {
         "dense": (200.9, 813.0, 1596.0, 3040.5),

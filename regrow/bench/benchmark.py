@@ -1,4 +1,4 @@
-"""One model, measured: bytes and bounds first, then the clock."""
+"""Benchmark of one model: bounds from bytes first, then measured times."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from regrow.bench.bench_result import BenchRow, Lost, Spread
 from regrow.bench.generation import Contender, Measured, Runner, Setting
 from regrow.decoding.choose_network import Networks
 
-BASELINE = "dense"  # through Regrow's loop, that every ratio is to
+BASELINE = "dense"  # dense decoding through Regrow's loop; every ratio is relative to it
 
 
 @final
 @dataclass(frozen=True)
 class Bound:
-    """What the bytes allow, before anything is measured: a contender whose sparse steps are all that its schedule says."""
+    """What the bytes allow one contender at one batch size. It is computed, not measured."""
 
     label: str
     rows: int
-    bytes_per_step: float
-    ratio: float
+    bytes_per_step: float  # mean over a period of the schedule
+    ratio: float  # bytes of a dense step / `bytes_per_step`
 
 
 @final
 class Benchmark:
-    """Of one model."""
+    """Compares contenders on one model."""
 
     def __init__(
         self,
@@ -39,12 +39,13 @@ class Benchmark:
         bandwidth: float,
         turnover: float | None,
     ) -> None:
-        """`bandwidth` in bytes a second; `turnover`: see Runner."""
+        """`bandwidth`: bytes a second that the memory gives. `turnover`: see Runner."""
         self.name, self._contenders, self._bandwidth = name, contenders, bandwidth
         self.runner = Runner(model, turnover)
         self.matmul = Networks(model).matmul
 
     def bounds(self, setting: Setting) -> list[Bound]:
+        """Returns a bound for each contender that is a method of Regrow."""
         dense = self.runner.weights.dense(setting.rows, setting.context)
         found = []
         for contender in self._contenders:
@@ -54,7 +55,7 @@ class Benchmark:
         return found
 
     def measure(self, setting: Setting, repeats: int, progress: Callable[[str], None]) -> list[BenchRow]:
-        """Of every contender that there is enough memory for; none at all where the baseline has too little."""
+        """Measures every contender that fits in memory. Returns no rows if the baseline does not fit."""
         measured = self.runner.measure(self._contenders, setting, repeats, progress)
         if BASELINE not in measured:
             return []
@@ -66,7 +67,7 @@ class Benchmark:
         ]
 
     def lost(self, setting: Setting, rows: Sequence[BenchRow]) -> list[Lost]:
-        """The contenders that `rows` of this setting do not hold."""
+        """Returns the contenders that are missing in `rows`, the results of this setting."""
         there = {row.label for row in rows}
         size = (setting.rows, setting.prompt, setting.new)
         return [Lost(self.name, one.label, *size) for one in self._contenders if one.label not in there]

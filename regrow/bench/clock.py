@@ -1,4 +1,4 @@
-"""Time between marks, without a stop of the device."""
+"""Times between marks, without a synchronisation at each mark."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ import torch
 
 @final
 class Clock:
+    """Times the phases of a run, by CUDA events on a GPU and by the host's clock elsewhere.
+
+    The first phase begins when the clock is made.
+    """
+
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._began = self._now()
         self._marks: list[tuple[str, float | torch.cuda.Event]] = []
 
-    def mark(self, what: str) -> None:
-        """What has just ended."""
-        self._marks.append((what, self._now()))
+    def mark(self, phase: str) -> None:
+        """Marks the end of a phase."""
+        self._marks.append((phase, self._now()))
 
     def spans(self) -> list[tuple[str, float]]:
-        """Each mark with the seconds since the one before it."""
+        """Returns each phase with its seconds. Synchronises the device."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         moments = [self._began, *(moment for _, moment in self._marks)]
         return [
-            (what, _seconds(before, after))
-            for (what, _), before, after in zip(self._marks, moments, moments[1:], strict=False)
+            (phase, _seconds(before, after))
+            for (phase, _), before, after in zip(self._marks, moments, moments[1:], strict=False)
         ]
 
     def _now(self) -> float | torch.cuda.Event:

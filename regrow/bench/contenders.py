@@ -1,4 +1,4 @@
-"""What a benchmark compares."""
+"""The contenders of a benchmark."""
 
 from __future__ import annotations
 
@@ -16,25 +16,20 @@ from regrow.method.base import Method, Needs
 from regrow.method.presets import make, parameters
 
 METHODS: Final = ("dense", "griffin", "teal", "bap")
-ON_A_GPU: Final = (
-    "teal",
-    "wina",
-)  # on a CPU they read all weights, so that their time there would say nothing
+ON_A_GPU: Final = ("teal", "wina")  # on a CPU they read all weights, so their time says nothing there
 STOCK: Final = (
     Contender("transformers", cache="dynamic"),
     Contender("transformers, static cache", cache="static"),
 )
-_SEQUENCES, _LENGTH = (
-    2,
-    64,
-)  # of random tokens: where thresholds lie decides no speed that is worth a longer text
+# Calibration text: random tokens. The exact thresholds matter too little for speed to justify a longer text.
+_SEQUENCES, _LENGTH = 2, 64
 
 
 def methods(names: Sequence[str], sparsity: str) -> dict[str, Method]:
-    """The methods by name, the dense baseline first. Those that begin with dense steps begin without them here: the speed is that of the
-    long run.
+    """Makes the methods by name, the dense baseline first.
 
-    Raises UsageError for an unknown method, a bad sparsity, and for a method that needs more than thresholds.
+    Methods that begin with dense steps begin without them here, so that the steady state is timed.
+    Raises UsageError for an unknown method, an invalid sparsity, or a method that changes weights.
     """
     return {name: _method(name, sparsity) for name in ["dense", *names]}
 
@@ -52,7 +47,7 @@ def _method(name: str, sparsity: str) -> Method:
 def contenders(
     model: PreTrainedModel, methods: Mapping[str, Method], peers: Mapping[str, Peer] | None = None
 ) -> list[Contender]:
-    """The methods, other engines, and transformers' own loop."""
+    """Returns the methods, then the other engines, then transformers' own loop with each kind of KV cache."""
     ours = [Contender(name, method, _calibration(model, method)) for name, method in methods.items()]
     return ours + [Contender(name, peer=peer) for name, peer in (peers or {}).items()] + list(STOCK)
 

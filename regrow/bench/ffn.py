@@ -1,6 +1,7 @@
-"""One pruned FFN against the dense one: `python -m regrow.bench.ffn`. The last line printed is JSON.
+"""Times one pruned FFN against the dense one: `python -m regrow.bench.ffn`. The last line printed is JSON.
 
-Layers are used in turn, so that no layer's weights are still in the cache when its turn comes; dense, sparse and refresh are interleaved.
+Several layers run in turn, so that the weights of a layer are no longer in the cache when it runs again.
+Dense steps, refreshes and sparse steps alternate.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ TURNOVER = 0.2  # share of the retained neurons that a refresh replaces
 
 
 def measure(dtype: torch.dtype, rows: int, *, sparsity: float, layers: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds per layer (median, quartiles over `repeats`) for x [rows, D], and their ratio with the refresh shared by 20 steps."""
+    """Times one layer for x [rows, D]: median and quartiles over `repeats`, in milliseconds, and the speedup.
+
+    The speedup counts 1 / STEPS of a refresh in every sparse step.
+    """
     generator = torch.Generator().manual_seed(0)
     weights = [ffn_weights(WIDTH, NEURONS, dtype=dtype) for _ in range(layers)]
     keep = NEURONS - round(NEURONS * sparsity)
@@ -61,7 +65,11 @@ def measure(dtype: torch.dtype, rows: int, *, sparsity: float, layers: int, repe
 
 
 def bound(sparsity: float) -> float:
-    """The ratio that the bytes allow: weights read, plus a refresh's rows read and written, over what dense reads."""
+    """Highest speedup that the bytes allow.
+
+    A dense step reads all weights. A sparse step reads the retained weights and has its share of a refresh,
+    which reads and writes the replaced rows.
+    """
     return 1 / ((1 - sparsity) * (1 + 2 * TURNOVER / STEPS))
 
 
@@ -71,7 +79,7 @@ def _refresh(sparse: Sequence[SparseFFN], index: Tensor) -> None:
 
 
 def _turned(index: Tensor, generator: torch.Generator) -> Tensor:
-    """`index` with the given share of its entries replaced by neurons that were outside."""
+    """Returns `index` with the share TURNOVER of its neurons replaced by others, in ascending order."""
     count = round(len(index) * TURNOVER)
     outside = torch.ones(NEURONS, dtype=torch.bool).index_fill_(0, index, False).nonzero().squeeze(1)
     stay = index[torch.randperm(len(index), generator=generator)[count:]]
@@ -80,17 +88,20 @@ def _turned(index: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _clock(work: Callable[[], object]) -> float:
+    """Runs `work` and returns its milliseconds."""
     began = time.perf_counter()
     work()
     return (time.perf_counter() - began) * 1e3
 
 
 def main() -> None:
+    """Times every dtype and batch size, and prints the results."""
     torch.manual_seed(0)
     for dtype in DTYPES:
         size = 3 * NEURONS * WIDTH * dtype.itemsize / 1e6
         print(
-            f"{dtype}: {size:.0f} MB a dense layer; at most {bound(SPARSITY):.2f}x by bytes at {SPARSITY:.0%} sparsity"
+            f"{dtype}: {size:.0f} MB a dense layer; "
+            f"at most {bound(SPARSITY):.2f}x by bytes at {SPARSITY:.0%} sparsity"
         )
     results = []
     for dtype in DTYPES:
@@ -98,8 +109,9 @@ def main() -> None:
             result = measure(dtype, rows, sparsity=SPARSITY, layers=LAYERS, repeats=REPEATS)
             ms = result["ms"]
             print(
-                f"{result['dtype']:>8}  M = {rows:<2}  dense {ms['dense']:6.2f} ms  sparse {ms['sparse']:6.2f} ms  "
-                f"refresh {ms['refresh']:5.2f} ms / {STEPS}  ratio {result['ratio']:.2f}x",
+                f"{result['dtype']:>8}  M = {rows:<2}  dense {ms['dense']:6.2f} ms  "
+                f"sparse {ms['sparse']:6.2f} ms  refresh {ms['refresh']:5.2f} ms / {STEPS}  "
+                f"ratio {result['ratio']:.2f}x",
                 flush=True,
             )
             results.append(result)

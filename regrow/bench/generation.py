@@ -1,4 +1,7 @@
-"""Whole generations, timed step by step: every method and the stock loop on the same prompts, in turn, several times over."""
+"""Times whole generations step by step.
+
+All contenders get the same prompts and run in turn, for several rounds.
+"""
 
 from __future__ import annotations
 
@@ -25,52 +28,59 @@ from regrow.method.base import Method
 from regrow.selection.budget import keep_count
 from regrow.selection.schedule import Schedule
 
-WARM = 3  # new tokens of runs that do not count, on a CPU: enough to make copies and caches
+WARM = 3  # new tokens of a warm-up run on a CPU: enough to make copies and caches
 
 
 class Peer(Protocol):
-    """Another engine, with the same weights."""
+    """Another engine that runs the same weights."""
 
     def run(self, ids: Tensor, new: int, /) -> Sequence[tuple[str, float]]:
-        """The phases of one batch of prompts ids [B, P] and `new` tokens ("prompt", "dense"), with their seconds."""
+        """Decodes `new` tokens for prompts ids [B, P].
+
+        Returns each phase ("prompt" or "dense") with its seconds.
+        """
         ...
 
 
 @final
 @dataclass(frozen=True)
 class Contender:
-    """A method through Regrow's loop, another engine, or transformers' own `generate` with a cache of this kind."""
+    """A method in Regrow's loop, or another engine. With neither, it is transformers' own `generate`."""
 
     label: str
     method: Method | None = None
     calibration: Calibration | None = None
-    cache: str = "dynamic"
+    cache: str = "dynamic"  # kind of KV cache that transformers' own `generate` uses
     peer: Peer | None = None
 
 
 @final
 @dataclass(frozen=True)
 class Setting:
+    """The sizes of one measured batch."""
+
     rows: int
     prompt: int  # tokens
     new: int  # tokens
 
     @property
     def context(self) -> int:
-        """Of the decode step in the middle."""
+        """Tokens of one row in the KV cache at the middle decode step."""
         return self.prompt + self.new // 2
 
 
 @final
 @dataclass
 class Measured:
-    """Seconds of one contender in one setting, one entry a run (steps: one entry a step)."""
+    """Seconds of one contender in one setting."""
 
-    decode: list[float] = field(default_factory=list)
-    parts: dict[str, list[float]] = field(default_factory=dict)  # prompt, dense, observe, sparse, refresh
+    decode: list[float] = field(default_factory=list)  # everything after the prompt, one entry a run
+    # Phases: prompt, dense, observe, sparse (one entry a step), refresh (one entry a mask).
+    parts: dict[str, list[float]] = field(default_factory=dict)
     turnover: float | None = None
 
     def add(self, spans: Sequence[tuple[str, float]]) -> None:
+        """Adds the phases of one run, with their seconds."""
         for name, seconds in spans:
             self.parts.setdefault(name, []).append(seconds)
         self.decode.append(sum(seconds for name, seconds in spans if name != "prompt"))
@@ -78,7 +88,11 @@ class Measured:
 
 @final
 class Runner:
-    """Runs contenders on one model. `turnover`: the share of neurons that a refresh replaces; None leaves it to the model."""
+    """Runs contenders on one model.
+
+    `turnover`: the share of the retained neurons that a refresh replaces. With None, the model's activations
+    decide which neurons are replaced.
+    """
 
     def __init__(self, model: PreTrainedModel, turnover: float | None) -> None:
         self._model, self._turnover = model, turnover
@@ -89,14 +103,18 @@ class Runner:
     def measure(
         self, contenders: Sequence[Contender], setting: Setting, repeats: int, progress: Callable[[str], None]
     ) -> dict[str, Measured]:
-        """Every contender once a round, `repeats` rounds after one that warms up. Prompts are random tokens. A contender that there is not
-        enough memory for is left out; without the first, which the others are compared with, nothing is measured."""
+        """Runs every contender once a round, for one warm-up round and `repeats` measured rounds.
+
+        Prompts are random tokens. A contender that does not fit in memory is left out. The first contender is
+        the baseline: if it does not fit, nothing is returned.
+        """
         generator = torch.Generator().manual_seed(0)
         vocabulary = self._model.config.vocab_size
         ids = torch.randint(vocabulary, (setting.rows, setting.prompt), generator=generator).to(
             self._model.device
         )
-        # On a GPU, what does not count is as long as what does: every kind of step is recorded, a cache has the size that it will have.
+        # On a GPU a warm-up run is as long as a measured one, so that it captures every kind of step and
+        # allocates the KV cache at its final size.
         warm = setting.new if ids.is_cuda else WARM
         found = {contender.label: Measured() for contender in contenders}
         with Patch() as patch:
@@ -104,7 +122,8 @@ class Runner:
             for number in range(repeats + 1):
                 for contender in [one for one in contenders if one.label in found]:
                     progress(
-                        f"batch {setting.rows}, {contender.label}, {f'run {number} of {repeats}' if number else 'warming up'}"
+                        f"batch {setting.rows}, {contender.label}, "
+                        f"{f'run {number} of {repeats}' if number else 'warming up'}"
                     )
                     into = found[contender.label] if number else Measured()
                     try:
@@ -120,9 +139,9 @@ class Runner:
         if contender.peer is not None:
             into.add(contender.peer.run(ids, new))
             return
-        how: dict[str, Any] = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+        options: dict[str, Any] = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
         if contender.method is None:
-            self._stock(contender, ids, how, into)
+            self._stock(contender, ids, options, into)
             return
         with Engine(
             self._model, contender.method, calibration=contender.calibration, owns_model=True
@@ -132,35 +151,35 @@ class Runner:
                 session.pruner.memory.dictate(
                     self._replayed(self._turnover, contender.method, session.pruner.schedule, new)
                 )
-            self._model.generate(ids if ids.is_cuda else ids[:, :1], **{**how, "max_new_tokens": warm})  # type: ignore[operator]
+            self._model.generate(ids if ids.is_cuda else ids[:, :1], **{**options, "max_new_tokens": warm})  # type: ignore[operator]
             clock = Clock(ids.device)
-            self._model.generate(ids, mark=clock.mark, **how)  # type: ignore[operator]
+            self._model.generate(ids, mark=clock.mark, **options)  # type: ignore[operator]
             into.add(clock.spans())
             report = session.report()
             if len(report.turnover) and report.updates > 1:
                 into.turnover = statistics.mean(report.turnover)
 
     def _replayed(self, turnover: float, method: Method, schedule: Schedule, new: int) -> list[Tensor]:
-        """Scores for every selection there can be in `new` tokens: one after the prompt, and where a phase ends."""
+        """Returns scores for every selection within `new` tokens: after the prompt and after each phase."""
         selections = 1 + sum(schedule.closes(step) for step in range(1, new))
         keep = keep_count(method.target, self._neurons)
         return replayed(self._layers, self._neurons, keep, turnover=turnover, selections=selections)
 
-    def _stock(self, contender: Contender, ids: Tensor, how: Mapping[str, Any], into: Measured) -> None:
+    def _stock(self, contender: Contender, ids: Tensor, options: Mapping[str, Any], into: Measured) -> None:
+        """Runs transformers' own loop."""
         clock = Clock(ids.device)
         cache = {} if contender.cache == "dynamic" else {"cache_implementation": contender.cache}
-        self._model.generate(ids, logits_processor=LogitsProcessorList([_Marks(clock)]), **cache, **how)  # type: ignore[operator]
+        self._model.generate(ids, logits_processor=LogitsProcessorList([_Marks(clock)]), **cache, **options)  # type: ignore[operator]
         into.add(clock.spans())
 
     def bytes_per_step(self, contender: Contender, setting: Setting) -> float:
-        """That a decode step reads on average over a period of the method, with what its refreshes read and write."""
+        """Mean bytes of a decode step over a period of the method, with those that its refreshes move."""
         dense, method = self.weights.dense(setting.rows, setting.context), contender.method
         if method is None:
             return float(dense)
         schedule = self._schedule(method, contender.calibration)
-        copies = (
-            schedule.explore_steps > 0 and self._model.device.type == "cpu"
-        )  # elsewhere an index says which neurons
+        # A CPU copies the neurons of a new mask. A GPU reads them in place, through an index.
+        copies = schedule.explore_steps > 0 and self._model.device.type == "cpu"
         moved = 2 * (self._turnover or 0) * (1 - float(method.target)) * self.weights.ffn if copies else 0
         return per_step(dense, self.weights.pruned(method, setting.rows, setting.context), schedule, moved)
 
@@ -171,7 +190,7 @@ class Runner:
 
 @final
 class _Marks(LogitsProcessor):
-    """Marks the end of every forward pass of a loop that is not ours."""
+    """Marks the end of every forward pass of transformers' own loop."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._name = clock, "prompt"

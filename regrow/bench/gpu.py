@@ -1,7 +1,7 @@
-"""What there is to measure on a GPU: `python -m regrow.bench.gpu`, the second half of `make gpu`.
+"""Runs the measurements on a GPU: `python -m regrow.bench.gpu`, the second half of `make gpu`.
 
-Needs torch, transformers and Triton, nothing else. Kernels one by one go to kernels.json in --out, decoding to decode.json, both as they
-come; decode.json is a result like those of `regrow bench`.
+Needs only torch, transformers and Triton. The times of single kernels go to kernels.json in --out, the times
+of decoding to decode.json, which has the format of `regrow bench`. Both files grow as results come in.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SPARSITY, NEW = "0.5", 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code."""
+    """Measures, and returns the exit code."""
     args = _arguments(arguments)
     if not torch.cuda.is_available():
         return _fail("no GPU is visible to torch here; run this on a machine with an NVIDIA GPU")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(args: argparse.Namespace, device: torch.device) -> None:
-    """The parts asked for, in their order. Raises RegrowError where the results cannot be kept."""
+    """Measures the kernels, decoding or both. Raises RegrowError if the results cannot be written."""
     parts = args.part or PARTS
     if "kernels" in parts:
         _kernels(device, args.out / "kernels.json")
@@ -55,7 +55,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> None:
 
 @final
 class Lines(Listener):
-    """A line a contender."""
+    """Prints one line for each contender."""
 
     def begin(self, result: Result) -> None: ...
     def bounds(self, model: str, bounds: Sequence[Bound]) -> None: ...

@@ -1,7 +1,8 @@
-"""Kernels one by one on a GPU: microseconds, and the share of the copy bandwidth that their bytes come to.
+"""Times single kernels on a GPU, and compares the rate at which they move bytes with that of a copy.
 
-Every call works on operands that no cache holds since it last used them, but for the selection, whose scores the step before has just
-written. Calls are recorded, so that the host plays no part.
+Calls rotate over several sets of operands, so that no call finds its operands in the cache. The selection is
+an exception, because in a decode step its scores have just been written. Calls are captured in a CUDA graph,
+so that the times contain no work of the host.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from regrow.selection.schedule import ALWAYS_SPARSE
 DTYPE = torch.bfloat16
 SHORT, LONG = 256, 16000  # tokens of context
 CALLS, REPEATS = 20, 7
-COLD = 150 * 2**20  # bytes, some times the cache of an H100
+COLD = 150 * 2**20  # bytes, several times the cache of an H100
 _Call = Callable[[], object]
 
 
 def kernel_times(device: torch.device, bandwidth: float) -> Iterator[dict[str, Any]]:
-    """For the two models of the paper, bfloat16."""
+    """Yields the time of each kernel at the sizes of the paper's two models, in bfloat16."""
     for shape in (SHAPES["qwen-7b"], SHAPES["llama-8b"]):
         for rows in (1, 4, 8, 16, 64):
             for name, calls, size in _kernels(shape, rows, device):
@@ -46,7 +47,7 @@ def kernel_times(device: torch.device, bandwidth: float) -> Iterator[dict[str, A
 
 
 def _kernels(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[str, list[_Call], int]]:
-    """Name, calls on weights of their own, bytes a call has to move."""
+    """Yields the name of a kernel, calls on different operands, and the bytes that one call has to move."""
     yield from _linears(shape, rows, device)
     for context in (SHORT, LONG if rows <= 16 else LONG // 8):
         size = 4 * rows * shape.kv_heads * context * shape.head_width
@@ -93,7 +94,7 @@ def _linears(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[st
 
 
 def _copies(size: int) -> int:
-    """How many operands of `size` bytes no cache holds together."""
+    """Number of operands of `size` bytes that together fit no cache."""
     return -(-COLD // size)
 
 
@@ -121,8 +122,8 @@ def _normal(device: torch.device, *sizes: int) -> Tensor:
 
 
 def _time(calls: list[_Call]) -> float:
-    """Seconds a call, the median."""
-    for call in calls:  # compiled before they are recorded
+    """Median seconds of one call."""
+    for call in calls:  # kernels must be compiled before they are captured
         call()
     torch.cuda.synchronize()
     graph, count = torch.cuda.CUDAGraph(), max(CALLS, len(calls))

@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on: its name, and what its memory gives."""
+"""The device that a benchmark runs on: its name and its memory bandwidth."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from regrow.bench.clock import Clock
 
 
 def bandwidth(device: torch.device, *, megabytes: int | None = None, repeats: int = 7) -> dict[str, float]:
-    """Bytes a second, the median of several passes over memory that no cache holds: `read` (a sum) and `copy` (read and written both
-    counted)."""
+    """Measures the memory bandwidth in bytes a second, as the median of `repeats` passes after a warm-up.
+
+    "read" is a sum over a tensor. "copy" counts both the bytes read and the bytes written. With the default
+    size, the tensors are larger than any cache.
+    """
     size = (megabytes or (4096 if device.type == "cuda" else 1024)) * 2**20
     source = torch.ones(size // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
@@ -33,6 +36,7 @@ def bandwidth(device: torch.device, *, megabytes: int | None = None, repeats: in
 
 
 def device_name(device: torch.device) -> str:
+    """Name of the GPU, or name of the CPU with the number of threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_processor()}, {torch.get_num_threads()} threads"

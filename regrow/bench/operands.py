@@ -1,4 +1,4 @@
-"""Weights and inputs that measurements run on."""
+"""Random weights and inputs for measurements."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from regrow.core import FFNWeights
 
 
 def normal(*sizes: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-    """Normal numbers of variance 1 / (last size), so that a product with them keeps the scale of what it is given."""
+    """Returns normal random numbers with variance 1 / (last size): a matmul then keeps its input's scale."""
     return torch.randn(sizes, dtype=dtype, device=device).mul_(sizes[-1] ** -0.5)
 
 
 def ffn_weights(
     width: int, neurons: int, *, dtype: torch.dtype, device: torch.device | None = None
 ) -> FFNWeights:
-    """One FFN [neurons, width], gated by SiLU, without biases."""
+    """Returns random weights of one SiLU-gated FFN without biases."""
     gate, up = (normal(neurons, width, dtype=dtype, device=device) for _ in range(2))
     return FFNWeights(gate, up, normal(width, neurons, dtype=dtype, device=device), silu)
 
 
 def dense_ffn(weights: FFNWeights, x: Tensor) -> Tensor:
-    """y [T, D] of x [T, D] through every neuron, as a model computes it."""
+    """Computes y [T, D] from x [T, D] with all neurons, as a model does."""
     return linear(weights.act(linear(x, weights.gate)) * linear(x, weights.up), weights.down)

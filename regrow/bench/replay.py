@@ -1,4 +1,4 @@
-"""Masks that change as much as they do on real text, for models whose weights are random."""
+"""Masks that change as much as on real text, for models with random weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ SEED: Final = 0
 
 
 def replayed(layers: int, neurons: int, keep: int, *, turnover: float, selections: int) -> list[Tensor]:
-    """Scores [L, F] for each selection of a batch: 1 at the `keep` neurons to retain, 0 elsewhere.
+    """Returns scores [L, F] for each selection of a batch: 1 for the `keep` neurons to retain, 0 elsewhere.
 
-    In each those at the head of a queue of neurons are retained; the share `turnover` of them then goes to its end.
+    Each layer has a queue of its neurons in random order. A selection retains the first `keep` neurons of the
+    queue. Then the first `turnover * keep` neurons move to its end.
     """
     generator = torch.Generator().manual_seed(SEED)
     change = round(turnover * keep)

@@ -1,4 +1,4 @@
-"""How fast a decode step can be: the bytes it has to read."""
+"""The bytes that a decode step has to read. They bound its speed."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from regrow.selection.schedule import Schedule
 @final
 @dataclass(frozen=True)
 class Weights:
-    """Bytes of a model that a dense decode step reads, and of the keys and values of one token."""
+    """Bytes of the weights that a dense decode step reads, and of one token in the KV cache."""
 
     sites: dict[Site, int]
     head: int
-    kv_token: int
+    kv_token: int  # keys and values of one token in all layers
 
     @property
     def ffn(self) -> int:
+        """Bytes of the FFN weights in all layers."""
         return sum(self.sites[site] for site in FFN_SITES)
 
     def dense(self, rows: int, context: int) -> int:
-        """Of a decode step of `rows` samples whose keys and values are `context` tokens long."""
+        """Bytes that a dense decode step of `rows` samples reads, each with `context` cached tokens."""
         return sum(self.sites.values()) + self.head + rows * context * self.kv_token
 
     def pruned(self, method: Method, rows: int, context: int) -> int:
-        """Of a step in which the method prunes as much as it is asked to."""
+        """Bytes that a decode step reads if the method reaches its target sparsity at all its sites."""
         return self.dense(rows, context) - round(
             float(method.target) * sum(self.sites.get(site, 0) for site in method.sites)
         )
 
 
 def weights_of(model: PreTrainedModel) -> Weights:
-    """Raises UsageError for a model that cannot be pruned."""
+    """Counts the bytes of a model's weights. Raises UsageError for a model that cannot be pruned."""
     found: Sizes = sizes(model, find_ffns(model))
     config, element = model.config, model.dtype.itemsize
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -52,7 +53,10 @@ def weights_of(model: PreTrainedModel) -> Weights:
 
 
 def per_step(dense: int, pruned: int, schedule: Schedule, moved: float = 0) -> float:
-    """Bytes of a step on average over one period of the schedule, with those that a refresh reads and writes."""
+    """Mean bytes of a decode step over one period of the schedule.
+
+    `moved`: the bytes that one refresh reads and writes.
+    """
     if not schedule.prunes:
         return float(dense)
     share = schedule.explore_steps / schedule.period

@@ -1,4 +1,4 @@
-"""The benchmark's one driver: from a plan to its results, one model after another, kept after every setting."""
+"""Runs a benchmark plan, one model after another, and keeps the results after every setting."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from regrow.versions import versions
 @final
 @dataclass(frozen=True)
 class BenchPlan:
-    """What is measured: every method at every setting, on one model or on random weights of some shapes."""
+    """What to measure: every method at every setting, on one model or on random weights of several shapes."""
 
-    model: str | None  # a directory or hub id; None: random weights of the shapes
+    model: str | None  # directory or hub id; None: random weights of `shapes`
     shapes: Sequence[str]
     methods: Mapping[str, Method]
     settings: Sequence[Setting]
     repeats: int
     sparsity: str
-    turnover: float | None  # None: the bundled model's for shapes, a model's own otherwise
+    turnover: float | None  # see Runner; None: the bundled model's for shapes, otherwise the model's own
     dtype: str
     device: torch.device
     trust_remote_code: bool = False
-    vllm: Path | None = None  # the Python of an environment that has it
+    vllm: Path | None = None  # Python of an environment that has vLLM
     vllm_eager: bool = False
-    untimed: Sequence[str] = ()  # methods that were left out because their time would say nothing
+    untimed: Sequence[str] = ()  # methods left out because their time would say nothing
 
     def __post_init__(self) -> None:
-        """Raises UsageError for an unknown shape or dtype, and for a Python without vLLM."""
+        """Raises UsageError for an unknown shape, an unknown dtype, or a Python without vLLM."""
         if self.vllm is not None:
             version_of(self.vllm)
         for name in self.shapes:
@@ -54,26 +54,26 @@ class BenchPlan:
 
 
 class Listener(Protocol):
-    """What a benchmark tells while it runs, in this order."""
+    """Callbacks of a running benchmark. `bounds` and then `rows` are called for each model."""
 
     def begin(self, result: Result) -> None:
-        """The machine is known, nothing else is measured yet."""
+        """Called first, when the device and its memory bandwidth are known."""
 
     def bounds(self, model: str, bounds: Sequence[Bound]) -> None:
-        """What the bytes of this model allow, at every setting."""
+        """Called with the bounds of one model at every setting, before that model is measured."""
 
     def working(self, on: str, what: str) -> None:
-        """This is under way now; told before and between what else is told."""
+        """Called when the work `what` begins on the model `on`. These calls come between all the others."""
 
     def rows(self, rows: Sequence[BenchRow], lost: Sequence[Lost]) -> None:
-        """One setting is done, and kept."""
+        """Called when a setting has been measured and its results are kept."""
 
     def end(self, result: Result) -> None:
-        """Everything is done."""
+        """Called last, with all results."""
 
 
 def run(plan: BenchPlan, listener: Listener, keep: Callable[[Result], None]) -> Result:
-    """Runs the plan; `keep` is given what there is after every setting.
+    """Runs the plan, and calls `keep` with the results so far after every setting.
 
     Raises UsageError or RegrowError for a model that cannot be loaded or pruned.
     """
@@ -93,9 +93,8 @@ def run(plan: BenchPlan, listener: Listener, keep: Callable[[Result], None]) -> 
     for name in [plan.model] if plan.model else plan.shapes:
         listener.working(name, "loading")
         model, directory = _model(plan, name)
-        speed = result.bandwidth[
-            "copy" if plan.device.type == "cuda" else "read"
-        ]  # what a GPU reads for a sum falls short of it
+        # On a GPU a sum falls short of the memory's bandwidth, so the copy is the measure there.
+        speed = result.bandwidth["copy" if plan.device.type == "cuda" else "read"]
         with ExitStack() as stack:
             peers: dict[str, Peer] = {}
             if plan.vllm is not None:
@@ -114,7 +113,7 @@ def run(plan: BenchPlan, listener: Listener, keep: Callable[[Result], None]) -> 
 def _measure(
     plan: BenchPlan, benchmark: Benchmark, result: Result, listener: Listener, keep: Callable[[Result], None]
 ) -> None:
-    """One model at every setting of the plan."""
+    """Measures one model at every setting of the plan."""
     if benchmark.matmul.speed:
         result.settings["matmul"] = asdict(benchmark.matmul)
     listener.bounds(
@@ -137,7 +136,7 @@ def _turnover(plan: BenchPlan, listener: Listener) -> float | None:
 
 
 def _model(plan: BenchPlan, name: str) -> tuple[PreTrainedModel, Path | None]:
-    """The model, and where its weights lie if it was loaded."""
+    """Returns the model, and the directory of its weights if it was loaded from one."""
     if plan.model:
         loaded = load(
             plan.model, dtype=plan.dtype, device=str(plan.device), trust_remote_code=plan.trust_remote_code

@@ -1,4 +1,4 @@
-"""Models by shape, with random weights: speed depends on sizes and types, not on what was learned."""
+"""Models of given shapes with random weights. Speed depends on sizes and dtypes, not on the values."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from regrow.errors import require_one_of
 @final
 @dataclass(frozen=True)
 class Shape:
+    """The sizes of a model."""
+
     name: str
     family: str  # transformers' model type
     layers: int
-    width: int
-    neurons: int
+    width: int  # hidden size
+    neurons: int  # intermediate size of an FFN
     heads: int
     kv_heads: int
     head_width: int
     vocabulary: int
-    tied: bool  # the head is the embedding
+    tied: bool  # the head shares its weight with the embedding
 
     def build(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
-        """In evaluation mode, without an EOS, weights uniform with variance 1 / fan-in."""
+        """Builds a model in eval mode, without an EOS. Its weights are uniform with variance 1 / fan-in."""
         config = AutoConfig.for_model(
             self.family,
             vocab_size=self.vocabulary,
@@ -50,7 +52,7 @@ class Shape:
                 limit = (3 / parameter.shape[1]) ** 0.5
                 parameter.data.uniform_(-limit, limit, generator=generator)
             else:
-                parameter.data.fill_(0 if name.endswith("bias") else 1)  # biases, norms
+                parameter.data.fill_(0 if name.endswith("bias") else 1)  # 0 for biases, 1 for norms
         model.eval()  # type: ignore[no-untyped-call]
         return model
 
@@ -65,6 +67,6 @@ SHAPES: Final = {shape.name: shape for shape in _ALL}
 
 
 def shape(name: str) -> Shape:
-    """Raises UsageError for a name that is not there."""
+    """Returns the shape called `name`. Raises UsageError for an unknown name."""
     require_one_of(SHAPES, shape=name)
     return SHAPES[name]

@@ -1,7 +1,8 @@
-"""What a decode step on a CPU spends beside its weights: `python -m regrow.bench.step_parts`. The last line printed is JSON.
+"""Times the parts of a decode step on a CPU: `python -m regrow.bench.step_parts`. The last line is JSON.
 
-The dense steps of a shape through Regrow's loop as it is, recorded, with a clock around each kernel; gate and up in
-one pass count as a matmul. Then attention alone, over longer contexts, with the bytes that it reads.
+First come dense steps of a shape in Regrow's own loop. The recorded steps are replayed with a clock around
+each kernel. The kernel that computes gate and up in one pass counts as a matmul. Then attention is timed
+alone, over longer contexts, with the rate at which it reads the KV cache.
 """
 
 from __future__ import annotations
@@ -28,28 +29,28 @@ from regrow.versions import versions
 SHAPE: Final = "qwen-1.5b"
 ROWS, STEPS = (1, 16), 24
 CONTEXTS, CONTEXT_ROWS = (4000, 16000), (1, 8)
-HEADS, KV_HEADS, HEAD_WIDTH, REPEATS = 12, 2, 128, 5  # of the shape
-# The kernels of each part.
+HEADS, KV_HEADS, HEAD_WIDTH, REPEATS = 12, 2, 128, 5  # the first three are those of SHAPE
+# Names of the kernels that make up each part.
 PARTS: Final = {"matmuls": ("few_rows", "gated_rows"), "attention": ("decode_attention",)}
 CPU: Final = torch.device("cpu")
 
 
 def step(model: Any, rows: int, new: int) -> dict[str, float]:
-    """Milliseconds of a dense step, and in it of matmuls and of attention.
+    """Returns the milliseconds of a dense step, and those of its matmuls and of its attention.
 
-    Raises RegrowError where steps are not recorded, because something else than our kernels runs in them.
+    Raises RegrowError if steps cannot be recorded, because they run more than Regrow's kernels.
     """
     ids = torch.randint(100, (rows, 2))
-    how: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
+    options: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
     with recordings() as recorded, Engine(model, owns_model=True) as engine:
-        engine.generate(ids, max_new_tokens=4, **how)
+        engine.generate(ids, max_new_tokens=4, **options)
         if not recorded:
             raise RegrowError(
-                "decode steps on this CPU are not made of Regrow's kernels alone, so that their parts cannot be told"
+                "decode steps on this CPU run more than Regrow's kernels, so their parts cannot be timed"
             )
         for replay in recorded:
             replay.clock()
-        report = engine.generate(ids, max_new_tokens=new, **how).report
+        report = engine.generate(ids, max_new_tokens=new, **options).report
     spent = {"step": report.decode_seconds}
     for part, names in PARTS.items():
         spent[part] = sum(replay.seconds().get(name, 0.0) for replay in recorded for name in names)
@@ -58,7 +59,7 @@ def step(model: Any, rows: int, new: int) -> dict[str, float]:
 
 @contextmanager
 def recordings() -> Iterator[list[Replay]]:
-    """Those that are made within it."""
+    """Yields a list that receives every recording made inside the context."""
     made: list[Replay] = []
 
     def record(step: Callable[[], Tensor]) -> tuple[Replay, Tensor] | None:
@@ -66,7 +67,7 @@ def recordings() -> Iterator[list[Replay]]:
         made.extend([] if found is None else [found[0]])
         return found
 
-    place = vars(choose_network)  # of the name that networks look up
+    place = vars(choose_network)  # the namespace in which networks look up `record`
     before, place["record"] = place["record"], record
     try:
         yield made
@@ -75,7 +76,10 @@ def recordings() -> Iterator[list[Replay]]:
 
 
 def attention(rows: int, context: int, layers: int = 4) -> dict[str, float]:
-    """Milliseconds of one layer's attention of a token a row over `context` tokens, and the gigabytes a second that it reads."""
+    """Times the decode attention of one layer over `context` tokens, with one query token a row.
+
+    Returns the milliseconds, and the gigabytes that it reads a second.
+    """
     caches = torch.randn(layers, 2, rows, KV_HEADS, context, HEAD_WIDTH).bfloat16()
     query = torch.randn(rows, 1, HEADS, HEAD_WIDTH).bfloat16()
     out, workspace = torch.empty_like(query), attention_workspace(query, KV_HEADS, context)
@@ -95,6 +99,7 @@ def attention(rows: int, context: int, layers: int = 4) -> dict[str, float]:
 def main(
     rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS, new: int = STEPS, name: str = SHAPE
 ) -> None:
+    """Times steps at each batch size and attention over each context, and prints the results."""
     torch.manual_seed(0)
     model = shape(name).build(torch.bfloat16, CPU)
     steps, reads = {}, {}
@@ -102,7 +107,8 @@ def main(
         steps[size] = found = step(model, size, new)
         beside = found["step"] - found["matmuls"]
         print(
-            f"batch {size}: a dense step {found['step']:.1f} ms, matmuls {found['matmuls']:.1f}, attention {found['attention']:.1f}, "
+            f"batch {size}: a dense step {found['step']:.1f} ms, "
+            f"matmuls {found['matmuls']:.1f}, attention {found['attention']:.1f}, "
             f"beside matmuls {beside:.1f} ({beside / found['step']:.0%})",
             flush=True,
         )
@@ -110,7 +116,8 @@ def main(
         for size in CONTEXT_ROWS:
             reads[f"{size} x {context}"] = one = attention(size, context)
             print(
-                f"attention, {size} rows over {context}: {one['ms_a_layer']:.2f} ms a layer, {one['gb_per_second']:.1f} GB/s",
+                f"attention, {size} rows over {context}: "
+                f"{one['ms_a_layer']:.2f} ms a layer, {one['gb_per_second']:.1f} GB/s",
                 flush=True,
             )
     made = {**versions(), "device": device_name(CPU)}

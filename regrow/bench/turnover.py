@@ -1,4 +1,4 @@
-"""How much a refresh changes on real text: measured on the bundled model."""
+"""How much a refresh changes the mask on real text, measured on the bundled model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _ROWS, _NEW = 4, 160
 
 
 def bundled_turnover(sparsity: str) -> float:
-    """Share of the retained neurons that a refresh of Batch-wise Adaptive Pruning replaces: mean over layers and refreshes of one batch."""
+    """Share of the retained neurons that a refresh of Batch-wise Adaptive Pruning replaces.
+
+    It is the mean over the layers and refreshes of one batch, decoded with the bundled model.
+    """
     loaded = load(dtype="float32", device="cpu")
     ids, mask = encode(loaded, [one.prompt for one in heldout(_ROWS)])
     done = generate(

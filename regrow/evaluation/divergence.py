@@ -1,6 +1,7 @@
-"""How far a pruned model's next-token distributions are from the dense ones, along answers the dense model gave.
+"""Measures how far a pruned model's next-token distributions are from the dense model's, along dense answers.
 
-Cheaper and sharper than accuracy: every token of every trace counts, and no answer goes astray.
+This is cheaper and sharper than accuracy: every token of every trace counts, and no answer goes astray after
+a wrong token.
 """
 
 from __future__ import annotations
@@ -26,36 +27,39 @@ from regrow.models import Loaded, encode
 @final
 @dataclass(frozen=True)
 class Divergence:
-    """Sums over the decode steps of all rows, up to their EOS."""
+    """Sums over the decode steps of all rows, up to the EOS of each row."""
 
     tokens: int
-    kl: float  # nats, of KL(dense || pruned)
-    agreeing: int  # the likeliest token is the same
+    kl: float  # KL(dense || pruned) in nats
+    agreeing: int  # tokens at which both models have the same top token
     weights_kept: int
     weights_dense: int
 
     @property
     def mean_kl(self) -> float:
+        """Mean KL divergence of a token, in nats."""
         return self.kl / self.tokens
 
     @property
     def agreement(self) -> float:
+        """Share of tokens at which both models have the same top token."""
         return self.agreeing / self.tokens
 
 
 @final
 @dataclass(frozen=True)
 class Trace:
-    """A batch as the dense model answered it."""
+    """The dense model's answers to one batch."""
 
     ids: Tensor  # [B, P]
     mask: Tensor  # [B, P]
     tokens: Tensor  # [B, N], padded after a row's end
     lengths: Tensor  # [B]
-    logits: list[Tensor]  # [N] of [B, V]: what each token was chosen from
+    logits: list[Tensor]  # [N] of [B, V]: the logits that each token was chosen from
 
 
 def trace(loaded: Loaded, prompts: Sequence[str], *, chat: bool, max_new_tokens: int) -> Trace:
+    """Answers one batch of prompts with the dense model, greedily, and keeps the logits."""
     ids, mask = encode(loaded, prompts, chat=chat)
     seen = _Watcher()
     done = generate(
@@ -79,18 +83,21 @@ def divergence(
     traces: Sequence[Trace],
     progress: Callable[[int, int], None] | None = None,
 ) -> Divergence:
-    """Of a method over traces, each decoded with the dense model's tokens in the place of its own. The first token of a row is left out:
-    it comes from the prompt. `progress` is told (traces done, of how many). Raises RegrowError where there is nothing to compare, or logits
-    are not finite."""
+    """Compares a method with the dense model along traces.
+
+    Each trace is decoded with the dense model's tokens instead of the method's own. The first token of each
+    row is left out, because it comes from the prompt. `progress(done, total)` is called after each trace.
+    Raises RegrowError if there is nothing to compare, or if logits are not finite.
+    """
     total, kept, dense = torch.zeros(3, dtype=torch.float64, device=loaded.model.device), 0, 0
     with prune(loaded.model, method, calibration=calibration) as session:
-        for done, of in enumerate(traces, 1):
-            forced = _Forced(of)
-            steps = of.tokens.shape[1]
+        for done, answers in enumerate(traces, 1):
+            forced = _Forced(answers)
+            steps = answers.tokens.shape[1]
             generate(
                 loaded.model,
-                of.ids,
-                of.mask,
+                answers.ids,
+                answers.mask,
                 max_new_tokens=steps,
                 do_sample=False,
                 logits_processor=forced.list,
@@ -103,7 +110,8 @@ def divergence(
     tokens, kl, agreeing = total.tolist()
     if not tokens:
         raise RegrowError(
-            "the dense answers have no token after the first, so that there is nothing to compare; choose other prompts"
+            "the dense answers have no token after the first, so there is nothing to compare; "
+            "choose other prompts"
         )
     if not isfinite(kl):
         raise RegrowError(
@@ -114,6 +122,8 @@ def divergence(
 
 @final
 class _Watcher(LogitsProcessor):
+    """Keeps the logits of every step."""
+
     def __init__(self) -> None:
         self.logits: list[Tensor] = []
         self.list = LogitsProcessorList([self])
@@ -125,7 +135,7 @@ class _Watcher(LogitsProcessor):
 
 @final
 class _Forced(LogitsProcessor):
-    """Compares what the loop is about to choose from with what the trace chose from, and leaves it the trace's choice."""
+    """Compares the logits of each step with the trace's, then makes the loop choose the trace's token."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace, self._prompt = trace, trace.ids.shape[1]

@@ -1,4 +1,4 @@
-"""Grading: a pure pass over a record file, without a model, to be run again whenever a grader changes."""
+"""Grades a record file without a model. Grading can be repeated whenever a grader changes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from regrow.records import Grade, Graded, Record
 
 
 def grade(path: Path) -> Graded:
-    """Grades every complete batch of a file; those not there are in `missing`.
+    """Grades every complete batch of a file. The other batches are listed in `missing`.
 
-    Raises UsageError for a file that cannot be read or a task that is not known, RegrowError for a damaged file or one whose prompts are
-    not the task's of today.
+    Raises UsageError if the file cannot be read or its task is unknown. Raises RegrowError if the file is
+    damaged, or if its prompts differ from those that the task has now.
     """
     records = read(path)
     config = records[0].config
@@ -35,6 +35,7 @@ def grade(path: Path) -> Graded:
 def _batch(path: Path, task: Task, items: Sequence[Item], record: Record) -> list[Grade]:
     if record.ids != tuple(item.id for item in items):
         raise RegrowError(
-            f"{path}: batch {record.batch} does not hold the prompts it should; restore the file or run it again"
+            f"{path}: batch {record.batch} does not hold the prompts it should; "
+            "restore the file or run it again"
         )
     return [task.grade(item, text) for item, text in zip(items, record.texts, strict=True)]

@@ -1,4 +1,4 @@
-"""What `regrow compare` compares: methods, sparsities and batch sizes."""
+"""The cells of `regrow compare`: methods at several sparsities and batch sizes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from regrow.method.base import Method
 from regrow.method.presets import METHODS, make, parameters
 from regrow.selection.budget import parse_sparsity
 
-BATCH_SIZES: Final = (4, 16, 8, 1)  # in the order in which they are run
+BATCH_SIZES: Final = (4, 16, 8, 1)  # in the order of the runs
 SPARSITY: Final = "0.5"
-OTHER_SPARSITIES: Final = ("0.3", "0.7")  # at SWEPT alone
-SWEPT: Final = 4
+OTHER_SPARSITIES: Final = ("0.3", "0.7")  # only at batch size SWEPT
+SWEPT: Final = 4  # batch size that also has the ablations and the other sparsities
 UNSTRUCTURED: Final = "Wanda, unstructured"
 
-_Named = dict[str, tuple[str, dict[str, Any]]]  # label: method, parameters beside the sparsity
+_Named = dict[str, tuple[str, dict[str, Any]]]  # label: method, parameters other than the sparsity
 
 _LABELLED: Final[_Named] = {
     "dense": ("dense", {}),
@@ -34,7 +34,7 @@ _LABELLED: Final[_Named] = {
     "Wanda 2:4": ("wanda", {}),
     "SparseGPT 2:4": ("sparsegpt", {}),
 }
-# Of BAP, at SWEPT and SPARSITY alone; after the paper's table 3 and figure 1.
+# Ablations of BAP, only at SWEPT and SPARSITY. They follow table 3 and figure 1 of the paper.
 ABLATIONS: Final[_Named] = {
     "BAP, mean": ("bap", {"aggregate": "mean"}),
     "BAP, no memory": ("bap", {"memory": "none"}),
@@ -49,7 +49,7 @@ ABLATIONS: Final[_Named] = {
     "BAP, T_trans 10": ("bap", {"period": 10}),
     "BAP, T_trans 30": ("bap", {"period": 30}),
 }
-# Methods without a label of their own go by their names.
+# A method without a label of its own is labelled with its name.
 ENTRIES: Final[_Named] = _LABELLED | {
     name: (name, {})
     for name in METHODS
@@ -60,13 +60,15 @@ ENTRIES: Final[_Named] = _LABELLED | {
 @final
 @dataclass(frozen=True)
 class Cell:
+    """One run of the comparison: a method with its sparsity, at one batch size."""
+
     label: str
     method: Method
     batch_size: int
 
     @property
     def name(self) -> str:
-        """For files."""
+        """Name of the cell's files, without extension."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
         sparsity = f"-s{float(self.method.target):g}" if self.method.target else ""
         return f"{slug}{sparsity}-b{self.batch_size}"
@@ -100,7 +102,8 @@ def grid(
     unknown = [label for label in only if label not in labels]
     if unknown:
         raise UsageError(
-            f"unknown entry {unknown[0]!r} at batch {', '.join(map(str, batch_sizes))}; choose from: {'; '.join(labels)}"
+            f"unknown entry {unknown[0]!r} at batch {', '.join(map(str, batch_sizes))}; "
+            f"choose from: {'; '.join(labels)}"
         )
     return [cell for cell in cells if not only or cell.label in only]
 

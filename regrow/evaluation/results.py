@@ -1,4 +1,4 @@
-"""What a comparison keeps in its directory, and the tables made of it."""
+"""The files in the directory of a comparison, and the tables made from them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from regrow.evaluation.grid import SPARSITY, Cell
 from regrow.records import Graded
 from regrow.whole_file import write_whole
 
+# Numbers that a divergence file must hold.
 _NUMBERS: Final = (
     "tokens",
     "kl",
@@ -38,7 +39,7 @@ def divergence_file(directory: Path, cell: Cell) -> Path:
 
 
 def read_divergence(path: Path) -> dict[str, Any]:
-    """Raises RegrowError for a damaged file."""
+    """Reads a divergence file. Raises RegrowError if it is damaged."""
     try:
         value = json.loads(path.read_bytes())
         if not isinstance(value, dict) or not isinstance(value.get("settings"), dict):
@@ -54,12 +55,15 @@ def read_divergence(path: Path) -> dict[str, Any]:
 
 
 def write_divergence(path: Path, value: dict[str, Any]) -> None:
-    """Raises RegrowError where it cannot be written."""
+    """Writes a divergence file. Raises RegrowError if it cannot be written."""
     write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def rows(directory: Path, cells: Sequence[Cell]) -> list[comparison_table.ComparisonRow]:
-    """Of the cells that have been run, in part at least. Raises RegrowError where none has, or for a damaged file."""
+    """Returns a row for each cell that has been run, at least in part.
+
+    Raises RegrowError if no cell has been run, or if a file is damaged.
+    """
     graded = {cell.name: _graded(records_file(directory, cell)) for cell in cells}
     dense = {cell.batch_size: graded[cell.name] for cell in cells if not cell.method.target}
     found = []
@@ -108,7 +112,7 @@ def _shown_sparsity(found: Sequence[comparison_table.ComparisonRow]) -> float:
 
 
 def _place(cell: Cell) -> tuple[bool, float, int]:
-    """In a table: dense and the common sparsity first."""
+    """Sort key of a cell in the table: dense and the common sparsity come first."""
     target = float(cell.method.target)
     return target not in (0.0, float(SPARSITY)), target, cell.batch_size
 

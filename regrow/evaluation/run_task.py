@@ -1,4 +1,4 @@
-"""Runs a task in fixed batches and records each as it ends; what was recorded before is not run again."""
+"""Runs a task in fixed batches and records each batch as it ends. Recorded batches are not run again."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from regrow.records import Record
 from regrow.run_config import RunConfig, digest
 from regrow.versions import versions
 
-OnBatch = Callable[[int, int, Record], None]
-# What greedy decoding never looks at, and what a run sets itself.
+OnBatch = Callable[[int, int, Record], None]  # batches recorded, batches planned, the newest record
+# Generation settings that greedy decoding ignores.
 _SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+# Generation settings of a model that do not affect a run, because they are ignored or overruled.
 _OVERRULED = _SAMPLING | {"do_sample", "max_new_tokens", "max_length"}
 
 
@@ -44,10 +45,11 @@ def evaluate(
     progress: OnBatch | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Records the greedy answers to the first `limit` prompts (None: all) at `path`, or those of them that are not there yet.
+    """Records the greedy answers to the first `limit` prompts (None: all) at `path`.
 
-    `progress` is told the batches recorded, those planned and the newest record after each batch; `watch` the steps within one.
-    Raises UsageError for settings that do not fit, RegrowError where the records cannot be kept (see `RecordFile`).
+    Batches that the file already holds are skipped. `progress` is called after each batch with the number of
+    batches recorded, the number planned, and the newest record. `watch` is called during a batch.
+    Raises UsageError if the settings do not fit, RegrowError if records cannot be written (see `RecordFile`).
     """
     items = task.load(limit)
     sizes = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
@@ -80,7 +82,10 @@ def configure(
     skip_layers: Collection[int] = (),
     calibration: Calibration | None = None,
 ) -> RunConfig:
-    """The settings of a run over `items`. Raises UsageError for sizes below 1, and for answers that do not fit the context."""
+    """Returns the settings of a run over `items`.
+
+    Raises UsageError for sizes below 1, and for answers that do not fit the context.
+    """
     for name, size in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if size < 1:
             raise UsageError(f"{name} must be at least 1, not {size}")
@@ -113,25 +118,26 @@ def configure(
 
 
 def describe(method: Method, calibration: Calibration | None) -> dict[str, Any]:
-    """Name and parameters of a method, its calibration among them, as settings have them."""
+    """Returns a method's name and parameters for the settings, with the digest of its calibration."""
     return method.describe() | ({} if calibration is None else {"calibration": calibration.digest[:12]})
 
 
 def _refuse_beyond_context(loaded: Loaded, longest: int, max_new_tokens: int) -> None:
     if loaded.context is not None and longest + max_new_tokens > loaded.context:
         raise UsageError(
-            f"the longest prompt has {longest} tokens, so {max_new_tokens} new ones do not fit the context of {loaded.context}; "
+            f"the longest prompt has {longest} tokens, "
+            f"so {max_new_tokens} new ones do not fit the context of {loaded.context}; "
             f"at most {loaded.context - longest} do"
         )
 
 
 def _in_force(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the model's own generation settings those that hold for greedy answers of so many tokens."""
+    """Returns those of the model's own generation settings that affect a run."""
     return {name: value for name, value in settings.items() if name not in _OVERRULED}
 
 
 def _device(device: torch.device) -> str:
-    """`cpu`, or the accelerator by its name: another one rounds differently."""
+    """Returns the device type. A GPU's name is added, because another GPU rounds differently."""
     return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
@@ -152,8 +158,8 @@ def _run(
         if isinstance(error, RegrowError) or not config.generation_config:
             raise
         raise RegrowError(
-            f"the generation_config.json of {loaded.name} cannot be followed ({', '.join(config.generation_config)}): {said(error)}; "
-            "correct that file"
+            f"the generation_config.json of {loaded.name} cannot be followed "
+            f"({', '.join(config.generation_config)}): {said(error)}; correct that file"
         ) from error
     return Record(
         config=config,
@@ -170,7 +176,7 @@ def _run(
 
 
 def _unpadded(input_ids: Tensor, mask: Tensor) -> list[list[int]]:
-    """The prompts [B, P] as they were before padding."""
+    """Returns the token ids of the prompts [B, P] without their padding."""
     return [row[seen.bool()].tolist() for row, seen in zip(input_ids, mask, strict=True)]
 
 

@@ -15,12 +15,8 @@ from regrow.records import Grade, Graded, Mark
 from samples import CONFIG, COUNTED, record
 
 SVG = "{http://www.w3.org/2000/svg}"
-SHORT = {
-    "decode_steps": 4,
-    "sparse_steps": 0,
-    "weights_kept": 100,
-    "weights_dense": 100,
-}  # too short for the schedule
+# Counters of answers that end before the schedule prunes.
+SHORT = {"decode_steps": 4, "sparse_steps": 0, "weights_kept": 100, "weights_dense": 100}
 
 
 def _traced(kept: int = 60) -> dict[str, Any]:
@@ -75,14 +71,20 @@ def test_traces_that_were_all_dense_have_no_divergence(answers: bool) -> None:
     made = _row(traces=_traced(100), answers=answers)
     found = _cells(made)
     assert (found["KL to dense"], found["same top token"]) == ("–", "–")
-    note = "BAP, batch 4: every step along the dense answers was dense, and there is no divergence to show: pruning begins after 64 of them"
+    note = (
+        "BAP, batch 4: every step along the dense answers was dense, and there is no divergence to show: "
+        "pruning begins after 64 of them"
+    )
     assert note in markdown([made])
 
 
 def test_answers_that_were_all_dense_say_why() -> None:
     made = _row(traces=_traced(), **SHORT)
     assert _cells(made)["KL to dense"] == "0.25 (at 40.0 %)"
-    note = "BAP, batch 4: every decode step was dense: pruning begins after 64 of them (init_steps), and the longest answer has 5 tokens."
+    note = (
+        "BAP, batch 4: every decode step was dense: pruning begins after 64 of them (init_steps), "
+        "and the longest answer has 5 tokens."
+    )
     assert markdown([made]).endswith(f"\n\n{note}\n")
 
 
@@ -95,7 +97,7 @@ def test_the_dense_model_does_not_diverge_from_itself() -> None:
 
 
 def _marks(path: Path) -> int:
-    """Points that are drawn: what is clipped to its axes, other than lines."""
+    """Return the number of markers: `use` elements in groups that are clipped to their axes."""
     groups = ElementTree.parse(path).iter(f"{SVG}g")
     return sum(len(group.findall(f"{SVG}use")) for group in groups if group.get("clip-path"))
 

@@ -7,12 +7,12 @@ from regrow.records import Grade, Mark
 
 
 def grades(*rows: str) -> list[Grade]:
-    """`"110"` is a prompt of three problems, two of them right."""
+    """Return the grades of prompts: "110" has three problems, two of them right."""
     return [Grade(tuple(Mark("add", mark == "1") for mark in row)) for row in rows]
 
 
 def alone(*rows: str) -> list[list[Grade]]:
-    """Batches of one prompt."""
+    """Return batches of one prompt each."""
     return [[grade] for grade in grades(*rows)]
 
 
@@ -57,7 +57,7 @@ def test_other_prompts_are_refused(other: list[str]) -> None:
 
 
 def test_a_batch_counts_as_one() -> None:
-    """Four prompts in two batches, both of which lose by two: two draws of four are as far, not two of sixteen."""
+    """Four prompts in two batches with gains of 2: two of four sign flips reach 4, not two of sixteen."""
     one, other = grades("11", "1", "1", "1"), grades("01", "0", "0", "0")
     found = paired([one[:2], one[2:]], [other[:2], other[2:]])
     assert found.difference == 4 / 5

@@ -12,7 +12,8 @@ from samples import CONFIG, COUNTED, record
 
 RIGHT, WRONG = Mark("add", True), Mark("sort", False)
 
-# The second batch is shorter and of other proportions, so that a mean of ratios differs from the ratio of sums everywhere.
+# The second batch has another size and other proportions, so that every mean of ratios differs from the ratio
+# of sums.
 SECOND = {
     "decode_steps": 6,
     "sparse_steps": 1,
@@ -42,9 +43,8 @@ def test_counters_are_summed_before_any_ratio_is_taken() -> None:
     assert counters.ffn_bytes_per_token == 6000 / 17
     assert counters.refresh_bytes_per_token == 120 / 17
     assert counters.ffn_bytes_per_step == 6000 / 10
-    assert (
-        counters.decode_tokens_per_second == (17 - 3) / 5
-    )  # the first token of each of three rows is the prompt's
+    # The first token of each of the three rows comes from the prompt.
+    assert counters.decode_tokens_per_second == (17 - 3) / 5
     assert summary.median_tokens == 5
     assert summary.at_cap == Share(1, 3)
 
@@ -64,8 +64,11 @@ def test_problems_prompts_and_families_are_counted() -> None:
 
 
 def test_batches_are_the_independent_trials() -> None:
-    """Three of four right in one batch, none of one in the other: 0.6 from what 60 % would be in both. Independent problems vary by
-    5 * 0.6 * 0.4."""
+    """One batch has three of four right, the other none of one.
+
+    At 60 % right, 2.4 and 0.6 are expected, so both batches are off by 0.6. The variance of independent
+    problems would be 5 * 0.6 * 0.4.
+    """
     assert summarize(_graded()).problems.inflation == pytest.approx((0.6**2 + 0.6**2) * 2 / 1 / 1.2)
     even = (Grade((RIGHT, WRONG)), Grade((RIGHT, WRONG)), Grade((RIGHT, WRONG)))
     assert summarize(_graded(grades=even)).problems.inflation == 1
@@ -108,7 +111,8 @@ def test_a_change_of_versions_within_a_run_is_kept() -> None:
     assert summarize(_graded()).config == CONFIG
 
 
-# Published values of the Wilson score interval without continuity correction (R: prop.test(correct = FALSE)), to the digits shown.
+# Published values of the Wilson score interval without continuity correction, to the digits shown
+# (R: prop.test(correct = FALSE)).
 @pytest.mark.parametrize(
     ("right", "total", "low", "high"),
     [
@@ -127,12 +131,12 @@ def test_known_intervals(right: int, total: int, low: float, high: float) -> Non
 def test_the_ends_of_an_interval_are_as_far_from_the_share_as_95_percent_allows(
     counts: tuple[int, int],
 ) -> None:
-    """Wilson's ends solve (share - p)^2 = z^2 p (1 - p) / n."""
+    """The ends p of Wilson's interval solve (share - p)^2 = z^2 p (1 - p) / n."""
     right, total = counts
     low, high = Share(right, total).interval()
     assert 0 <= low <= right / total <= high <= 1
     for end in (low, high):
-        # float64 arithmetic on numbers of at most 1: 1e-12 is some thousand roundings
+        # Numbers are at most 1, so 1e-12 allows for some thousand float64 roundings.
         assert (right / total - end) ** 2 == pytest.approx(
             1.959963984540054**2 * end * (1 - end) / total, abs=1e-12
         )

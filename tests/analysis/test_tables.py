@@ -69,9 +69,9 @@ def test_runs_of_one_setting_share_a_table_and_others_get_their_own() -> None:
 
 def test_what_spoils_a_comparison_is_said() -> None:
     text = markdown([_summary(), _summary(missing=(1,)), _summary(versions={"torch": "2.12"})])
-    assert "ComparisonRow 2 is incomplete: 1 of 2 batches are missing." in text
-    assert "ComparisonRow 3 was made with 2 different sets of versions." in text
-    assert "ComparisonRow 1 " not in text
+    assert "Row 2 is incomplete: 1 of 2 batches are missing." in text
+    assert "Row 3 was made with 2 different sets of versions." in text
+    assert "Row 1 " not in text
 
 
 def test_names_cannot_break_a_table() -> None:

@@ -54,5 +54,5 @@ def test_parts_of_a_step_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_parts_of_a_step_that_is_not_recorded_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SHAPES, "tiny", Shape("tiny", "qwen2", 2, 32, 48, 4, 2, 8, 100, True))  # type: ignore[misc]
-    with pytest.raises(RegrowError, match="cannot be told"):
+    with pytest.raises(RegrowError, match="cannot be timed"):
         step_parts.main(rows=(1,), contexts=(), new=6, name="tiny")

@@ -1,4 +1,4 @@
-"""The CPU's numbers in the docs are those of the file."""
+"""The tables and ratios in the docs are those of the CPU's result files."""
 
 from __future__ import annotations
 

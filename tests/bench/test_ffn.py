@@ -1,4 +1,4 @@
-"""`make bench-ffn` on small sizes: times are not looked at, only what its last line holds."""
+"""`make bench-ffn` with small sizes: its last line has the keys of the committed result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make gpu`, as far as it goes without one: a defect in each of its checks, its runner, and what it measures, on the CPU."""
+"""`make gpu` without a GPU: each check finds a defect; the runner and the measurements work on the CPU."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _as_on_a_gpu() -> Iterator[None]:
 
 
 def test_every_check_has_a_defect_that_it_finds() -> None:
-    """All but the one that asks CUDA itself."""
+    """The only check without a defect in WRONG is the one that needs CUDA."""
     assert set(CHECKS) == {*WRONG, ASKS_CUDA}
 
 
@@ -92,7 +92,7 @@ def test_a_check_fails_where_the_two_differ(name: str, monkeypatch: pytest.Monke
 
 
 def laid_out_as_on_a_gpu(*args: Any, **more: Any) -> Tensor:
-    """As torch's fused attention, whose result [B, H, T, d] lies in memory as [B, T, H, d]."""
+    """Return a result [B, H, T, d] that lies in memory as [B, T, H, d], as torch's fused attention does."""
     y = real_product(*args, **more)
     return y.transpose(1, 2).contiguous().transpose(1, 2)
 
@@ -191,7 +191,7 @@ def test_checks_in_the_interpreter_are_no_checks_of_a_gpu(
 
 
 def test_the_runner_needs_neither_pytest_nor_anything_else_of_the_tests() -> None:
-    """With pytest and the package's own tools made impossible to import."""
+    """Import the runner where pytest and hypothesis, typer and rich cannot be imported."""
     without = (
         "import sys; sys.modules.update(dict.fromkeys(('pytest', '_pytest', 'hypothesis', 'typer', 'rich')))"
     )
@@ -245,7 +245,7 @@ def test_every_kernel_can_be_called_and_has_bytes(rows: int, monkeypatch: pytest
 
 @pytest.fixture
 def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Return a run of the GPU's entry on the CPU, to this test's folder."""
+    """Return a function that runs `regrow.bench.gpu` on the CPU and writes to the test's folder."""
     monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)  # type: ignore[misc]
     for module in ("gpu", "run"):
         monkeypatch.setattr(f"regrow.bench.{module}.bandwidth", partial(bandwidth, megabytes=1, repeats=1))

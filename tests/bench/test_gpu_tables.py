@@ -1,4 +1,4 @@
-"""The GPU's numbers in the docs are those of the files, and the files say what the docs say of them."""
+"""The tables in the docs are those of the GPU's result files, the method that lost included."""
 
 from __future__ import annotations
 

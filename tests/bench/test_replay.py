@@ -1,4 +1,4 @@
-"""Masks handed to a benchmark: what a batch retains is what the scores say, in place of what it remembers."""
+"""Replayed masks: a batch retains the neurons that the given scores name, whatever it has observed."""
 
 from __future__ import annotations
 

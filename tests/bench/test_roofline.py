@@ -1,4 +1,4 @@
-"""Bytes and bounds against the numbers that can be worked out by hand for the two models of the paper, bfloat16, short context."""
+"""Bytes and bounds against numbers worked out by hand: the paper's two models, bfloat16, short context."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_bounds_of_methods(
 
 
 def test_what_a_refresh_moves_is_shared_by_a_period() -> None:
-    """Half of the FFN read and written anew every period."""
+    """In every period a refresh reads and writes half of the FFN weights."""
     of = weights(SHAPES["qwen-7b"])
     size = per_step(of.dense(1, 0), of.pruned(regrow.BatchwiseAdaptive(), 1, 0), OURS, 2 * 0.5 * of.ffn)
     assert size / GB == pytest.approx(9.58, abs=0.006)

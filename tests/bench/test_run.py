@@ -1,4 +1,4 @@
-"""The driver: what it tells, in which order, and that everything is kept before it is shown."""
+"""The driver calls its listener in order, and keeps all results before it shows them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PLAN: dict[str, Any] = {
 
 
 class Log(Listener):
-    """Writes down what it is told; `keep` too."""
+    """Records the calls that it gets, `keep` included."""
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
@@ -45,7 +45,7 @@ class Log(Listener):
         self.told.append(("bounds", model, [(bound.label, bound.rows) for bound in bounds]))
 
     def working(self, on: str, what: str) -> None:
-        """Told too often to be written down."""
+        """Not recorded: there are too many of these calls."""
 
     def rows(self, rows: Sequence[Any], lost: Sequence[Any]) -> None:
         self.told.append(("rows", rows[0].model, rows[0].rows, len(lost)))

@@ -1,4 +1,4 @@
-"""vLLM as a contender, with a look-alike in its place: the protocol with the worker, the weights it is given, and how it fails."""
+"""vLLM as a contender, with a stand-in for vLLM: the worker's protocol, its weights and its failures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RequestOutput:
 
 
 class Engine:
-    """Takes one request a step into its prompt, then a token of each a step."""
+    """Reads one prompt a step. Afterwards, a step decodes one token of every request."""
 
     def __init__(self):
         self.left = {}
@@ -99,7 +99,7 @@ PYTHON = Path(sys.executable)
 def test_phases_of_every_batch_are_told(model: PreTrainedModel, tmp_path: Path) -> None:
     with started(PYTHON, model, "a-shape", SETTINGS, eager=True) as worker:
         assert worker.version.startswith("0.1 ")
-        for rows in (1, 2):  # of two prompts one is read in a step of its own: they are one span
+        for rows in (1, 2):  # the engine reads one prompt a step; both together are one phase
             spans = worker.run(torch.ones(rows, 5, dtype=torch.int64), 4)
             assert [name for name, _ in spans] == ["prompt"] + ["dense"] * 3
             assert all(seconds >= 0 for _, seconds in spans)

@@ -1,4 +1,4 @@
-"""Divergence from dense against the same number worked out from plain forwards."""
+"""Divergence from dense, compared with the same number computed by plain forward passes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_is_dense_does_not_diverge(loaded: Loaded, method: Method) -> None:
 
 
 def test_it_is_the_kl_of_every_live_token(loaded: Loaded) -> None:
-    """Magnitude pruning, whose mask a few lines make; the prompt is dense, its keys and values with it."""
+    """Magnitude pruning, because its mask is simple. The prompt is dense, and so are its keys and values."""
     made, model = _trace(loaded), loaded.model
     found = divergence(loaded, Magnitude(sparsity="0.75"), None, [made])
     kl = agreeing = tokens = 0.0
@@ -83,7 +83,7 @@ def test_it_is_the_kl_of_every_live_token(loaded: Loaded) -> None:
         agreeing += int((dense.argmax(-1) == sparse.argmax(-1)).sum())
         tokens += length - 1
     assert (found.tokens, found.agreeing) == (tokens, agreeing)
-    # The loop hands on logits in float32.
+    # The loop gives logits in float32.
     assert found.kl == pytest.approx(kl, rel=1e-5)
     assert found.mean_kl > 1e-3
     assert agreeing < tokens

@@ -1,4 +1,4 @@
-"""Real models, methods and decoding; only the tokenizer is a stand-in, of one token a character."""
+"""Real models, methods and decoding. Only the tokenizer is a stand-in, with one token for each character."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from regrow.records import Record
 from regrow.run_config import digest
 
 TASK = find("tiny_reasoner")
-FIRST = 3  # token of chr(0): below are padding, start and end
+FIRST = 3  # lowest token of a character; below are padding, start and end
 
 
 class Characters:
@@ -141,7 +141,7 @@ def test_a_run_killed_in_the_middle_and_taken_up_again_equals_one_that_was_not(
         with killed.open("ab") as file:
             file.write(read(whole)[1].line()[:200])
     _evaluate(loaded, killed, progress=lambda done, planned, record: decoded.append((done, record.batch)))
-    assert decoded == [(2, 1), (3, 2)]  # the complete batch was not decoded again
+    assert decoded == [(2, 1), (3, 2)]  # the complete batch is not decoded again
     assert _timeless(read(killed)) == _timeless(read(whole))
 
 
@@ -167,7 +167,7 @@ def test_a_file_of_another_run_is_refused_before_anything_is_decoded(
 
 
 def _again(loaded: Loaded) -> Loaded:
-    """Loaded anew: digests are kept."""
+    """Return the model as if loaded again, because `Loaded` caches its digests."""
     return Loaded(loaded.model, loaded.tokenizer, loaded.name, loaded.directory)
 
 
@@ -263,7 +263,8 @@ def test_answers_that_do_not_fit_the_context_are_refused_before_any_is_decoded(
     assert room is not None
     with pytest.raises(
         UsageError,
-        match=rf"^the longest prompt has \d+ tokens, so {room} new ones do not fit the context of {room}; at most",
+        match=rf"^the longest prompt has \d+ tokens, "
+        rf"so {room} new ones do not fit the context of {room}; at most",
     ):
         _evaluate(loaded, path, max_new_tokens=room)
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""Every task by name; a new one is a file here and a line below."""
+"""All tasks by name. A new task needs a file in this folder and an entry in TASKS."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ TASKS: dict[str, Task] = {task.name: task for task in (TinyReasoner(),)}
 
 
 def find(name: str) -> Task:
-    """The task of that name. Raises UsageError on an unknown one."""
+    """Returns the task called `name`. Raises UsageError for an unknown name."""
     require_one_of(TASKS, task=name)
     return TASKS[name]

@@ -1,4 +1,4 @@
-"""What a task is: prompts with their golds, and how an answer is graded."""
+"""The interface of tasks: prompts with gold answers, and the grading of completions."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ T = TypeVar("T")
 @final
 @dataclass(frozen=True)
 class Item:
+    """One prompt of a task, with its gold answer."""
+
     id: str
     prompt: str  # what the user would type, before any chat template
     gold: str
 
 
 class Task(ABC):
-    """Stateless: the same items in the same order whenever they are asked for."""
+    """Prompts with a grader. A task has no state: every call returns the same items in the same order."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    size: ClassVar[int]  # prompts
+    size: ClassVar[int]  # number of prompts
 
     @abstractmethod
     def items(self, count: int) -> list[Item]:
-        """The first `count` items, 1 <= count <= size."""
+        """Returns the first `count` items, 1 <= count <= size."""
 
     @abstractmethod
     def grade(self, item: Item, text: str) -> Grade:
-        """Pure: the marks of a completion, its special tokens removed."""
+        """Grades a completion without special tokens. The grade depends on the arguments alone."""
 
     def load(self, limit: int | None) -> list[Item]:
-        """The first `limit` items, or all. Raises UsageError for a limit the task cannot meet."""
+        """Returns the first `limit` items (None: all). Raises UsageError if there are not so many."""
         count = self.size if limit is None else limit
         if not 1 <= count <= self.size:
             raise UsageError(f"limit must be from 1 to {self.size}, the prompts of {self.name}, not {limit}")
@@ -46,10 +48,10 @@ class Task(ABC):
 
 
 def fingerprint(items: list[Item]) -> str:
-    """sha256 of ids, prompts and golds, in order."""
+    """Returns the sha256 of ids, prompts and gold answers, in order."""
     return digest([astuple(item) for item in items])
 
 
 def batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """Fixed batches in the order of the task; the last may be smaller."""
+    """Splits items into batches, in the order of the task. The last batch may be smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]

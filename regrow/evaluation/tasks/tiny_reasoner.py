@@ -1,4 +1,4 @@
-"""The held-out exercises of the bundled model, several problems a prompt."""
+"""The held-out exercises of the bundled model. Each prompt asks several problems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from regrow.records import Grade, Mark
 
 @final
 class TinyReasoner(Task):
-    """An item's id is the seed of its exercise; its gold has a line for each problem, family and answer."""
+    """Held-out exercises of the bundled model.
+
+    The id of an item is the seed of its exercise. Its gold answer has one line for each problem, with the
+    family and the answer.
+    """
 
     name: ClassVar[str] = "tiny_reasoner"
     summary: ClassVar[str] = (
