@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up what they need the first time and are quick the second time.
+# `make demo` and `make test` create the environment the first time and reuse it afterwards.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,10 +13,10 @@ help: ## this list
 demo: $(INSTALLED) ## decode a batch of problems with the bundled model, dense and pruned
 	$(BIN)/regrow demo
 
-test: $(INSTALLED) ## run the tests, in as many processes as there are cores
+test: $(INSTALLED) ## run the tests, with one process per core
 	$(BIN)/python -m pytest -n auto
 
-check: $(INSTALLED) ## formatting, lint, types, then the tests
+check: $(INSTALLED) ## check formatting, lint and types, then run the tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -34,8 +34,10 @@ BENCH_VLLM ?= --batch-size 1 --batch-size 4 --batch-size 8 --batch-size 16 --pro
 VLLM_HOW ?= --vllm-eager
 VLLM_OUT ?= results/bench-vllm.json
 
-bench-vllm: $(INSTALLED) $(VLLM)/.installed ## time decoding on this CPU beside vLLM's engine, which gets an environment of its own
-	$(BIN)/regrow bench --cpu --shape qwen-1.5b $(BENCH_VLLM) --vllm $(VLLM)/bin/python $(VLLM_HOW) --out $(VLLM_OUT)
+# vLLM is installed into an environment of its own, $(VLLM).
+bench-vllm: $(INSTALLED) $(VLLM)/.installed ## time decoding on this CPU, in turn with vLLM
+	$(BIN)/regrow bench --cpu --shape qwen-1.5b $(BENCH_VLLM) \
+		--vllm $(VLLM)/bin/python $(VLLM_HOW) --out $(VLLM_OUT)
 
 $(VLLM)/.installed:
 	"$(PYTHON)" -m venv $(VLLM)
@@ -47,20 +49,29 @@ PART ?= checks kernels decode
 OUT ?= results/gpu
 MEASURED = $(filter-out checks,$(PART))
 
-gpu: ## on a machine with a GPU: check every kernel and recorded step, then measure, with $(PYTHON) and its packages (PART=checks, OUT=DIR)
+# Checks every kernel and captured step, then measures. $(PYTHON) must have torch, transformers and Triton.
+gpu: ## on a machine with a GPU: check, then measure (PYTHON=..., PART=checks, OUT=DIR)
 	$(if $(filter-out checks kernels decode,$(PART)),$(error PART takes checks, kernels, decode, not $(PART)))
-	@$(PYTHON) -c 'import torch, transformers, triton' 2>/dev/null || { echo "regrow: error: $(PYTHON) lacks torch, transformers or triton; name one that has them with 'make gpu PYTHON=...'" >&2; exit 1; }
+	@$(PYTHON) -c 'import torch, transformers, triton' 2>/dev/null || { \
+		echo "regrow: error: $(PYTHON) lacks torch, transformers or triton;" \
+			"name one that has them with 'make gpu PYTHON=...'" >&2; exit 1; }
 	$(if $(filter checks,$(PART)),PYTHONPATH=.:tests $(PYTHON) -m gpu.run --out $(OUT))
 	$(if $(MEASURED),PYTHONPATH=. $(PYTHON) -m regrow.bench.gpu --out $(OUT) $(addprefix --part ,$(MEASURED)))
 
-clean: ## remove build output and caches (the environment stays; to remove it too: rm -rf .venv)
+clean: ## remove build output and caches, but not the environment (rm -rf .venv removes it)
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find regrow recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# The tests also compile the GPU kernels with Triton 3.6, the oldest version supported.
 $(INSTALLED): pyproject.toml constraints.txt
-	@command -v "$(PYTHON)" >/dev/null || { echo "regrow needs Python 3.11 or newer, and there is no '$(PYTHON)' here: name one with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "regrow needs Python 3.11 or newer, and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1): name another with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "regrow needs Python 3.11 or newer, and there is no '$(PYTHON)' here:" \
+			"name one with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "regrow needs Python 3.11 or newer, and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1):" \
+			"name another with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade --target $(VENV)/triton-3.6 triton==3.6.0
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade \
+		--target $(VENV)/triton-3.6 triton==3.6.0
 	@touch $@
