@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -30,16 +31,17 @@ def run(*arguments: object, input: str | bytes | None = None) -> Result:  # noqa
     return result
 
 
-def start(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
+def start(
+    *arguments: object, environment: Mapping[str, str] | None = None, **settings: Any
+) -> subprocess.Popen[str]:
     """Start the command in its own process, on pipes.
 
     SIGINT (Ctrl-C) gets its default handler, because shells start background jobs that ignore it.
     """
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
     pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(
-        [*SCRIPT, *map(str, arguments)], text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}, **pipes
-    )
+    variables = os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment or {})
+    return subprocess.Popen([*SCRIPT, *map(str, arguments)], text=True, env=variables, **pipes)
 
 
 def lines(text: str) -> list[dict[str, Any]]:

@@ -16,13 +16,13 @@ from regrow.cli.evaluate import evaluate
 from regrow.cli.generate import generate
 from regrow.cli.group import Command, Group
 from regrow.cli.methods import methods
+from regrow.cli.options import Verbose, with_verbose
 from regrow.cli.table import table
 
 app = typer.Typer(
     name="regrow",
     cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,23 +40,27 @@ def _root(
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    __: Verbose = False,
 ) -> None:
     """Batched decoding of reasoning models with fewer FFN neurons, chosen anew as the answers unfold. No training."""
 
 
 _DECODE, _MEASURE = "Decode", "Measure"
-app.command(cls=Command, rich_help_panel=_DECODE)(generate)
-app.command(cls=Command, rich_help_panel=_DECODE)(demo)
-app.command(cls=Command, rich_help_panel=_DECODE)(methods)
-app.command(cls=Command, rich_help_panel=_DECODE)(calibrate)
-app.command(cls=Command, rich_help_panel=_MEASURE)(evaluate)
-app.command(cls=Command, rich_help_panel=_MEASURE)(compare)
-app.command(rich_help_panel=_MEASURE)(table)  # reads records, without torch
-app.command(cls=Command, rich_help_panel=_MEASURE)(bench)
+for panel, command in (
+    (_DECODE, generate),
+    (_DECODE, demo),
+    (_DECODE, methods),
+    (_DECODE, calibrate),
+    (_MEASURE, evaluate),
+    (_MEASURE, compare),
+    (_MEASURE, bench),
+):
+    app.command(cls=Command, rich_help_panel=panel)(with_verbose(command))
+app.command(rich_help_panel=_MEASURE)(with_verbose(table))  # reads records, without torch
 
 
 def main() -> None:
     """The `regrow` command."""
     # Weights in huge pages: torch looks at this when it first allocates.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    app()
+    app(prog_name="regrow")  # also as `python -m regrow`, for completion

@@ -3,6 +3,8 @@ today."""
 
 from __future__ import annotations
 
+import logging
+import traceback
 from typing import Any, final
 
 import typer
@@ -28,6 +30,8 @@ class Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except RegrowError as error:
+            if is_verbose():
+                traceback.print_exception(error)
             fail(f"error: {error}", error.exit_code)
         except _Refused as error:
             sentence = " ".join(error.format_message().split()).rstrip(".")
@@ -39,7 +43,7 @@ class Group(TyperGroup):
 
 @final
 class Command(TyperCommand):
-    """A command that needs torch and transformers, its help too: that lists what their part of the package registers."""
+    """A command that needs torch and transformers, for its help too: the help lists what they register."""
 
     def invoke(self, ctx: Any) -> Any:
         require_supported()
@@ -63,6 +67,26 @@ def _lacking() -> str | None:
     except RegrowError as error:
         return str(error)
     return None
+
+
+def be_verbose(asked: bool) -> None:
+    """Logs what Regrow decides to standard error, and shows a traceback for errors."""
+    if not asked:
+        return
+    logger = logging.getLogger("regrow")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(_ToStandardError())
+
+
+def is_verbose() -> bool:
+    return logging.getLogger("regrow").isEnabledFor(logging.INFO)
+
+
+@final
+class _ToStandardError(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def fail(sentence: str, code: int) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from regrow.cli.group import is_verbose
+
 if TYPE_CHECKING:
     from regrow.models import Loaded
 
@@ -37,7 +39,8 @@ def is_remote(model: str | None) -> bool:
 
 def quieten(*, bars: bool = False) -> None:
     """Libraries warn of errors only and, unless asked for, show no bars. They look when they are imported."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not is_verbose():
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not bars:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from regrow.cli.group import be_verbose
 from regrow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ SkipLayers = Annotated[
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", rich_help_panel=_MODEL, help="Run Python code of the model.")
+]
+
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", callback=be_verbose, help="Also say what is decided, and show tracebacks."
+    ),
 ]
 
 MethodName = Annotated[
@@ -134,6 +142,23 @@ _PARAMETERS: dict[str, Any] = {
 }
 
 
+def with_verbose(command: Callable[..., None]) -> Callable[..., None]:
+    """Returns the command with the option --verbose, which acts before the command runs."""
+
+    @wraps(command)
+    def run(*, verbose: bool, **given: Any) -> None:  # noqa: ARG001 (the option's callback has used it)
+        command(**given)
+
+    # Commands import Method for type checkers alone.
+    hints = get_type_hints(command, localns={"Method": object}, include_extras=True)
+    given = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(command).parameters.items()
+    ]
+    _sign(run, [*given, _option("verbose", Verbose, False)])
+    return run
+
+
 def with_method(command: Callable[..., None]) -> Callable[..., None]:
     """The command with every option of a method, `--method` to `--param`, in the place of its parameter
     `pruning: Method`."""
@@ -155,9 +180,14 @@ def with_method(command: Callable[..., None]) -> Callable[..., None]:
         for name, given in inspect.signature(command).parameters.items()
         for option in (options if name == "pruning" else [given.replace(annotation=hints[name])])
     ]
-    run.__signature__ = inspect.Signature(spread)  # type: ignore[attr-defined]
-    run.__annotations__ = {option.name: option.annotation for option in spread}
+    _sign(run, spread)
     return run
+
+
+def _sign(command: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> None:
+    """Gives the command a signature, from which typer reads its options."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
 def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:

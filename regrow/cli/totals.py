@@ -1,4 +1,4 @@
-"""What a run of several batches did: their counters, summed."""
+"""The report of a run of several batches."""
 
 from __future__ import annotations
 
@@ -8,20 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Self, final
 
 from regrow.counters import Counters
-from regrow.report import Counted, Report, why_dense
+from regrow.report import Report, why_dense
 
 
 @final
 @dataclass(frozen=True)
 class Totals:
-    report: Report  # of all batches, as of one
-
-    decode_steps = Counted[int]()
-    sparse_steps = Counted[int]()
-    samples = Counted[int]()
-    prefill_seconds = Counted[float]()
-    decode_seconds = Counted[float]()
-    decode_tokens_per_second = Counted["float | None"]()
+    report: Report  # the counters of all batches, added
 
     @classmethod
     def of(cls, reports: Sequence[Report]) -> Self:
@@ -34,40 +27,17 @@ class Totals:
         )
 
     @property
-    def counters(self) -> Counters:
-        return self.report.counters
-
-    @property
-    def method(self) -> dict[str, Any]:
-        return self.report.method
-
-    @property
-    def target_sparsity(self) -> float:
-        return self.report.target_sparsity
-
-    @property
     def note(self) -> str | None:
-        """Why a run that should have pruned never did; None where it did."""
-        return why_dense(self.method, self.target_sparsity, self.counters)
-
-    @property
-    def actual_sparsity(self) -> float:
-        return self.report.actual_sparsity
-
-    @property
-    def sparse_share(self) -> float:
-        return self.report.sparse_share
-
-    @property
-    def tokens(self) -> int:
-        """New ones, EOS included."""
-        return self.counters.new_tokens
-
-    @property
-    def finish_reasons(self) -> dict[str, int]:
-        return dict(Counter(self.counters.finish_reasons))
+        """Says why a run that should have pruned never did; None if it did."""
+        report = self.report
+        return why_dense(report.method, report.target_sparsity, report.counters)
 
     def to_dict(self) -> dict[str, Any]:
-        """As a report, but tokens and finish reasons are counted, not listed."""
-        counted = {"samples": self.samples, "tokens": self.tokens, "finish_reasons": self.finish_reasons}
-        return self.report.to_dict() | counted | {"decode_tokens_per_second": self.decode_tokens_per_second}
+        """Returns what a report does, with tokens and finish reasons counted instead of listed."""
+        counters = self.report.counters
+        return self.report.to_dict() | {
+            "samples": counters.samples,
+            "tokens": counters.new_tokens,
+            "finish_reasons": dict(Counter(counters.finish_reasons)),
+            "decode_tokens_per_second": counters.decode_tokens_per_second,
+        }

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from regrow.cli.output import line
-from regrow.format import duration, parameters, percent, rate
+from regrow.format import parameters
+from regrow.report import ENDS, summary
 
 if TYPE_CHECKING:
     from regrow.cli.decode_prompts import Decoding
@@ -69,7 +70,7 @@ class SampleView(View):
             )
 
     def sample(self, sample: Sample) -> None:
-        title = f"sample {sample.index + 1}: {len(sample.tokens)} tokens, {_ENDS.get(sample.finish_reason, sample.finish_reason)}"
+        title = f"sample {sample.index + 1}: {len(sample.tokens)} tokens, {ENDS.get(sample.finish_reason, sample.finish_reason)}"
         self._console.rule(Text(title, style="bold"), align="left")
         shown = sample.prompt if len(sample.prompt) <= _PROMPT_SHOWN else f"{sample.prompt[:_PROMPT_SHOWN]}…"
         self._console.print(Text(shown, style="dim"), soft_wrap=True)
@@ -84,9 +85,6 @@ class SampleView(View):
             table.add_row(name, Text(value))
         self._console.rule(Text("summary", style="bold"), align="left")
         self._console.print(table)
-
-
-_ENDS = {"eos": "ended by itself", "length": "cut at the limit"}
 
 
 def _chosen(sampling: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -104,19 +102,10 @@ def _chosen(sampling: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _summary(decoding: Decoding, totals: Totals) -> Iterator[tuple[str, str]]:
-    model, settings = decoding.loaded.model, dict(totals.method)
-    name = settings.pop("name")
-    ends = ", ".join(
-        f"{count} {_ENDS.get(reason, reason)}" for reason, count in sorted(totals.finish_reasons.items())
-    )
+    """Yields the lines of the run's report, with the model and the sampling among them."""
+    model, report = decoding.loaded.model, totals.report
     yield "model", f"{decoding.loaded.name}, {str(model.dtype).removeprefix('torch.')} on {model.device}"
-    yield "method", f"{name}: {parameters(settings)}" if settings else name
+    method, *others = summary(report.method, report.target_sparsity, report.counters)
+    yield method
     yield from _chosen(decoding.sampling)
-    yield "samples", f"{totals.samples}: {ends}"
-    sparsity, target = percent(totals.actual_sparsity), percent(totals.target_sparsity)
-    yield "actual sparsity", f"{sparsity} of the weights it prunes, over all decode steps (target {target})"
-    yield "sparse steps", f"{totals.sparse_steps} of {totals.decode_steps} ({percent(totals.sparse_share)})"
-    if note := totals.note:
-        yield "note", note
-    yield "time", f"prompts {duration(totals.prefill_seconds)}, decoding {duration(totals.decode_seconds)}"
-    yield "speed", f"{rate(totals.decode_tokens_per_second)} tokens/s, all samples together"
+    yield from others

@@ -5,6 +5,7 @@ It runs fused if its architecture is known and the logits agree, and through its
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, Final, final
@@ -33,6 +34,8 @@ from regrow.decoding.same_logits import attends_alike, same_by_parts
 from regrow.errors import UsageError
 from regrow.kernels import choose_matmul, record
 
+_LOG: Final = logging.getLogger(__name__)
+
 # Whether a model gave the same logits when fused, or with our attention, and its structure at that time. Both
 # tests feed a text of hundreds of tokens, so the results are kept from one prune context to the next.
 _Verdicts = WeakKeyDictionary[PreTrainedModel, tuple[Hashable, bool]]
@@ -49,6 +52,8 @@ class Networks:
         self._model, self._layout = model, layout
         size = sum(parameter.nbytes for parameter in model.parameters())
         self.matmul = choose_matmul(model.dtype, model.device, size)
+        if self.matmul.speed:
+            _LOG.info("matmul on this CPU: %s", self.matmul.to_text()["matmul"])
         self._kernels = model.device.type == "cuda" and model.dtype != torch.float64
         self._fused: FusedNetwork | None = None
         self._laid_out: LaidOut | None = None  # the model's linear layers, if they may be laid out
@@ -101,8 +106,11 @@ class Networks:
                 exact = self._laid_out is None or self._laid_out.suit(len(ids))
                 fused.suit(exact=exact, layout=0 if self._laid_out is None else self._laid_out.layouts)
                 self._built_from = (structure(model), _tensors(model))  # laying out has moved weights
+                stored = "as stored" if self._laid_out is None or exact else "laid out for this CPU"
+                _LOG.info("a batch of %d runs fused, with weights %s", len(ids), stored)
                 return fused
         self.close()
+        _LOG.info("a batch of %d runs through the model's own forward", len(ids))
         ours = self._kernels and shipped and _without_gaps(mask) and self._attends_alike()
         return StockNetwork(
             model, ids.shape[1], inputs, DecodeAttention(model, mask, len(ids)) if ours else None
@@ -124,6 +132,7 @@ class Networks:
         """
         model = self._model
         if not readable(model):
+            _LOG.info("%s is not fused: it is changed, or of an unknown family", type(model).__name__)
             return None
         found = structure(model)
         if self._built_from != (found, _tensors(model)):
@@ -138,6 +147,8 @@ class Networks:
             test = partial(same_by_parts, model, network, inexact=inexact)
             same = _remembered(_BY_PARTS, model, (found, self._kernels, inexact), test)
             self._fused = network if same else None
+            if not same:
+                _LOG.info("%s is not fused: the logits would differ", type(model).__name__)
             if same and inexact:
                 self._laid_out = LaidOut(model, decoder, self.matmul, self._layout)
         elif self._fused is not None:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
-from command import run
+from command import run, start
 from regrow.cli import app
 from regrow.evaluation.tasks import TASKS
 from regrow.method.presets import METHODS
@@ -27,7 +27,7 @@ def _words(text: str) -> str:
 def test_help_lists_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    assert COMMANDS == ["generate", "demo", "methods", "calibrate", "evaluate", "compare", "table", "bench"]
+    assert COMMANDS == ["generate", "demo", "methods", "calibrate", "evaluate", "compare", "bench", "table"]
     assert all(f" {name} " in _words(result.stdout) for name in COMMANDS)
 
 
@@ -86,3 +86,39 @@ def test_help_is_shown_without_importing_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("place", ["before the command", "after it"])
+def test_verbose_says_what_is_decided(place: str) -> None:
+    command = ["generate", "-p", "A add 1 2", "--max-new-tokens", "2", "--json"]
+    quiet, loud = (
+        start(*command),
+        start(*(["-v", *command] if place.startswith("before") else [*command, "-v"])),
+    )
+    with quiet, loud:
+        (_, nothing), (_, said) = quiet.communicate(timeout=120), loud.communicate(timeout=120)
+    assert nothing == ""
+    assert "regrow: a batch of 1 runs fused" in said
+
+
+def test_verbose_shows_where_an_error_came_from() -> None:
+    with start("-v", "generate", "-p", "A add 1 2", "--sparsity", "2") as process:
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("regrow: error: ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_get_a_completion(shell: str) -> None:
+    with start("--show-completion", shell) as process:
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "_REGROW_COMPLETE" in out
+
+
+def test_commands_are_completed() -> None:
+    environment = {"_REGROW_COMPLETE": "complete_bash", "COMP_WORDS": "regrow ev", "COMP_CWORD": "1"}
+    with start(environment=environment) as process:
+        out, _ = process.communicate(timeout=60)
+    assert out.split() == ["evaluate"]
