@@ -2,8 +2,8 @@
 
 The positions of a row are split over programs (flash decoding). A program owns some positions of one row and
 one key-value head, and holds the queries of that head: the w queries of the row times the query heads of the
-group. It writes the softmax-weighted mean of the values at its positions. A second kernel merges the splits of
-a row in a fixed order. Source of the idea: Dao et al., Flash-Decoding for long-context inference, 2023.
+group. It writes the softmax-weighted mean of the values at its positions. A second kernel merges the splits
+of a row in a fixed order. Source of the idea: Dao et al., Flash-Decoding for long-context inference, 2023.
 """
 
 from __future__ import annotations
