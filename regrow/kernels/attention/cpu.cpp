@@ -90,8 +90,8 @@ void dots(const bfloat16 *key, const bfloat16 *queries, long width, Wide (&dot)[
 }
 
 // Adds C times sixteen channels of every value of a strip, with the weights of each query. Two values are
-// processed at a time. The instructions that interleave their channels work within quarters of a vector, so the
-// sums are held in a permuted order.
+// processed at a time. The instructions that interleave their channels work within quarters of a vector, so
+// the sums are held in a permuted order.
 template <int R, int C>
 void weigh(const bfloat16 (*weights)[STRIP], const bfloat16 *values, long start, long stop,
            const AttentionSizes &sizes, float *into) {

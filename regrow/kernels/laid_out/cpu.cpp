@@ -58,7 +58,7 @@ struct Quads {
         Wide four[4];
         std::memcpy(four, sums, sizeof four);
         const Wide a = added(four[0], four[1]), b = added(four[2], four[3]);
-        // A lane holds the sum of two of a row's four lanes: rows 0, 4, 1, 5, ... in a; 8, 12, 9, 13, ... in b.
+        // A lane holds the sum of two of a row's four lanes: rows 0, 4, 1, 5, ... in a; 8, 12, 9, ... in b.
         return __builtin_shufflevector(a, b, 0, 4, 8, 12, 2, 6, 10, 14, 16, 20, 24, 28, 18, 22, 26, 30) +
                __builtin_shufflevector(a, b, 1, 5, 9, 13, 3, 7, 11, 15, 17, 21, 25, 29, 19, 23, 27, 31);
     }
@@ -71,7 +71,7 @@ struct Quads {
     }
 };
 
-// Adds the products of ROWS rows and a tile to `sums`. Prefetches LINES cache lines per step, from `ahead` on.
+// Adds the products of ROWS rows and a tile to `sums`. Prefetches LINES cache lines per step from `ahead` on.
 template <typename T, typename Layout, int ROWS, int LINES>
 void tile(const char *x, long row_bytes, const char *w, long steps, const char *ahead, float *sums) {
     Wide held[ROWS][COLUMNS];
