@@ -1,7 +1,8 @@
-"""The one dispatcher: every other package imports the operations from here, and gets what suits the device of its tensors.
+"""Dispatcher of the operations: picks the implementation that suits a tensor's device and dtype.
 
-An operation is a folder: `reference.py` defines it in plain PyTorch, `triton.py` holds its kernels for a GPU, `cpu.py` and `cpu.cpp` those
-for a CPU. Triton is imported only where there is a GPU; float64, and a CPU without a compiler, run the reference.
+All other packages import the operations from here. Each operation is a folder: `reference.py` defines it in
+plain PyTorch, `triton.py` holds its GPU kernels, `cpu.py` and `cpu.cpp` its CPU kernels. Triton is imported
+only where there is a GPU. float64 tensors, and CPUs without a C++ compiler, use the PyTorch reference.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ __all__ = [
     "add_rms_norm",
     "attention_workspace",
     "checksum",
+    "choose_matmul",
     "decode_attention",
     "exceeding",
     "magnitude",
@@ -56,7 +58,6 @@ __all__ = [
     "masked_linears",
     "native",
     "observe",
-    "choose_matmul",
     "record",
     "relative",
     "rope_cache",
@@ -65,50 +66,72 @@ __all__ = [
     "unit",
 ]
 
-OBSERVED: Final = 128  # tokens whose scores a CPU adds at once
+OBSERVED: Final = 128  # tokens per chunk when the reference adds scores, so that temporaries stay in cache
 
 
 def _on_gpu(x: Tensor) -> bool:
-    """Whether an operation on x runs through its kernels, which take no float64."""
+    """Returns True if operations on `x` run through the Triton kernels, which do not support float64."""
     return x.is_cuda and x.dtype != torch.float64
 
 
 def steps_compiled(like: Tensor, head_width: int) -> bool:
-    """Whether whole decode steps run through compiled code of a CPU: of a model with such weights, whose heads are so wide."""
+    """Returns True if whole decode steps run through the compiled CPU kernels.
+
+    `like` is a weight of the model (its device and dtype count), `head_width` the width of its attention
+    heads.
+    """
     return _compiled(like) and attention_cpu.takes(head_width)
 
 
 def _compiled(x: Tensor) -> bool:
-    """Whether operations on x run through compiled code of a CPU."""
+    """Returns True if operations on `x` run through the compiled CPU kernels."""
     return x.device.type == "cpu" and x.dtype in KINDS and library() is not None
 
 
 class SparseFFN(Protocol):
-    """An FFN that computes only the retained neurons."""
+    """A gated FFN that computes only its retained neurons (paper, eq. 4)."""
 
     @property
-    def state_bytes(self) -> int: ...
-    def forget(self) -> None: ...
-    def load(self, index: Tensor) -> int:
-        """Makes `index` the retained set, in ascending order; how many neurons were moved."""
+    def state_bytes(self) -> int:
+        """Bytes allocated in addition to the model's own weights."""
         ...
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def forget(self) -> None:
+        """Drops the retained set, so that the next `load` does not depend on earlier ones."""
+        ...
+
+    def load(self, index: Tensor) -> int:
+        """Makes `index`, in ascending order, the retained set. Returns the number of neurons copied."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Computes y [..., D] from x [..., D] with the retained neurons."""
+        ...
 
 
 class MaskedLinear(Protocol):
+    """A linear layer that uses only some of its inputs, chosen anew at every call."""
+
     @property
-    def state_bytes(self) -> int: ...
+    def state_bytes(self) -> int:
+        """Bytes allocated in addition to the model's own weights."""
+        ...
+
     def __call__(self, x: Tensor, keep: Tensor, /) -> Tensor:
-        """y [..., out] of x [..., in] with the inputs `keep` [in] bool, the others taken for zero."""
+        """Computes y [..., out] from x [..., in], with every input outside `keep` [in] bool set to zero."""
         ...
 
 
 class MaskedLinears(Protocol):
+    """Several linear layers of the same input that share one mask."""
+
     @property
-    def state_bytes(self) -> int: ...
+    def state_bytes(self) -> int:
+        """Bytes allocated in addition to the model's own weights."""
+        ...
+
     def __call__(self, x: Tensor, keep: Tensor, /) -> Sequence[Tensor]:
-        """y [..., out] of each of several linears, as of `MaskedLinear`."""
+        """Computes y [..., out] of every layer, each as `MaskedLinear` does."""
         ...
 
 
@@ -120,8 +143,11 @@ def sparse_ffn(
     varies: bool = False,
     laid_out: MatmulChoice | None = None,
 ) -> SparseFFN:
-    """The sparse form of one FFN with `keep` retained neurons, or at most so many if that `varies`; `scratch` [keep, D] may be shared by
-    all layers. With `laid_out`, a copy that those products take, where there can be one."""
+    """Creates the sparse form of one FFN that retains `keep` neurons, or at most `keep` if `varies`.
+
+    `scratch` [keep, D] may be shared by all layers. With `laid_out`, the retained neurons are copied in the
+    layout that this matmul needs, if the weights allow it.
+    """
     if _on_gpu(weights.gate) and not varies:
         from regrow.kernels.pruned_ffn.gather import GatherFFN
 
@@ -135,7 +161,7 @@ def sparse_ffn(
 
 
 def masked_linear(weight: Tensor, bias: Tensor | None) -> MaskedLinear:
-    """A linear [out, in] of which a step uses some inputs only."""
+    """Creates the masked form of a linear layer with `weight` [out, in]."""
     if _on_gpu(weight):
         from regrow.kernels.pruned_linear.input_major import InputMajorLinear
 
@@ -144,7 +170,7 @@ def masked_linear(weight: Tensor, bias: Tensor | None) -> MaskedLinear:
 
 
 def masked_linears(weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> MaskedLinears:
-    """Several linears [out, in] of one x that use the same of its inputs; on a GPU they are one."""
+    """Creates the masked form of linear layers [out, in] that share x and mask; on a GPU they are fused."""
     if _on_gpu(weights[0]):
         from regrow.kernels.pruned_linear.side_by_side import SideBySideLinears
 
@@ -161,8 +187,11 @@ def exceeding(
     weights: int,
     measured: Tensor,
 ) -> Tensor:
-    """[in] bool: the inputs of x [T, in] whose `magnitude` over the tokens with a `slot` [T], times `norms` [in] if given, exceeds
-    `threshold`; `weights` times their number is added to `measured` [] int64."""
+    """Returns the mask [in] bool of the inputs of x [T, in] that exceed `threshold`.
+
+    An input's score is its `magnitude` over the tokens whose `slot` [T] is not negative, times `norms` [in]
+    if given. Adds `weights` times the number of kept inputs to `measured` [] int64.
+    """
     keep = torch.empty(x.shape[1], dtype=torch.bool, device=x.device)
     if not _on_gpu(x):
         threshold_reference.exceeding(x, slot, norms, threshold, abs_mean, weights, measured, keep)
@@ -174,14 +203,16 @@ def exceeding(
 
 
 def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
-    """total [S, F] += the squares of z [T, F] over their norm, at the rows `slot` [T]; -1 does not count (eq. 2). Or all layers at once:
-    z [L, T, F], total [L, S, F]."""
-    # Of float32 the sums stay those of torch, to the last bit: a mask may hang on it.
+    """Adds (z / ||z||)^2 of every token of z [T, F] to row `slot` [T] of total [S, F] (paper, eq. 2).
+
+    Tokens whose slot is -1 do not count. All layers can be added at once: z [L, T, F], total [L, S, F].
+    """
+    # float32 activations always use torch's sums, because a difference in the last bit can change a mask.
     if z.dtype is torch.bfloat16 and total.dtype is torch.float32 and _compiled(z):
         scores_cpu.observe(z, slot, total)
         return
     if not _on_gpu(z) or total.dtype != torch.float32:
-        # Layer by layer and some tokens at a time, so that what is computed on the way stays in the cache.
+        # One layer and OBSERVED tokens at a time, so that temporaries stay in the CPU's cache.
         for layer in range(len(z)) if z.dim() == 3 else (...,):
             for some, theirs in zip(
                 torch.split(z[layer], OBSERVED), torch.split(slot, OBSERVED), strict=True
@@ -196,14 +227,20 @@ def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
 
 
 def checksum(words: Tensor, factors: Tensor) -> Tensor:
-    """[] int64: the words [n] int64 weighed by the factors [c] int64, chunk by chunk, modulo 2^64; the same on every device."""
+    """Returns a checksum [] int64 of `words` [n] int64, weighted by `factors` [c] int64, modulo 2^64.
+
+    The words are summed in chunks of c (`checksums/reference.py`). The result is the same on every device.
+    """
     if words.device.type == "cpu" and library() is not None:
         return checksum_cpu.checksum(words, factors)
     return checksum_reference.checksum(words, factors)
 
 
 def attention_workspace(q: Tensor, kv_heads: int, capacity: int) -> Sequence[Tensor]:
-    """What `decode_attention` works in, for queries like q [B, w, H, d] and a cache of `capacity` positions; it may be shared by layers."""
+    """Allocates the workspaces of `decode_attention` for queries like q [B, w, H, d]; layers may share them.
+
+    `capacity` is the number of positions of the KV cache.
+    """
     rows, width, heads, head_width = q.shape
     if _compiled(q) and attention_cpu.takes(head_width):
         shape = attention_cpu.attention_workspace(rows, width, heads, head_width, capacity)
@@ -226,8 +263,11 @@ def decode_attention(
     out: Tensor,
     workspace: Sequence[Tensor],
 ) -> None:
-    """out [B, w, H, d] of q [B, w, H, d]: query i of row b attends to the positions start_b <= p <= length_b + i of `k_cache` and `v_cache`
-    [B, H_kv, S, d]. What other positions hold does not matter on a GPU, and has to be finite elsewhere."""
+    """Writes the attention output of the queries q [B, w, H, d] to out [B, w, H, d].
+
+    Query i of row b attends to the positions start_b <= p <= length_b + i of `k_cache` and `v_cache`
+    [B, H_kv, S, d]. On a GPU the other positions may hold anything. Elsewhere they must be finite.
+    """
     if _compiled(q) and attention_cpu.takes(q.shape[3]):
         attention_cpu.decode_attention(q, k_cache, v_cache, start, length, scale, out, *workspace)
         return
@@ -240,7 +280,10 @@ def decode_attention(
 
 
 def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """residual [T, D] += x [T, D], unless x is None; then out [T, D] = weight [D] * residual / sqrt(mean(residual^2) + eps)."""
+    """Adds x [T, D] to residual [T, D] in place, and writes the RMSNorm of the sum to out [T, D].
+
+    If x is None, nothing is added. out = weight [D] * residual / sqrt(mean(residual^2) + eps).
+    """
     if _compiled(residual):
         norm_cpu.add_rms_norm(x, residual, weight, eps, out)
         return
@@ -265,8 +308,12 @@ def rope_cache(
     v_cache: Tensor,
     out: Tensor,
 ) -> None:
-    """Queries of qkv [B, w, (H + 2 H_kv) d] to out [B, w, H, d], keys and values to `k_cache` and `v_cache` [B, H_kv, S, d] at the
-    positions `at` [B, w]; normed by `q_weight` and `k_weight` [d] where given, and turned by the angles of `position` [B, w]."""
+    """Rotates the queries and keys of qkv [B, w, (H + 2 H_kv) d], and writes keys and values to the KV cache.
+
+    Queries go to out [B, w, H, d]; keys and values go to positions `at` [B, w] of `k_cache` and `v_cache`
+    [B, H_kv, S, d]. Queries and keys are first normalised with `q_weight` and `k_weight` [d] if given, then
+    rotated by the angles of `position` [B, w].
+    """
     if _compiled(qkv):
         rotary_cpu.rope_cache(qkv, q_weight, k_weight, eps, cos, sin, position, at, k_cache, v_cache, out)
         return

@@ -1,5 +1,5 @@
-// What the CPU kernels share: sixteen numbers at a time, computed in float32 and stored as float32 or bfloat16. GCC's vector types compile
-// to whatever the CPU has.
+// Helpers of the CPU kernels: vectors of sixteen elements, computed in float32 and stored as float32 or
+// bfloat16. GCC's vector types compile to whatever vector instructions the CPU has.
 #pragma once
 
 #include <cmath>
@@ -35,7 +35,7 @@ inline Wide load(const bfloat16 *from) {
     return (Wide)(__builtin_convertvector(halves, Words) << 16);
 }
 
-// Rounded to the nearest, to even ones between two. What arithmetic makes of a NaN stays one.
+// Rounds to the nearest bfloat16, ties to even. The NaNs that arithmetic produces stay NaN.
 inline Halves rounded(Wide value) {
     const Words words = (Words)value;
     return __builtin_convertvector((words + 0x7fff + ((words >> 16) & 1)) >> 16, Halves);
@@ -48,11 +48,13 @@ inline void store(bfloat16 *to, Wide value) {
     std::memcpy(to, &halves, sizeof halves);
 }
 
-// As the number would be read again.
+// Returns the value as it reads back after a store of the pointer's type.
 inline Wide as_stored(Wide value, const float *) { return value; }
-inline Wide as_stored(Wide value, const bfloat16 *) { return (Wide)(__builtin_convertvector(rounded(value), Words) << 16); }
+inline Wide as_stored(Wide value, const bfloat16 *) {
+    return (Wide)(__builtin_convertvector(rounded(value), Words) << 16);
+}
 
-// The first `count` of sixteen, zeros behind them.
+// Loads the first `count` elements of sixteen, and zeros for the others.
 template <typename T>
 inline Wide load_some(const T *from, long count) {
     T some[LANES] = {};
@@ -90,8 +92,8 @@ inline float sum(Wide value) {
     return total[0];
 }
 
-// e^x within two units in the last place: 2^n times a polynomial over half a power of two to either side. From 88.4 on infinity, below -87.3
-// zero (no denormal numbers).
+// e^x, accurate to two units in the last place: 2^n times a polynomial in the remainder, which is at most
+// ln(2)/2 in magnitude. Returns infinity from 88.4 on, and zero below -87.3 (no denormal results).
 inline Wide exp(Wide x) {
     const Wide high = wide(88.73f), low = wide(-87.33f);
     const Ints above = x > high, below = x < low;
@@ -112,7 +114,7 @@ inline Wide exp(Wide x) {
 
 inline Wide silu(Wide x) { return x / (1 + exp(-x)); }
 
-// An argument of a recorded call (`recorded/recording.py`).
+// Decodes an argument of a recorded call (`recorded/recording.py`).
 template <typename T>
 inline T from_word(uint64_t word) {
     if constexpr (std::is_same_v<T, float>) {
@@ -137,5 +139,6 @@ inline void call(void (*kernel)(T...), const uint64_t *words) {
 
 }  // namespace regrow
 
+// Defines the entry point KERNEL_words, which takes the arguments of KERNEL as an array of words.
 #define RECORDABLE(KERNEL) \
     extern "C" void KERNEL##_words(const uint64_t *words) { regrow::call(KERNEL, words); }

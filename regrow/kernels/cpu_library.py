@@ -1,9 +1,13 @@
-"""The CPU kernels, compiled where they run: once for a CPU and a compiler, kept in the user's cache.
+"""Compiles the CPU kernels on the machine they run on, and loads them.
 
-Every operation with a `cpu.cpp` has a form in C++ beside its reference, which decode steps run where there is a compiler (g++ 12, or what
-CXX names; on Linux). Between the matmuls of a step each of torch's operations costs more than it computes: the weights have driven
-everything out of the caches that it needs. Kernels of decode steps can be recorded (`recorded/`): `RECORDABLE` in C++ gives them a form
-that takes their arguments as words.
+The library is compiled once per CPU and compiler and kept in the user's cache. Every operation with a
+`cpu.cpp` has a C++ implementation beside its reference. Decode steps use it on Linux where there is a
+compiler (g++ 12, or the one that CXX names). Between the matmuls of a step, the overhead of a torch operation
+exceeds its arithmetic, because the weights have just evicted everything that the operation needs from the
+CPU's caches.
+
+Kernels of decode steps can be recorded (`recorded/`): the C++ macro `RECORDABLE` adds an entry point that
+takes the arguments as an array of 64-bit words.
 """
 
 from __future__ import annotations
@@ -29,13 +33,14 @@ from torch import Tensor
 KINDS: Final = (torch.float32, torch.bfloat16)
 POINTER, LONG, FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 _HERE: Final = Path(__file__).parent
-_NOTED = threading.local()  # `by`: what is told of calls in their place, in this thread
+# `on_call`: callback that receives this thread's kernel calls in place of the kernels (`intercepting`).
+_RECORDING = threading.local()
 _FLAGS: Final = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-Wno-psabi", "-shared")
 
 
 @final
 class Kernel:
-    """A function `name_dtype` of the library."""
+    """A kernel of the library, compiled as one function `<name>_<dtype>` per dtype."""
 
     def __init__(self, name: str, *arguments: type) -> None:
         self.name, self.arguments = name, arguments
@@ -43,18 +48,18 @@ class Kernel:
 
     def __getitem__(self, dtype: torch.dtype) -> Callable[..., None]:
         found = self.get(dtype)
-        assert found is not None, f"{self.name} was asked for where it is not compiled"
-        by = getattr(_NOTED, "by", None)
-        return found if by is None else partial(by, self, dtype)
+        assert found is not None, f"the CPU kernel {self.name} is not compiled for {dtype} on this machine"
+        on_call = getattr(_RECORDING, "on_call", None)
+        return found if on_call is None else partial(on_call, self, dtype)
 
     def get(self, dtype: torch.dtype) -> Callable[..., None] | None:
-        """None where there is none for this type on this CPU."""
+        """Returns the compiled function for `dtype`, or None if this machine has none."""
         if dtype not in self._found:
             self._found[dtype] = self._find(dtype)
         return self._found[dtype]
 
-    def words(self, dtype: torch.dtype) -> int | None:
-        """Where the form lies that takes its arguments as words; None for a kernel without."""
+    def words_address(self, dtype: torch.dtype) -> int | None:
+        """Returns the address of the entry point that takes arguments as words, or None if there is none."""
         function = getattr(library(), f"{self._named(dtype)}_words", None)
         return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
 
@@ -62,57 +67,64 @@ class Kernel:
         return f"{self.name}_{str(dtype).removeprefix('torch.')}"
 
     def _find(self, dtype: torch.dtype) -> Callable[..., None] | None:
-        there = library()
-        function: Any = None if there is None else getattr(there, self._named(dtype), None)
+        loaded = library()
+        function: Any = None if loaded is None else getattr(loaded, self._named(dtype), None)
         if function is not None:
             function.argtypes, function.restype = self.arguments, None
         return function  # type: ignore[no-any-return]
 
 
 @contextmanager
-def noting(by: Callable[..., None]) -> Iterator[None]:
-    """Within it, and in this thread, kernels are not run: `by` is told of the kernel, its type and its arguments."""
-    _NOTED.by = by
+def intercepting(on_call: Callable[..., None]) -> Iterator[None]:
+    """Redirects this thread's kernel calls to `on_call(kernel, dtype, *arguments)` within the context."""
+    _RECORDING.on_call = on_call
     try:
         yield
     finally:
-        _NOTED.by = None
+        _RECORDING.on_call = None
 
 
-def check(kind: torch.dtype, *of: Tensor | None) -> None:
-    """Raises TypeError where a kernel would take the numbers of a tensor for others."""
-    for tensor in of:
-        if tensor is not None and tensor.dtype is not kind:
-            raise TypeError(f"a tensor of type {tensor.dtype} stands where one of type {kind} is expected")
+def check(dtype: torch.dtype, *tensors: Tensor | None) -> None:
+    """Raises TypeError if a tensor is not of `dtype`, because a kernel would misread it. Skips None."""
+    for tensor in tensors:
+        if tensor is not None and tensor.dtype is not dtype:
+            raise TypeError(f"expected a tensor of type {dtype}, not one of type {tensor.dtype}")
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """None without a compiler for the threads that torch computes with; with a warning where all that there are fail."""
-    threads, said = _openmp(), []
+    """Returns the library of the CPU kernels, compiled if necessary, or None.
+
+    None means that there is no compiler or no OpenMP library that torch has loaded. If there are compilers
+    and all of them fail, a warning gives the first error.
+    """
+    threads, errors = _openmp(), []
     if threads is None:
         return None
     for compiler in _compilers():
         try:
             return ctypes.CDLL(str(_built(compiler, threads)))
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-            said.append((getattr(error, "stderr", None) or str(error)).strip())
-    if said:
+            errors.append((getattr(error, "stderr", None) or str(error)).strip())
+    if errors:
         warnings.warn(
-            f"Regrow's CPU kernels could not be compiled, so that decode steps take longer: {said[0]}",
+            f"Regrow's CPU kernels could not be compiled, so decode steps take longer: {errors[0]}",
             stacklevel=2,
         )
     return None
 
 
 def _compilers() -> list[str]:
-    """clang++ only by CXX: it brings threads of its own, unless torch has the same."""
+    """Returns the compilers to try: CXX, then g++.
+
+    clang++ must be named in CXX, because it comes with its own OpenMP runtime, which torch may not use.
+    """
     named = (os.environ.get("CXX"), "g++")
     return list(dict.fromkeys(found for name in named if name and (found := shutil.which(name))))
 
 
 def _openmp() -> Path | None:
-    """The library whose threads torch computes with: those of another would fight them for the cores."""
+    """Returns torch's OpenMP library, because threads of a second one would compete for the cores."""
     try:
         mapped = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
     except OSError:  # not Linux
@@ -122,14 +134,13 @@ def _openmp() -> Path | None:
         for name in dict.fromkeys(mapped)
         if (path := Path(name)).name.startswith(("libgomp", "libiomp", "libomp"))
     ]
-    beside = Path(torch.__file__).parent
-    return min(
-        found, key=lambda path: beside not in path.parents, default=None
-    )  # another package may bring one too
+    torch_folder = Path(torch.__file__).parent
+    # Torch's own copy comes first, because another package may have loaded one too.
+    return min(found, key=lambda path: torch_folder not in path.parents, default=None)
 
 
 def _home() -> Path:
-    """Never the working directory: what lies there is loaded as code."""
+    """Returns the cache folder; never in the working directory, because its files are loaded as code."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (named if named.is_absolute() else Path.home() / ".cache") / "regrow" / "kernels"
 
@@ -148,12 +159,12 @@ def _built(compiler: str, threads: Path) -> Path:
                 text=True,
                 check=True,
             )
-            library.rename(target)  # whole or not at all, whoever else compiles it now
+            library.rename(target)  # atomic, as another process may be compiling the same library
     return target
 
 
 def _fingerprint(compiler: str, threads: Path, sources: Sequence[Path]) -> str:
-    """Of what a library is made of and for: sources, compiler and CPU."""
+    """Hash of everything that the library depends on: sources, compiler, flags, OpenMP library and CPU."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith(("flags", "Features"))), "")
     parts = [

@@ -1,12 +1,13 @@
-"""Sums over rows of a weight that an index chooses, y[m] = sum_i x[m, i] W[index[i]], split over many programs.
+"""Matmuls with the weight rows that an index selects: y[m] = sum_i x[m, i] W[index[i]], split over programs.
 
-Rows that are not chosen are not read. Each split writes float32 partial sums to a workspace and a second kernel adds
-them up in a fixed order, so that the same input gives the same output bit for bit, which atomic additions would not.
-A single row of x is padded for the matrix units as any other number is: on an H200 that is faster than a sum of
-products without them (results/h200/sums.log).
+Rows that are not selected are not read. Each split writes float32 partial sums to a workspace, and a second
+kernel adds them up in a fixed order. So the same input gives the same output bit for bit, which atomic
+additions would not guarantee. A single row of x is padded for the tensor cores like any other number of rows:
+on an H200 that is faster than a sum of elementwise products (results/h200/sums.log).
 
-The index of the next step is loaded one step ahead and carried through the loop: were it loaded in the step that uses
-it, Triton would spend half of its pipeline's depth on that load, and fewer bytes of the weight would be in flight.
+The index of the next step is loaded one step ahead and carried through the loop. If it were loaded in the
+step that uses it, Triton would spend half of its pipeline's depth on that load, and fewer bytes of the weight
+would be in flight.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-LARGEST_ROWS: Final = 64  # of x: up to there a step is bound by the bytes of the weight
+LARGEST_ROWS: Final = 64  # rows of x; up to this many, reading the weight limits the speed
 DTYPES: Final = ("torch.float16", "torch.bfloat16", "torch.float32")
-PROCESSORS: Final = 132  # of an H100 or H200
+PROCESSORS: Final = 132  # multiprocessors of an H100 or H200
 H100_SHARED: Final = 227 * 1024  # bytes
-LARGEST_SPLITS: Final = 32  # the adding kernel is unrolled over them
+LARGEST_SPLITS: Final = 32  # `add_partials` is unrolled over the splits
 
 
 @final
 class Tile(NamedTuple):
-    """What one program works on in one step, and how far it loads ahead."""
+    """Block sizes of one program's loop step, and its pipeline depth."""
 
-    rows: int  # of x, a power of two from 16; 1: a sum without matrix units, which the sparse FFN has for one row
+    rows: int  # of x: a power of two from 16 on, or 1 for the sparse FFN's kernel without tensor cores
     inputs: int  # terms of the sums
     outputs: int
     stages: int
@@ -41,10 +42,11 @@ class Tile(NamedTuple):
 def bounds(
     inputs: tl.tensor, share: tl.tensor, count: tl.tensor
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """The first term of a program's split, the end of its terms, and up to where x and rows of the weight may be read.
+    """Returns start and end of a program's split, and the limits below which x and weight rows may be read.
 
-    A number of terms that the device alone knows is shared out here, in units of 16, so that x is loaded 16 bytes at once: up to the next
-    multiple of 16 it is filled with zeros. No row of the weight is read beyond the count.
+    With a `count`, only the device knows the number of terms. They are divided among the splits here, in
+    units of 16, so that x is loaded 16 bytes at a time. x is padded with zeros up to the next multiple of 16.
+    Weight rows beyond the count are not read.
     """
     split = tl.program_id(1)
     if count is None:
@@ -67,7 +69,7 @@ def partial_dot(
     x: tl.tensor,  # [M, inputs]
     weight: tl.tensor,  # [any, outputs]
     index: tl.tensor,  # [inputs]
-    count: tl.tensor,  # [1] how many inputs there are; None: all of them
+    count: tl.tensor,  # [1] number of inputs, or None for all
     partial: tl.tensor,  # [splits, M, outputs] float32
     rows: tl.tensor,  # M
     inputs: tl.tensor,
@@ -80,7 +82,7 @@ def partial_dot(
     OUTPUTS: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """The partial sums of one split for OUTPUTS outputs, on matrix units, the rows of x padded to ROWS."""
+    """Computes one split's partial sums of OUTPUTS outputs on tensor cores; rows of x are padded to ROWS."""
     split = tl.program_id(1)
     row = tl.arange(0, ROWS).to(tl.int64)[:, None]
     column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)[None, :]
@@ -116,7 +118,7 @@ def add_partials(
     SPLITS: tl.constexpr,
     OUTPUTS: tl.constexpr,
 ) -> None:
-    """Adds the splits in their order, and the bias last."""
+    """Adds up the splits in ascending order, and the bias last."""
     column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     row = tl.program_id(1).to(tl.int64)
     inside = column < outputs
@@ -128,26 +130,30 @@ def add_partials(
     tl.store(out + row * out_stride + column, total.to(out.dtype.element_ty), mask=inside)
 
 
-ADD: Final = 256  # outputs of a program of add_partials, with two warps: 16 bytes a thread
+ADD: Final = 256  # outputs per program of `add_partials`, with two warps: 16 bytes per thread
 
 
 def blocks(total: int, size: int) -> int:
-    """How many blocks of `size` cover `total`."""
+    """Returns the number of blocks of `size` that cover `total`."""
     return -(-total // size)
 
 
 def fit(largest: int, size: int) -> int:
-    """The power of two, from 16 (the least a matrix unit takes) to `largest`, that covers `size` best."""
+    """Returns the power of two that covers `size`, at least 16 (for tensor cores) and at most `largest`."""
     return min(largest, max(16, 1 << (size - 1).bit_length()))
 
 
-RESIDENT: Final = 2 * PROCESSORS  # programs that a GPU holds at once, two a multiprocessor
-# Work is cut into about as many equal pieces, so that all run from start to end and none is left over for a second wave.
+# Programs that run on a GPU at once, two per multiprocessor. Work is cut into about as many equal pieces, so
+# that all of them run from start to end and none is left over for a second wave.
+RESIDENT: Final = 2 * PROCESSORS
 
 
 @functools.cache
 def most_shared(device: torch.device) -> int:
-    """Bytes of shared memory that a block may use: 227 KB on an H100, 163 on an A100, 99 on cards without HBM."""
+    """Returns the bytes of shared memory that a block may use.
+
+    227 KB on an H100, 163 KB on an A100, 99 KB on cards of the same generations without HBM.
+    """
     if device.type != "cuda":
         return H100_SHARED
     properties: Any = torch.cuda.get_device_properties(device)
@@ -155,19 +161,21 @@ def most_shared(device: torch.device) -> int:
 
 
 def depth(stage: int, rows: int, shared: int) -> int:
-    """Pipeline stages of `stage` bytes: as many as leave room for two programs a multiprocessor.
+    """Returns the pipeline stages of `stage` bytes that leave room for two programs per multiprocessor.
 
-    Two of 108 KB fit into the 227 KB of an H100. Triton keeps a buffer less than it has stages, except where Hopper's matrix units read
-    the buffers themselves, which takes 64 rows. More than 6 stages are more than latency asks for: bandwidth times latency of an H200 is
-    about 30 KB a multiprocessor.
+    Two programs of 108 KB fit into the 227 KB of an H100. Triton allocates one buffer fewer than there are
+    stages, except with 64 rows, where Hopper's tensor cores read the buffers directly. More than 6 stages
+    gain nothing: bandwidth times latency of an H200 is about 30 KB per multiprocessor.
     """
     return max(1, min(6, min(108 * 1024, shared) // stage + (rows <= 32)))
 
 
 def partial_tile(rows: int, inputs: int, outputs: int, size: int = 2, shared: int = H100_SHARED) -> Tile:
-    """For elements of `size` bytes: steps of 16 KB of weight, 64 rows of 256 bytes; four stages and, up to 32 rows, eight
-    warps, the fastest of those tried on an H200 (results/h200/tiles.log). Of float32 eight warps have registers for 16
-    rows only, where two programs are to run on a multiprocessor of an A100.
+    """Chooses the block sizes of `partial_dot` for elements of `size` bytes.
+
+    A step reads 16 KB of the weight: 64 rows of 256 bytes. Four stages, and eight warps up to 32 rows, were
+    the fastest of those tried on an H200 (results/h200/tiles.log). With float32 and eight warps, two programs
+    fit into the registers of an A100's multiprocessor up to 16 rows only.
     """
     padded, terms, columns = fit(LARGEST_ROWS, rows), fit(128 // size, inputs), fit(128, outputs)
     stages = min(4, depth(size * terms * (padded + columns), rows, shared))
@@ -175,9 +183,11 @@ def partial_tile(rows: int, inputs: int, outputs: int, size: int = 2, shared: in
 
 
 def workspace_shape(rows: int, inputs: int, outputs: int) -> tuple[int, int, int]:
-    """[splits, M, D] of the float32 workspace of `down_gather` (inputs = k) and `kept_linear` (inputs = all of them).
+    """Returns the shape [splits, M, D] of the float32 workspace of `down_gather` and `kept_linear`.
 
-    Of the numbers of splits that keep the GPU at once (three at most where outputs alone fill it), the least that loads it most evenly.
+    `inputs` is k for `down_gather`, and the number of all inputs for `kept_linear`. The splits are few enough
+    that all programs run on the GPU at once (or at most three, if the outputs alone fill the GPU). Among
+    those counts the smallest that loads the GPU most evenly is chosen.
     """
     tile, programs = partial_tile(rows, inputs, outputs), RESIDENT
     columns = blocks(outputs, tile.outputs)
@@ -191,7 +201,7 @@ def workspace_shape(rows: int, inputs: int, outputs: int) -> tuple[int, int, int
 def check(
     name: str, x: Tensor, weights: dict[str, Tensor], biases: dict[str, Tensor | None], out: Tensor
 ) -> None:
-    """Asserts what all kernels ask of their operands."""
+    """Asserts the shapes, dtypes and strides that all kernels require."""
     assert x.dim() == 2, f"{name}: x is [M, inputs], not {list(x.shape)}"
     assert 1 <= x.shape[0] <= LARGEST_ROWS, f"{name}: x has 1 to {LARGEST_ROWS} rows, not {x.shape[0]}"
     assert str(x.dtype) in DTYPES, f"{name}: x is one of {', '.join(DTYPES)}, not {x.dtype}"
@@ -218,17 +228,16 @@ def sum_rows(
     count: Tensor | None = None,
     tile: Tile | None = None,
 ) -> None:
-    """out [M, D] of x [M, inputs]: both kernels in a row. Splits are those of the workspace; `tile` is for tests.
+    """Computes out [M, D] from x [M, inputs] with both kernels.
 
-    With a `count` [1] int32 there are only so many inputs: x is zero from there to the next multiple of 16, and what x
-    and `index` hold beyond does not matter.
+    The shape of the workspace sets the number of splits. With a `count` [1] int32, only the first `count`
+    inputs are used. x must be zero from there to the next multiple of 16; what x and `index` hold beyond it
+    does not matter. `tile` is for tests.
     """
     check(name, x, {"weight": weight}, {"bias": bias}, out)
     (rows, inputs), outputs = x.shape, weight.shape[1]
-    assert index.shape == (inputs,), (
-        f"{name}: x has {inputs} inputs, and {list(index.shape)} of them are chosen"
-    )
-    assert index.is_contiguous(), f"{name}: what chooses rows is contiguous"
+    assert index.shape == (inputs,), f"{name}: x has {inputs} inputs, but index is {list(index.shape)}"
+    assert index.is_contiguous(), f"{name}: index is contiguous"
     assert bias is None or bias.shape == (outputs,), f"{name}: bias is [{outputs}]"
     assert out.shape == (rows, outputs), f"{name}: out is [{rows}, {outputs}], not {list(out.shape)}"
     assert count is None or count.dtype == torch.int32, f"{name}: the count is int32"

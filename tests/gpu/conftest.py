@@ -1,4 +1,4 @@
-"""Under pytest the checks run without a GPU."""
+"""Under pytest, the checks run without a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check compares with, and how it says what it found."""
+"""Errors of kernels and steps: their measure, their bounds, and what a check prints about them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Errors = Sequence[tuple[torch.dtype, float]]
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
-    """Return the largest difference, relative to the largest value."""
+    """Returns the largest difference, relative to the largest value of `theirs`."""
     return float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max())
 
 
 def expect_within(errors: Errors, roundings: float) -> None:
-    """Assert that each error is below so many roundings to its type, and say the largest of each type."""
+    """Asserts that no error exceeds `roundings` roundings to its dtype, and prints the largest per dtype."""
     print(
         ", ".join(
             f"{kind} {max(error for dtype, error in errors if dtype == kind):.1e}"
@@ -28,17 +28,17 @@ def expect_within(errors: Errors, roundings: float) -> None:
 
 
 def expect_alike(found: Sequence[tuple[str, Tensor]]) -> None:
-    """Assert that logits are alike, by their relative errors [N] at each step of each run.
+    """Asserts that logits agree, given the name of each run and the relative errors [N] of its steps.
 
-    Sums in another order change a logit by some roundings, and may swap two neurons at the border of a mask: seldom, and by little.
+    Sums in another order change a logit by some roundings. Rarely, they also swap two almost equal neurons at
+    the border of a mask, which changes logits by little.
     """
     usual, worst = (
         max(float(errors.median()) for _, errors in found),
         max(float(errors.max()) for _, errors in found),
     )
-    print(
-        f"{sum(len(errors) for _, errors in found)} steps, relative error {usual:.1e} in the median, at most {worst:.1e}"
-    )
+    steps = sum(len(errors) for _, errors in found)
+    print(f"{steps} steps, relative error {usual:.1e} in the median, at most {worst:.1e}")
     wrong = [
         name for name, errors in found if not (float(errors.median()) < 1e-4 and float(errors.max()) < 0.1)
     ]

@@ -1,4 +1,4 @@
-"""What stands in for a GPU in Triton's interpreter."""
+"""Runs the GPU code paths on a CPU, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regrow.decoding.choose_network import Networks
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """Steps run through the kernels, and are recorded."""
+    """Makes decode steps use the Triton kernels and a stand-in for CUDA graphs within the context."""
     made = Networks.__init__
 
     def make(self: Networks, model: Any, *more: Any) -> None:

@@ -1,7 +1,7 @@
-"""Runs the checks of this folder where there is no pytest: `PYTHONPATH=.:tests python -m gpu.run --out DIR`.
+"""Runs the checks of this folder without pytest: `PYTHONPATH=.:tests python -m gpu.run --out DIR`.
 
-A check is a test function without parameters; what it prints is what it found. All are run, and written to checks.json in DIR as they
-come. The exit code is 1 if one fails.
+A check is a test function without parameters, and what it prints is its result. All checks are run.
+DIR/checks.json is rewritten after each of them. The exit code is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Check = Callable[[], None]
 
 
 def checks() -> dict[str, Check]:
-    """Return the test functions of this folder by what they say."""
+    """Returns the test functions of this folder, by their names in words."""
     modules = [
         vars(import_module(f"gpu.{path.stem}")) for path in sorted(Path(__file__).parent.glob("test_*.py"))
     ]
@@ -33,12 +33,12 @@ def checks() -> dict[str, Check]:
 
 
 def run(name: str, check: Check) -> dict[str, object]:
-    """Run one check, and return what it found and whether it holds."""
+    """Runs one check, and returns its name, its result, and whether it holds."""
     said, holds = StringIO(), True
     try:
         with redirect_stdout(said):
             check()
-    except Exception as error:  # noqa: BLE001 (of a kernel that does not compile: the others are still checked)
+    except Exception as error:  # noqa: BLE001 (if a kernel does not compile, the others are still checked)
         traceback.print_exc()
         said.write(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
         holds = False
@@ -48,7 +48,7 @@ def run(name: str, check: Check) -> dict[str, object]:
 
 
 def run_all(checks: Mapping[str, Check], out: Path) -> int:
-    """Run the checks, write down what they found, and return the exit code."""
+    """Runs the checks, writes their results to `out`, and returns the exit code."""
     done: list[dict[str, object]] = []
     out.mkdir(parents=True, exist_ok=True)
     for name, check in checks.items():
@@ -58,7 +58,7 @@ def run_all(checks: Mapping[str, Check], out: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code."""
+    """Runs all checks on this machine's GPU, and returns the exit code."""
     import torch
 
     from gpu.sizes import INTERPRETED

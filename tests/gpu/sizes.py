@@ -1,4 +1,4 @@
-"""Where the checks run, and on what sizes: those of real models on a GPU, small ones in Triton's interpreter."""
+"""Device and sizes of the checks: sizes of real models on a GPU, small ones in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 
 @dataclass(frozen=True)
 class Sizes:
+    """What the checks run on."""
+
     width: int  # of an FFN
     neurons: int
-    tokens: Sequence[int]  # whose scores are added up
-    attention: Sequence[
-        tuple[int, int, int, int, int]
-    ]  # rows, tokens a row, heads, key-value heads, capacity
-    halves: Sequence[torch.dtype]
-    kinds: Sequence[str]  # of tiny models that run by their parts
-    model: dict[str, int]  # their sizes
+    tokens: Sequence[int]  # numbers of tokens whose scores are added
+    # Rows, tokens per row, query heads, key-value heads, cache capacity.
+    attention: Sequence[tuple[int, int, int, int, int]]
+    halves: Sequence[torch.dtype]  # 16-bit dtypes
+    kinds: Sequence[str]  # architectures of the tiny models, all of which have a fused forward pass
+    model: dict[str, int]  # sizes of the tiny models
     methods: Sequence[Method]
-    batches: Sequence[int]  # rows
-    new: int  # tokens
+    batches: Sequence[int]  # rows of each batch
+    new: int  # new tokens per row
 
     @property
     def keep(self) -> int:
@@ -55,7 +56,8 @@ ON_A_GPU = Sizes(
     batches=(5, 5, 3, 5),
     new=200,
 )
-# What the interpreter is done with in a second. It gets products of bfloat16 wrong: float16 alone.
+# Sizes that the interpreter finishes in about a second. Its bfloat16 matmuls are wrong, so only float16 is
+# checked.
 SMALL = Sizes(
     width=48,
     neurons=80,

@@ -1,4 +1,4 @@
-"""Kernels against their references: on a GPU by `make gpu`, without one in Triton's interpreter."""
+"""Kernels against their references: with `make gpu` on a GPU, otherwise in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def random(dtype: torch.dtype, *shape: int, scale: float = 1.0) -> Tensor:
 
 
 def test_sparse_ffn_through_an_index() -> None:
-    """Hidden values are rounded once on the way, as they are in the reference."""
+    """The hidden activations are rounded to the dtype; the reference computes in float32 throughout."""
     width, neurons, keep, found = SIZES.width, SIZES.neurons, SIZES.keep, []
     for dtype in SIZES.halves:
         gate, up = (random(dtype, neurons, width, scale=width**-0.5) for _ in range(2))
@@ -60,7 +60,7 @@ def test_masked_linear() -> None:
 
 
 def test_scores() -> None:
-    """Sums of up to a thousand terms, in another order."""
+    """The kernel adds up to a thousand terms in another order than the reference."""
     neurons, found = SIZES.neurons, []
     for dtype in SIZES.halves:
         for tokens in SIZES.tokens:
@@ -78,7 +78,7 @@ def test_scores() -> None:
 
 
 def test_inputs_above_a_threshold() -> None:
-    """The same inputs are kept, but for those at the threshold itself."""
+    """Kernel and reference keep the same inputs, except for those within 1e-5 of the threshold."""
     neurons, odd, threshold = SIZES.neurons, 0, 0.8
     for dtype in SIZES.halves:
         for tokens in (1, 4, 64, 200):

@@ -1,4 +1,7 @@
-"""Whole decode steps through the kernels: recorded as graphs, inside a model's own forward, and without a stop of the host."""
+"""Whole decode steps through the kernels.
+
+They are captured as CUDA graphs, run inside a model's own forward, and do not synchronise.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ from regrow.decoding.same_logits import attends_alike
 from regrow.hosts.engine import Engine
 from regrow.method.batchwise_adaptive import BatchwiseAdaptive
 
-PROMPT, PADDED = 40, (0, 7, 19, 30, 39)  # columns of a prompt; of them padding, a row
-UNSYNCHRONISED = (90, 140)  # marks between which the host never waits for the device
+PROMPT, PADDED = 40, (0, 7, 19, 30, 39)  # prompt length, and the padding of each row
+UNSYNCHRONISED = (90, 140)  # marks between which nothing synchronises
 
 
 def tiny(kind: str) -> PreTrainedModel:
@@ -54,7 +57,7 @@ def ragged(rows: int = len(PADDED)) -> dict[str, Any]:
 
 @final
 class Dictated(LogitsProcessor):
-    """Chooses the same tokens whatever the logits [B, V], and keeps those."""
+    """Chooses tokens that do not depend on the logits [B, V], and stores the logits."""
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -66,7 +69,7 @@ class Dictated(LogitsProcessor):
 
 
 def logits(engine: Engine, prompt: dict[str, Any]) -> Tensor:
-    """Return those of every step, [N, B, V]."""
+    """Returns the logits of every step, [N, B, V]."""
     dictated = Dictated()
     engine.generate(**prompt, logits_processor=LogitsProcessorList([dictated]))
     return torch.stack(dictated.seen)
@@ -77,13 +80,16 @@ def plain(network: FusedNetwork, planned: Pass, ids: Tensor, *, every: bool = Fa
 
 
 def step_errors(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Return the relative error of every step, [N]."""
+    """Returns the relative error of every step, [N]."""
     return torch.linalg.vector_norm(ours - theirs, dim=(1, 2)) / torch.linalg.vector_norm(theirs, dim=(1, 2))
 
 
 def test_recorded_steps_give_the_logits_of_plain_ones() -> None:
-    """In float32, along the same tokens of ragged batches. The second batch replays what the first left; the third and the fourth are of
-    another size."""
+    """Compares the float32 logits of ragged batches along the same tokens.
+
+    On a GPU, the second batch replays graphs that the first captured. The third has another number of rows,
+    and the fourth the first number again.
+    """
     found = []
     for kind in SIZES.kinds:
         model = tiny(kind)
@@ -101,15 +107,15 @@ def test_recorded_steps_give_the_logits_of_plain_ones() -> None:
 
 
 def test_decode_attention_inside_a_models_own_forward() -> None:
-    """Of a family that is not run by its parts."""
+    """The model is of an architecture without a fused forward pass."""
     with torch.inference_mode():
         assert attends_alike(tiny("olmo2")), "other logits of olmo2 after a ragged prompt"
 
 
 def test_no_stop_of_the_host_in_a_period() -> None:
-    """Two periods after everything is recorded, with torch told to fail where the host waits for the device."""
+    """After all graphs are captured, torch raises an error at any synchronisation, for two periods."""
     if INTERPRETED:
-        raise SkipTest("CUDA itself is asked")
+        raise SkipTest("needs CUDA")
     model, marks = tiny("qwen2"), 0
 
     def mark(_: str) -> None:
@@ -124,4 +130,4 @@ def test_no_stop_of_the_host_in_a_period() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert marks > UNSYNCHRONISED[1], f"only {marks} steps and refreshes were run"
-    print(f"{UNSYNCHRONISED[1] - UNSYNCHRONISED[0]} steps and refreshes without a stop")
+    print(f"{UNSYNCHRONISED[1] - UNSYNCHRONISED[0]} steps and refreshes without a synchronisation")

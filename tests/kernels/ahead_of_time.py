@@ -1,7 +1,8 @@
-"""Compiles every Triton kernel for GPUs that are not here: `python -m kernels.ahead_of_time` in tests/, without TRITON_INTERPRET.
+"""Compiles every Triton kernel for GPUs that this machine does not have.
 
-Prints one JSON line: the version of Triton, and for each variant and architecture the bytes of shared memory, the registers of a thread and
-the bytes of its stack, where registers that it lacks are spilled to.
+Run `python -m kernels.ahead_of_time` in tests/, without TRITON_INTERPRET. It prints one JSON line: the
+version of Triton, and for each variant and architecture the bytes of shared memory, the registers per thread,
+and the bytes of stack per thread, to which registers are spilled.
 """
 
 from __future__ import annotations
@@ -21,23 +22,27 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 ARCHITECTURES = (80, 90)
-LARGEST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use
-SMALL_SHARED = 99 * 1024  # on cards of the same generations without HBM
-REGISTERS = 65536  # of a multiprocessor
+LARGEST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a block may use
+SMALL_SHARED = 99 * 1024  # the same on cards of these generations without HBM
+REGISTERS = 65536  # per multiprocessor
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel with its argument types ("*bf16", "*i64", "i32", "fp32"; "*bf16:16" and "i32:16" for multiples of 16) and constants."""
+    """One kernel with its argument types and constants.
+
+    Types are "*bf16", "*i64", "i32", "fp32" and so on. "*bf16:16" and "i32:16" stand for multiples of 16.
+    """
 
     name: str
     kernel: Any
     types: Mapping[str, str]
     constants: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=lambda: {"num_warps": 4})
-    programs: int = 1  # that a multiprocessor has to hold at once
+    programs: int = 1  # programs that a multiprocessor has to hold at once
 
     def compile(self, architecture: int) -> dict[str, Any]:
+        """Compiles the kernel for a compute capability, such as 90, and returns its resources."""
         signature = {**self.types, **dict.fromkeys(self.constants, "constexpr")}
         order = {name: signature[name].removesuffix(":16") for name in self.kernel.arg_names}
         aligned = [
@@ -57,7 +62,7 @@ class Variant:
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack of a thread, as NVIDIA's tool that comes with Triton reads them."""
+    """Returns the registers and bytes of stack per thread, read with NVIDIA's tool that Triton includes."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -70,6 +75,7 @@ def resources(cubin: bytes) -> tuple[int, int]:
 
 
 def main() -> None:
+    """Prints the resources of all variants as JSON."""
     from kernels.variants import VARIANTS
 
     compiled = [variant.compile(architecture) for variant in VARIANTS for architecture in ARCHITECTURES]

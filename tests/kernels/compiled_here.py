@@ -1,4 +1,4 @@
-"""Whether there are CPU kernels on the machine that the tests run on."""
+"""Skips tests on machines that cannot compile the CPU kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every custom operator of the kernels has to stand."""
+"""The check that every custom operator of the kernels has to pass."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import Tensor
 
 
 def check_custom_op(op: Any, arguments: tuple[Any, ...]) -> None:
-    """`op` says truly what it writes, and is one node of a graph that gives the bits it gives itself. `arguments` hold no NaN."""
+    """Asserts that `op` is registered correctly, and gives the same bits inside a compiled graph as eagerly.
+
+    `arguments` must hold no NaN.
+    """
     torch.library.opcheck(op, arguments)
-    torch._dynamo.reset()  # it counts how often the function below was compiled, for whatever operator
+    torch._dynamo.reset()  # the count of compilations is per function, and the one below is shared
     traced = torch.compile(lambda *given: op(*given), fullgraph=True, backend="eager")
     by_itself, in_a_graph = _after(op, arguments), _after(traced, arguments)
     assert all(torch.equal(one, other) for one, other in zip(by_itself, in_a_graph, strict=True))

@@ -1,4 +1,7 @@
-"""Operands that make a kernel's mistakes visible: rows with gaps, and NaN in all that must not be read or must be written."""
+"""Operands that reveal mistakes of a kernel.
+
+Rows have gaps. Memory that must not be read, or that must be overwritten, is NaN.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,11 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Framed:
-    """A matrix inside a larger one of NaN: rows are not adjacent, and what lies around tells whether it was read or written. There are as
-    many rows below as a block may overrun."""
+    """A matrix inside a larger one of NaN.
+
+    Rows are not adjacent, and reads or writes outside of the matrix show. There are as many rows below it as
+    a block may overrun.
+    """
 
     whole: Tensor
     inner: Tensor  # a view
@@ -42,22 +48,27 @@ def random(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def shuffled(seed: int, neurons: int, keep: int) -> Tensor:
-    """`keep` of the neurons, in no order."""
+    """Returns `keep` of the neurons, in random order."""
     return torch.randperm(neurons, generator=torch.Generator().manual_seed(seed))[:keep]
 
 
 def summed(terms: Tensor, count: int) -> Tensor:
-    """The error of a float32 sum of `count` products, whatever its order, for the sum of their magnitudes: a rounding each, and one more
-    for a product that is not fused."""
+    """Returns an error bound of a float32 sum of `count` products in any order.
+
+    `terms` is the sum of their magnitudes. Each addition rounds once, and a multiplication that is not fused
+    once more.
+    """
     return (count + 1) * torch.finfo(torch.float32).eps * terms
 
 
 def within(actual: Tensor, want: Tensor, error: Tensor) -> None:
-    """`actual` is `want` (float64) up to `error` of float32 arithmetic, and to one rounding to its own dtype: a whole step of it, because
-    Triton's interpreter truncates to bfloat16; the smallest number where steps do not shrink any further."""
+    """Asserts that `actual` is `want` (float64), up to `error` and one rounding to its own dtype.
+
+    `error` bounds the float32 arithmetic. A rounding may be a whole step of the dtype, because Triton's
+    interpreter truncates to bfloat16. Below the smallest normal number, steps do not shrink any further.
+    """
     kind = torch.finfo(actual.dtype)
-    allowed = (
-        error.double() * 1.01 + kind.eps * want.abs() + kind.smallest_normal * kind.eps
-    )  # 1.01: a step of want + error, not of want
+    # The factor 1.01 accounts for a step of want + error, instead of want.
+    allowed = error.double() * 1.01 + kind.eps * want.abs() + kind.smallest_normal * kind.eps
     excess = (actual.double() - want).abs() - allowed
     assert (excess <= 0).all(), f"off by up to {float(excess.max()):.3g} more than rounding explains"

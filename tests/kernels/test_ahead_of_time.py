@@ -1,4 +1,4 @@
-"""Every Triton kernel compiles for A100 and H100, with the newest Triton and with the oldest that Regrow supports."""
+"""Every Triton kernel compiles for A100 and H100, with the installed Triton and the oldest supported one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention of a decode step: the kernels and the reference against a loop over rows, tokens and heads in float64."""
+"""Decode attention: the kernels and the reference against a loop over rows, tokens and heads in float64."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regrow.kernels.attention.triton import attention_workspace, decode_attentio
 
 NAN = float("nan")
 SCALE = 0.3
-# Of the values, which are averaged: float16 rounds the probabilities and the output, 2^-11 each, and float32 hardly anything.
+# Relative to the largest value. float16 rounds the probabilities and the output, by 2^-11 each.
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 HALF = {"triton": torch.float16, "cpu": torch.bfloat16}
 FORMS = pytest.mark.parametrize("form", ["triton", pytest.param("cpu", marks=COMPILED)])
@@ -23,6 +23,8 @@ FORMS = pytest.mark.parametrize("form", ["triton", pytest.param("cpu", marks=COM
 
 @dataclass(frozen=True)
 class Case:
+    """Sizes of a step, with the first position and the length of every row."""
+
     width: int
     heads: int
     kv_heads: int
@@ -37,7 +39,7 @@ class Case:
         return len(self.start)
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Queries, caches with NaN at every position that no query of its row attends to, starts and lengths."""
+        """Queries, key and value caches, starts and lengths; positions that no query attends to are NaN."""
         generator = torch.Generator().manual_seed(0)
         q = torch.randn(self.rows, self.width, self.heads, self.head_width, generator=generator)
         caches = torch.randn(2, self.rows, self.kv_heads, self.capacity, self.head_width, generator=generator)
@@ -46,7 +48,7 @@ class Case:
         return q.to(dtype), *caches.to(dtype).unbind(), torch.tensor(self.start), torch.tensor(self.length)
 
     def for_form(self, form: str) -> Case:
-        """With heads as wide as the form takes."""
+        """The same case, with heads of a width that the implementation supports."""
         return (
             replace(self, head_width=-(-self.head_width // cpu.CHANNELS) * cpu.CHANNELS)
             if form == "cpu"
@@ -96,7 +98,7 @@ CASES = {
     "a draft of sixteen": Case(17, 2, 1, 16, start=(0, 1), length=(0, 113), capacity=130),
     "more queries than a program holds": Case(17, 8, 1, 16, start=(2,), length=(60,), capacity=80, splits=1),
     "wide heads": Case(1, 2, 1, 256, start=(1,), length=(40,), capacity=50),
-    # Position 64 + 3 is the last, and the only one of its split that any token sees: the last token.
+    # Positions 0 to 63 are one split. Position 64 is in the other, and only the last token attends to it.
     "a split that all tokens but the last do not see": Case(
         4, 1, 1, 16, start=(0,), length=(61,), capacity=65
     ),
@@ -144,7 +146,10 @@ def test_lengths_may_be_of_32_bits() -> None:
 
 
 def test_tensors_may_be_parts_of_wider_ones() -> None:
-    """Queries as they come out of a fused linear, keys and values side by side, positions before heads."""
+    """Queries are part of a fused linear layer's output.
+
+    In the cache, keys and values lie side by side, positions before heads.
+    """
     case = CASES["two tokens, padded heads"]
     q, k, v, start, length = case.tensors()
     fused = torch.full((2, 2, 8 * 80), NAN)
@@ -162,9 +167,8 @@ def test_tensors_may_be_parts_of_wider_ones() -> None:
 def test_on_a_cpu_caches_may_lie_in_any_order() -> None:
     case = CASES["two tokens, padded heads"].for_form("cpu")
     q, k, v, start, length = case.tensors()
-    beside = (
-        torch.stack((k, v)).permute(1, 3, 0, 2, 4).contiguous().permute(2, 0, 3, 1, 4)
-    )  # as [B, S, 2, H_kv, d]
+    # Stored as [B, S, 2, H_kv, d].
+    beside = torch.stack((k, v)).permute(1, 3, 0, 2, 4).contiguous().permute(2, 0, 3, 1, 4)
     assert torch.equal(
         attend("cpu", case, q, *beside, start, length), attend("cpu", case, q, k, v, start, length)
     )
@@ -172,7 +176,10 @@ def test_on_a_cpu_caches_may_lie_in_any_order() -> None:
 
 @FORMS
 def test_rows_do_not_depend_on_each_other(form: str) -> None:
-    """The same bits in another order, and for a row that stays while the others change. The longest row is cut in two unlike the others."""
+    """A row gives the same bits in another order of rows, and without the other rows.
+
+    The longest row is split at another position than the others.
+    """
     case = replace(CASES["one token, ragged"], splits=2).for_form(form)
     tensors = case.tensors()
     out = attend(form, case, *tensors)

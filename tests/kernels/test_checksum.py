@@ -1,4 +1,4 @@
-"""Checksums: the CPU kernel gives the reference's to the bit."""
+"""Checksums: the CPU kernel agrees with the reference bit for bit."""
 
 from __future__ import annotations
 

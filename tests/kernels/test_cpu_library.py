@@ -1,4 +1,4 @@
-"""CPU kernels are compiled once, and left out where they cannot be."""
+"""CPU kernels are compiled once, and are not used where they cannot be compiled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from regrow.kernels.cpu_library import Kernel
 
 @pytest.fixture
 def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """The cache of a user who never compiled anything."""
+    """An empty cache of compiled kernels."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cpu_library.library.cache_clear()
     yield tmp_path / "regrow" / "kernels"

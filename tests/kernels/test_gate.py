@@ -1,4 +1,4 @@
-"""The gate of an FFN, activated, times up: the CPU kernel against the reference."""
+"""silu(gate) * up: the CPU kernel against the reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from kernels.compiled_here import COMPILED
 from regrow.kernels.gate import cpu
 from regrow.kernels.gate.reference import gated as reference
 
-# e^x is off by two units in the last place at most; a value of bfloat16 may then round to its neighbour, before the product and after it.
+# e^x is off by at most two units in the last place. So a bfloat16 value may round to its neighbour, once
+# before and once after the multiplication.
 UNITS = {torch.float32: 4 * 2**-23, torch.bfloat16: 2 * 2**-7}
 VALUES = torch.cat(
     [
@@ -27,7 +28,7 @@ VALUES = torch.cat(
 def test_silu_of_the_gate_times_up(numbers: int, dtype: torch.dtype) -> None:
     gate = VALUES[torch.arange(numbers) * (len(VALUES) // numbers)].to(dtype)
     up = torch.randn(numbers, generator=torch.Generator().manual_seed(0)).to(dtype)
-    # Below 1e-34 a SiLU is taken for zero where it need not be.
+    # Results below 1e-34 may be zero.
     torch.testing.assert_close(cpu.gated(gate, up), reference(silu, gate, up), rtol=UNITS[dtype], atol=1e-34)
 
 

@@ -1,4 +1,4 @@
-"""The kernels behind the interfaces that methods use: a sparse FFN, a masked linear."""
+"""The Triton kernels behind the interfaces that methods use: a sparse FFN and a masked linear layer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_activations_are_known_by_what_they_compute() -> None:
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("name", "act"), [("silu", silu), ("gelu", gelu), ("relu", relu)])
 def test_a_sparse_ffn_of_any_number_of_rows(name: str, act: object, biased: bool) -> None:
-    """More than the kernels take at once, and an index that is replaced in place."""
+    """Uses more rows than the kernels take at once, and an index that is replaced in place."""
     biases = (random(4, NEURONS), random(5, NEURONS), random(6, WIDTH)) if biased else (None, None, None)
     weights = FFNWeights(
         random(1, NEURONS, WIDTH), random(2, NEURONS, WIDTH), random(3, WIDTH, NEURONS), act, *biases
@@ -52,10 +52,9 @@ def test_a_sparse_ffn_of_any_number_of_rows(name: str, act: object, biased: bool
         for shape in ((1, 1), (3, 1), (70, 1), (2, 3)):
             x = random(8, *shape, WIDTH)
             want = ffn_reference.sparse_ffn(weights, some, x.view(-1, WIDTH)).view(x.shape)
-            torch.testing.assert_close(
-                ffn(x), want, rtol=1e-4, atol=1e-4
-            )  # sums of up to 24 terms of about one, in another order
-    assert ffn.state_bytes == 4 * NEURONS * WIDTH + 8 * 32  # an index filled up to a multiple of 16
+            # Sums of up to 24 terms of about one, in another order.
+            torch.testing.assert_close(ffn(x), want, rtol=1e-4, atol=1e-4)
+    assert ffn.state_bytes == 4 * NEURONS * WIDTH + 8 * 32  # the index is padded to a multiple of 16
 
 
 def test_a_masked_linear_of_any_number_of_rows() -> None:

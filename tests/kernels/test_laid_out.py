@@ -1,4 +1,7 @@
-"""Weights in oneDNN's layout give the products of plain ones, are had back bit for bit, and are refreshed neuron by neuron."""
+"""Weights in oneDNN's layout.
+
+They give the matmuls of plain weights, are restored bit for bit, and are refreshed neuron by neuron.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,14 @@ from regrow.kernels.pruned_ffn.reference import sparse_ffn
 
 CPU = torch.device("cpu")
 KINDS = [dtype for dtype in (torch.float32, torch.bfloat16) if can_lay_out(dtype)]
-# Sums of 64 to 192 terms in another order, in float32; results rounded to bfloat16.
+# Errors of float32 sums of 64 to 192 terms in another order, and of rounding results to bfloat16.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
 WIDTH, NEURONS = 128, 320
 ALL_COMPILED = MatmulChoice(OWN, OWN, 4, MOST, {})
 
 
 def test_this_machine_lays_out_what_the_other_tests_are_about() -> None:
-    """On a CPU without oneDNN there would be nothing to test, and the tests here should say so."""
+    """Fails on a CPU without oneDNN, where the other tests would have no cases."""
     assert torch.float32 in KINDS
 
 
@@ -78,7 +81,10 @@ def test_products_are_those_of_the_plain_weight(
 def test_a_row_of_our_own_product_depends_on_no_other(
     dtype: torch.dtype, rows: int, blocks: int, inputs: int, biased: bool
 ) -> None:
-    """Whatever rows are multiplied together, and in however many groups and chunks: the same bits, and those of the plain weight."""
+    """A row gives the same bits alone and with others, in any number of groups and chunks.
+
+    The result agrees with that of the plain weight.
+    """
     weight, x = (
         normal(64 * blocks, 64 * inputs, seed=1, dtype=dtype),
         normal(rows, 64 * inputs, seed=2, dtype=dtype),
@@ -98,7 +104,7 @@ def test_a_row_of_our_own_product_depends_on_no_other(
 def test_gate_and_up_in_one_pass_are_what_they_are_in_three(
     rows: int, most: int, biased: bool, act: Callable[[Tensor], Tensor], dtype: torch.dtype
 ) -> None:
-    """Of whole numbers, whose products are exact in whatever order."""
+    """Uses whole numbers, whose matmuls are exact in any order."""
     x, gate, up = (
         normal(*size, seed=seed).round_().to(dtype)
         for seed, size in enumerate([(rows, 64), (192, 64), (192, 64)])
@@ -112,7 +118,7 @@ def test_gate_and_up_in_one_pass_are_what_they_are_in_three(
 @COMPILED
 @pytest.mark.parametrize("dtype", [dtype for dtype in KINDS if few_rows_are_right(dtype)])
 def test_a_kernel_reads_nothing_as_another_type_or_size(dtype: torch.dtype) -> None:
-    """A model that was cast meanwhile, autocast, a wrong input: what oneDNN takes it takes, of the rest it complains."""
+    """After a cast, under autocast, or with a wrong input, oneDNN gets the operands and raises an error."""
     weight, x = normal(128, 64, seed=1, dtype=dtype), normal(2, 64, seed=2, dtype=dtype)
     other = torch.float32 if dtype is torch.bfloat16 else torch.bfloat16
     laid_out = LaidOutWeight(weight, most=MOST)
@@ -126,7 +132,7 @@ def test_a_kernel_reads_nothing_as_another_type_or_size(dtype: torch.dtype) -> N
 
 @COMPILED
 def test_our_own_product_has_what_it_was_made_for() -> None:
-    """bfloat16 where the CPU multiplies it."""
+    """bfloat16 is supported where the CPU can multiply it."""
     flags = Path("/proc/cpuinfo").read_text().split()
     there = "avx512_bf16" in flags
     assert few_rows_are_right(torch.bfloat16) == there
@@ -155,9 +161,9 @@ def test_what_is_written_into_the_blocks_is_multiplied_with(dtype: torch.dtype) 
 def test_a_refreshed_copy_computes_the_definition(
     keep: int, biased: bool, changes: list[int], rows: int
 ) -> None:
-    """In oneDNN's layout, and in our own."""
+    """Tests the copy in oneDNN's layout and the one in our own."""
     for dtype in KINDS:
-        # Whole numbers, so small that every sum is exact in whatever order, but for those of the last product.
+        # Whole numbers, so small that every sum is exact in any order, except those of the matmul with down.
         sizes = [(NEURONS, WIDTH), (NEURONS, WIDTH), (WIDTH, NEURONS)]
         parts = [normal(*size, seed=seed).mul_(2).round_().to(dtype) for seed, size in enumerate(sizes)]
         biases = [
@@ -180,9 +186,8 @@ def test_a_refreshed_copy_computes_the_definition(
             new, before = len(set(index.tolist()) - before), set(index.tolist())
             for ffn in forms:
                 assert ffn.load(index) == new
-                assert (
-                    error(ffn(x), sparse_ffn(weights, index, x)) < 2 * TOLERANCE[dtype]
-                )  # an activation, and a product
+                # One tolerance for the activation, one for the last matmul.
+                assert error(ffn(x), sparse_ffn(weights, index, x)) < 2 * TOLERANCE[dtype]
         for ffn in forms:
             ffn.forget()
             assert ffn.load(index) == keep
@@ -190,8 +195,6 @@ def test_a_refreshed_copy_computes_the_definition(
 
 SPEED = {"onednn 1": 19.0, "native 1": 33.0, "onednn 4": 20.0, "onednn 16": 13.0}
 LAID = {"laid out 1": 25.0, "laid out 4": 29.0, "laid out 16": 19.0}
-
-
 OURS = {"compiled 1": 34.0, "compiled 4": 34.0, "compiled 16": 23.0}
 
 
@@ -204,7 +207,7 @@ OURS = {"compiled 1": 34.0, "compiled 4": 34.0, "compiled 16": 23.0}
         (SPEED | LAID | {"native 1": 20.0}, LAID_OUT, LAID_OUT, 4, 0),
         (SPEED | LAID | {"laid out 1": 28.5}, NATIVE, LAID_OUT, 1, 0),
         (SPEED | LAID | {"laid out 4": 20.5, "laid out 16": 13.5}, NATIVE, ONEDNN, 1, 0),
-        (SPEED | LAID | OURS, OWN, OWN, 4, MOST),  # as fast as the native one, and laid out anyway
+        (SPEED | LAID | OURS, OWN, OWN, 4, MOST),  # as fast as the native one, with weights laid out anyway
         (SPEED | LAID | OURS | {"native 1": 36.0}, NATIVE, OWN, 4, MOST),
         (SPEED | LAID | OURS | {"native 1": 30.0}, OWN, OWN, 4, MOST),
         (SPEED | LAID | {name: 0.7 * value for name, value in OURS.items()}, NATIVE, LAID_OUT, 4, 0),

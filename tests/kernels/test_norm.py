@@ -25,19 +25,20 @@ EPS = 1e-6
 NAN = float("nan")
 FORMS = ["kernel", "reference", "cpu"]
 EITHER = pytest.mark.parametrize(
-    "of", [norm, norm_reference, pytest.param(norm_cpu, marks=COMPILED)], ids=FORMS
+    "form", [norm, norm_reference, pytest.param(norm_cpu, marks=COMPILED)], ids=FORMS
 )
 EITHER_TURN = pytest.mark.parametrize(
-    "of", [rotary, rotary_reference, pytest.param(rotary_cpu, marks=COMPILED)], ids=FORMS
+    "form", [rotary, rotary_reference, pytest.param(rotary_cpu, marks=COMPILED)], ids=FORMS
 )
 WHOLE_OR_HALF = pytest.mark.parametrize("precision", ["whole", "half"])
-# The mean of the squares is added up in another order, so that a quotient may round to the next number: one unit, and one of the product.
+# The squares are added in another order, so a quotient may round to its neighbour: one unit, and one more for
+# the multiplication by the weight.
 UNIT = {torch.float32: 2**-23, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
 
-def half(of: Any) -> torch.dtype:
-    """The type of 16 bits that a form takes."""
-    return torch.bfloat16 if of in (norm_cpu, rotary_cpu) else torch.float16
+def half(form: Any) -> torch.dtype:
+    """Returns the 16-bit dtype to test an implementation with."""
+    return torch.bfloat16 if form in (norm_cpu, rotary_cpu) else torch.float16
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -54,8 +55,8 @@ def norm_of(weight: Tensor, kind: type[Module] = LlamaRMSNorm) -> Module:
 @WHOLE_OR_HALF
 @pytest.mark.parametrize("width", [7, 256, 600])
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_residual_and_norm_are_llamas(of: Any, tokens: int, width: int, precision: str) -> None:
-    dtype = torch.float32 if precision == "whole" else half(of)
+def test_residual_and_norm_are_llamas(form: Any, tokens: int, width: int, precision: str) -> None:
+    dtype = torch.float32 if precision == "whole" else half(form)
     x, residual, weight = (
         normal(tokens, width, dtype=dtype),
         normal(tokens, width, dtype=dtype, seed=1),
@@ -63,54 +64,57 @@ def test_residual_and_norm_are_llamas(of: Any, tokens: int, width: int, precisio
     )
     x[0], residual[0] = x[0] / 1000, residual[0] / 1000  # so small that eps counts
     total, out = x + residual, torch.full_like(x, NAN)
-    of.add_rms_norm(x, residual, weight, EPS, out)
+    form.add_rms_norm(x, residual, weight, EPS, out)
     assert torch.equal(residual, total)
     torch.testing.assert_close(out, norm_of(weight)(total).detach(), rtol=3 * UNIT[dtype], atol=0)
 
 
 @EITHER
-def test_rounds_before_the_product_with_the_weight(of: Any) -> None:
-    """Half of the channels are 1, so that the mean is exact and the quotient, 1.41421, the same everywhere: no number of 16 bits."""
-    residual, weight = torch.tensor([[1.0, 0.0] * 32]).to(half(of)), normal(64, dtype=half(of))
+def test_rounds_before_the_product_with_the_weight(form: Any) -> None:
+    """Half of the channels are 1 and the others 0, so the mean is exact.
+
+    The quotient of the ones is about 1.41421, which no 16-bit number equals.
+    """
+    residual, weight = torch.tensor([[1.0, 0.0] * 32]).to(half(form)), normal(64, dtype=half(form))
     out = torch.empty_like(residual)
-    of.add_rms_norm(None, residual, weight, EPS, out)
+    form.add_rms_norm(None, residual, weight, EPS, out)
     assert torch.equal(out, norm_of(weight)(residual).detach())
-    assert not torch.equal(out, (residual * weight.double() / (0.5 + EPS) ** 0.5).to(half(of)))
+    assert not torch.equal(out, (residual * weight.double() / (0.5 + EPS) ** 0.5).to(half(form)))
 
 
 @EITHER
-def test_the_norm_is_that_of_the_rounded_sum(of: Any) -> None:
-    x, residual, weight = (normal(1, 64, dtype=half(of), seed=seed) for seed in range(3))
+def test_the_norm_is_that_of_the_rounded_sum(form: Any) -> None:
+    x, residual, weight = (normal(1, 64, dtype=half(form), seed=seed) for seed in range(3))
     total, unrounded, out = x + residual, x.float() + residual.float(), torch.empty_like(x)
-    of.add_rms_norm(x, residual, weight[0], EPS, out)
-    # So few squares are added up that none of the quotients comes near enough to the middle between two numbers.
+    form.add_rms_norm(x, residual, weight[0], EPS, out)
+    # With so few squares, no quotient is close enough to the midpoint of two numbers to round differently.
     assert torch.equal(out, norm_of(weight[0])(total).detach())
-    assert not torch.equal(out, norm_of(weight[0].float())(unrounded).detach().to(half(of)))
+    assert not torch.equal(out, norm_of(weight[0].float())(unrounded).detach().to(half(form)))
 
 
 @EITHER
-def test_the_first_layer_has_nothing_to_add(of: Any) -> None:
+def test_the_first_layer_has_nothing_to_add(form: Any) -> None:
     residual, weight = normal(2, 50), normal(50, seed=1)
     before, out = residual.clone(), torch.full((2, 50), NAN)
-    of.add_rms_norm(None, residual, weight, EPS, out)
+    form.add_rms_norm(None, residual, weight, EPS, out)
     assert torch.equal(residual, before)
     torch.testing.assert_close(out, norm_of(weight)(before).detach(), rtol=3 * UNIT[torch.float32], atol=0)
 
 
 @EITHER
-def test_tokens_may_be_parts_of_wider_rows(of: Any) -> None:
+def test_tokens_may_be_parts_of_wider_rows(form: Any) -> None:
     wide, weight, x = torch.full((2, 3, 90), NAN), normal(40, seed=1), normal(6, 40)[::2]
     residual, out = wide[0, :, 9:49], wide[1].flatten()[:210].view(3, 70)[:, 1:41]
     residual.copy_(normal(3, 40, seed=2))
     total = x + residual
-    of.add_rms_norm(x, residual, weight, EPS, out)
+    form.add_rms_norm(x, residual, weight, EPS, out)
     assert torch.equal(residual, total)
     torch.testing.assert_close(out, norm_of(weight)(total).detach(), rtol=3 * UNIT[torch.float32], atol=0)
     assert wide.isnan().sum() == wide.numel() - 2 * 3 * 40
 
 
 class Step:
-    """A step of `rows` x `width` tokens, and what transformers makes of it."""
+    """A step of rows x width tokens, and the result of transformers for it."""
 
     def __init__(self, heads: int, kv_heads: int, head_width: int, dtype: torch.dtype, normed: bool) -> None:
         rows, width, capacity = 2, 3, 9
@@ -134,7 +138,7 @@ class Step:
         )
 
     def expected(self) -> tuple[Tensor, Tensor]:
-        """Queries and caches, turned in float32."""
+        """Returns queries and caches, rotated in float32 by transformers."""
         query, key, value = (
             part.transpose(1, 2)
             for part in self.qkv.unflatten(-1, (sum(self.split), -1)).split(self.split, dim=2)
@@ -159,13 +163,13 @@ class Step:
 @pytest.mark.parametrize("normed", [False, True], ids=["llama", "qwen3"])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_width"), [(2, 2, 16), (7, 1, 80), (12, 4, 32)])
 def test_queries_and_keys_are_turned_and_written(
-    of: Any, heads: int, kv_heads: int, head_width: int, normed: bool, precision: str
+    form: Any, heads: int, kv_heads: int, head_width: int, normed: bool, precision: str
 ) -> None:
-    dtype = torch.float32 if precision == "whole" else half(of)
+    dtype = torch.float32 if precision == "whole" else half(form)
     step = Step(heads, kv_heads, head_width, dtype, normed)
     query, caches = step.expected()
-    step.run(of.rope_cache)
-    # A sum of two products may be smaller than either, each of which is off by the units that the norm is.
+    step.run(form.rope_cache)
+    # A sum of two products may be smaller than either of them, and each has the relative error of the norm.
     tolerance = {"rtol": UNIT[dtype], "atol": (8 if normed else 1) * UNIT[dtype] * float(query.abs().max())}
     torch.testing.assert_close(step.out.float(), query, **tolerance)
     torch.testing.assert_close(step.caches[0].float(), caches[0], **tolerance, equal_nan=True)
@@ -173,19 +177,19 @@ def test_queries_and_keys_are_turned_and_written(
 
 
 @EITHER_TURN
-def test_heads_are_rounded_as_qwens_are(of: Any) -> None:
-    """At position 0 nothing turns."""
-    step = Step(2, 1, 16, half(of), True)
+def test_heads_are_rounded_as_qwens_are(form: Any) -> None:
+    """At position 0 nothing is rotated."""
+    step = Step(2, 1, 16, half(form), True)
     step.position.zero_()
     query, caches = step.expected()
-    step.run(of.rope_cache)
+    step.run(form.rope_cache)
     assert torch.equal(step.out.float(), query)
     torch.testing.assert_close(step.caches.float(), caches, rtol=0, atol=0, equal_nan=True)
 
 
 @EITHER_TURN
-def test_heads_may_be_parts_of_wider_tensors(of: Any) -> None:
-    """Caches with keys and values side by side and positions before heads; queries and out with gaps."""
+def test_heads_may_be_parts_of_wider_tensors(form: Any) -> None:
+    """In the caches, keys and values lie side by side, positions before heads. Queries and out have gaps."""
     step = Step(4, 2, 16, torch.float32, True)
     query, caches = step.expected()
     step.qkv = torch.cat((step.qkv, torch.full_like(step.qkv, NAN)), dim=-1)[..., : step.qkv.shape[-1]]
@@ -193,7 +197,7 @@ def test_heads_may_be_parts_of_wider_tensors(of: Any) -> None:
     step.caches = layout.permute(2, 0, 3, 1, 4)
     wide = torch.full((2, 3, 4, 30), NAN)
     step.out = wide[..., 4:20]
-    step.run(of.rope_cache)
+    step.run(form.rope_cache)
     torch.testing.assert_close(step.out, query)
     torch.testing.assert_close(step.caches, caches, equal_nan=True)
     assert wide.isnan().sum() == wide.numel() - query.numel()

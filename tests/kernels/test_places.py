@@ -1,4 +1,4 @@
-"""What a refresh moves: the compiled kernel against the definition in sets."""
+"""Places that a refresh changes: the compiled kernel and torch's operations against sets."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def _form(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.usefixtures("_form")
 @given(history=INDEX)
 def test_those_that_come_take_the_places_of_those_that_leave(history: list[set[int]]) -> None:
-    of, held = Places(NEURONS), list[int]()
+    tracker, held = Places(NEURONS), list[int]()
     for wanted in history:
         index = torch.tensor(sorted(wanted))
-        places, incoming = of.take(index)
+        places, incoming = tracker.take(index)
         expected = (
             [at for at, neuron in enumerate(held) if neuron not in wanted]
             if held
@@ -49,30 +49,30 @@ def test_those_that_come_take_the_places_of_those_that_leave(history: list[set[i
         held = held or [-1] * len(wanted)
         for at, neuron in zip(places.tolist(), incoming.tolist(), strict=True):
             held[at] = neuron
-        assert of.held.tolist() == held
+        assert tracker.held.tolist() == held
 
 
 @COMPILED
 def test_an_index_need_not_be_contiguous() -> None:
-    of, wide = Places(NEURONS), torch.arange(NEURONS).view(-1, 2)
-    of.take(wide[:, 0])
-    places, incoming = of.take(wide[:, 1])
-    assert of.held.tolist() == incoming.tolist() == wide[:, 1].tolist()
+    tracker, wide = Places(NEURONS), torch.arange(NEURONS).view(-1, 2)
+    tracker.take(wide[:, 0])
+    places, incoming = tracker.take(wide[:, 1])
+    assert tracker.held.tolist() == incoming.tolist() == wide[:, 1].tolist()
     assert places.tolist() == list(range(NEURONS // 2))
 
 
 @COMPILED
 def test_refuses_a_neuron_twice_and_takes_nothing() -> None:
-    of = Places(NEURONS)
-    of.take(torch.tensor([1, 2, 3]))
+    tracker = Places(NEURONS)
+    tracker.take(torch.tensor([1, 2, 3]))
     with pytest.raises(ValueError, match="twice"):
-        of.take(torch.tensor([1, 1, 2]))
-    assert of.held.tolist() == [1, 2, 3]
+        tracker.take(torch.tensor([1, 1, 2]))
+    assert tracker.held.tolist() == [1, 2, 3]
 
 
 @COMPILED
 def test_refuses_an_index_of_another_type() -> None:
-    of = Places(NEURONS)
-    of.take(torch.arange(4))
+    tracker = Places(NEURONS)
+    tracker.take(torch.arange(4))
     with pytest.raises(TypeError, match="of type"):
-        of.take(torch.arange(4, dtype=torch.int32))
+        tracker.take(torch.arange(4, dtype=torch.int32))

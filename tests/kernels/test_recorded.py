@@ -1,4 +1,8 @@
-"""Recorded calls of kernels do what the calls do, on what there is by then; what no replay would do is not recorded."""
+"""Replays of recorded kernel calls.
+
+They compute what the step computes from the current contents of its buffers. Steps that a replay could not
+repeat are not recorded.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 class Step:
-    """Some rows of a table, normed, gated: kernels, views, new tensors and the writes that a decode step has."""
+    """A small step with kernels, views, new tensors and the writes of a decode step."""
 
     def __init__(self) -> None:
         self.ids, self.table, self.weight = (
@@ -77,7 +81,7 @@ def test_a_product_with_a_bias(dtype: torch.dtype) -> None:
     )
     recorded = record(lambda: weight(x, bias))
     if not weight.most:
-        assert recorded is None  # oneDNN's product
+        assert recorded is None  # oneDNN's matmul
         return
     assert recorded is not None
     recorded[0]()

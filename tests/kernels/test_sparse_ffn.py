@@ -1,4 +1,7 @@
-"""The compact FFN against the definition, and against the dense FFN with z zeroed outside the retained set, after any history of loads."""
+"""The compact FFN after any history of loads.
+
+It is compared with the reference, and with the dense FFN whose z is zeroed outside the retained set.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def ffn(
 
 
 def zeroed(w: FFNWeights, index: Tensor, x: Tensor) -> Tensor:
-    """The dense FFN with z zeroed outside the retained set."""
+    """Computes the dense FFN with z zeroed outside the retained set."""
     z = w.act(functional.linear(x, w.gate, w.gate_bias)) * functional.linear(x, w.up, w.up_bias)
     outside = torch.ones(len(w.gate), dtype=torch.bool)
     outside[index] = False
@@ -67,7 +70,10 @@ def compact(w: FFNWeights, keep: int) -> CompactFFN:
 
 
 def close(actual: Tensor, want: Tensor, w: FFNWeights, x: Tensor) -> None:
-    """Equal up to 16 roundings of the terms of the sums, whose order is free; the sum itself may be small where terms cancel."""
+    """Asserts equality up to 16 roundings of the largest sum of magnitudes.
+
+    The order of the sums is free, and a sum may be small where its terms cancel.
+    """
     z = w.act(functional.linear(x, w.gate, w.gate_bias)) * functional.linear(x, w.up, w.up_bias)
     terms = functional.linear(z.abs(), w.down.abs(), None if w.down_bias is None else w.down_bias.abs())
     torch.testing.assert_close(actual, want, rtol=0, atol=16 * torch.finfo(x.dtype).eps * float(terms.max()))
@@ -118,7 +124,7 @@ def test_reads_the_halves_of_a_fused_weight() -> None:
     close(ours(x), zeroed(w, index, x), w, x)
 
 
-# Histories: None forgets, a set is loaded
+# Histories: None stands for `forget`, a list for a set to load
 
 
 @st.composite
@@ -133,7 +139,7 @@ def histories(draw: st.DrawFn) -> tuple[int, int, list[list[int] | None]]:
 def test_any_history_of_loads_gives_what_a_fresh_copy_gives(
     history: tuple[int, int, list[list[int] | None]], biases: str
 ) -> None:
-    """And moves exactly the neurons that are new, all of them after `forget`."""
+    """`load` copies exactly the new neurons; after `forget`, it copies all of them."""
     neurons, keep, steps = history
     w, x = ffn(neurons, 3, biases=BIASES[biases]), random(6, 2, 3)
     ours, held = compact(w, keep), set[int]()
@@ -151,7 +157,7 @@ def test_any_history_of_loads_gives_what_a_fresh_copy_gives(
 
 
 def test_after_forget_the_copy_does_not_depend_on_what_came_before() -> None:
-    """Bit for bit: the order of rows, and so of the sums of down, is that of a fresh copy."""
+    """Results agree bit for bit, because neurons, and so the sums of down, are in a fresh copy's order."""
     w, x = ffn(64, 32), random(6, 3, 32)
     used, fresh = compact(w, 32), compact(w, 32)
     for seed in range(5):
@@ -163,7 +169,7 @@ def test_after_forget_the_copy_does_not_depend_on_what_came_before() -> None:
 
 
 def test_the_index_may_change_in_place_afterwards() -> None:
-    """The session's index buffer is rewritten by every selection."""
+    """Every selection overwrites the session's index buffer."""
     w, x, index = ffn(9, 5), random(6, 2, 5), torch.tensor([0, 1, 2])
     ours = compact(w, 3)
     ours.load(index)

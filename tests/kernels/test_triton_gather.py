@@ -26,8 +26,8 @@ from regrow.kernels.split_sums import (
 )
 
 ROWS = 1, 2, 3, 7, 16, 17, 33, 64
-# The interpreter's matrix product of bfloat16 is wrong: only the form without one is run on it (compiled ahead of time,
-# bfloat16 is covered everywhere).
+# The interpreter's bfloat16 matmul is wrong, so only the kernel without tensor cores is run in bfloat16. All
+# kernels are compiled for bfloat16 ahead of time.
 CASES = [(rows, dtype) for rows in ROWS for dtype in (torch.float32, torch.float16)]
 
 
@@ -42,12 +42,12 @@ ACT_SLOPE = 1.13  # the largest of the derivatives of ACTIVATIONS (gelu)
 
 
 def small(rows: int, width: int, keep: int) -> Tile:
-    """Blocks of 16, so that small operands have several."""
+    """Returns blocks of 16, so that small operands have several blocks."""
     return gated_tile(rows, width, keep)[0]._replace(inputs=16, outputs=16)
 
 
 def close(out: Tensor, x: Tensor, w: FFNWeights, index: Tensor) -> None:
-    """`out` is the hidden layer: the sparse FFN without its down."""
+    """Asserts that `out` holds the hidden activations: the sparse FFN without down."""
     x, gate, up, *biases = (
         None if t is None else t.double() for t in (x, w.gate[index], w.up[index], w.gate_bias, w.up_bias)
     )
@@ -58,7 +58,8 @@ def close(out: Tensor, x: Tensor, w: FFNWeights, index: Tensor) -> None:
     gate_error = summed(linear(x.abs(), gate.abs(), None if gate_bias is None else gate_bias.abs()), count)
     up_error = summed(linear(x.abs(), up.abs(), None if up_bias is None else up_bias.abs()), count)
     gated, raised = w.act(linear(x, gate, gate_bias)), linear(x, up, up_bias)
-    # The activation itself: eight roundings of its argument, which an exponential turns into as many of its result times the argument.
+    # The activation itself: eight roundings of its argument, which an exponential turns into as many
+    # roundings of its result times the argument.
     act_error = ACT_SLOPE * gate_error + 8 * torch.finfo(torch.float32).eps * (1 + gated.abs())
     within(out, want, act_error * (raised.abs() + up_error) + gated.abs() * up_error)
 
@@ -91,7 +92,10 @@ def run_gated(
 
 @parametrized([*CASES, (1, torch.bfloat16)])
 def test_gated_equals_the_reference(rows: int, dtype: torch.dtype) -> None:
-    """Across block borders: 23 neurons in shares of 9, padded to 16; 37 inputs in steps of 16. All else, unselected rows too, is NaN."""
+    """Sizes cross block borders: 23 neurons in shares of 9, padded to 16; 37 inputs in steps of 16.
+
+    All other memory is NaN, including unselected rows.
+    """
     index, w = shuffled(0, 40, 23), weights(dtype, 40, 37)
     unselected = torch.ones(40, dtype=torch.bool).index_fill_(0, index, False)
     gate, up, x = (framed(t).inner for t in (w.gate, w.up, random(9, rows, 37, dtype=dtype)))
@@ -103,7 +107,7 @@ def test_gated_equals_the_reference(rows: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_columns_beyond_the_neurons_are_zeroed(rows: int) -> None:
-    """In the block of the last neuron, and in blocks of their own; with biases, which are not zero there."""
+    """Such columns are in the block of the last neuron, and in separate blocks. Biases are not zero there."""
     w, x, index = (
         weights(torch.float32, 40, 37, biases=("gate", "up")),
         random(9, rows, 37),
@@ -127,7 +131,7 @@ def test_every_activation_and_bias(rows: int, act: str, biases: tuple[str, ...])
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize(("neurons", "width", "keep"), [(1, 1, 1), (7, 130, 1), (33, 16, 33), (40, 129, 17)])
 def test_gated_takes_any_size(neurons: int, width: int, keep: int, rows: int) -> None:
-    """With the blocks it is launched with, and an index of int32."""
+    """Uses the default block sizes, and an int32 index."""
     w, x, index = weights(torch.float32, neurons, width), random(9, rows, width), shuffled(0, neurons, keep)
     out = poisoned(rows, keep)
     gated_gather(x, w.gate, w.up, index.int(), None, None, "silu", out)
@@ -137,7 +141,7 @@ def test_gated_takes_any_size(neurons: int, width: int, keep: int, rows: int) ->
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("rows", [1, 2])
 def test_an_activation_alone(rows: int, act: str) -> None:
-    """One input, so that its own error is not lost in that of a sum."""
+    """With a single input, the error of a sum does not hide that of the activation."""
     w = FFNWeights(torch.linspace(-6, 6, 33)[:, None], torch.ones(33, 1), torch.empty(0), ACTS[act])
     x, index = torch.ones(rows, 1), torch.arange(33)
     close(run_gated(x, w, index, act), x, w, index)
@@ -166,7 +170,7 @@ def down_close(y: Tensor, h: Tensor, down_t: Tensor, index: Tensor, bias: Tensor
 @case
 @pytest.mark.parametrize("splits", [1, 3, 4])
 def test_down_equals_the_reference(rows: int, dtype: torch.dtype, splits: int) -> None:
-    """Across block borders: 37 neurons in steps of 16, so that a fourth split has none; 21 outputs in blocks of 16."""
+    """Sizes cross block borders: 37 neurons in steps of 16, so that a fourth split is empty; 21 outputs."""
     index, down_t, bias = (
         shuffled(0, 50, 37),
         random(1, 50, 21, dtype=dtype),
@@ -204,7 +208,7 @@ def test_down_takes_any_size(neurons: int, width: int, keep: int, rows: int) -> 
 
 @pytest.mark.parametrize(("width", "keep"), [(3, 1), (5, 67), (129, 131), (16, 15)])
 def test_one_row_lies_anywhere(width: int, keep: int) -> None:
-    """Odd sizes and strides: x begins at an odd place of a longer row, and so do the weight's rows."""
+    """Sizes and strides are odd: x begins at an odd position of a longer row, and so do the weight's rows."""
     index, down_t = shuffled(0, 140, keep), random(1, 140, width)
     stored, h = framed(down_t).whole[1:141, 2 : width + 2], poisoned(3, 2 * keep + 7)[1:2, 5 : keep + 5]
     h.copy_(random(3, 1, keep))
@@ -217,7 +221,7 @@ def test_one_row_lies_anywhere(width: int, keep: int) -> None:
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("place", [0, 31, 32, 63, 64, 69])
 def test_an_infinity_counts_in_its_own_split_alone(place: int, rows: int) -> None:
-    """At both ends of every split: nowhere is it multiplied by the zero of a row that is not read."""
+    """At both ends of every split, an infinity is never multiplied by the zero of a row that is not read."""
     index, down_t, h = shuffled(0, 80, 70), random(1, 80, 21), random(3, rows, 70)
     h[0, place] = torch.inf
     workspace, out = poisoned(3, rows, 21), poisoned(rows, 21)
@@ -228,20 +232,22 @@ def test_an_infinity_counts_in_its_own_split_alone(place: int, rows: int) -> Non
 
 
 def test_both_are_the_sparse_ffn() -> None:
-    """With the definition itself: gate, up and down of one set of neurons."""
+    """Compares both kernels together with the reference: gate, up and down of one set of neurons."""
     index, x, down = shuffled(0, 20, 9), random(9, 2, 24), random(5, 24, 20)
     w = weights(torch.float32, 20, 24, biases=("gate", "up"))
     h, out, workspace = poisoned(2, 9), poisoned(2, 24), poisoned(*workspace_shape(2, 9, 24))
     gated_gather(x, w.gate, w.up, index, w.gate_bias, w.up_bias, "silu", h)
     down_gather(h, down.t().contiguous(), index, None, workspace, out)
     want = reference.sparse_ffn(FFNWeights(w.gate, w.up, down, w.act, w.gate_bias, w.up_bias), index, x)
-    torch.testing.assert_close(
-        out, want, rtol=1e-4, atol=1e-3
-    )  # values are of order 100: the sums themselves are checked above
+    # Values are of order 100. The tests above check the sums more tightly.
+    torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-3)
 
 
 def test_offsets_are_64_bit(tmp_path: Path) -> None:
-    """Neuron 3 lies just beyond 2^31 elements after neuron 0, in a file that takes no space; 2^31 before it lie zeros."""
+    """Neuron 3 lies more than 2^31 elements after neuron 0, in a sparse file.
+
+    An offset that overflows 32 bits would read zeros.
+    """
     stride = 2**31 // 3 + 32
     stored = torch.from_file(str(tmp_path / "weights"), shared=True, size=2**32 + 128, dtype=torch.float16)
     stored = stored.as_strided((4, 16), (stride, 1), 2**31)
@@ -347,7 +353,10 @@ def test_refuses_a_workspace_of_another_shape_or_dtype(shape: tuple[int, ...]) -
 @pytest.mark.parametrize("shared", [99 * 1024, 163 * 1024, H100_SHARED])
 @pytest.mark.parametrize("rows", [1, 2, 16, 32, 33, 64])
 def test_pipelines_fit_into_the_shared_memory_of_a_card(rows: int, shared: int) -> None:
-    """Triton keeps a buffer less than it has stages, but for 64 rows, where Hopper's matrix units read the buffers themselves."""
+    """Triton allocates one buffer fewer than stages, except with 64 rows.
+
+    There, Hopper's tensor cores read the buffers directly.
+    """
     for size in (2, 4):
         gated, partial = (
             gated_tile(rows, 3584, 9472, size, shared)[0],

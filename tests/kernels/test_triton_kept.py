@@ -1,4 +1,7 @@
-"""Inputs gathered on the device, and the linear over them, in Triton's interpreter, against the definition in float64."""
+"""Inputs gathered on the device, and the masked linear layer over them, against the definition in float64.
+
+The kernels run in Triton's interpreter.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +46,12 @@ class Gathered:
 
 
 def beyond(inputs: int) -> int:
-    """An index that nobody may follow: of a row in the frame below the weight."""
+    """Returns an index that must not be followed: it points to a row of NaN below the weight."""
     return inputs + 5
 
 
 def gather(x: Tensor, keep: Tensor, more: int = 0) -> Gathered:
-    """Dropped inputs of x are NaN, and so is all that is to be written."""
+    """Runs `gather_inputs`, with NaN for dropped inputs of x and for all outputs."""
     given, room = framed(x), blocks(x.shape[1], 16) * 16 + more
     given.inner[:, ~keep] = float("nan")
     into = framed(poisoned(len(x), room, dtype=x.dtype))
@@ -63,7 +66,7 @@ def gather(x: Tensor, keep: Tensor, more: int = 0) -> Gathered:
 
 @pytest.fixture(params=["as it is", "small"])
 def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "small":  # so that small operands have several of each
+    if request.param == "small":  # so that small operands have several blocks
         for name, value in {"ROWS": 2, "INPUTS": 16, "FLAGS": 16}.items():
             monkeypatch.setattr(pruned_linear, name, value)
 
@@ -84,7 +87,10 @@ def test_inputs_kept_lie_side_by_side_in_their_order(tokens: int, inputs: int, w
 
 
 def run(x: Tensor, weight_t: Tensor, keep: Tensor, bias: Tensor | None, splits: int = 3) -> Tensor:
-    """Blocks of 16 outputs, and of 16 or 32 inputs, so that small operands have several. Dropped rows of the weight are NaN."""
+    """Runs and checks the layer with blocks of 16 outputs and of 16 or 32 inputs, which are several blocks.
+
+    Dropped rows of the weight are NaN.
+    """
     rows, width, found = len(x), weight_t.shape[1], gather(x, keep)
     stored, out = framed(weight_t), framed(poisoned(rows, width, dtype=x.dtype))
     stored.inner[~keep] = float("nan")
@@ -108,7 +114,7 @@ def run(x: Tensor, weight_t: Tensor, keep: Tensor, bias: Tensor | None, splits: 
 
 @case
 def test_equals_the_reference(rows: int, dtype: torch.dtype) -> None:
-    """Across block borders: up to 37 inputs in steps of 16, 21 outputs in blocks of 16."""
+    """Sizes cross block borders: up to 37 inputs in steps of 16, 21 outputs in blocks of 16."""
     x, weight_t = random(0, rows, 37, dtype=dtype), random(1, 37, 21, dtype=dtype)
     for which in ("some", "all"):
         run(x, weight_t, kept(which, 37), None)
@@ -118,7 +124,7 @@ def test_equals_the_reference(rows: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("which", KEPT)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_keeps_all_none_one_or_some(rows: int, which: str, biased: bool) -> None:
-    """In as many splits as inputs allow, and in more, of which some have nothing to do."""
+    """Uses up to as many splits as the inputs allow, and more, some of which are empty."""
     x, weight_t, keep, bias = (
         random(0, rows, 150),
         random(1, 150, 21),
@@ -130,7 +136,10 @@ def test_keeps_all_none_one_or_some(rows: int, which: str, biased: bool) -> None
 
 
 def test_every_split_has_its_share() -> None:
-    """Of 100 inputs of one each, kept by halves: sums of whole numbers, of as many kept inputs as there are in a share of 16."""
+    """Half of 200 inputs, all of them 1, are kept.
+
+    A split's sum is the number of its inputs, which is a multiple of 16 for all but the last.
+    """
     keep = torch.arange(200) % 2 == 0
     found = gather(torch.ones(1, 200), keep)
     workspace, out = poisoned(3, 1, 4), poisoned(1, 4)
@@ -141,16 +150,18 @@ def test_every_split_has_its_share() -> None:
     assert out.tolist() == [[100] * 4]
 
 
-@pytest.mark.parametrize("of", ["x", "the weight"])
+@pytest.mark.parametrize("operand", ["x", "the weight"])
 @pytest.mark.parametrize("terms", [16, 32, 64])
 @pytest.mark.parametrize("place", [0, 47, 48, 95, 96, 99])
-def test_an_infinity_counts_in_its_own_split_alone(place: int, terms: int, of: str) -> None:
-    """Of 100 inputs that are kept, splits end at 48 and 96, inside a step of 32 or 64: what is beyond is the next one's,
-    and would be no number if it were multiplied here by a zero that stands for what is not read."""
+def test_an_infinity_counts_in_its_own_split_alone(place: int, terms: int, operand: str) -> None:
+    """An infinity beyond the end of a split must not be multiplied by zero there, which would give NaN.
+
+    The splits of 100 kept inputs end at 48 and 96, inside a step of 32 or 64.
+    """
     keep, x, weight_t = torch.arange(200) % 2 == 0, random(0, 2, 200), random(1, 200, 21)
     x[0, ~keep], weight_t[~keep] = torch.inf, torch.inf
     column, row = x[:1, 2 * place], weight_t[2 * place]
-    (column if of == "x" else row).fill_(torch.inf)
+    (column if operand == "x" else row).fill_(torch.inf)
     found, workspace, out = gather(x, keep), poisoned(3, 2, 21), poisoned(2, 21)
     sum_rows(
         "kept_linear", found.kept, weight_t, found.index, None, workspace, out,
@@ -163,7 +174,7 @@ def test_an_infinity_counts_in_its_own_split_alone(place: int, terms: int, of: s
 
 @pytest.mark.parametrize(("inputs", "width"), [(3, 5), (37, 1), (131, 129)])
 def test_one_row_lies_anywhere(inputs: int, width: int) -> None:
-    """Odd sizes and strides, of x and of the weight."""
+    """Sizes and strides of x and of the weight are odd."""
     weight_t, x, keep = random(1, inputs, width), random(0, 1, inputs), kept("some", inputs)
     stored, given, out = framed(weight_t), framed(x), framed(poisoned(1, width))
     room = blocks(inputs, 16) * 16

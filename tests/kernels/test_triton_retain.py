@@ -1,4 +1,4 @@
-"""Which inputs exceed a threshold: the kernel and the reference against the definition in float64."""
+"""Inputs that exceed a threshold: the kernel and the reference against the definition in float64."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def scores(x: Tensor, slot: Tensor, norms: Tensor | None, abs_mean: bool) -> Ten
 def test_inputs_above_the_threshold_are_kept_and_counted(
     implementation: object, slot: list[int], inputs: int, dtype: torch.dtype, weighed: bool, abs_mean: bool
 ) -> None:
-    """Rows that do not count are NaN, and so is what lies between rows; the threshold is a score that is not reached by a rounding."""
+    """Rows that do not count are NaN, and so are the gaps between rows.
+
+    The threshold is far enough from all scores that rounding decides nothing.
+    """
     wide = torch.full((len(slot), inputs + 7), NAN, dtype=dtype)
     x, places = wide[:, 3 : inputs + 3], torch.tensor(slot)
     x.copy_(torch.where(places[:, None] >= 0, normal(len(slot), inputs), NAN))

@@ -1,4 +1,4 @@
-"""Scores of a dense step: the kernels, those of a CPU and the reference against the definition in float64."""
+"""Scores of a dense step: Triton kernels, CPU kernel and reference against the definition in float64."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from regrow.selection.budget import parse_sparsity
 from regrow.selection.index_set import IndexSet
 from regrow.selection.schedule import Schedule
 
-# Products are taken in float32 whatever the type of z, and all terms are positive: what remains is the rounding of some thousand squares,
-# added pairwise, and of a few tokens.
+# All dtypes of z are squared in float32, and all terms are positive. What remains are the roundings of some
+# thousand squares, added pairwise, and of a few tokens.
 RTOL = 1e-5
 NAN = float("nan")
 
@@ -36,12 +36,12 @@ def poisoned(layers: int, tokens: int, neurons: int) -> Tensor:
 
 
 def spans(slots: int) -> Tensor:
-    """Where the tokens of a slot lie, before it is known: nowhere in memory."""
+    """Returns a workspace for spans, with indices that are outside of any memory."""
     return torch.full((slots, 2), -(2**31), dtype=torch.int32)
 
 
 def expected(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
-    """The definition, token by token, in float64."""
+    """Computes the definition token by token, in float64."""
     total = total.double()
     for row, token in zip(slot, z.double(), strict=True):
         norm = token.square().sum().sqrt()
@@ -51,7 +51,7 @@ def expected(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
 
 
 def run(z: Tensor, slot: Sequence[int], total: Tensor) -> Tensor:
-    """The kernels, checked against the definition on the way."""
+    """Runs the kernels, checks them and the reference against the definition, and returns the total."""
     wanted, given, before = expected(z, slot, total), total.clone(), total.clone()
     observe(z, torch.tensor(slot), total, poisoned(1, *z.shape), spans(len(total)))
     torch.testing.assert_close(total.double(), wanted, rtol=RTOL, atol=0)
@@ -248,7 +248,7 @@ def test_refuses_spans_that_lie_or_count_otherwise(span: Tensor) -> None:
     ],
 )
 def test_one_by_one_has_the_bits_of_tokens_that_are_looked_for(slot: list[int], dtype: torch.dtype) -> None:
-    """Three layers at once; a token has no norm, and one no number for it."""
+    """Adds three layers at once. One token has norm 0, and one has norm NaN."""
     z, slots = normal(3, len(slot), 2100).to(dtype), max(len(slot), 6)
     z[1, 0], z[2, -1, 7] = 0, NAN
     found, total = torch.tensor(slot), normal(3, slots, 2100, seed=1).square()
@@ -266,7 +266,7 @@ def test_one_by_one_has_the_bits_of_tokens_that_are_looked_for(slot: list[int], 
 
 @pytest.mark.parametrize("tokens", [1, kernels.OBSERVED, kernels.OBSERVED + 1, 2 * kernels.OBSERVED + 7])
 def test_a_prompt_of_any_length_adds_what_the_definition_adds(tokens: int) -> None:
-    """To the bit, however many tokens a CPU takes at once."""
+    """The results agree bit for bit, however many chunks of tokens a CPU needs."""
     z, slot = (
         torch.randn(2, tokens, 40, generator=torch.Generator().manual_seed(0)),
         torch.arange(tokens) % 4 - 1,

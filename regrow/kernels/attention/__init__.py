@@ -1,1 +1,1 @@
-"""Attention of a decode step over a cache of fixed size."""
+"""Attention of a decode step over a KV cache of fixed size."""

@@ -1,4 +1,4 @@
-"""Decode attention that reads every key and value once (CPU)."""
+"""Decode attention that reads every key and value only once (CPU)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from regrow.kernels.cpu_library import FLOAT, LONG, POINTER, Kernel, check
 
-PIECE: Final = 512  # positions, as in `cpu.cpp`
-CHANNELS, WIDEST = 32, 512  # of a head: a multiple of so many, and at most so many
+PIECE: Final = 512  # positions per piece, as in `cpu.cpp`
+CHANNELS, WIDEST = 32, 512  # the width of a head is a multiple of CHANNELS and at most WIDEST
 
 
 @final
 class _Sizes(ctypes.Structure):
-    """AttentionSizes of `cpu.cpp`."""
+    """Mirrors struct `AttentionSizes` of `cpu.cpp`."""
 
     _fields_ = [(name, LONG) for name in ("rows", "width", "heads", "kv_heads", "head_width")] + [
         *((f"{cache}_{stride}", LONG) for cache in "kv" for stride in ("row", "head", "place")),
@@ -28,11 +28,12 @@ KERNEL = Kernel("decode_attention", *[POINTER] * 7, ctypes.POINTER(_Sizes), FLOA
 
 
 def takes(head_width: int) -> bool:
+    """Returns True if the kernel supports heads of this width."""
     return head_width % CHANNELS == 0 and head_width <= WIDEST
 
 
 def attention_workspace(rows: int, width: int, heads: int, head_width: int, capacity: int) -> tuple[int, ...]:
-    """Shape of the floats that `decode_attention` works in."""
+    """Returns the shape of the float32 workspace of `decode_attention`."""
     return rows, -(-capacity // PIECE), heads * width, head_width + 2
 
 
@@ -46,7 +47,11 @@ def decode_attention(
     out: Tensor,
     workspace: Tensor,
 ) -> None:
-    """As `reference.decode_attention`, of heads whose width it `takes`. Any strides of the caches between rows, heads and positions."""
+    """Computes `reference.decode_attention`, for head widths that it `takes`.
+
+    Rows, heads and positions of the caches may have any stride; q, start, length and out must be contiguous.
+    Raises ValueError or TypeError for other operands.
+    """
     if any(tensor.stride(-1) != 1 for tensor in (k_cache, v_cache)):
         raise ValueError("the channels of a head have to be adjacent in memory")
     if not all(tensor.is_contiguous() for tensor in (q, start, length, out)):

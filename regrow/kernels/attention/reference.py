@@ -8,13 +8,15 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 def decode_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, start: Tensor, length: Tensor, scale: float, out: Tensor, *_: Tensor,
-    longest: int | None = None,
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, start: Tensor, length: Tensor, scale: float, out: Tensor,
+    *_: Tensor, longest: int | None = None,
 ) -> None:  # fmt: skip
-    """out [B, w, H, d] of q [B, w, H, d]: query i of row b attends to the cache positions start_b <= p <= length_b + i.
+    """Writes the attention output of the queries q [B, w, H, d] to out [B, w, H, d].
 
-    `k_cache` and `v_cache` [B, H_kv, S, d] hold the keys and values of this step too, at length_b .. length_b + w - 1. Positions from
-    `longest` on are not read: at least length_b + w for every row. Those before have to be finite, whoever attends to them.
+    Query i of row b attends to the cache positions start_b <= p <= length_b + i. `k_cache` and `v_cache`
+    [B, H_kv, S, d] already hold the keys and values of this step, at positions length_b to length_b + w - 1.
+    Positions from `longest` on are not read; it must be at least length_b + w for every row. All earlier
+    positions must be finite, even where no query attends to them.
     """
     rows, width, heads, head_width = q.shape
     kv_heads = k_cache.shape[1]
@@ -23,10 +25,9 @@ def decode_attention(
     position = torch.arange(keys.shape[2], device=q.device)
     last = length[:, None] + torch.arange(width, device=q.device)
     seen = (position >= start[:, None, None]) & (position <= last[:, :, None])  # [B, w, longest]
-    # The query heads of a group are laid along the queries: a key is read once for all of them.
-    folded = (
-        q.reshape(rows, width, kv_heads, groups, head_width).transpose(1, 2).flatten(2, 3)
-    )  # [B, H_kv, w groups, d]
+    # The query heads of a group are folded into the query dimension, so that a key is read once for all of
+    # them: [B, H_kv, w groups, d].
+    folded = q.reshape(rows, width, kv_heads, groups, head_width).transpose(1, 2).flatten(2, 3)
     mask = seen.repeat_interleave(groups, dim=1)[:, None]
     y = scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scale)
     out.copy_(y.view(rows, kv_heads, width, groups, head_width).transpose(1, 2).reshape(out.shape))

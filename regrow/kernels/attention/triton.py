@@ -1,8 +1,9 @@
-"""Attention of a decode step over a cache of fixed size: every key and value is read once (flash decoding: the cache split over programs).
+"""Attention of a decode step over a KV cache of fixed size, in Triton: every key and value is read only once.
 
-A program owns some positions of one row and one key-value head, and holds the queries of that head: the w queries of the row times the
-query heads of the group. It leaves a softmax over its own positions; a second kernel weighs those of a row, in a fixed order.
-Source of the idea: Dao et al., Flash-Decoding for long-context inference, 2023.
+The positions of a row are split over programs (flash decoding). A program owns some positions of one row and
+one key-value head, and holds the queries of that head: the w queries of the row times the query heads of the
+group. It writes the softmax-weighted mean of the values at its positions. A second kernel merges the splits
+of a row in a fixed order. Source of the idea: Dao et al., Flash-Decoding for long-context inference, 2023.
 """
 
 from __future__ import annotations
@@ -14,29 +15,33 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-PROGRAMS = 512  # wanted, of some 130 processors: about four each, so that rows of different lengths even out
-MOST_SPLITS = 64  # of a row: the second kernel reads them all
-POSITIONS = 64  # keys and values that a program reads at once, where a head is no wider than WIDE
+# Target number of programs: about four on each of some 130 multiprocessors, which evens out rows of different
+# lengths.
+PROGRAMS = 512
+MOST_SPLITS = 64  # splits of a row; `merge` reads all of them at once
+POSITIONS = 64  # keys and values that a program loads at once; half as many for heads wider than WIDE
 WIDE = 128
-LARGEST = 1 << 14  # numbers of the output of a program, float32 in registers
-STAGES, MERGE_WARPS = 3, 4  # with two stages, loads would wait for the products of the tile before
+LARGEST = 1 << 14  # elements of a program's output, float32 in registers
+STAGES, MERGE_WARPS = 3, 4  # with two stages, loads would wait for the dot products of the previous tile
 
 
 @final
 class AttentionTile(NamedTuple):
-    """What a program holds: queries of a row and key-value head, and some positions at a time. Sizes are padded for the matrix units."""
+    """Block sizes of a program, padded for the tensor cores."""
 
     queries: int
     channels: int
     positions: int
-    least: int  # positions of a split, so that what it leaves behind does not outweigh what it reads
+    least: int  # minimum positions of a split, so that a program does not write more than it reads
     warps: int
 
 
 def attention_tile(queries: int, head_width: int) -> AttentionTile:
-    """For so many queries a row and key-value head: the w tokens times the query heads of a group.
+    """Chooses the block sizes for `queries` queries per row and key-value head.
 
-    Beyond 128 queries (64 of wider heads) registers would run out: programs side by side then share the keys and values.
+    `queries` is the number w of tokens times the query heads of a group. More than 128 queries (64 for wider
+    heads) would exhaust the registers. Several programs then divide the queries, and each of them reads the
+    same keys and values.
     """
     queries, channels = (max(16, 1 << (size - 1).bit_length()) for size in (queries, head_width))
     queries = min(queries, LARGEST // channels, 128)
@@ -51,14 +56,17 @@ def attention_tile(queries: int, head_width: int) -> AttentionTile:
 
 
 def split_count(rows: int, kv_heads: int, capacity: int) -> int:
-    """Into how many splits every row of a cache of `capacity` positions is divided. Lengths play no part: a captured graph keeps it."""
+    """Returns the number of splits of every row of a cache of `capacity` positions.
+
+    It does not depend on the lengths of the rows, because a captured graph keeps it.
+    """
     return max(1, min(-(-PROGRAMS // (rows * kv_heads)), MOST_SPLITS, -(-capacity // POSITIONS)))
 
 
 def attention_workspace(
     rows: int, width: int, heads: int, kv_heads: int, head_width: int, capacity: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of the float32 workspaces `partial` and `mass` of `decode_attention`."""
+    """Returns the shapes of the float32 workspaces `partial` and `mass` of `decode_attention`."""
     mass = (rows, kv_heads, split_count(rows, kv_heads, capacity), width * heads // kv_heads)
     return (*mass, head_width), mass
 
@@ -75,12 +83,18 @@ def decode_attention(
     partial: Tensor,
     mass: Tensor,
 ) -> None:
-    """out [B, w, H, d] of q [B, w, H, d]: query i of row b attends to the cache positions start_b <= p <= length_b + i.
+    """Writes the attention output of the queries q [B, w, H, d] to out [B, w, H, d].
 
-    `k_cache` and `v_cache` [B, H_kv, S, d] hold the keys and values of this step too, at length_b .. length_b + w - 1; query head h reads
-    the key-value head h H_kv / H. `start` and `length` [B], int32 or int64, with 0 <= start_b <= length_b <= S - w: no query is without a
-    position. Softmax in float32 of `scale` times the products. Any strides but for adjacent channels. `partial` and `mass` have the shapes
-    that `attention_workspace` says, or another number of splits; what they held does not matter, nor what other cache positions hold.
+    Query i of row b attends to the cache positions start_b <= p <= length_b + i. `k_cache` and `v_cache`
+    [B, H_kv, S, d] already hold the keys and values of this step, at positions length_b to length_b + w - 1.
+    Query head h reads the key-value head h H_kv / H. `start` and `length` [B] are int32 or int64 and satisfy
+    0 <= start_b <= length_b <= S - w, so that every query has a position. Scores are `scale` times the dot
+    products, and their softmax is in float32.
+
+    q, the caches and out may have any strides, but the channels of a head must be adjacent. `partial` and
+    `mass` have the shapes that `attention_workspace` returns, or those with another number of splits. Their
+    previous contents do not matter, nor do those of other cache positions. Raises ValueError for other
+    strides.
     """
     if any(tensor.stride(-1) != 1 for tensor in (q, k_cache, v_cache, out)):
         raise ValueError("the channels of a head have to be adjacent in memory")
@@ -92,28 +106,33 @@ def decode_attention(
     tile = attention_tile(width * groups, head_width)
     blocks = triton.cdiv(width * groups, tile.queries)
     attend[(splits * blocks, kv_heads, rows)](
-        q, k_cache, v_cache, start, length, partial, mass, scale, *q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3],
-        width, groups, head_width, blocks, tile.queries, tile.channels, tile.positions, tile.least, num_warps=tile.warps, num_stages=STAGES,
+        q, k_cache, v_cache, start, length, partial, mass, scale,
+        *q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3],
+        width, groups, head_width, blocks, tile.queries, tile.channels, tile.positions, tile.least,
+        num_warps=tile.warps, num_stages=STAGES,
     )  # fmt: skip
     merge[(heads, width, rows)](
         partial, mass, start, length, out, *out.stride()[:3],
-        splits, width, groups, head_width, triton.next_power_of_2(splits), tile.channels, tile.least, num_warps=MERGE_WARPS,
+        splits, width, groups, head_width, triton.next_power_of_2(splits), tile.channels, tile.least,
+        num_warps=MERGE_WARPS,
     )  # fmt: skip
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def share_of(start: tl.tensor, end: tl.tensor, splits: tl.tensor, LEAST: tl.constexpr) -> tl.tensor:
-    """The positions of a split: the same number in each of a row's splits but the last, and at least LEAST."""
+    """Returns the positions per split: the same for all splits of a row but the last, and at least LEAST."""
     return tl.maximum(tl.cdiv(end - start, splits), LEAST)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def attend(
-    q: tl.tensor, k: tl.tensor, v: tl.tensor, start: tl.tensor, length: tl.tensor, partial: tl.tensor, mass: tl.tensor, scale: float,
-    q_row: int, q_token: int, q_head: int, k_row: int, k_head: int, k_position: int, v_row: int, v_head: int, v_position: int,
+    q: tl.tensor, k: tl.tensor, v: tl.tensor, start: tl.tensor, length: tl.tensor, partial: tl.tensor,
+    mass: tl.tensor, scale: float, q_row: int, q_token: int, q_head: int,
+    k_row: int, k_head: int, k_position: int, v_row: int, v_head: int, v_position: int,
     WIDTH: tl.constexpr, GROUPS: tl.constexpr, HEAD: tl.constexpr, BLOCKS: tl.constexpr,
     QUERIES: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, LEAST: tl.constexpr,
 ) -> None:  # fmt: skip
+    """Writes the weighted mean of one split's values to `partial`, and log2 of the weight sum to `mass`."""
     split, block = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS
     splits = tl.num_programs(0) // BLOCKS
     kv_head, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -126,7 +145,7 @@ def attend(
         return
     high = tl.minimum(low + share, end)
 
-    query = block * QUERIES + tl.arange(0, QUERIES)  # the heads of a group side by side, token after token
+    query = block * QUERIES + tl.arange(0, QUERIES)  # token by token, the heads of a group side by side
     token = query // GROUPS
     head = kv_head * GROUPS + query % GROUPS
     column = tl.arange(0, CHANNELS)
@@ -140,7 +159,7 @@ def attend(
     position = tl.arange(0, POSITIONS)
     k_start = k + row * k_row + kv_head.to(tl.int64) * k_head + column[None, :]
     v_start = v + row * v_row + kv_head.to(tl.int64) * v_head + column[None, :]
-    scale *= 1.4426950408889634  # log2 e: powers of two are cheaper than those of e
+    scale *= 1.4426950408889634  # log2(e), because powers of two are cheaper than powers of e
 
     best = tl.full((QUERIES,), float("-inf"), tl.float32)
     weight = tl.zeros((QUERIES,), tl.float32)
@@ -153,7 +172,7 @@ def attend(
         score = tl.dot(asked, tl.trans(key), input_precision="ieee") * scale
         score = tl.where((here < high)[None, :] & (here[None, :] <= last[:, None]), score, float("-inf"))
         higher = tl.maximum(best, tl.max(score, axis=1))
-        # Of the last positions, the first queries may see none: -inf less -inf is no number.
+        # The first queries may attend to none of the last positions, and -inf - -inf would be NaN.
         reference = tl.where(higher == float("-inf"), 0.0, higher)
         probability = tl.exp2(score - reference[:, None])
         kept = tl.exp2(best - reference)
@@ -173,10 +192,12 @@ def attend(
 
 @triton.jit(do_not_specialize=["splits"])  # type: ignore[untyped-decorator]
 def merge(
-    partial: tl.tensor, mass: tl.tensor, start: tl.tensor, length: tl.tensor, out: tl.tensor, out_row: int, out_token: int, out_head: int,
-    splits: tl.tensor, WIDTH: tl.constexpr, GROUPS: tl.constexpr, HEAD: tl.constexpr,
+    partial: tl.tensor, mass: tl.tensor, start: tl.tensor, length: tl.tensor, out: tl.tensor,
+    out_row: int, out_token: int, out_head: int, splits: tl.tensor,
+    WIDTH: tl.constexpr, GROUPS: tl.constexpr, HEAD: tl.constexpr,
     SPLITS: tl.constexpr, CHANNELS: tl.constexpr, LEAST: tl.constexpr,
 ) -> None:  # fmt: skip
+    """Combines the splits of one query, weighted by their `mass`."""
     head, token, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     first = tl.load(start + row).to(tl.int32)
     end = tl.load(length + row).to(tl.int32) + WIDTH

@@ -1,14 +1,18 @@
-// Weighed sums of 64-bit words, modulo 2^64: `reference.py` says what is computed. The order of a sum of integers does not matter.
+// Weighted sums of 64-bit words, modulo 2^64 (defined in `reference.py`). The order of integer additions does
+// not change the result.
 #include <algorithm>
 #include <cstdint>
 
 namespace regrow {
 
-static uint64_t weighed(int64_t word, int64_t factor) { return (uint64_t(word >> 32) + uint64_t(word)) * uint64_t(factor); }
+static uint64_t weighed(int64_t word, int64_t factor) {
+    return (uint64_t(word >> 32) + uint64_t(word)) * uint64_t(factor);
+}
 
 }  // namespace regrow
 
-extern "C" void checksum_int64(const int64_t *words, const int64_t *factors, long count, long chunk, int64_t *out) {
+extern "C" void checksum_int64(const int64_t *words, const int64_t *factors, long count, long chunk,
+                               int64_t *out) {
     const long chunks = (count + chunk - 1) / chunk;
     uint64_t total = 0;
 #pragma omp parallel for schedule(static) reduction(+ : total)

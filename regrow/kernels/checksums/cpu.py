@@ -1,4 +1,4 @@
-"""Checksums in one pass at the speed of the memory (CPU)."""
+"""Checksums in one pass over memory (CPU)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ KERNEL = Kernel("checksum", *[POINTER] * 2, *[LONG] * 2, POINTER)
 
 
 def checksum(words: Tensor, factors: Tensor) -> Tensor:
-    """As `reference.checksum`, to the bit; both are contiguous."""
+    """Returns the same checksum as `reference.checksum`, bit for bit.
+
+    Both tensors must be contiguous int64, and there are at most c^2 words for c factors.
+    """
     if not words.is_contiguous() or not factors.is_contiguous():
         raise ValueError("words and factors have to be contiguous")
     if len(words) > len(factors) ** 2:

@@ -7,13 +7,20 @@ from torch import Tensor
 
 
 def checksum(words: Tensor, factors: Tensor) -> Tensor:
-    """[] int64: of chunks of `words` [n] int64, as long as `factors` [c], each weighed, those results weighed again (modulo 2^64)."""
+    """Returns a checksum [] int64 of `words` [n] int64, modulo 2^64.
+
+    The words are split into chunks of the length of `factors` [c] int64. Each chunk is reduced to the
+    weighted sum of its words, and these sums are reduced to one in the same way.
+    """
     return _weighed(
         torch.stack([_weighed(part, factors) for part in torch.split(words, len(factors))]), factors
     )
 
 
 def _weighed(words: Tensor, factors: Tensor) -> Tensor:
-    """[] the sum of factor * word. Sign and exponent of a word's last element lie at its top, where products overflow:
-    the upper half is added to the lower, so that they count there as well."""
+    """Returns the weighted sum [] of words.
+
+    The sign and exponent of a word's last element are its highest bits, which a multiplication overflows. So
+    the upper half of a word is added to its lower half first, where those bits count too.
+    """
     return (words >> 32).add_(words).mul_(factors[: len(words)]).sum()

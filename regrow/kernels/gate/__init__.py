@@ -1,1 +1,1 @@
-"""The gate of an FFN, activated, times up."""
+"""The elementwise part of a gated FFN: act(gate) * up."""

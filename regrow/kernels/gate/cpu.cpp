@@ -1,9 +1,9 @@
-// SiLU of the gate times up: `reference.py` says what is computed.
+// silu(gate) * up (defined in `reference.py`).
 #include "../cpu.h"
 
 namespace regrow {
 
-constexpr long PIECE = 4096;  // numbers that a thread takes at once
+constexpr long PIECE = 4096;  // elements that a thread processes at a time
 
 template <typename T>
 void gated(const T *gate, const T *up, T *out, long numbers) {
@@ -21,9 +21,12 @@ void gated(const T *gate, const T *up, T *out, long numbers) {
 
 }  // namespace regrow
 
-extern "C" void gated_float32(const float *gate, const float *up, float *out, long numbers) { regrow::gated(gate, up, out, numbers); }
+extern "C" void gated_float32(const float *gate, const float *up, float *out, long numbers) {
+    regrow::gated(gate, up, out, numbers);
+}
 
-extern "C" void gated_bfloat16(const regrow::bfloat16 *gate, const regrow::bfloat16 *up, regrow::bfloat16 *out, long numbers) {
+extern "C" void gated_bfloat16(const regrow::bfloat16 *gate, const regrow::bfloat16 *up,
+                               regrow::bfloat16 *out, long numbers) {
     regrow::gated(gate, up, out, numbers);
 }
 RECORDABLE(gated_float32)

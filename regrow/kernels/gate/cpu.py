@@ -1,4 +1,4 @@
-"""SiLU of the gate times up, in one pass (CPU)."""
+"""silu(gate) * up in one pass (CPU)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KERNEL = Kernel("gated", *[POINTER] * 3, LONG)
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, as `reference.gated`; both are contiguous."""
+    """Returns silu(gate) * up, as `reference.gated` does. Both must be contiguous and of one dtype."""
     if not gate.is_contiguous() or not up.is_contiguous():
         raise ValueError("gate and up have to be contiguous")
     check(gate.dtype, up)

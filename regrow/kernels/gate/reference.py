@@ -1,4 +1,4 @@
-"""Gate and up of an FFN in plain PyTorch: the definition that the kernel is tested against."""
+"""act(gate) * up in plain PyTorch: the definition that the kernels are tested against."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
 
 
 def activation(act: Callable[[Tensor], Tensor]) -> str | None:
-    """The kernels' name of an activation, by what it computes; None for one that they do not have."""
-    x = torch.cat(
-        [torch.linspace(-8, 8, 257), torch.tensor([-256.0, -64.0, -16.0, 16.0, 64.0, 256.0])]
-    )  # some are clamped further out
+    """Identifies an activation by evaluating it. Returns the kernels' name for it, or None."""
+    # The large values tell apart activations that are clamped.
+    x = torch.cat([torch.linspace(-8, 8, 257), torch.tensor([-256.0, -64.0, -16.0, 16.0, 64.0, 256.0])])
     return next(
         (
             name
@@ -34,5 +33,5 @@ def activation(act: Callable[[Tensor], Tensor]) -> str | None:
 
 
 def gated(act: Callable[[Tensor], Tensor], gate: Tensor, up: Tensor) -> Tensor:
-    """act(gate) * up, by elements, each of the two rounded to the type of the gate."""
+    """Returns act(gate) * up, elementwise. Activation and result are rounded to the dtype of the gate."""
     return act(gate) * up

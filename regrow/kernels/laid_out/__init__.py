@@ -1,1 +1,1 @@
-"""Weights in the layout that oneDNN multiplies fastest with, on a CPU."""
+"""Weights in the blocked layout in which oneDNN multiplies them fastest (CPU)."""

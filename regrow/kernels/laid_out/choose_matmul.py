@@ -1,4 +1,7 @@
-"""Which product a few rows take on this CPU, torch's or our own, measured once a process on weights that no cache holds."""
+"""Chooses the matmul for a few rows on this CPU, torch's, oneDNN's or our own, by measuring them.
+
+The measurement runs once per process, on more weights than the CPU's caches hold.
+"""
 
 from __future__ import annotations
 
@@ -16,44 +19,55 @@ from torch.nn.functional import linear
 
 from regrow.kernels.laid_out.weight import MOST, LaidOutWeight, can_lay_out, few_rows_are_right
 
-SMALL: Final = 64 * 2**20  # bytes of weights that a cache may hold: there the layout does not matter
+SMALL: Final = 64 * 2**20  # bytes of weights that may fit into a cache, where the layout does not matter
 NATIVE, ONEDNN, LAID_OUT, COMPILED = "native", "onednn", "laid out", "compiled"
-FILLED: Final = 4  # rows that oneDNN multiplies faster than one, on the CPUs seen
-ROWS: Final = (1, FILLED, 16)  # that are measured
-CLEARLY: Final = 1.05  # by how much another product has to be faster to be taken
+FILLED: Final = 4  # rows to pad a single row to: oneDNN multiplied them faster on the CPUs that were tried
+ROWS: Final = (1, FILLED, 16)  # numbers of rows that are measured
+CLEARLY: Final = 1.05  # factor by which another matmul has to be faster to be chosen
 _SIZE, _BYTES, _ROUNDS = (2048, 4096), 256 * 2**20, 4
 
 
 @final
 @dataclass(frozen=True)
 class MatmulChoice:
-    """What rows are multiplied by weights with: torch's own product ("native"), oneDNN's, oneDNN's with weights laid out, or our own
-    with them ("compiled")."""
+    """The matmul for single rows and for several rows.
 
-    alone: str  # a single row
-    several: str  # more of them
-    fewest: int  # oneDNN's product with weights laid out meets at least so many rows: fewer are filled up
-    most: int  # weights laid out are multiplied by our own product up to so many rows
-    speed: Mapping[str, float]  # gigabytes of weights a second, by product and rows
+    It is torch's own ("native"), oneDNN's ("onednn"), oneDNN's with laid-out weights ("laid out"), or our own
+    with laid-out weights ("compiled").
+    """
+
+    alone: str  # matmul for a single row
+    several: str  # matmul for several rows
+    fewest: int  # oneDNN multiplies laid-out weights by at least this many rows; fewer are padded
+    most: int  # our own matmul multiplies laid-out weights by up to this many rows
+    speed: Mapping[str, float]  # gigabytes of weights per second, by matmul and rows
 
     def to_text(self) -> dict[str, str]:
-        """For records: what was measured decides the last bits of bfloat16 results. Empty where nothing was."""
+        """Describes the choice for records, because it decides the last bits of bfloat16 results.
+
+        Empty if nothing was measured.
+        """
         return {"matmul": f"one row {self.alone}, more {self.several}"} if self.speed else {}
 
     def lays_out(self, rows: int) -> bool:
+        """Returns True if the matmul for `rows` rows reads laid-out weights."""
         return (self.alone if rows == 1 else self.several) in (LAID_OUT, COMPILED)
 
     def native(self, rows: int) -> bool:
+        """Returns True if the matmul for `rows` rows is torch's own, without oneDNN."""
         return (self.alone if rows == 1 else self.several) == NATIVE
 
 
-STORED: Final = MatmulChoice(
-    ONEDNN, ONEDNN, 1, 0, {}
-)  # weights as they are stored, through whatever torch takes by itself
+# Weights as the model stores them, with torch's default matmul.
+STORED: Final = MatmulChoice(ONEDNN, ONEDNN, 1, 0, {})
 
 
 def choose_matmul(dtype: torch.dtype, device: torch.device, size: int) -> MatmulChoice:
-    """For a model with `size` bytes of weights."""
+    """Returns the matmul for a model with `size` bytes of weights.
+
+    Returns STORED for devices other than the CPU, models smaller than SMALL, and dtypes other than bfloat16
+    and float32.
+    """
     if device.type != "cpu" or size < SMALL or dtype not in (torch.bfloat16, torch.float32):
         return STORED
     return _measured(dtype, torch.get_num_threads())
@@ -61,7 +75,7 @@ def choose_matmul(dtype: torch.dtype, device: torch.device, size: int) -> Matmul
 
 @contextmanager
 def native(on: bool) -> Iterator[None]:
-    """Within it, if `on`, products are torch's own. The setting is the process's."""
+    """Disables oneDNN within the context if `on`, so that matmuls are torch's own. The setting is global."""
     onednn: Any = torch.backends.mkldnn
     before = onednn.enabled
     if not on or not before:
@@ -75,13 +89,16 @@ def native(on: bool) -> Iterator[None]:
 
 
 @cache
-def _measured(dtype: torch.dtype, threads: int) -> MatmulChoice:  # noqa: ARG001 (speeds are those of so many threads)
+def _measured(dtype: torch.dtype, threads: int) -> MatmulChoice:  # noqa: ARG001 (part of the cache's key)
     with torch.inference_mode():
         return chosen(_speeds(dtype))
 
 
 def chosen(speed: Mapping[str, float]) -> MatmulChoice:
-    """By gigabytes a second of every product that there is, named "native 1", "onednn 4", "laid out 16"."""
+    """Chooses the matmul from `speed`, the gigabytes of weights per second of every available one.
+
+    A key consists of matmul and rows, such as "native 1", "onednn 4" and "laid out 16".
+    """
     laid_out, fewest = None, 1
     if f"{LAID_OUT} 1" in speed:
         laid_out = LAID_OUT
@@ -91,17 +108,20 @@ def chosen(speed: Mapping[str, float]) -> MatmulChoice:
     one = {name: speed[f"{name} 1"] for name in (ONEDNN, NATIVE)}
     if laid_out:
         one[laid_out] = speed[f"{laid_out} {fewest if laid_out == LAID_OUT else 1}"]
-    # Weights that are not laid out cost no memory, and torch's usual product is what other programs run.
+    # Stored weights take no extra memory, and torch's default matmul is what other programs use, so laid-out
+    # weights have to be clearly faster.
     several = laid_out if laid_out and _gain(speed, laid_out, ONEDNN, ROWS[1:]) > CLEARLY else ONEDNN
     alone = NATIVE if one[NATIVE] > CLEARLY * one[ONEDNN] else ONEDNN
-    # Those that batches of several rows have laid out stay so, unless that is clearly slower.
+    # If several rows need laid-out weights anyway, a single row uses them too, unless that is clearly slower.
     if laid_out and one[laid_out] > (1 / CLEARLY if several == laid_out else CLEARLY) * one[alone]:
         alone = laid_out
     return MatmulChoice(alone, several, fewest, MOST if laid_out == COMPILED else 0, speed)
 
 
-def _gain(speed: Mapping[str, float], of: str, over: str, rows: Sequence[int]) -> float:
-    return statistics.geometric_mean(speed[f"{of} {number}"] / speed[f"{over} {number}"] for number in rows)
+def _gain(speed: Mapping[str, float], name: str, baseline: str, rows: Sequence[int]) -> float:
+    return statistics.geometric_mean(
+        speed[f"{name} {number}"] / speed[f"{baseline} {number}"] for number in rows
+    )
 
 
 def _speeds(dtype: torch.dtype) -> dict[str, float]:
@@ -123,13 +143,13 @@ def _speeds(dtype: torch.dtype) -> dict[str, float]:
     return found
 
 
-def _speed(weights: Sequence[Any], rows: int, product: Callable[[Any, Tensor], Tensor]) -> float:
+def _speed(weights: Sequence[Any], rows: int, matmul: Callable[[Any, Tensor], Tensor]) -> float:
     x = torch.ones(rows, _SIZE[1], dtype=weights[0].dtype)
     seconds = []
     for _ in range(_ROUNDS):
         began = time.perf_counter()
         for weight in weights:
-            product(weight, x)
+            matmul(weight, x)
         seconds.append(time.perf_counter() - began)
     size: int = sum(weight.nbytes for weight in weights)
     return size / 1e9 / min(seconds[1:])

@@ -1,4 +1,4 @@
-"""Gate and up of an FFN whose weights are laid out (CPU)."""
+"""Gate and up of an FFN with laid-out weights (CPU)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _GATED_ROWS: Final = Kernel("gated_rows", *[POINTER] * 6, *[LONG] * 3)
 
 @final
 class LaidOutGate:
-    """act(gate x) * up x; of few rows and for SiLU in one pass, so that neither of the two is written anywhere."""
+    """Computes act(gate x) * up x.
+
+    With few rows and SiLU it runs as one kernel, so that neither of the two factors is written to memory.
+    """
 
     def __init__(
         self,
@@ -33,7 +36,7 @@ class LaidOutGate:
         self._gated = cpu.gated if compiled else partial(reference.gated, act)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[..., F] of x [..., D]."""
+        """Computes the hidden activations [..., F] of x [..., D]."""
         rows, gate, up = x.shape[:-1].numel(), self._gate, self._up
         if (
             not 0 < rows <= self._most

@@ -1,4 +1,4 @@
-"""A weight in oneDNN's layout, which few rows are multiplied with at nearly the speed of the memory (CPU)."""
+"""A weight in oneDNN's layout, which few rows can be multiplied by at nearly the memory bandwidth (CPU)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from torch import Tensor
 
 from regrow.kernels.cpu_library import LONG, POINTER, Kernel
 
-ROWS: Final = 16  # that the layout is asked for; oneDNN gives the same one for 4 to 512
-BLOCK: Final = 64  # outputs that lie side by side
-MOST: Final = 64  # rows that our own product takes
+ROWS: Final = 16  # rows for which oneDNN chooses the layout; it is the same for 4 to 512 rows
+BLOCK: Final = 64  # outputs per block of the layout
+MOST: Final = 64  # rows that our own matmul supports
 _ONEDNN: Final[Any] = torch.ops.mkldnn
 FEW_ROWS: Final = Kernel("few_rows", *[POINTER] * 4, *[LONG] * 3)
 
 
 @final
 class LaidOutWeight:
-    """W [out, in] for products y = W x. What is laid out can be had back bit for bit."""
+    """A weight W [out, in] in oneDNN's layout, to compute y = W x. `plain` restores it bit for bit."""
 
     def __init__(self, weight: Tensor, fewest: int = 1, most: int = 0) -> None:
-        """`fewest`: a product of fewer rows is filled up to so many, because oneDNN's is faster then. Up to `most` rows are multiplied by
-        our own product where it can be (`MatmulChoice`)."""
+        """Copies `weight` into the layout.
+
+        Up to `most` rows are multiplied by our own matmul, if it supports this weight. oneDNN multiplies the
+        others; fewer rows than `fewest` are padded, because oneDNN is faster then (`MatmulChoice`).
+        """
         self._laid: Tensor = _ONEDNN._reorder_linear_weight(weight.detach(), ROWS)
         self.address = int(_ONEDNN.data_ptr(self._laid))
         self._fewest, self.shape, self.dtype = fewest, weight.shape, weight.dtype
@@ -32,20 +35,25 @@ class LaidOutWeight:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the laid-out weight, padding included."""
         return int(_ONEDNN._nbytes(self._laid))
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """y [..., out] of x [..., in]."""
+        """Computes y [..., out] from x [..., in]."""
         rows = x.shape[:-1].numel()
         if 0 < rows <= self.most and self.takes(x, bias):
-            return self._few(x.contiguous(), rows, bias)
+            return self._our_matmul(x.contiguous(), rows, bias)
         if rows >= self._fewest or not rows:
-            return self._product(x, bias)
+            return self._onednn_matmul(x, bias)
         filled = torch.nn.functional.pad(x.reshape(rows, -1), (0, 0, 0, self._fewest - rows))
-        return self._product(filled, bias)[:rows].view(*x.shape[:-1], -1)
+        return self._onednn_matmul(filled, bias)[:rows].view(*x.shape[:-1], -1)
 
     def takes(self, x: Tensor, bias: Tensor | None) -> bool:
-        """Whether a kernel may read x and bias as numbers of the weight's; of others oneDNN says what is wrong with them."""
+        """Returns True if our kernels can read x and bias.
+
+        Both must be on the CPU and have the weight's dtype, and x its input width. Other operands go to
+        oneDNN, which raises an error if it does not support them either.
+        """
         same = all(
             tensor.dtype is self.dtype and tensor.device.type == "cpu"
             for tensor in (x, bias)
@@ -54,47 +62,55 @@ class LaidOutWeight:
         return same and x.shape[-1] == self.shape[1]
 
     def plain(self) -> Tensor:
-        """[out, in] as it was given."""
+        """Returns the weight [out, in] in its original layout."""
         return self._laid.to_dense()
 
     def blocks(self) -> Tensor:
-        """The memory itself, [out / 64, in / p, 64, p] integers of the weight's size, padded with zeros: what is written there is
-        multiplied with. p values of a row share 32 bits. Only of a weight that `has_blocks`."""
+        """Returns a writable view of the layout's memory, for weights that `has_blocks`.
+
+        Its shape is [out / 64, in / p, 64, p], padded with zeros, and its elements are integers of the
+        weight's element size. p elements of a row share 32 bits. What is written there changes the weight.
+        """
         memory = torch.frombuffer(
             (ctypes.c_char * self.nbytes).from_address(self.address), dtype=_integer(self.dtype)
         )
         return memory.view(-(-self.shape[0] // BLOCK), -1, BLOCK, pair(self.dtype))
 
     def _lies_in_blocks(self, weight: Tensor) -> bool:
-        """Whether the memory is as `blocks` says, by its size and its ends: oneDNN does not tell."""
+        """Returns True if the memory has the layout of `blocks`.
+
+        Its size and its first and last block are compared, because oneDNN does not reveal its layouts.
+        """
         if any(size % BLOCK for size in weight.shape) or self.nbytes != weight.nbytes:
             return False
         ends = torch.cat([weight[:BLOCK], weight[-BLOCK:]]).detach().view(_integer(self.dtype))
         split = ends.view(2, BLOCK, -1, pair(self.dtype)).transpose(1, 2)
         return torch.equal(self.blocks()[[0, -1]], split)
 
-    def _few(self, x: Tensor, rows: int, bias: Tensor | None) -> Tensor:
+    def _our_matmul(self, x: Tensor, rows: int, bias: Tensor | None) -> Tensor:
         y = x.new_empty(*x.shape[:-1], self.shape[0])
         FEW_ROWS[x.dtype](x.data_ptr(), self.address, address(bias), y.data_ptr(), rows, *self.shape)
         return y
 
-    def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _onednn_matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         y: Tensor = _ONEDNN._linear_pointwise(x, self._laid, bias, "none", [], "")
         return y
 
 
 def address(bias: Tensor | None) -> int | None:
-    return None if bias is None else bias.detach().data_ptr()  # a view, which a recorded step holds on to
+    """Returns the address of a bias, for a kernel."""
+    # `detach` makes a view, which a recording sees and keeps alive.
+    return None if bias is None else bias.detach().data_ptr()
 
 
 def pair(dtype: torch.dtype) -> int:
-    """How many values of a row lie side by side."""
+    """Returns how many elements of a row lie side by side: as many as fill 4 bytes."""
     return 4 // dtype.itemsize
 
 
 @cache
 def can_lay_out(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has products with laid-out weights of this type on this CPU."""
+    """Returns True if oneDNN can multiply laid-out weights of this dtype on this CPU."""
     if dtype not in (torch.bfloat16, torch.float32) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     try:
@@ -106,22 +122,27 @@ def can_lay_out(dtype: torch.dtype) -> bool:
 
 @cache
 def few_rows_are_right(dtype: torch.dtype) -> bool:
-    """Whether there is our own product for this type on this CPU, and it gives what torch's gives: asked once, of whole numbers."""
+    """Returns True if our own matmul supports this dtype on this CPU, and agrees with torch's.
+
+    The check uses small integers, whose sums are exact, and runs once.
+    """
     if FEW_ROWS.get(dtype) is None or not has_blocks(2 * BLOCK, BLOCK, dtype):
         return False
     numbers = (torch.arange(2 * BLOCK * BLOCK) % 7 - 3).to(dtype).view(2 * BLOCK, BLOCK)
-    y = LaidOutWeight(numbers)._few(numbers[:13], 13, None)
+    y = LaidOutWeight(numbers)._our_matmul(numbers[:13], 13, None)
     return torch.equal(y, torch.nn.functional.linear(numbers[:13].double(), numbers.double()).to(dtype))
 
 
 @cache
 def has_blocks(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
-    """Whether a weight of this size lies as `LaidOutWeight.blocks` says: found out by laying one out, since oneDNN does not tell."""
+    """Returns True if oneDNN stores weights of this size in the layout of `LaidOutWeight.blocks`.
+
+    oneDNN does not reveal its layouts, so a matrix of known numbers is laid out and compared.
+    """
     if not can_lay_out(dtype) or outputs % BLOCK or inputs % BLOCK:
         return False
-    numbers = (
-        (torch.arange(outputs * inputs) % 30011).to(_integer(dtype)).view(outputs, inputs)
-    )  # none of them is a NaN
+    # The modulus keeps all bit patterns below those of NaN.
+    numbers = (torch.arange(outputs * inputs) % 30011).to(_integer(dtype)).view(outputs, inputs)
     weight = LaidOutWeight(numbers.view(dtype))
     split = numbers.view(-1, BLOCK, inputs // pair(dtype), pair(dtype)).transpose(1, 2)
     return weight.nbytes == numbers.nbytes and torch.equal(weight.blocks(), split)

@@ -1,1 +1,1 @@
-"""The residual of a block and its RMSNorm."""
+"""The residual addition of a block, and its RMSNorm."""

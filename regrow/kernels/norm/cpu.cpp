@@ -1,11 +1,11 @@
-// The residual added and normed (RMSNorm): `reference.py` says what is computed.
+// Residual addition and RMSNorm (defined in `reference.py`).
 #include "../cpu.h"
 
 namespace regrow {
 
 template <typename T>
-void add_rms_norm(const T *x, T *residual, const T *weight, T *out, long tokens, long width, long x_token, long residual_token,
-                  long out_token, float eps) {
+void add_rms_norm(const T *x, T *residual, const T *weight, T *out, long tokens, long width, long x_token,
+                  long residual_token, long out_token, float eps) {
 #pragma omp parallel for schedule(static) if (tokens > 1)
     for (long token = 0; token < tokens; token++) {
         const T *added = x + token * x_token;
@@ -32,10 +32,11 @@ void add_rms_norm(const T *x, T *residual, const T *weight, T *out, long tokens,
 
 }  // namespace regrow
 
-#define ADD_RMS_NORM(NAME, T)                                                                                                    \
-    extern "C" void NAME(const T *x, T *residual, const T *weight, T *out, long tokens, long width, long x_token,                \
-                         long residual_token, long out_token, float eps) {                                                       \
-        regrow::add_rms_norm(x, residual, weight, out, tokens, width, x_token, residual_token, out_token, eps);                  \
+#define ADD_RMS_NORM(NAME, T)                                                                                \
+    extern "C" void NAME(const T *x, T *residual, const T *weight, T *out, long tokens, long width,          \
+                         long x_token, long residual_token, long out_token, float eps) {                     \
+        regrow::add_rms_norm(x, residual, weight, out, tokens, width, x_token, residual_token, out_token,    \
+                             eps);                                                                           \
     }
 ADD_RMS_NORM(add_rms_norm_float32, float)
 ADD_RMS_NORM(add_rms_norm_bfloat16, regrow::bfloat16)

@@ -1,4 +1,4 @@
-"""The residual added and normed (RMSNorm), in one pass over a token (CPU)."""
+"""Residual addition and RMSNorm, in one pass over each token (CPU)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ KERNEL = Kernel("add_rms_norm", *[POINTER] * 4, *[LONG] * 5, FLOAT)
 
 
 def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """As `reference.add_rms_norm`. Any stride between tokens."""
+    """Computes `reference.add_rms_norm`.
+
+    Tokens may have any stride, but the channels of a token must be adjacent (ValueError). All tensors have
+    the dtype of the residual (TypeError).
+    """
     if any(tensor is not None and tensor.stride(-1) != 1 for tensor in (x, residual, weight, out)):
         raise ValueError("the channels of a token have to be adjacent in memory")
     check(residual.dtype, x, weight, out)

@@ -1,4 +1,4 @@
-"""Residual and RMSNorm in plain PyTorch: the definition that the kernel is tested against."""
+"""Residual addition and RMSNorm in plain PyTorch: the definition that the kernels are tested against."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from torch import Tensor
 
 
 def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """residual [T, D] += x [T, D], unless x is None; then out [T, D] = weight [D] * residual / sqrt(mean(residual^2) + eps).
+    """Adds x [T, D] to residual [T, D] in place, and writes the RMSNorm of the sum to out [T, D].
 
-    Rounded as transformers' LlamaRMSNorm does it: the norm in float32, its quotient to the type of the residual before the product.
+    If x is None, nothing is added. out = weight [D] * residual / sqrt(mean(residual^2) + eps), rounded as in
+    transformers' LlamaRMSNorm: the division is in float32, and its result is rounded to the residual's dtype
+    before the multiplication by the weight.
     """
     if x is not None:
         residual.add_(x)
@@ -17,6 +19,6 @@ def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float,
 
 
 def unit(x: Tensor, eps: float) -> Tensor:
-    """x [..., D] over its root mean square, in the type of x."""
+    """Returns x [..., D] divided by its root mean square, in the dtype of x."""
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)

@@ -1,1 +1,1 @@
-"""A gated FFN of which only the retained neurons are computed (paper, eq. 4)."""
+"""A gated FFN that computes only its retained neurons (paper, eq. 4)."""

@@ -1,8 +1,9 @@
-"""A preallocated compact copy of the retained neurons, refreshed by moving only those that changed.
+"""A preallocated compact copy of the retained neurons, refreshed by copying only those that changed.
 
-Gate and up are [k, D], down [D, k] as in the model, so that the products are those of a smaller dense FFN. Moving a
-column of down touches every row of the copy, but a refresh is one in twenty steps; it comes from a source that lies neuron by neuron. Costs
-F D elements for that source and 3 k D for the copy, beside the model's own weights.
+Gate and up are [k, D] and down is [D, k], as in the model, so the matmuls are those of a smaller dense FFN.
+Writing a column of down touches every row of the copy, but a refresh happens only once in about twenty steps.
+Columns are read from a neuron-major copy of down. Memory, on top of the model's own weights: F D elements for
+the neuron-major down and 3 k D for the compact copy.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from regrow.kernels.pruned_ffn.places import Places
 
 @final
 class CompactFFN:
+    """The sparse FFN over a plain compact copy."""
+
     def __init__(self, weights: FFNWeights, keep: int, scratch: Tensor) -> None:
         neurons, width = weights.gate.shape
         self._act, self._down_bias = weights.act, weights.down_bias
@@ -37,15 +40,18 @@ class CompactFFN:
 
     @property
     def state_bytes(self) -> int:
-        """Memory taken beside the model's own weights."""
+        """Bytes allocated in addition to the model's own weights."""
         return self._gate_up.nbytes + self._down.nbytes + self._down_rows.nbytes
 
     def forget(self) -> None:
         self._places.forget()
 
     def load(self, index: Tensor) -> int:
-        """Makes `index`, at most `keep` neurons, the retained set; returns how many were moved. On the CPU, where a set of the same size
-        follows, those that changed; elsewhere (where finding out would stop the host) all."""
+        """Makes `index`, at most `keep` neurons, the retained set. Returns the number of neurons copied.
+
+        On a CPU only the neurons that changed are copied, if the new set has the size of the old one. On
+        other devices all are copied, because comparing the sets would synchronise.
+        """
         self._kept = index.numel()
         if index.device.type != "cpu":
             places, incoming = torch.arange(self._kept, device=index.device), index
@@ -60,7 +66,7 @@ class CompactFFN:
         return len(incoming)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """y [..., D] of x [..., D]: act(W_g[I] x) * (W_1[I] x), then W_2[:, I] (eq. 4)."""
+        """Computes y [..., D] from x [..., D]: W_2[:, I] (act(W_g[I] x) * (W_1[I] x)), eq. 4."""
         kept = self._kept
         gate, up = self._gate_up[:, :kept]
         gate_bias, up_bias = (None, None) if self._bias is None else self._bias[:, :kept]

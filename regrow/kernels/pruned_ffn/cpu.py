@@ -1,8 +1,8 @@
-"""A compact copy of the retained neurons for our own products (CPU).
+"""A compact copy of the retained neurons in the layout of our own matmul kernels (CPU).
 
-Rows of gate and up lie sixteen at a time, sixteen bytes of each side by side, those of gate before those of up: a product streams
-through both as through one matrix, and a refresh touches few cache lines beside those of the neurons that it writes, since a line
-holds four of them. Columns of down lie as in oneDNN's layout.
+Gate and up are stored in tiles of sixteen rows, in which sixteen bytes of each row lie side by side. Tiles of
+gate and up alternate, so a matmul streams through both as through one matrix. A cache line holds only four
+rows, so a refresh touches few lines of neurons that stay. Down is stored in oneDNN's layout.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from regrow.kernels.gate.reference import activation
 from regrow.kernels.laid_out.weight import BLOCK, FEW_ROWS, MOST, address, few_rows_are_right, pair
 from regrow.kernels.pruned_ffn.places import Places
 
-TILE, PIECE = 16, 16  # rows side by side, and bytes of each
+TILE, PIECE = 16, 16  # rows of a tile, and the contiguous bytes of each row
 
 
 @final
 class _Sizes(ctypes.Structure):
-    """CopySizes of `cpu.cpp`."""
+    """Mirrors struct `CopySizes` of `cpu.cpp`."""
 
     _fields_ = [(name, LONG) for name in ("neurons", "places", "width", "gate_row", "up_row", "down_row")]
 
@@ -35,15 +35,18 @@ _HIDDEN: Final = Kernel("gated_quads", *[POINTER] * 6, *[LONG] * 3)
 
 @final
 class CompiledFFN:
+    """The sparse FFN through our own matmul kernels."""
+
     def __init__(self, weights: FFNWeights, keep: int) -> None:
-        """Only where it `fits`."""
+        """The weights have to pass `fits`."""
         like, (neurons, width) = weights.gate, weights.gate.shape
         places, numbers = -(-keep // TILE) * TILE, PIECE // like.itemsize
+        # Gate, up and the neuron-major down: [F, D] each.
         self._sources = (
             like.detach(),
             weights.up.detach(),
             weights.down.detach().t().contiguous(),
-        )  # [F, D] each
+        )
         hidden = like.new_zeros(places // TILE, 2, width // numbers, TILE, numbers)
         self._copies = (
             hidden,
@@ -57,7 +60,7 @@ class CompiledFFN:
 
     @staticmethod
     def fits(weights: FFNWeights) -> bool:
-        """Whether there are kernels for an FFN like this one on this CPU."""
+        """Returns True if this CPU has kernels for such an FFN."""
         adjacent = weights.gate.stride(1) == weights.up.stride(1) == 1
         return (
             adjacent
@@ -68,14 +71,14 @@ class CompiledFFN:
 
     @property
     def state_bytes(self) -> int:
-        """Memory taken beside the model's own weights."""
+        """Bytes allocated in addition to the model's own weights."""
         return sum(copy.nbytes for copy in (*self._copies, self._sources[2]))
 
     def forget(self) -> None:
         self._places.forget()
 
     def load(self, index: Tensor) -> int:
-        """Makes `index` [at most keep] the retained set; returns how many neurons were moved."""
+        """Makes `index`, at most `keep` neurons, the retained set. Returns the number of neurons copied."""
         places, incoming = self._places.take(index)
         check(torch.int64, places, incoming)
         sizes = _Sizes(len(places), *self._sizes, *(source.stride(0) for source in self._sources))
@@ -87,7 +90,7 @@ class CompiledFFN:
         return len(incoming)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """y [..., D] of x [..., D] (eq. 4)."""
+        """Computes y [..., D] from x [..., D] (eq. 4)."""
         check(self._sources[0].dtype, x)
         rows = x.shape[:-1].numel()
         if rows <= MOST:

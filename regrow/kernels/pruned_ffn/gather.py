@@ -1,4 +1,4 @@
-"""The sparse FFN that reads its neurons where they lie: the Triton kernels behind the interface of a compact copy."""
+"""The sparse FFN that reads the retained neurons from the model's own weights, with the Triton kernels."""
 
 from __future__ import annotations
 
@@ -14,30 +14,35 @@ from regrow.kernels.split_sums import LARGEST_ROWS, workspace_shape
 
 @final
 class GatherFFN:
-    """Nothing is copied but down, once, to lie neuron by neuron. The index keeps its address, so that a recorded step sees a new one."""
+    """The sparse FFN through an index.
+
+    Only down is copied, once, because the kernels read it neuron-major. The index keeps its address, so a
+    captured step uses the latest selection.
+    """
 
     def __init__(self, weights: FFNWeights, act: str, keep: int) -> None:
         self._weights, self._act = weights, act
         self._down = weights.down.t().contiguous()
-        # Filled up to a multiple of 16, so that loads are wide at every sparsity: what is beyond is neuron 0 with an activation of 0.
+        # The index is padded to a multiple of 16, so that loads stay vectorised at every sparsity. The
+        # padding points to neuron 0, whose activation is written as 0 there.
         self._index = torch.zeros(-(-keep // 16) * 16, dtype=torch.int64, device=weights.gate.device)
         self._retained = self._index[:keep]
 
     @property
     def state_bytes(self) -> int:
-        """Memory taken beside the model's own weights."""
+        """Bytes allocated in addition to the model's own weights."""
         return self._down.nbytes + self._index.nbytes
 
     def forget(self) -> None:
         self._index.zero_()
 
     def load(self, index: Tensor) -> int:
-        """Makes `index` [keep] the retained set; no neuron is moved."""
+        """Makes `index` [keep] the retained set. Returns 0, because no neuron is copied."""
         self._retained.copy_(index)
         return 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """y [..., D] of x [..., D] (eq. 4)."""
+        """Computes y [..., D] from x [..., D] (eq. 4)."""
         rows = x.reshape(-1, x.shape[-1])
         out = torch.empty_like(rows)
         for first in range(0, len(rows), LARGEST_ROWS):

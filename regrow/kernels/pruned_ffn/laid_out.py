@@ -1,7 +1,8 @@
 """A compact copy of the retained neurons in oneDNN's layout, for batches of several rows on a CPU.
 
-A refresh writes the neurons that changed into the layout itself (`LaidOutWeight.blocks`), because to lay a whole matrix out anew reads and
-writes all of it. Places beyond the retained neurons hold zeros, whose activation is zero.
+A refresh writes the changed neurons directly into that layout (`LaidOutWeight.blocks`), because converting a
+whole matrix again would read and write all of it. Padding beyond the retained neurons is zero, and so is its
+activation.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from regrow.kernels.pruned_ffn.places import Places
 
 @final
 class LaidOutFFN:
+    """The sparse FFN over a compact copy in oneDNN's layout."""
+
     def __init__(self, weights: FFNWeights, keep: int, scratch: Tensor, matmul: MatmulChoice) -> None:
-        """Only where it `fits`."""
+        """The weights and `keep` have to pass `fits`."""
         (neurons, width), places = weights.gate.shape, _filled(keep)
         how = matmul.fewest, matmul.most
         self._gate, self._up = (LaidOutWeight(weights.gate.new_zeros(places, width), *how) for _ in range(2))
@@ -30,7 +33,8 @@ class LaidOutFFN:
             weights.down_bias,
         )
         self._down_rows = weights.down.detach().t().contiguous()  # [F, D]
-        # Words of 32 bits: [places / 64, 64, words] of gate and up; values [places / p, p, D / 64, 64] of down.
+        # Views of the blocks: gate and up as 32-bit words [places / 64, 64, words], down as elements
+        # [places / p, p, D / 64, 64], where p elements share a word.
         words = [
             weight.blocks().flatten(-2).view(torch.int32).transpose(1, 2) for weight in (self._gate, self._up)
         ]
@@ -50,20 +54,20 @@ class LaidOutFFN:
 
     @staticmethod
     def fits(weights: FFNWeights, keep: int) -> bool:
-        """Whether oneDNN lays out copies of this size as they are written here."""
+        """Returns True if oneDNN stores copies of this size in the layout that `load` writes."""
         width, dtype = weights.gate.shape[1], weights.gate.dtype
         return has_blocks(_filled(keep), width, dtype) and has_blocks(width, _filled(keep), dtype)
 
     @property
     def state_bytes(self) -> int:
-        """Memory taken beside the model's own weights."""
+        """Bytes allocated in addition to the model's own weights."""
         return self._gate.nbytes + self._up.nbytes + self._down.nbytes + self._down_rows.nbytes
 
     def forget(self) -> None:
         self._places.forget()
 
     def load(self, index: Tensor) -> int:
-        """Makes `index` [keep] the retained set; returns how many neurons were moved."""
+        """Makes `index` [keep] the retained set. Returns the number of neurons copied."""
         places, incoming = self._places.take(index)
         moved = self._scratch[: len(incoming)]
         block, at = places // BLOCK, places % BLOCK
@@ -77,7 +81,7 @@ class LaidOutFFN:
         return len(incoming)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """y [..., D] of x [..., D] (eq. 4)."""
+        """Computes y [..., D] from x [..., D] (eq. 4)."""
         return self._down(self._hidden(x), self._down_bias)
 
 

@@ -1,4 +1,4 @@
-"""The sparse FFN in plain PyTorch: the definition that both of its forms are tested against."""
+"""The sparse FFN in plain PyTorch: the definition that all implementations are tested against."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from regrow.core import FFNWeights
 
 
 def sparse_ffn(weights: FFNWeights, index: Tensor, x: Tensor) -> Tensor:
-    """y [T, D] of x [T, D] through the neurons `index` [k] (paper, eq. 4): gate and up biases are indexed, the down bias is added whole."""
+    """Returns y [T, D] of x [T, D] with the retained neurons `index` [k] (paper, eq. 4).
+
+    The biases of gate and up are indexed too; the bias of down is added in full.
+    """
     gate = torch.nn.functional.linear(
         x, weights.gate[index], None if weights.gate_bias is None else weights.gate_bias[index]
     )

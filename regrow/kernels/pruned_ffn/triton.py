@@ -1,7 +1,8 @@
-"""The sparse FFN (paper, eq. 4) that reads retained neurons where they lie, through an index at a fixed address. Nothing is copied.
+"""Triton kernels of the sparse FFN (paper, eq. 4). They read the retained neurons in place, through an index.
 
-A neuron is a row of gate, of up and of the neuron-major down, so every access is to whole rows. Both operators allocate nothing and stop
-nothing: they can be captured in a CUDA graph, and a new selection written to the index is seen by the next replay.
+A neuron is a row of gate, a row of up and a row of the neuron-major down, so all reads are of whole rows.
+Neither operator allocates or synchronises, so both can be captured in a CUDA graph. A new selection that is
+written to the index takes effect at the next replay.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh", "relu")
 
 @triton.jit  # type: ignore[untyped-decorator]
 def activated(x: tl.tensor, ACT: tl.constexpr) -> tl.tensor:
-    """The activation of float32 x."""
+    """Applies the activation ACT to float32 x."""
     if ACT == "silu":
         return x * tl.sigmoid(x)
-    elif ACT == "gelu":  # noqa: RET505 (a branch that the compiler does not take may not follow a return)
+    elif ACT == "gelu":  # noqa: RET505 (Triton would also compile code after the return)
         return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
     elif ACT == "gelu_tanh":  # (1 + tanh u) / 2 = sigmoid(2 u); 2 sqrt(2 / pi) = 1.5957...
         return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
     else:
         tl.static_assert(ACT == "relu")
-        return tl.where(x < 0.0, 0.0, x)  # unlike a maximum, keeps NaN
+        return tl.where(x < 0.0, 0.0, x)  # keeps NaN, which a maximum would not
 
 
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
@@ -67,7 +68,10 @@ def gated_dot(
     SHARE: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """SHARE retained neurons (padded to NEURONS) for all rows of x (padded to ROWS), on matrix units."""
+    """Computes SHARE retained neurons (padded to NEURONS) for all rows of x (padded to ROWS).
+
+    It uses the tensor cores.
+    """
     row = tl.arange(0, ROWS).to(tl.int64)[:, None]
     place = tl.program_id(0) * SHARE + tl.arange(0, NEURONS)
     written = (tl.arange(0, NEURONS) < SHARE) & (place < columns)
@@ -126,7 +130,11 @@ def gated_vector(
     SHARE: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """`gated_dot` for a single row of x: products are added over WIDTH only at the end, so that a step has no exchange between threads."""
+    """`gated_dot` for a single row of x, without tensor cores.
+
+    Elementwise products are summed over WIDTH only at the end, so that threads exchange nothing within a loop
+    step.
+    """
     place = tl.program_id(0) * SHARE + tl.arange(0, NEURONS)
     written = (tl.arange(0, NEURONS) < SHARE) & (place < columns)
     mine = written & (place < keep)
@@ -165,11 +173,12 @@ def gated_vector(
 def gated_tile(
     rows: int, width: int, columns: int, size: int = 2, shared: int = H100_SHARED
 ) -> tuple[Tile, int]:
-    """Block sizes for elements of `size` bytes, and the neurons of a program; `shared`: bytes of shared memory that a block may use.
+    """Chooses the block sizes for elements of `size` bytes, and the number of neurons per program.
 
-    Columns of the output are shared out evenly, in numbers that need not be a power of two, since the padding of a block is not read:
-    9472 neurons are 36 for each of 264 programs, where blocks of 32 would give some multiprocessors three and others two. Steps are of
-    256 bytes a row where there is room, else of 128.
+    `shared` is the shared memory in bytes that a block may use. Output columns are divided evenly among
+    programs. A program's share need not be a power of two, because the padding of a block is not read: 9472
+    neurons are 36 for each of 264 programs, while blocks of 32 would give three to some multiprocessors and
+    two to others. A step reads 256 bytes of each row up to 16 rows of x, and 128 bytes beyond.
     """
     share = min(64, max(16, blocks(columns, RESIDENT)))
     padded, neurons = 1 if rows == 1 else fit(LARGEST_ROWS, rows), fit(64, share)
@@ -194,10 +203,12 @@ def gated_gather(
     act: str,
     out: Tensor,
 ) -> None:
-    """out [M, k] = act(gate[I] x + gate_bias[I]) * (up[I] x + up_bias[I]), for x [M, D], gate and up [F, D] and I = index [k].
+    """Computes out [M, k] = act(gate[I] x + gate_bias[I]) * (up[I] x + up_bias[I]), where I = index [k].
 
-    index is int64 or int32, in any order, and is not checked. Sums are float32, the result is rounded once. 1 <= M <= 64. Rows may have any
-    stride; 16-byte loads need row strides and D that are multiples of 16. `out` may have more columns than k: they are zeroed.
+    x is [M, D] with 1 <= M <= 64; gate and up are [F, D]. `index` is int64 or int32, in any order; its values
+    are not checked. Sums are float32, and the result is rounded once. Rows may have any stride; 16-byte loads
+    need row strides and D that are multiples of 16. If `out` has more than k columns, the others are set to
+    zero.
     """
     launch_gated(x, gate, up, index, gate_bias, up_bias, act, out)
 
@@ -213,7 +224,7 @@ def launch_gated(
     out: Tensor,
     sizes: tuple[Tile, int] | None = None,
 ) -> None:
-    """`gated_gather`, with blocks that tests make small."""
+    """Launches the kernel of `gated_gather`. `sizes` overrides the block sizes, for tests."""
     name = "gated_gather"
     check(name, x, {"gate": gate, "up": up}, {"gate_bias": gate_bias, "up_bias": up_bias}, out)
     (rows, width), keep, neurons = x.shape, len(index), len(gate)
@@ -247,6 +258,7 @@ def launch_gated(
 
 
 def check_index(name: str, index: Tensor) -> None:
+    """Asserts the dtype and shape of an index, without reading its values."""
     assert index.dtype in (torch.int32, torch.int64), f"{name}: index is int32 or int64, not {index.dtype}"
     assert index.dim() == 1, f"{name}: index is [k], not {list(index.shape)}"
     assert index.is_contiguous(), f"{name}: index is contiguous"
@@ -257,10 +269,12 @@ def check_index(name: str, index: Tensor) -> None:
 def down_gather(
     h: Tensor, down_t: Tensor, index: Tensor, bias: Tensor | None, workspace: Tensor, out: Tensor
 ) -> None:
-    """out [M, D] = sum_i h[:, i] down_t[I_i] + bias, for h [M, k], the neuron-major down [F, D] and I = index [k].
+    """Computes out [M, D] = sum_i h[:, i] down_t[I_i] + bias, where I = index [k].
 
-    `workspace` is float32 of `workspace_shape(M, k, D)`. Sums are float32, the result is rounded once; the same input gives the same output
-    bit for bit. 1 <= M <= 64. Rows may have any stride; 16-byte loads need row strides, D and k that are multiples of 16.
+    h is [M, k] with 1 <= M <= 64; `down_t` is the neuron-major down [F, D]. `workspace` is float32 with shape
+    `workspace_shape(M, k, D)`. Sums are float32, and the result is rounded once. The same input gives the
+    same output bit for bit. Rows may have any stride; 16-byte loads need row strides, D and k that are
+    multiples of 16.
     """
     check_index("down_gather", index)
     sum_rows("down_gather", h, down_t, index, bias, workspace, out)

@@ -1,1 +1,1 @@
-"""A linear of which only the kept inputs count (TEAL, WINA)."""
+"""Linear layers that use only the kept inputs of a step (TEAL, WINA)."""

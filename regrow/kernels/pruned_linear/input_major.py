@@ -1,4 +1,4 @@
-"""A linear that reads the weights of the kept inputs only."""
+"""A masked linear layer that reads only the weights of the kept inputs (GPU)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from regrow.kernels.split_sums import LARGEST_ROWS, blocks, workspace_shape
 
 @final
 class InputMajorLinear:
-    """A copy of the weight, laid out so that what an input contributes is one row."""
+    """A linear layer over an input-major copy of its weight, in which one row belongs to each input."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight, self._bias = weight.t().contiguous(), bias
 
     @property
     def state_bytes(self) -> int:
-        """Memory taken beside the model's own weights."""
+        """Bytes allocated in addition to the model's own weights."""
         return self._weight.nbytes
 
     def __call__(self, x: Tensor, keep: Tensor) -> Tensor:
-        """y [..., out] of x [..., in] and keep [in] bool."""
+        """Computes y [..., out] from x [..., in] and keep [in] bool."""
         rows = x.reshape(-1, x.shape[-1])
         out = x.new_empty(len(rows), self._weight.shape[1])
         room = blocks(x.shape[-1], 16) * 16

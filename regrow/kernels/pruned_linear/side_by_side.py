@@ -1,4 +1,4 @@
-"""Linears over the same kept inputs of the same x."""
+"""Masked linear layers that share their input and mask, fused into one (GPU)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from regrow.kernels.pruned_linear.input_major import InputMajorLinear
 
 @final
 class SideBySideLinears:
-    """One sum whose outputs lie side by side: on a GPU, where launches would count for more than what some of them read."""
+    """One `InputMajorLinear` for several layers, with their outputs side by side.
+
+    On a GPU, separate launches would take longer than some of the layers need to read their weights.
+    """
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
         self._widths = [len(weight) for weight in weights]
@@ -27,9 +30,9 @@ class SideBySideLinears:
 
     @property
     def state_bytes(self) -> int:
-        """Memory taken beside the model's own weights."""
+        """Bytes allocated in addition to the model's own weights."""
         return self._joint.state_bytes
 
     def __call__(self, x: Tensor, keep: Tensor) -> Sequence[Tensor]:
-        """y [..., out] for each, of x [..., in] and keep [in] bool: views of one tensor."""
+        """Computes y [..., out] of every layer from x [..., in] and keep [in] bool: views of one tensor."""
         return self._joint(x, keep).split_with_sizes(self._widths, dim=-1)

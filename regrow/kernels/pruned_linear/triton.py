@@ -1,8 +1,11 @@
-"""Linears that read only the inputs that are kept (TEAL, arXiv 2408.14690; WINA, arXiv 2505.19427), from input-major weights.
+"""Triton kernels of linear layers that read only the weights of kept inputs.
 
-Input-major, [in, out], because what an input contributes is then one contiguous row, and an input that is dropped a row that is not read.
-Where half of the inputs are dropped, a sum that goes over all of them has half of its loads in flight. So the inputs kept are first written
-side by side, with an index and their number, and the sum goes over the index. The number stays on the device: nothing waits for it.
+For TEAL (arXiv 2408.14690) and WINA (arXiv 2505.19427). Weights are input-major, [in, out]: the weights of an
+input are one contiguous row, and the rows of dropped inputs are not read.
+
+A loop over all inputs would keep only half of its loads in flight if half of the inputs are dropped. So the
+kept inputs are first gathered side by side, with their index and count, and the loop goes over the index. The
+count stays on the device, so nothing synchronises.
 """
 
 from __future__ import annotations
@@ -14,18 +17,19 @@ from torch import Tensor
 
 from regrow.kernels.split_sums import blocks, sum_rows
 
-ROWS, INPUTS = 8, 256  # that a program moves
-FLAGS = 8192  # that a program counts at once
+ROWS, INPUTS = 8, 256  # rows and inputs that a program gathers
+FLAGS = 8192  # elements of `keep` that a program counts at once
 WARPS = 4
 
 
 @torch.library.custom_op("regrow::gather_inputs", mutates_args=("kept", "index", "count"))
 def gather_inputs(x: Tensor, keep: Tensor, kept: Tensor, index: Tensor, count: Tensor) -> None:
-    """Writes the columns of x [T, in] where `keep` [in] bool holds, side by side, to `kept` [T, in or more].
+    """Gathers the columns of x [T, in] for which `keep` [in] bool is set into the first columns of `kept`.
 
-    `index` int32, as long as a row of kept, says where they were, in ascending order; `count` [1] int32 how many they are.
-
-    From the count to the next multiple of 16 `kept` is filled with zeros, as far as it reaches; what is beyond is left as it is.
+    `kept` is [T, room] with room for `in` inputs, padded to a multiple of 16. The original columns are
+    written to `index` [room] int32 in ascending order, and their number to `count` [1] int32. `kept` is
+    zeroed from the count to the next multiple of 16, and left unchanged beyond. Raises ValueError for other
+    shapes, dtypes or strides.
     """
     if (
         x.stride(-1) != 1
@@ -41,7 +45,8 @@ def gather_inputs(x: Tensor, keep: Tensor, kept: Tensor, index: Tensor, count: T
         or room < blocks(inputs, 16) * 16
     ):
         raise ValueError(
-            f"keep is [{inputs}], and kept and index have room for {inputs} inputs, filled up to a multiple of 16"
+            f"keep is [{inputs}], and kept and index have room for {inputs} inputs, "
+            "filled up to a multiple of 16"
         )
     if (
         keep.dtype != torch.bool
@@ -51,7 +56,8 @@ def gather_inputs(x: Tensor, keep: Tensor, kept: Tensor, index: Tensor, count: T
     ):
         raise ValueError("keep is bool, index and count are int32, kept has the dtype of x")
     side_by_side[blocks(inputs, INPUTS), blocks(tokens, ROWS)](
-        x, keep, kept, index, count, tokens, inputs, x.stride(0), kept.stride(0), ROWS, INPUTS, FLAGS, num_warps=WARPS,
+        x, keep, kept, index, count, tokens, inputs, x.stride(0), kept.stride(0), ROWS, INPUTS, FLAGS,
+        num_warps=WARPS,
     )  # fmt: skip
 
 
@@ -61,7 +67,10 @@ def side_by_side(
     tokens: tl.tensor, inputs: tl.tensor, x_token: tl.tensor, kept_token: tl.tensor,
     ROWS: tl.constexpr, INPUTS: tl.constexpr, FLAGS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Every program counts for itself what is kept before its own inputs, so that none waits for another."""
+    """Gathers INPUTS inputs of ROWS rows.
+
+    Every program counts the kept inputs before its own, so that no program waits for another.
+    """
     start = tl.program_id(0) * INPUTS
     earlier = tl.zeros((FLAGS,), tl.int32)
     for first in range(0, start, FLAGS):
@@ -74,7 +83,7 @@ def side_by_side(
     target = before + tl.cumsum(mine, axis=0) - 1
     token = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     inside = (token < tokens)[:, None]
-    # What is dropped is loaded too, though not stored: loads that follow the flags would be of one number each.
+    # Dropped inputs are loaded too, because loads masked by the flags would be of one element each.
     value = tl.load(
         x + token.to(tl.int64)[:, None] * x_token + column[None, :],
         mask=inside & (column < inputs)[None, :],
@@ -105,11 +114,12 @@ def kept_linear(
     workspace: Tensor,
     out: Tensor,
 ) -> None:
-    """out [M, out] = sum over i < count of kept[:, i] weight_t[index[i]] + bias, for weight_t [in, out] and the `kept` [M, in or more],
-    `index` and `count` of `gather_inputs`.
+    """Computes out [M, out] = sum over i < count of kept[:, i] weight_t[index[i]] + bias.
 
-    `workspace` is float32 of `workspace_shape(M, in, out)`. Sums are float32, the result is rounded once; the same input gives the same
-    output bit for bit. 1 <= M <= 64. Rows may have any stride; 16-byte loads need row strides and `out` that are multiples of 16.
+    `kept` [M, room] with 1 <= M <= 64, `index` and `count` are those of `gather_inputs`; `weight_t` is
+    [in, out]. `workspace` is float32 with shape `workspace_shape(M, in, out)`. Sums are float32, and the
+    result is rounded once. The same input gives the same output bit for bit. Rows may have any stride;
+    16-byte loads need row strides and an output width that are multiples of 16.
     """
     assert index.dtype == torch.int32, f"kept_linear: index is int32, not {index.dtype}"
     sum_rows("kept_linear", kept, weight_t, index, bias, workspace, out, count=count)

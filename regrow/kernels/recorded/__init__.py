@@ -1,1 +1,1 @@
-"""Calls of compiled kernels, recorded once and replayed in one call (CPU)."""
+"""Recording of compiled kernel calls, and their replay without Python (CPU)."""

@@ -1,4 +1,4 @@
-// Recorded calls, one after another (`recording.py`).
+// Replays recorded calls one after another (`recording.py`).
 #include <chrono>
 
 #include "../cpu.h"
@@ -10,7 +10,7 @@ struct Call {
 };
 }  // namespace
 
-// `seconds` [count]: what each call takes is added there; null where nobody asks.
+// Adds the duration of each call to `seconds` [count], unless it is null.
 extern "C" void replay(const Call *calls, long count, double *seconds) {
     using Clock = std::chrono::steady_clock;
     for (long number = 0; number < count; number++) {

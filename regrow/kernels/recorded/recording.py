@@ -1,6 +1,7 @@
-"""What a decode step calls, noted once and replayed without Python (CPU).
+"""Records the kernel calls of a decode step once, and replays them without Python (CPU).
 
-Between two kernels of a step the interpreter touches more memory than they do, and the weights have driven all of it out of the caches.
+Between two kernels of a step the Python interpreter touches more memory than the kernels do, and the weights
+have evicted all of that memory from the CPU's caches.
 """
 
 from __future__ import annotations
@@ -16,27 +17,27 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from regrow.kernels.cpu_library import FLOAT, Kernel, library, noting
+from regrow.kernels.cpu_library import FLOAT, Kernel, intercepting, library
 
 _ATEN: Final[Any] = torch.ops.aten
 _ALLOCATE: Final = (_ATEN.empty.memory_format, _ATEN.empty_like.default, _ATEN.new_empty.default)
-_WRITE: Final = (_ATEN.copy_.default, _ATEN.index_select.out)  # that are replayed, each by its own call
+_WRITE: Final = (_ATEN.copy_.default, _ATEN.index_select.out)  # replayed as calls of torch
 
 
 class UnrecordableError(Exception):
-    """A step does something that no replay would do."""
+    """A step does something that a replay would not repeat."""
 
 
 @final
 class _RecordedCall(ctypes.Structure):
-    """Call of `cpu.cpp`."""
+    """Mirrors struct `Call` of `cpu.cpp`."""
 
     _fields_ = [("kernel", ctypes.c_void_p), ("words", ctypes.c_void_p)]
 
 
 @final
-class _Row:
-    """Kernels that are called one after another, with nothing of Python's between them."""
+class _KernelSequence:
+    """Consecutive kernel calls, replayed by one call into C++."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
@@ -47,8 +48,8 @@ class _Row:
         self._seconds: Any = None
 
     def add(self, kernel: Kernel, dtype: torch.dtype, arguments: Sequence[Any]) -> None:
-        """Raises UnrecordableError for a kernel whose arguments cannot be words."""
-        address = kernel.words(dtype)
+        """Raises UnrecordableError if the kernel has no entry point that takes words."""
+        address = kernel.words_address(dtype)
         if address is None:
             raise UnrecordableError(kernel.name)
         numbers = [_word(kind, argument) for kind, argument in zip(kernel.arguments, arguments, strict=True)]
@@ -70,17 +71,22 @@ class _Row:
     def __call__(self) -> None:
         if self._array is None:
             self._array = (_RecordedCall * len(self._calls))(*self._calls)
-        there = library()
-        assert there is not None
-        there.replay(self._array, ctypes.c_long(len(self._calls)), self._seconds)
+        loaded = library()
+        assert loaded is not None
+        loaded.replay(self._array, ctypes.c_long(len(self._calls)), self._seconds)
 
 
 @final
 class Replay:
-    """Runs what was recorded. Whatever the step reads and writes beside tensors of its own has to keep its address."""
+    """Repeats a recorded step.
 
-    def __init__(self, parts: Sequence[_Row | Callable[[], object]], held: Sequence[object]) -> None:
-        """`held` lives as long as this does."""
+    Tensors that the step did not create itself, inputs and outputs alike, must keep their addresses.
+    """
+
+    def __init__(
+        self, parts: Sequence[_KernelSequence | Callable[[], object]], held: Sequence[object]
+    ) -> None:
+        """`held` are the objects to keep alive for as long as the replay."""
         self._parts, self._held = parts, held
 
     def __call__(self) -> None:
@@ -88,34 +94,37 @@ class Replay:
             part()
 
     def clock(self) -> None:
-        """From now on the seconds of every kernel are counted, from zero."""
+        """Starts timing every kernel, from zero."""
         for part in self._parts:
-            if isinstance(part, _Row):
+            if isinstance(part, _KernelSequence):
                 part.clock()
 
     def seconds(self) -> Mapping[str, float]:
-        """By the names of kernels, since the clock was set; torch's own operations are not clocked."""
+        """Returns seconds by kernel name since `clock`. Torch's own operations are not timed."""
         found = Counter[str]()
         for part in self._parts:
-            if isinstance(part, _Row):
+            if isinstance(part, _KernelSequence):
                 found.update(part.seconds())
         return found
 
 
 @final
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes kernels and writes in the place of running them. Tensors that the step makes are kept for as long as this is."""
+    """Records kernel calls and torch's writes instead of running them.
+
+    It keeps all tensors that the step creates, because the recorded calls hold their addresses.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._parts: list[_Row | Callable[[], object]] = []  # kernels in a row, or one of torch's operations
+        self._parts: list[_KernelSequence | Callable[[], object]] = []  # a callable is a torch operation
         self._held: list[object] = []
 
     def note(self, kernel: Kernel, dtype: torch.dtype, *arguments: Any) -> None:
-        row = self._parts[-1] if self._parts else None
-        if not isinstance(row, _Row):
-            self._parts.append(row := _Row())
-        row.add(kernel, dtype, arguments)
+        last = self._parts[-1] if self._parts else None
+        if not isinstance(last, _KernelSequence):
+            self._parts.append(last := _KernelSequence())
+        last.add(kernel, dtype, arguments)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -125,9 +134,8 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not func.is_view and func not in _ALLOCATE:
             raise UnrecordableError(str(func))
         result = func(*args, **kwargs)
-        if func.is_view and not _homes(result) <= _homes(
-            args
-        ):  # in inference mode `contiguous` calls itself a view
+        # In inference mode `contiguous` reports itself as a view even if it has copied.
+        if func.is_view and not _storages(result) <= _storages(args):
             raise UnrecordableError(str(func))
         self._held.append(result)
         return result
@@ -137,23 +145,27 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def record(step: Callable[[], Tensor]) -> tuple[Replay, Tensor] | None:
-    """What replays a step, and the tensor that replays write its result to; None for a step that cannot be replayed. Nothing is run."""
+    """Records `step` without running it.
+
+    Returns the replay and the tensor that holds the step's result after a replay, or None if the step cannot
+    be replayed.
+    """
     recording = _Recording()
     try:
-        with noting(recording.note), recording:
+        with intercepting(recording.note), recording:
             result = step()
     except UnrecordableError:
         return None
     return recording.replay(), result
 
 
-def _homes(of: object) -> set[int]:
-    """The addresses of the storages of all tensors in there."""
-    return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(of) if isinstance(leaf, Tensor)}
+def _storages(tree: object) -> set[int]:
+    """Returns the storage addresses of all tensors in a nested structure."""
+    return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
 
 
 def _word(kind: type, argument: Any) -> int:
-    """Sixty-four bits that `from_word` of `cpu.h` reads as the argument."""
+    """Encodes an argument as the 64-bit word that `from_word` of `cpu.h` decodes."""
     if argument is None:
         return 0
     if isinstance(argument, ctypes.Structure):

@@ -1,1 +1,1 @@
-"""The rotary embedding, and the write of keys and values to the cache."""
+"""The rotary embedding of queries and keys, and the write of keys and values to the KV cache."""

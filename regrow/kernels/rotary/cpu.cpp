@@ -1,19 +1,21 @@
-// Rotary embedding and cache write: `reference.py` says what is computed.
+// Rotary embedding and cache write (defined in `reference.py`).
 #include "../cpu.h"
 
 namespace regrow {
 
 struct RotarySizes {
     long rows, width, heads, kv_heads, head_width;
-    long qkv_row, qkv_token;      // strides, in numbers
+    long qkv_row, qkv_token;      // strides, in elements
     long out_row, out_token, out_head;
     long k_row, k_head, k_place;  // of the key cache
     long v_row, v_head, v_place;  // of the value cache
 };
 
-// One head of one token, normed by `weight` where there is one, turned by the angles of `cosine` and `sine`.
+// Rotates one head of one token by the angles of `cosine` and `sine`. If `weight` is given, the head is
+// normalised first.
 template <typename T>
-void turn(const T *head, const T *weight, float eps, const float *cosine, const float *sine, long width, T *out) {
+void turn(const T *head, const T *weight, float eps, const float *cosine, const float *sine, long width,
+          T *out) {
     const long half = width / 2;
     float scale = 1;
     if (weight != nullptr) {
@@ -38,26 +40,30 @@ void turn(const T *head, const T *weight, float eps, const float *cosine, const 
 }
 
 template <typename T>
-void rope_cache(const T *qkv, const T *q_weight, const T *k_weight, const float *cosine, const float *sine, const int64_t *position,
-                const int64_t *places, T *keys, T *values, T *out, const RotarySizes &of, float eps) {
-    const long half = of.head_width / 2;
-#pragma omp parallel for schedule(static) if (of.rows > 1)
-    for (long row = 0; row < of.rows; row++) {
-        for (long token = 0; token < of.width; token++) {
-            const long number = row * of.width + token;
+void rope_cache(const T *qkv, const T *q_weight, const T *k_weight, const float *cosine, const float *sine,
+                const int64_t *position, const int64_t *places, T *keys, T *values, T *out,
+                const RotarySizes &sizes, float eps) {
+    const long half = sizes.head_width / 2;
+#pragma omp parallel for schedule(static) if (sizes.rows > 1)
+    for (long row = 0; row < sizes.rows; row++) {
+        for (long token = 0; token < sizes.width; token++) {
+            const long number = row * sizes.width + token;
             const long angle = position[number] < 0 ? 0 : position[number];
             const float *c = cosine + angle * half, *s = sine + angle * half;
-            const T *head = qkv + row * of.qkv_row + token * of.qkv_token;
-            for (long query = 0; query < of.heads; query++, head += of.head_width) {
-                turn(head, q_weight, eps, c, s, of.head_width, out + row * of.out_row + token * of.out_token + query * of.out_head);
+            const T *head = qkv + row * sizes.qkv_row + token * sizes.qkv_token;
+            for (long query = 0; query < sizes.heads; query++, head += sizes.head_width) {
+                T *to = out + row * sizes.out_row + token * sizes.out_token + query * sizes.out_head;
+                turn(head, q_weight, eps, c, s, sizes.head_width, to);
             }
             const long place = places[number];
             if (place < 0) continue;  // padding
-            for (long key = 0; key < of.kv_heads; key++, head += of.head_width) {
-                turn(head, k_weight, eps, c, s, of.head_width, keys + row * of.k_row + key * of.k_head + place * of.k_place);
+            for (long key = 0; key < sizes.kv_heads; key++, head += sizes.head_width) {
+                T *to = keys + row * sizes.k_row + key * sizes.k_head + place * sizes.k_place;
+                turn(head, k_weight, eps, c, s, sizes.head_width, to);
             }
-            for (long value = 0; value < of.kv_heads; value++, head += of.head_width) {
-                std::memcpy(values + row * of.v_row + value * of.v_head + place * of.v_place, head, of.head_width * sizeof(T));
+            for (long value = 0; value < sizes.kv_heads; value++, head += sizes.head_width) {
+                T *to = values + row * sizes.v_row + value * sizes.v_head + place * sizes.v_place;
+                std::memcpy(to, head, sizes.head_width * sizeof(T));
             }
         }
     }
@@ -65,11 +71,12 @@ void rope_cache(const T *qkv, const T *q_weight, const T *k_weight, const float 
 
 }  // namespace regrow
 
-#define ROPE_CACHE(NAME, T)                                                                                                      \
-    extern "C" void NAME(const T *qkv, const T *q_weight, const T *k_weight, const float *cosine, const float *sine,             \
-                         const int64_t *position, const int64_t *places, T *keys, T *values, T *out, const regrow::RotarySizes *of,    \
-                         float eps) {                                                                                            \
-        regrow::rope_cache(qkv, q_weight, k_weight, cosine, sine, position, places, keys, values, out, *of, eps);                \
+#define ROPE_CACHE(NAME, T)                                                                                  \
+    extern "C" void NAME(const T *qkv, const T *q_weight, const T *k_weight, const float *cosine,            \
+                         const float *sine, const int64_t *position, const int64_t *places, T *keys,         \
+                         T *values, T *out, const regrow::RotarySizes *sizes, float eps) {                   \
+        regrow::rope_cache(qkv, q_weight, k_weight, cosine, sine, position, places, keys, values, out,       \
+                           *sizes, eps);                                                                     \
     }
 ROPE_CACHE(rope_cache_float32, float)
 ROPE_CACHE(rope_cache_bfloat16, regrow::bfloat16)

@@ -1,4 +1,4 @@
-"""Rotary embedding and cache write, in one pass over a token (CPU)."""
+"""Rotary embedding and cache write, in one pass over each token (CPU)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regrow.kernels.cpu_library import FLOAT, LONG, POINTER, Kernel, check
 
 @final
 class _Sizes(ctypes.Structure):
-    """RotarySizes of `cpu.cpp`."""
+    """Mirrors struct `RotarySizes` of `cpu.cpp`."""
 
     _fields_ = [
         (name, LONG) for name in ("rows", "width", "heads", "kv_heads", "head_width", "qkv_row", "qkv_token")
@@ -27,10 +27,14 @@ KERNEL = Kernel("rope_cache", *[POINTER] * 10, ctypes.POINTER(_Sizes), FLOAT)
 
 
 def rope_cache(
-    qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor, position: Tensor, at: Tensor,
-    k_cache: Tensor, v_cache: Tensor, out: Tensor,
+    qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
+    position: Tensor, at: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
-    """As `reference.rope_cache`. Any strides between rows, tokens, heads and positions; cos, sin and positions are contiguous."""
+    """Computes `reference.rope_cache`.
+
+    Rows, tokens, heads and cache positions may have any stride. The channels of a head must be adjacent, and
+    cos, sin, `position` and `at` contiguous. Raises ValueError or TypeError for other operands.
+    """
     if (q_weight is None) != (k_weight is None):
         raise ValueError("queries and keys are normed both or neither")
     check(qkv.dtype, q_weight, k_weight, k_cache, v_cache, out)

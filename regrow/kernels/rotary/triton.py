@@ -1,4 +1,4 @@
-"""Rotary embedding and the write to the cache, in one kernel."""
+"""Rotary embedding and cache write in one Triton kernel."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-HEADS = 8  # that a program of rope_cache turns
-TURN_WARPS = 2  # one load of 16 bytes a thread
+HEADS = 8  # heads per program of `turn_heads`
+TURN_WARPS = 2  # one load of 16 bytes per thread
 
 
 @torch.library.custom_op("regrow::rope_cache", mutates_args=("k_cache", "v_cache", "out"))
 def rope_cache(
-    qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor, position: Tensor, at: Tensor,
-    k_cache: Tensor, v_cache: Tensor, out: Tensor,
+    qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
+    position: Tensor, at: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
-    """Queries to out [B, w, H, d], keys and values to `k_cache` and `v_cache` [B, H_kv, S, d], of qkv [B, w, (H + 2 H_kv) d].
+    """Rotates the queries and keys of qkv [B, w, (H + 2 H_kv) d], and writes keys and values to the KV cache.
 
-    Queries and keys are turned by the angles of `position` [B, w] int64, whose cosines and sines `cos` and `sin` [positions, d/2] float32
-    hold: channel j with channel j + d/2, as in Llama. Before that, with `q_weight` and `k_weight` [d], each head is normed as
-    transformers' Qwen3RMSNorm does it. Keys and values of a token go to the cache position `at` [B, w] int64. Padding has a negative one
-    and is not written; its position may be negative too. Products and sums are taken in float32. Any strides of qkv, the caches and out
-    but for adjacent channels.
+    Queries go to out [B, w, H, d], keys and values to `k_cache` and `v_cache` [B, H_kv, S, d]. With
+    `q_weight` and `k_weight` [d], each head of queries and keys is first normalised as transformers'
+    Qwen3RMSNorm does it. They are then rotated by the angles of `position` [B, w] int64: channel j with
+    channel j + d/2, as in Llama. `cos` and `sin` [positions, d/2] float32 hold the cosines and sines. Keys
+    and values of a token go to the cache position `at` [B, w] int64. Padding has a negative `at` and is not
+    written; its `position` may be negative too.
+
+    Multiplications and additions are in float32. qkv, the caches and out may have any strides, but the
+    channels of a head must be adjacent. Raises ValueError for other operands.
     """
     if any(tensor.stride(-1) != 1 for tensor in (qkv, k_cache, v_cache, out)):
         raise ValueError("the channels of a head have to be adjacent in memory")
@@ -33,24 +37,27 @@ def rope_cache(
     rows, width, heads, head_width = out.shape
     kv_heads = k_cache.shape[1]
     turn_heads[(triton.cdiv(heads + 2 * kv_heads, HEADS), width, rows)](
-        qkv, cos if q_weight is None else q_weight, cos if k_weight is None else k_weight, eps, cos, sin, position, at,
-        k_cache, v_cache, out,
+        qkv, cos if q_weight is None else q_weight, cos if k_weight is None else k_weight, eps, cos, sin,
+        position, at, k_cache, v_cache, out,
         *qkv.stride()[:2], *k_cache.stride()[:3], *v_cache.stride()[:3], *out.stride()[:3],
-        q_weight is not None, heads, kv_heads, head_width // 2, triton.next_power_of_2(head_width // 2), HEADS, num_warps=TURN_WARPS,
+        q_weight is not None, heads, kv_heads, head_width // 2, triton.next_power_of_2(head_width // 2),
+        HEADS, num_warps=TURN_WARPS,
     )  # fmt: skip
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def turn_heads(
     qkv: tl.tensor, q_weight: tl.tensor, k_weight: tl.tensor, eps: float, cos: tl.tensor, sin: tl.tensor,
-    position: tl.tensor, at: tl.tensor, k_cache: tl.tensor, v_cache: tl.tensor, out: tl.tensor, qkv_row: int, qkv_token: int,
-    k_row: int, k_head: int, k_position: int, v_row: int, v_head: int, v_position: int, out_row: int, out_token: int, out_head: int,
-    NORM: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr, PADDED: tl.constexpr, HEADS: tl.constexpr,
+    position: tl.tensor, at: tl.tensor, k_cache: tl.tensor, v_cache: tl.tensor, out: tl.tensor,
+    qkv_row: int, qkv_token: int, k_row: int, k_head: int, k_position: int,
+    v_row: int, v_head: int, v_position: int, out_row: int, out_token: int, out_head: int,
+    NORM: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr, PADDED: tl.constexpr,
+    HEADS: tl.constexpr,
 ) -> None:  # fmt: skip
+    """Processes HEADS heads of one token."""
     token, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    head = tl.program_id(0) * HEADS + tl.arange(
-        0, HEADS
-    )  # of the queries, then of the keys, then of the values
+    # Query heads come first, then key heads, then value heads.
+    head = tl.program_id(0) * HEADS + tl.arange(0, HEADS)
     column = tl.arange(0, PADDED)
     within = column < HALF
     inside = (head < QUERIES + 2 * KEYS)[:, None] & within[None, :]
@@ -112,6 +119,7 @@ def turn_heads(
 def halves(
     weight: tl.tensor, column: tl.tensor, within: tl.tensor, HALF: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
+    """Loads the two halves of a norm weight, [1, PADDED] float32 each."""
     left = tl.load(weight + column, mask=within, other=0.0).to(tl.float32)
     right = tl.load(weight + HALF + column, mask=within, other=0.0).to(tl.float32)
     return left[None, :], right[None, :]

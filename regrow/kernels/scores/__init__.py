@@ -1,1 +1,1 @@
-"""Scores of neurons: their activations relative to the norm of a token (paper, eq. 2)."""
+"""Scores of neurons: squared activations relative to the norm of their token (paper, eq. 2)."""

@@ -13,7 +13,7 @@ from regrow.kernels.cpu_library import LONG, POINTER, Kernel, check
 
 @final
 class _Sizes(ctypes.Structure):
-    """ScoreSizes of `cpu.cpp`."""
+    """Mirrors struct `ScoreSizes` of `cpu.cpp`."""
 
     _fields_ = [
         (name, LONG)
@@ -25,7 +25,11 @@ KERNEL = Kernel("observe", *[POINTER] * 4, ctypes.POINTER(_Sizes))
 
 
 def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
-    """As `reference.observe`. Any strides between layers, tokens and slots; `slot` is contiguous."""
+    """Computes `reference.observe`, for z of float32 or bfloat16 and a float32 `total`.
+
+    Layers, tokens and slots may have any stride; neurons must be adjacent, and `slot` contiguous. Raises
+    ValueError or TypeError for other operands.
+    """
     if z.dim() == 2:
         z, total = z[None], total[None]
     if z.stride(-1) != 1 or total.stride(-1) != 1 or not slot.is_contiguous():

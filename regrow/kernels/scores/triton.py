@@ -1,12 +1,14 @@
-"""Scores of a dense step, added to where they are remembered (paper, eq. 2): total[slot of t] += (z_t / ||z_t||_2)^2.
+"""Adds the scores of a dense step to their accumulators (paper, eq. 2), in Triton.
 
-No operation is atomic, so that the same step gives the same bits: one kernel squares, one adds. In the second, a program
-owns some neurons of one slot and collects the tokens of that slot. Were it to own the neurons of all slots, every token
-would have to wait for the read and write of the one before it.
+For every token t, total[slot of t] += (z_t / ||z_t||_2)^2. One kernel sums squares, a second adds scores.
+Neither uses atomic operations, so the same step gives the same bits. A program of the second kernel owns some
+neurons of one slot and collects the tokens of that slot. If it owned the neurons of all slots, every token
+would have to wait for the read and write of the previous token.
 
-Where a slot has several tokens on average, a program looks for its tokens and takes some at once (`add_tokens`). In a
-decode step it has one or none, and thousands of programs would wait for the same search: it is made once for each slot
-(`find`), and what is left to each program is to read and to write (`add_one_by_one`).
+If a slot has several tokens on average, a program searches for its tokens and processes several at once
+(`add_tokens`). In a decode step a slot has one token or none, and thousands of programs would wait for the
+same search. So the search is done once per slot (`find`), and each program only reads and writes
+(`add_one_by_one`).
 """
 
 from __future__ import annotations
@@ -16,18 +18,20 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-PART = 4096  # neurons of a token whose squares one program sums: two loads of 16 bytes a thread
-MOST_TOKENS, MOST_NEURONS, NUMBERS = (
-    16,
-    2048,
-    8192,
-)  # that a program of add_tokens reads at once, and their product
-MOST_SLOTS = 1024  # of tokens that a search looks through at once
+PART = 4096  # neurons of a token whose squares one program sums: two loads of 16 bytes per thread
+# Limits of what a program of `add_tokens` loads at once: tokens, neurons, and elements (tokens times
+# neurons).
+MOST_TOKENS, MOST_NEURONS, NUMBERS = 16, 2048, 8192
+MOST_SLOTS = 1024  # entries of `slot` that a search loads at once
 SQUARE_WARPS, FIND_WARPS, ADD_WARPS = 8, 1, 4
 
 
 def block(tokens: int, slots: int) -> tuple[int, int, int]:
-    """Slots looked through, tokens and neurons read at once, where there are so many tokens: as few tokens as a slot has on average."""
+    """Chooses the block sizes for a pass of `tokens` tokens over `slots` slots.
+
+    Returns the entries of `slot` to search, the tokens to load and the neurons to load, each at once. The
+    tokens are as many as a slot has on average, rounded up to a power of two, and at most MOST_TOKENS.
+    """
     apiece = min(MOST_TOKENS, triton.next_power_of_2(triton.cdiv(tokens, slots)))
     return (
         min(MOST_SLOTS, max(16, triton.next_power_of_2(tokens))),
@@ -37,18 +41,19 @@ def block(tokens: int, slots: int) -> tuple[int, int, int]:
 
 
 def observe_workspace(layers: int, tokens: int, neurons: int) -> tuple[int, int, int]:
-    """The shape of the float32 workspace `partial` of `observe`: the sums of squares of the parts of every token."""
+    """Returns the shape of the float32 workspace `partial` of `observe`, for the sums of squares per part."""
     return layers, tokens, -(-neurons // PART)
 
 
 @torch.library.custom_op("regrow::observe", mutates_args=("total", "partial", "span"))
 def observe(z: Tensor, slot: Tensor, total: Tensor, partial: Tensor, span: Tensor) -> None:
-    """Adds zbar^2 of the activations z [T, F] to the rows `slot` [T] int64 of total [S, F] float32.
+    """Adds zbar^2 = (z / ||z||)^2 of every token of z [T, F] to row `slot` [T] int64 of total [S, F] float32.
 
-    Norms are taken in float32 over all F neurons. A token whose slot is -1 does not count, one with ||z|| = 0 adds nothing, and so does one
-    whose norm is no number. With z [L, T, F] and total [L, S, F] all layers are added at once. z may have any stride between tokens, total
-    between slots; neurons are adjacent. `partial` has the shape that `observe_workspace` says, `span` is [S, 2] int32; what
-    they held does not matter.
+    Norms are computed in float32 over all F neurons. A token whose slot is -1 does not count. A token whose
+    norm is 0 or NaN adds nothing. With z [L, T, F] and total [L, S, F] all layers are added at once. Tokens
+    of z and slots of total may have any stride, but neurons must be adjacent. `partial` has the shape that
+    `observe_workspace` returns, and `span` is [S, 2] int32; their previous contents do not matter. Raises
+    ValueError for other operands.
     """
     if z.stride(-1) != 1 or total.stride(-1) != 1:
         raise ValueError("the neurons of z and total have to be adjacent in memory")
@@ -89,6 +94,7 @@ def observe(z: Tensor, slot: Tensor, total: Tensor, partial: Tensor, span: Tenso
 def square(
     z: tl.tensor, partial: tl.tensor, z_layer: int, z_token: int, F: tl.constexpr, PART: tl.constexpr,
 ) -> None:  # fmt: skip
+    """Sums the squares of one part of a token."""
     token, part, layer = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2).to(tl.int64)
     neuron = part * PART + tl.arange(0, PART)
     value = tl.load(z + layer * z_layer + token * z_token + neuron, mask=neuron < F, other=0.0).to(tl.float32)
@@ -98,7 +104,7 @@ def square(
 
 @triton.jit(do_not_specialize=["tokens"])  # type: ignore[untyped-decorator]
 def find(slot: tl.tensor, span: tl.tensor, tokens: int, SLOTS: tl.constexpr) -> None:
-    """The first token of a slot, and one more than its last; 0 where there is none."""
+    """Writes the first token of a slot and its last plus one to `span`; the end is 0 if it has no token."""
     row = tl.program_id(0)
     start, end = tokens, 0
     for chunk in range(0, tokens, SLOTS):
@@ -116,13 +122,13 @@ def add_one_by_one(
     z_layer: int, z_token: int, total_layer: int, total_slot: int,
     F: tl.constexpr, SUMS: tl.constexpr, PARTS: tl.constexpr, NEURONS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """`add_tokens` where a slot has a token or none: some tokens more are added in their order."""
+    """Adds the tokens of a slot one after another, for steps in which most slots have one token or none."""
     neuron = tl.program_id(0) * NEURONS + tl.arange(0, NEURONS)
     inside = neuron < F
     row, layer = tl.program_id(1), tl.program_id(2).to(tl.int64)
     target = total + layer * total_layer + row.to(tl.int64) * total_slot + neuron
     start, end = tl.load(span + 2 * row), tl.load(span + 2 * row + 1)
-    score = tl.load(target, mask=inside, other=0.0)  # before it is known whether it changes: one wait less
+    score = tl.load(target, mask=inside, other=0.0)  # loaded early, to overlap with the other loads
     part = tl.arange(0, PARTS)
     for token in range(start, end):
         if tl.load(slot + token) == row:
@@ -142,13 +148,15 @@ def add_one_by_one(
 def add_tokens(
     z: tl.tensor, slot: tl.tensor, partial: tl.tensor, total: tl.tensor, tokens: int,
     z_layer: int, z_token: int, total_layer: int, total_slot: int,
-    F: tl.constexpr, SUMS: tl.constexpr, PARTS: tl.constexpr, SLOTS: tl.constexpr, TOKENS: tl.constexpr, NEURONS: tl.constexpr,
+    F: tl.constexpr, SUMS: tl.constexpr, PARTS: tl.constexpr, SLOTS: tl.constexpr, TOKENS: tl.constexpr,
+    NEURONS: tl.constexpr,
 ) -> None:  # fmt: skip
+    """Searches for the tokens of a slot, and adds TOKENS of them at a time."""
     neuron = tl.program_id(0) * NEURONS + tl.arange(0, NEURONS)
     inside = neuron < F
     row, layer = tl.program_id(1), tl.program_id(2).to(tl.int64)
     target = total + layer * total_layer + row.to(tl.int64) * total_slot + neuron
-    score = tl.load(target, mask=inside, other=0.0)  # before it is known whether it changes: one wait less
+    score = tl.load(target, mask=inside, other=0.0)  # loaded early, to overlap with the other loads
     part = tl.arange(0, PARTS)
     found = 0
     for chunk in range(0, tokens, SLOTS):

@@ -1,1 +1,1 @@
-"""Which inputs of a linear exceed a threshold over a batch (TEAL, WINA)."""
+"""Finds the inputs of a linear layer that exceed a threshold over a batch (TEAL, WINA)."""

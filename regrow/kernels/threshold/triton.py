@@ -1,5 +1,7 @@
-"""Which inputs of a linear exceed a threshold over the live rows of a batch (TEAL, arXiv 2408.14690; WINA, arXiv 2505.19427): one kernel in
-the place of a dozen."""
+"""Finds the inputs of a linear layer that exceed a threshold over a batch, in one kernel instead of a dozen.
+
+For TEAL (arXiv 2408.14690) and WINA (arXiv 2505.19427).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-ROWS, INPUTS = 8, 256  # that a program reads at once: 16 bytes a thread and row, where numbers have 2
+ROWS, INPUTS = 8, 256  # loaded by a program at once: for 2-byte elements, 16 bytes per thread and row
 WARPS: Final = 4
 
 
@@ -25,10 +27,12 @@ def exceeding(
     measured: Tensor,
     keep: Tensor,
 ) -> None:
-    """keep [in] bool: where the mean of |x_i| of x [T, in], times `norms` [in] float32 if given, exceeds `threshold`.
+    """Writes to keep [in] bool whether the mean of |x_i| of x [T, in], times `norms`, exceeds `threshold`.
 
-    The mean is over the tokens whose `slot` [T] int64 is not negative; with `abs_mean` it is the magnitude of the mean of x_i. `weights`
-    times the number of inputs kept is added to `measured` [] int64. Sums are float32. Any stride between tokens.
+    The mean is over the tokens whose `slot` [T] int64 is not negative. With `abs_mean`, the absolute value of
+    the mean of x_i is compared instead. `norms` [in] float32 may be None. Adds `weights` times the number of
+    kept inputs to `measured` [] int64. Sums are float32. Tokens may have any stride. Raises ValueError if the
+    inputs of a token, slot, norms or keep are not contiguous.
     """
     if (
         x.stride(-1) != 1
@@ -38,16 +42,20 @@ def exceeding(
         raise ValueError("the inputs of a token, slot, norms and keep have to be adjacent in memory")
     tokens, inputs = x.shape
     retain[(triton.cdiv(inputs, INPUTS),)](
-        x, slot, norms, measured, keep, tokens, inputs, x.stride(0), threshold, weights, abs_mean, ROWS, INPUTS, num_warps=WARPS,
+        x, slot, norms, measured, keep, tokens, inputs, x.stride(0), threshold, weights, abs_mean, ROWS,
+        INPUTS, num_warps=WARPS,
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["tokens", "weights"], do_not_specialize_on_alignment=["measured"])  # type: ignore[untyped-decorator]
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["tokens", "weights"], do_not_specialize_on_alignment=["measured"]
+)
 def retain(
     x: tl.tensor, slot: tl.tensor, norms: tl.tensor, measured: tl.tensor, keep: tl.tensor,
     tokens: tl.tensor, inputs: tl.tensor, x_token: tl.tensor, threshold: tl.tensor, weights: tl.tensor,
     ABS_MEAN: tl.constexpr, ROWS: tl.constexpr, INPUTS: tl.constexpr,
 ) -> None:  # fmt: skip
+    """Decides which of INPUTS inputs are kept."""
     column = tl.program_id(0) * INPUTS + tl.arange(0, INPUTS)
     inside = column < inputs
     total = tl.zeros((ROWS, INPUTS), tl.float32)
@@ -64,6 +72,5 @@ def retain(
         score *= tl.load(norms + column, mask=inside, other=0.0)
     kept = (score > threshold) & inside
     tl.store(keep + column, kept, mask=inside)
-    tl.atomic_add(
-        measured, tl.sum(kept.to(tl.int64), axis=0) * weights
-    )  # of integers: any order gives the same
+    # Integers are added, so the order of the atomic additions does not change the sum.
+    tl.atomic_add(measured, tl.sum(kept.to(tl.int64), axis=0) * weights)

@@ -1,4 +1,4 @@
-"""Every Triton kernel with the types and constants it is used with."""
+"""Every Triton kernel with the types and constants that it is launched with."""
 
 from kernels.variants import decode, ffn
 

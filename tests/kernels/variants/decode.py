@@ -1,4 +1,7 @@
-"""The kernels of a decode step, at the sizes of Qwen2-7B and Llama-8B, for one token a row and for the verification of 4 and 16 more."""
+"""The kernels of a decode step, at the sizes of Qwen2-7B and Llama-8B.
+
+Steps have one token per row, or the 5 or 17 tokens of a step that verifies 4 or 16 drafted tokens.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +13,11 @@ from regrow.kernels.rotary import triton as rotary
 from regrow.kernels.scores import triton as score
 from regrow.kernels.threshold import triton as retaining
 
+# D, F, query heads, key-value heads.
 SHAPES = {
     "qwen2-7b": (3584, 18944, 28, 4),
     "llama-8b": (4096, 14336, 32, 8),
-}  # D, F, query heads, key-value heads
+}
 HEAD, CAPACITY, BATCH = 128, 4096, 16
 WIDTHS = 1, 5, 17
 DTYPES = "bf16", "fp16"
@@ -27,7 +31,7 @@ def variant(
     warps: int,
     stages: int = 2,
 ) -> Variant:
-    """Addresses and strides are multiples of 16, as those of a model are."""
+    """Creates a variant whose addresses and strides are multiples of 16, as those of a model are."""
     aligned = {
         key: value if key in ("tokens", "splits", "eps", "scale") else f"{value}:16"
         for key, value in types.items()
@@ -40,7 +44,7 @@ def strides(kernel: Any, *prefixes: str) -> dict[str, str]:
     return {
         name: "i32"
         for name in kernel.arg_names
-        if name in {f"{prefix}_{of}" for prefix in prefixes for of in names}
+        if name in {f"{prefix}_{axis}" for prefix in prefixes for axis in names}
     }
 
 
@@ -177,7 +181,7 @@ VARIANTS: list[Variant] = [
     *[made for model in MODELS for made in observe(*model)],
     *[retain(dtype, norms, norms) for dtype in DTYPES for norms in (False, True)],
     *[attend(shape, GROUPS[shape], HEAD, width, dtype) for shape, dtype in MODELS for width in WIDTHS],
-    # Heads that are padded; wide ones, with one query, and with more than one program holds.
+    # A head width that is padded; wide heads with one query, and with more queries than a program holds.
     *[
         attend(f"head of {head}", groups, head, width, "bf16")
         for head, groups, width in ((80, 1, 1), (256, 2, 1), (256, 8, 17))

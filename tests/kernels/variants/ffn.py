@@ -1,4 +1,4 @@
-"""The sparse FFN and the linear over kept inputs, at the width, the intermediate size and half of the neurons of Qwen2.5-7B."""
+"""The sparse FFN and the masked linear layer, at the sizes of Qwen2.5-7B with half of its neurons."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,8 +18,8 @@ from regrow.kernels.split_sums import (
 )
 
 WIDTH, NEURONS, KEEP = 3584, 18944, 9472
-ROWS = 1, 16, 64  # 2 to 16 rows are one kernel
-SUM_ROWS = 1, 32, 64  # of the sums over chosen rows; 1 to 16 rows are one kernel
+ROWS = 1, 16, 64  # 2 to 16 rows share one compiled kernel
+SUM_ROWS = 1, 32, 64  # rows of `partial_dot`; 1 to 16 rows share one compiled kernel
 DTYPES = "bf16", "fp16"
 SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
@@ -33,7 +33,10 @@ def variant(
     odd: Sequence[str] = (),
     programs: int = 1,
 ) -> Variant:
-    """What the kernel is launched with: buffers and sizes are multiples of 16, but for the number of rows, which is not looked at."""
+    """Creates a variant whose buffers and sizes are multiples of 16, except for those named in `odd`.
+
+    The number of rows is never specialised.
+    """
     aligned = {key: value if key in ("rows", *odd) else f"{value}:16" for key, value in types.items()}
     absent = {key: None for key in kernel.arg_names if key not in types and key not in constants}
     return Variant(name, kernel, aligned, {**constants, **absent}, {"num_warps": warps}, programs)
@@ -69,14 +72,15 @@ def gated(
     if rows > 1:
         types |= integers("rows", "x_stride", "out_stride")
         constants |= {"ROWS": tile.rows}
-    name = f"gated {rows} {dtype} {act} {index}{' biased' * biased}{' odd' * bool(odd)}{' small' * (shared < H100_SHARED)}"
+    name = f"gated {rows} {dtype} {act} {index}"
+    name += f"{' biased' * biased}{' odd' * bool(odd)}{' small' * (shared < H100_SHARED)}"
     return variant(name, kernel, types, constants, tile.warps, odd, RESIDENT // PROCESSORS)
 
 
 def partial(
     rows: int, dtype: str, index: str = "i64", shared: int = H100_SHARED, counted: bool = False
 ) -> Variant:
-    """`counted`: the linear over the inputs that were gathered."""
+    """With `counted`, it is the variant of the masked linear layer, over gathered inputs."""
     tile = partial_tile(rows, KEEP, WIDTH, SIZES[dtype], shared)
     types = dict.fromkeys(("x", "weight"), f"*{dtype}") | {"index": f"*{index}", "partial": "*fp32"}
     types |= {"count": "*i32"} if counted else {}
@@ -107,7 +111,7 @@ VARIANTS: list[Variant] = [
     *[gated(rows, dtype, biased=True) for rows, dtype in ((1, "bf16"), (16, "fp16"), (64, "bf16"))],
     *[gated(rows, "bf16", act) for rows, act in ((1, "gelu"), (16, "gelu_tanh"), (16, "relu"))],
     gated(16, "bf16", index="i32"),
-    *[gated(rows, "bf16", odd=("keep",)) for rows in ROWS],  # a number of neurons that is no multiple of 16
+    *[gated(rows, "bf16", odd=("keep",)) for rows in ROWS],  # k is not a multiple of 16
     *[gated(rows, "bf16", shared=SMALL_SHARED) for rows in ROWS],
     *[partial(rows, "bf16", shared=SMALL_SHARED) for rows in SUM_ROWS],
     *[gated(rows, "fp32") for rows in (1, 16)],
