@@ -47,6 +47,7 @@ class Kernel:
         self._found: dict[torch.dtype, Callable[..., None] | None] = {}
 
     def __getitem__(self, dtype: torch.dtype) -> Callable[..., None]:
+        """Returns the function for `dtype`, or within `intercepting` a function that calls its callback."""
         found = self.get(dtype)
         assert found is not None, f"the CPU kernel {self.name} is not compiled for {dtype} on this machine"
         on_call = getattr(_RECORDING, "on_call", None)

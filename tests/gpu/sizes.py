@@ -19,7 +19,7 @@ DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the checks run on."""
+    """Sizes, models and methods of the checks."""
 
     width: int  # of an FFN
     neurons: int

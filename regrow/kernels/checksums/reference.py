@@ -20,7 +20,7 @@ def checksum(words: Tensor, factors: Tensor) -> Tensor:
 def _weighed(words: Tensor, factors: Tensor) -> Tensor:
     """Returns the weighted sum [] of words.
 
-    The sign and exponent of a word's last element are its highest bits, which a multiplication overflows. So
-    the upper half of a word is added to its lower half first, where those bits count too.
+    The sign and exponent of a word's last element are its highest bits, which overflow in a multiplication.
+    So the upper half of a word is first added to its lower half, where those bits count too.
     """
     return (words >> 32).add_(words).mul_(factors[: len(words)]).sum()
