@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench-ffn bench-vllm gpu clean
+.PHONY: help demo test docs check format bench-ffn bench-vllm gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -16,10 +16,14 @@ demo: $(INSTALLED) ## decode a batch of problems with the bundled model, dense a
 test: $(INSTALLED) ## run the tests, with one process per core
 	$(BIN)/python -m pytest -n auto
 
-check: $(INSTALLED) ## check formatting, lint and types, then run the tests
+docs: $(INSTALLED) ## build the documentation, with its API pages, in build/site
+	$(BIN)/mkdocs build --strict
+
+check: $(INSTALLED) ## check formatting, lint, types and documentation, then run the tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	@$(MAKE) --no-print-directory docs
 	@$(MAKE) --no-print-directory test
 
 format: $(INSTALLED) ## format the code and apply the safe lint fixes
