@@ -10,7 +10,7 @@ from typing import final
 from transformers import PreTrainedModel
 
 from regrow.bench.bench_result import BenchRow, Lost, Spread
-from regrow.bench.generation import Contender, Measured, Runner, Setting
+from regrow.bench.rounds import Contender, Measured, Runner, Setting
 from regrow.decoding.choose_network import Networks
 
 BASELINE = "dense"  # dense decoding through Regrow's loop; every ratio is relative to it

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedModel
 
-from regrow.bench.generation import Contender, Peer
+from regrow.bench.rounds import Contender, Peer
 from regrow.calibration.calibration import Calibration, Origin, calibrated, fingerprint
 from regrow.calibration.make_calibration import measure
 from regrow.errors import UsageError

@@ -19,9 +19,9 @@ import torch
 from regrow.bench.bench_result import PAPER, BenchRow, Lost, Result
 from regrow.bench.benchmark import Bound
 from regrow.bench.contenders import METHODS, methods
-from regrow.bench.generation import Setting
 from regrow.bench.gpu_kernels import kernel_times
 from regrow.bench.machine import bandwidth, device_name
+from regrow.bench.rounds import Setting
 from regrow.bench.run import BenchPlan, Listener, run
 from regrow.bench.shapes import SHAPES
 from regrow.errors import RegrowError

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from regrow.bench.bench_result import BenchRow, Lost, Result
 from regrow.bench.benchmark import Benchmark, Bound
 from regrow.bench.contenders import contenders
-from regrow.bench.generation import Peer, Setting
 from regrow.bench.machine import bandwidth, device_name
+from regrow.bench.rounds import Peer, Setting
 from regrow.bench.shapes import shape
 from regrow.bench.turnover import bundled_turnover
 from regrow.bench.vllm import started, version_of

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from regrow.bench.generation import Setting
+from regrow.bench.rounds import Setting
 from regrow.errors import RegrowError, UsageError
 
 CACHE_GB: Final = 1  # size of vLLM's KV cache

@@ -121,7 +121,7 @@ def bench(
         refuse_place(out)
     quieten(bars=is_remote(model) and sys.stderr.isatty())
     from regrow.bench.contenders import METHODS, ON_A_GPU, methods
-    from regrow.bench.generation import Setting
+    from regrow.bench.rounds import Setting
     from regrow.bench.run import BenchPlan, run
     from regrow.cli.bar import Bar
     from regrow.cli.bench_view import BenchTables, Silent

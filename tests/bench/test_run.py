@@ -12,8 +12,8 @@ import torch
 from regrow.bench import shapes
 from regrow.bench.bench_result import Result
 from regrow.bench.contenders import methods
-from regrow.bench.generation import Setting
 from regrow.bench.machine import bandwidth
+from regrow.bench.rounds import Setting
 from regrow.bench.run import BenchPlan, Listener, run
 from regrow.bench.shapes import Shape
 from regrow.errors import UsageError

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from families import build
-from regrow.bench.generation import Setting
+from regrow.bench.rounds import Setting
 from regrow.bench.vllm import Vllm, started
 from regrow.errors import RegrowError, UsageError
 

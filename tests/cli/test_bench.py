@@ -15,8 +15,8 @@ from torch import Tensor
 from command import run
 from regrow.bench import shapes
 from regrow.bench.bench_result import PAPER, Reference, Result
-from regrow.bench.generation import Contender, Runner
 from regrow.bench.machine import bandwidth
+from regrow.bench.rounds import Contender, Runner
 from regrow.bench.shapes import Shape
 
 OPTIONS = (
