@@ -41,6 +41,7 @@ def quieten(*, bars: bool = False) -> None:
     """Libraries warn of errors only and, unless asked for, show no bars. They look when they are imported."""
     if not is_verbose():
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if not bars:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
