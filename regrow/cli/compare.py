@@ -42,7 +42,7 @@ def compare(
             "-t",
             rich_help_panel=_GRID,
             metavar="NAME",
-            help="Problems to answer: {tasks}. Default for the bundled model: tiny_reasoner; others need it.",
+            help="Problems to answer: {tasks}. May be left out for the bundled model only.",
         ),
     ] = None,
     quick: Annotated[

@@ -44,7 +44,7 @@ def evaluate(
             "-t",
             rich_help_panel=_TASK,
             metavar="NAME",
-            help="Problems to answer: {tasks}. Default for the bundled model: tiny_reasoner; others need it.",
+            help="Problems to answer: {tasks}. May be left out for the bundled model only.",
         ),
     ] = None,
     batch_size: Annotated[

@@ -51,14 +51,14 @@ class Command(TyperCommand):
         return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Writes the help. If torch or transformers is unusable, leaves out the choices and says why."""
+        """Writes the help. Without usable libraries, leaves out choices and defaults, and says why."""
         lacking = _lacking()
         for option in self.params:
             if isinstance(option, TyperOption) and option.help:
                 option.help = leave_out(option.help) if lacking else fill(option.help)
         super().format_help(ctx, formatter)
         if lacking:
-            say(f"the help lists no choices: {lacking}")
+            say(f"choices and defaults are left out: {lacking}")
 
 
 def _lacking() -> str | None:
