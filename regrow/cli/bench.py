@@ -175,8 +175,8 @@ def bench(
     from regrow.cli.bench_view import BenchTables, Silent
     from regrow.models import find_device
 
-    where = find_device("cpu" if cpu else device)
-    untimed = [name for name in method or METHODS if where.type == "cpu" and name in ON_A_GPU]
+    target = find_device("cpu" if cpu else device)
+    untimed = [name for name in method or METHODS if target.type == "cpu" and name in ON_A_GPU]
     if method and untimed:
         raise UsageError(
             f"method {untimed[0]!r} reads all weights on a CPU, so its time there means nothing; leave it out"
@@ -185,23 +185,23 @@ def bench(
         raise UsageError(
             "--vllm-eager needs vLLM; also pass --vllm with the Python of an environment that has it"
         )
-    if vllm is not None and where.type != "cpu":
+    if vllm is not None and target.type != "cpu":
         raise UsageError("--vllm times vLLM on a CPU; add --cpu")
     sizes = batch_size or ([1, 4] if quick else [1, 4, 8, 16])
     plan = BenchPlan(
         model,
-        [] if model else shape or _default_shapes(where.type, quick),
+        [] if model else shape or _default_shapes(target.type, quick),
         methods([name for name in method or METHODS if name not in untimed], sparsity),
         [
             Setting(rows, tokens, new or (42 if quick else 128))
-            for tokens in prompt or _default_prompts(where.type, quick)
+            for tokens in prompt or _default_prompts(target.type, quick)
             for rows in sizes
         ],
         repeats or (3 if quick else 5),
         sparsity,
         turnover,
         dtype,
-        where,
+        target,
         trust_remote_code,
         vllm,
         vllm_eager,

@@ -17,9 +17,8 @@ from regrow.models import Loaded, encode
 from regrow.report import Report
 
 SLACK = 1.25  # a wrong answer may be longer than the solution
-Watch = Callable[
-    [int], Callable[[Progress], None]
-]  # takes the token limit, returns the callback of each step
+# Takes the token limit of a run, and returns the callback for its decode steps.
+Watch = Callable[[int], Callable[[Progress], None]]
 
 
 @final

@@ -64,9 +64,8 @@ CSV = 'id,prompt\n7,A add 1 2\n\n8,"A rev\nB par 1"\n'
 STRUCTURED = {
     "list.json": json.dumps(ROWS, indent=2),
     "of_texts.json": json.dumps([row["prompt"] for row in ROWS]),
-    "lines.json": "".join(
-        json.dumps(row) + "\n" for row in ROWS
-    ),  # many data sets use this suffix for JSON lines
+    # Many data sets use this suffix for JSON lines.
+    "lines.json": "".join(json.dumps(row) + "\n" for row in ROWS),
     "document.jsonl": json.dumps(ROWS, indent=2),
     "texts.jsonl": "".join(json.dumps(row["prompt"]) + "\n" for row in ROWS),
     "UPPER.NDJSON": "".join(json.dumps(row) + "\r\n" for row in ROWS),
