@@ -1,4 +1,7 @@
-"""The command line. Each command is a module; what takes seconds to import (torch, transformers) is imported when a command runs."""
+"""The command line, with one module for each command.
+
+torch and transformers take seconds to import, so they are imported only when a command runs.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"regrow {version('regrow')}")
         raise typer.Exit
 
@@ -42,7 +45,10 @@ def _root(
     ] = False,
     __: Verbose = False,
 ) -> None:
-    """Batched decoding of reasoning models with fewer FFN neurons, chosen anew as the answers unfold. No training."""
+    """Decode batches of prompts with fewer FFN neurons, chosen anew as the answers unfold. Needs no training.
+
+    Start with `regrow demo`. `regrow COMMAND --help` explains the options of a command.
+    """
 
 
 _DECODE, _MEASURE = "Decode", "Measure"
@@ -56,11 +62,11 @@ for panel, command in (
     (_MEASURE, bench),
 ):
     app.command(cls=Command, rich_help_panel=panel)(with_verbose(command))
-app.command(rich_help_panel=_MEASURE)(with_verbose(table))  # reads records, without torch
+app.command(rich_help_panel=_MEASURE)(with_verbose(table))  # works without torch
 
 
 def main() -> None:
-    """The `regrow` command."""
-    # Weights in huge pages: torch looks at this when it first allocates.
+    """Runs the `regrow` command."""
+    # torch puts weights into huge pages; it reads this variable at its first allocation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    app(prog_name="regrow")  # also as `python -m regrow`, for completion
+    app(prog_name="regrow")  # shell completion needs this name under `python -m regrow` too

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, gone when the work is done; elsewhere plain lines."""
+"""Progress on standard error: on a terminal a bar that disappears at the end, elsewhere plain lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LINES = 10
 
 @final
 class Bar:
-    """One line: what is under way, how far it is, and a note."""
+    """A progress bar with a description and a note."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         console = Console(stderr=True)
@@ -31,7 +31,7 @@ class Bar:
             TimeRemainingColumn(),
         )
         self._plain = None if console.is_interactive else _Lines(clock)
-        # Standard output is not to be redirected through this console: what is printed there belongs there.
+        # rich would redirect standard output to this console, which writes to standard error.
         self._progress = Progress(
             *columns,
             console=console,
@@ -42,25 +42,27 @@ class Bar:
         )
         self._task = self._progress.add_task("", total=None, note="")
 
-    def begin(self, what: str, total: int) -> None:
-        self._progress.reset(self._task, description=what, total=total, note="")
+    def begin(self, description: str, total: int) -> None:
+        """Starts the bar anew, at 0 of `total`."""
+        self._progress.reset(self._task, description=description, total=total, note="")
         if self._plain is not None:
-            self._plain.begin(what, total)
+            self._plain.begin(description, total)
 
     def show(self, done: float, note: str) -> None:
+        """Moves the bar. Without a terminal, prints a line if the last one is long enough ago."""
         self._progress.update(self._task, completed=done, note=note)
         if self._plain is not None:
             self._plain.show(done, note)
 
     def ended(self, done: float, note: str) -> None:
-        """Shows that a batch has ended. Without a terminal, each such batch has a line of its own."""
+        """Moves the bar at the end of a batch. Without a terminal, always prints a line."""
         self._progress.update(self._task, completed=done, note=note)
         if self._plain is not None:
             self._plain.ended(done, note)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """The bar is away while something is printed."""
+        """Hides the bar while the context lasts, so that something else can be printed."""
         self._progress.stop()
         yield
         self._progress.start()
@@ -77,14 +79,14 @@ class Bar:
 
 @final
 class _Lines:
-    """Progress without a terminal: a line for every batch that ends, and one every SECONDS_BETWEEN_LINES."""
+    """Progress without a terminal: a line at the end of each batch, and every SECONDS_BETWEEN_LINES."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._what, self._total = clock, "", 1.0
+        self._clock, self._description, self._total = clock, "", 1.0
         self._began = self._last = clock()
 
-    def begin(self, what: str, total: int) -> None:
-        self._what, self._total, self._began = what, total, self._clock()
+    def begin(self, description: str, total: int) -> None:
+        self._description, self._total, self._began = description, total, self._clock()
 
     def show(self, done: float, note: str) -> None:
         if self._clock() - self._last >= SECONDS_BETWEEN_LINES:
@@ -93,12 +95,12 @@ class _Lines:
     def ended(self, done: float, note: str) -> None:
         self._last = self._clock()
         spent = self._last - self._began
-        if spent < 1:  # too short for an estimate, or begun only when a batch had ended
-            say(f"{self._what}: {note}")
+        if spent < 1:  # too short for an estimate, or begun only after the work was done
+            say(f"{self._description}: {note}")
             return
         left = (
             f", at most {duration(spent * (self._total - done) / done)} left"
             if 0 < done < self._total
             else ""
         )
-        say(f"{self._what}: {note} ({duration(spent)} so far{left})")
+        say(f"{self._description}: {note} ({duration(spent)} so far{left})")

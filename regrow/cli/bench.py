@@ -1,4 +1,4 @@
-"""`regrow bench`: bytes and bounds first, then the clock."""
+"""`regrow bench`: prints the bytes that each method reads, then measures speed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,25 @@ from regrow.whole_file import refuse_place, write_whole
 if TYPE_CHECKING:
     from regrow.bench.bench_result import Reference, Result
 
-_WHAT, _HOW, _OUTPUT = "What", "How", "Output"
+_WORKLOAD, _MEASUREMENT, _OUTPUT = "Workload", "Measurement", "Output"
 
 
 def bench(
-    model: options.ModelName = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model directory or Hugging Face id, such as org/name. Default: random weights (--shape).",
+        ),
+    ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(
-            "--shape", rich_help_panel=_WHAT, help="Random weights of this shape: {shapes}; may be repeated."
+            "--shape",
+            metavar="NAME",
+            rich_help_panel=_WORKLOAD,
+            help="Sizes of a model with random weights; may be repeated: {shapes}. "
+            "Default: the first two on a CPU, the last two on a GPU.",
         ),
     ] = None,
     method: Annotated[
@@ -34,58 +44,91 @@ def bench(
         typer.Option(
             "--method",
             "-m",
-            rich_help_panel=_WHAT,
-            help="May be repeated; by default dense, griffin, teal and bap.",
+            metavar="NAME",
+            rich_help_panel=_WORKLOAD,
+            help="Method to time beside dense; may be repeated. Default: griffin, bap, and on a GPU teal.",
         ),
     ] = None,
     sparsity: Annotated[
-        str, typer.Option("--sparsity", "-s", rich_help_panel=_WHAT, help="Of every method.")
+        str,
+        typer.Option(
+            "--sparsity",
+            "-s",
+            metavar="SHARE",
+            rich_help_panel=_WORKLOAD,
+            help="Target sparsity of every method, in [0, 1).",
+        ),
     ] = "0.5",
     batch_size: Annotated[
         list[int] | None,
-        typer.Option(min=1, rich_help_panel=_WHAT, help="May be repeated; by default 1, 4, 8 and 16."),
+        typer.Option(
+            min=1,
+            rich_help_panel=_WORKLOAD,
+            help="Prompts decoded together; may be repeated. Default: 1, 4, 8 and 16 (with --quick 1 and 4).",
+        ),
     ] = None,
     prompt: Annotated[
         list[int] | None,
         typer.Option(
             "--prompt",
             min=1,
-            rich_help_panel=_WHAT,
-            help="Prompt tokens; may be repeated; by default 128, on a GPU also 4096 and 16384.",
+            rich_help_panel=_WORKLOAD,
+            help="Length of the prompts in tokens; may be repeated. "
+            "Default: 128, on a GPU also 4096 and 16384 (with --quick 32).",
         ),
     ] = None,
     new: Annotated[
-        int | None, typer.Option("--new", min=3, rich_help_panel=_WHAT, help="New tokens; by default 128.")
+        int | None,
+        typer.Option(
+            "--new",
+            min=3,
+            rich_help_panel=_WORKLOAD,
+            help="New tokens per prompt. Default: 128 (with --quick 42).",
+        ),
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_HOW, help="Rounds of all contenders; by default 5.")
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=_MEASUREMENT,
+            help="Rounds, each of which times every method once. Default: 5 (with --quick 3).",
+        ),
     ] = None,
     turnover: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            rich_help_panel=_HOW,
-            help="Share of neurons a refresh replaces; by default, with a shape, the bundled model's.",
+            rich_help_panel=_MEASUREMENT,
+            help="Share of the kept neurons that each new mask replaces. "
+            "Default: the model's own; with --shape, that of the bundled model.",
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", rich_help_panel=_HOW, help="Small, in minutes: a look, no result.")
+        bool,
+        typer.Option(
+            "--quick",
+            rich_help_panel=_MEASUREMENT,
+            help="A first look in minutes: one shape, two batch sizes, short prompts. Not a reliable result.",
+        ),
     ] = False,
     cpu: Annotated[
-        bool, typer.Option("--cpu", rich_help_panel=_HOW, help="As --device cpu, with shapes that suit one.")
+        bool, typer.Option("--cpu", rich_help_panel=_MEASUREMENT, help="The same as --device cpu.")
     ] = False,
     vllm: Annotated[
         Path | None,
         typer.Option(
             "--vllm",
             metavar="PYTHON",
-            rich_help_panel=_HOW,
-            help="Also time vLLM, with the Python of an environment that has it.",
+            rich_help_panel=_MEASUREMENT,
+            help="Also time vLLM on the CPU. PYTHON is the interpreter of an environment that has vLLM.",
         ),
     ] = None,
     vllm_eager: Annotated[
-        bool, typer.Option("--vllm-eager", rich_help_panel=_HOW, help="vLLM without compiling the model.")
+        bool,
+        typer.Option(
+            "--vllm-eager", rich_help_panel=_MEASUREMENT, help="Run vLLM without compiling the model."
+        ),
     ] = False,
     dtype: options.DTypeName = "bfloat16",
     device: options.DeviceName = "auto",
@@ -96,7 +139,7 @@ def bench(
             "--compare",
             metavar="FILE",
             rich_help_panel=_OUTPUT,
-            help="An earlier --out, or `paper`: its ratios beside ours.",
+            help="Also show the ratios of an earlier result (a file of --out), or with `paper` the paper's.",
         ),
     ] = None,
     out: Annotated[
@@ -104,15 +147,20 @@ def bench(
         typer.Option(
             "--out",
             "-o",
+            metavar="FILE",
             rich_help_panel=_OUTPUT,
-            help="Also write everything here, as JSON, after every batch size.",
+            help="Also write all results to this file as JSON, after each batch size.",
         ),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Time decoding: every method and transformers' own loop on the same prompts, as ratios to dense through Regrow's loop.
+    """Time decoding with several methods and with transformers, and compare the speeds with dense decoding.
 
-    Methods run as they do in the long run: those that begin with dense steps begin without them.
+    First it prints how many bytes a decode step reads and the speedup that these bytes allow. Then it
+    measures. All contenders decode the same prompts, and ratios are relative to dense decoding in Regrow's
+    loop. Methods are timed in their steady state, without the dense steps at the beginning.
+
+    Example: regrow bench --cpu --quick
     """
     if model is not None and shape:
         raise UsageError("a model and --shape exclude each other; choose one")
@@ -127,33 +175,33 @@ def bench(
     from regrow.cli.bench_view import BenchTables, Silent
     from regrow.models import find_device
 
-    where = find_device("cpu" if cpu else device)
-    untimed = [name for name in method or METHODS if where.type == "cpu" and name in ON_A_GPU]
+    target = find_device("cpu" if cpu else device)
+    untimed = [name for name in method or METHODS if target.type == "cpu" and name in ON_A_GPU]
     if method and untimed:
         raise UsageError(
-            f"method {untimed[0]!r} reads all weights on a CPU, so that its time would say nothing; leave it out"
+            f"method {untimed[0]!r} reads all weights on a CPU, so its time there means nothing; leave it out"
         )
     if vllm_eager and vllm is None:
         raise UsageError(
-            "--vllm-eager says how vLLM runs; also pass --vllm with the Python of an environment that has it"
+            "--vllm-eager needs vLLM; also pass --vllm with the Python of an environment that has it"
         )
-    if vllm is not None and where.type != "cpu":
+    if vllm is not None and target.type != "cpu":
         raise UsageError("--vllm times vLLM on a CPU; add --cpu")
     sizes = batch_size or ([1, 4] if quick else [1, 4, 8, 16])
     plan = BenchPlan(
         model,
-        [] if model else shape or _usual(where.type, quick),
+        [] if model else shape or _default_shapes(target.type, quick),
         methods([name for name in method or METHODS if name not in untimed], sparsity),
         [
             Setting(rows, tokens, new or (42 if quick else 128))
-            for tokens in prompt or _prompts(where.type, quick)
+            for tokens in prompt or _default_prompts(target.type, quick)
             for rows in sizes
         ],
         repeats or (3 if quick else 5),
         sparsity,
         turnover,
         dtype,
-        where,
+        target,
         trust_remote_code,
         vllm,
         vllm_eager,
@@ -164,19 +212,22 @@ def bench(
             run(plan, Silent(bar) if json else BenchTables(bar, reference), partial(_write, out))
     except KeyboardInterrupt:
         fail(
-            "interrupted" + (f"; the batch sizes measured are kept in {out}" if out and out.exists() else ""),
+            "interrupted" + (f"; what was measured is kept in {out}" if out and out.exists() else ""),
             INTERRUPTED,
         )
 
 
 def _write(out: Path | None, result: Result) -> None:
-    """Raises RegrowError where the disk takes no more."""
+    """Writes the results so far. Raises RegrowError if the file cannot be written."""
     if out is not None:
         write_whole(out, (result.to_json() + "\n").encode())
 
 
 def _reference(compare: str | None) -> Reference | None:
-    """Raises UsageError or RegrowError for a file that is none."""
+    """Returns the ratios to show beside the measured ones.
+
+    Raises UsageError if the file cannot be read, RegrowError if it holds no results.
+    """
     if compare is None:
         return None
     from regrow.bench.bench_result import PAPER, Reference
@@ -184,12 +235,12 @@ def _reference(compare: str | None) -> Reference | None:
     return PAPER if compare == "paper" else Reference.of(Path(compare))
 
 
-def _prompts(device: str, quick: bool) -> list[int]:
+def _default_prompts(device: str, quick: bool) -> list[int]:
     if quick:
         return [32]
     return [128, 4096, 16384] if device == "cuda" else [128]
 
 
-def _usual(device: str, quick: bool) -> list[str]:
+def _default_shapes(device: str, quick: bool) -> list[str]:
     shapes = ["qwen-7b", "llama-8b"] if device == "cuda" else ["qwen-0.5b", "qwen-1.5b"]
     return shapes[:1] if quick else shapes

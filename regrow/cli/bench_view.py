@@ -1,4 +1,4 @@
-"""What `regrow bench` shows while it runs."""
+"""The output of `regrow bench`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PARTS = ("prompt", "dense", "observe", "sparse", "refresh")
 
 
 class _WithBar(Listener):
-    """What is under way, on a bar."""
+    """Shows the current work on a progress bar."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar, self._on = bar, ""
@@ -33,7 +33,7 @@ class _WithBar(Listener):
 
 @final
 class Silent(_WithBar):
-    """JSON on stdout at the end, and nothing else."""
+    """Prints JSON to standard output at the end, and nothing else."""
 
     def begin(self, result: Result) -> None: ...
     def bounds(self, model: str, bounds: Sequence[Bound]) -> None: ...
@@ -45,7 +45,7 @@ class Silent(_WithBar):
 
 @final
 class BenchTables(_WithBar):
-    """Tables on stdout as they are measured, with the ratios of an earlier result beside them."""
+    """Prints tables to standard output as they are measured, with the ratios of an earlier result."""
 
     def __init__(self, bar: Bar, reference: Reference | None) -> None:
         super().__init__(bar)
@@ -58,16 +58,20 @@ class BenchTables(_WithBar):
         )
 
     def bounds(self, model: str, bounds: Sequence[Bound]) -> None:
-        """A line a method, a column a batch size (the longest prompt's, where there are several)."""
+        """Prints one line per method and one column per batch size.
+
+        If there are several prompt lengths, the bounds are those of the last one.
+        """
         sizes = sorted({bound.rows for bound in bounds})
         table = _table(
-            f"{model} by bytes alone: GB a decode step, and at most how much faster than dense",
+            f"{model} by bytes alone: GB read per decode step, and how much faster than dense that allows",
             [f"batch {size}" for size in sizes],
         )
         for label in dict.fromkeys(bound.label for bound in bounds):
-            of = {bound.rows: bound for bound in bounds if bound.label == label}
+            found = {bound.rows: bound for bound in bounds if bound.label == label}
             table.add_row(
-                label, *(f"{of[size].bytes_per_step / 1e9:.3f}  {ratio(of[size].ratio)}" for size in sizes)
+                label,
+                *(f"{found[size].bytes_per_step / 1e9:.3f}  {ratio(found[size].ratio)}" for size in sizes),
             )
         self._print(table)
 
@@ -84,17 +88,17 @@ class BenchTables(_WithBar):
         ]
         speed, parts = (
             _table(size, names),
-            _table("milliseconds: a step, or the whole of a prompt or refresh", _PARTS),
+            _table("milliseconds: the whole prompt, one step, one refresh of the mask", _PARTS),
         )
         for row in rows:
-            there = [self._there(row)] if self._reference else []
+            earlier = [self._earlier(row)] if self._reference else []
             measured = (
                 rate(row.tokens_per_second.median),
                 ratio(row.ratio.median),
                 _range(row.ratio),
                 ratio(row.bound),
             )
-            speed.add_row(row.label, *measured, *there, f"{row.bandwidth_share:.0%}")
+            speed.add_row(row.label, *measured, *earlier, f"{row.bandwidth_share:.0%}")
             parts.add_row(row.label, *(f"{row.ms[part]:.1f}" if part in row.ms else NONE for part in _PARTS))
         if rows:
             self._print(speed, parts)
@@ -110,11 +114,11 @@ class BenchTables(_WithBar):
         ]
         self._print("; ".join([f"{result.settings['dtype']}, {made}", *notes]), style="dim")
 
-    def _print(self, *what: RenderableType, style: str | None = None) -> None:
+    def _print(self, *parts: RenderableType, style: str | None = None) -> None:
         with self._bar.aside():
-            self._console.print(*what, style=style)
+            self._console.print(*parts, style=style)
 
-    def _there(self, row: BenchRow) -> str:
+    def _earlier(self, row: BenchRow) -> str:
         return ratio(self._reference.ratio(row)) if self._reference else NONE
 
 

@@ -1,4 +1,4 @@
-"""`regrow calibrate`: what a method takes from a text before a run."""
+"""`regrow calibrate`: computes from a text what a method needs before a run."""
 
 from __future__ import annotations
 
@@ -31,16 +31,25 @@ def calibrate(
             "--text",
             metavar="FILE",
             rich_help_panel=_TEXT,
-            help='Text, or JSON lines with a "text" field (.jsonl). Default: for the bundled model exercises, else C4 from the hub.',
+            help='Calibration text: plain text, or JSON lines with a "text" field (.jsonl). '
+            "Default: C4, downloaded; for the bundled model generated exercises.",
         ),
     ] = None,
     sequences: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_TEXT, help="By default 10 for thresholds, 128 for weights."),
+        typer.Option(
+            min=1,
+            rich_help_panel=_TEXT,
+            help="Sequences to cut the text into. Default: 10 for thresholds, 128 for pruned weights.",
+        ),
     ] = None,
     length: Annotated[
         int,
-        typer.Option(min=2, rich_help_panel=_TEXT, help="Tokens of a sequence; cut to the model's context."),
+        typer.Option(
+            min=2,
+            rich_help_panel=_TEXT,
+            help="Tokens per sequence; reduced to the model's context if that is shorter.",
+        ),
     ] = 2048,
     sparsity: options.Sparsity = None,
     param: options.Params = None,
@@ -49,25 +58,39 @@ def calibrate(
     trust_remote_code: options.TrustRemoteCode = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", rich_help_panel=_OUTPUT, help="The calibration."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=_OUTPUT,
+            help="Write the calibration here, to be passed to other commands with --calibration FILE.",
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             rich_help_panel=_OUTPUT,
-            help="Of a method that changes weights: a model directory with the new ones, for any software.",
+            help="Write a model directory with the pruned weights, which any software can load "
+            "(for methods that change weights).",
         ),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Measure on a text what a method needs to know of a model: thresholds, or the weights that stay."""
+    """Make the calibration that some methods need, from a text: thresholds or pruned weights.
+
+    teal, wina and cats need thresholds. wanda and sparsegpt need pruned weights. A calibration fits only the
+    model, the method and the sparsity that it was made for.
+
+    Example: regrow calibrate org/model --method teal --text corpus.jsonl --out teal.safetensors
+    """
     pruning = options.chosen(method, param, sparsity=sparsity)
     if pruning.needs is None:
-        raise UsageError(f"method {method!r} with these parameters needs no calibration; use it as it is")
+        raise UsageError(f"method {method!r} with these parameters needs no calibration; use it without one")
     if out is None and checkpoint is None:
         raise UsageError(
-            "there is nowhere to write to: give --out FILE, or --checkpoint DIR for a method that changes weights"
+            "there is nowhere to write to: give --out FILE, or --checkpoint DIR for a method that changes "
+            "weights"
         )
     if out is not None:
         refuse_place(out)
@@ -80,26 +103,32 @@ def calibrate(
     from regrow.calibration import make_calibration
     from regrow.calibration.text import sequences as read
 
-    given = read(loaded, text, count, length)
+    calibration_text = read(loaded, text, count, length)
     with Bar() as bar:
         bar.begin(f"calibrating {method}", 1)
         made = make_calibration.calibrate(
-            loaded, pruning, given, lambda done, of: bar.show(done / of, f"{done} of {of}")
+            loaded,
+            pruning,
+            calibration_text,
+            lambda done, total: bar.show(done / total, f"{done} of {total}"),
         )
     if out is not None:
         made.save(out)
     if checkpoint is not None:
         files.write(loaded, made, checkpoint)
-    _tell(made, length, [path for path in (out, checkpoint) if path is not None], json)
+    _print_summary(made, length, [path for path in (out, checkpoint) if path is not None], json)
 
 
-def _tell(made: Calibration, length: int, paths: Sequence[Path], json: bool) -> None:
+def _print_summary(made: Calibration, length: int, paths: Sequence[Path], json: bool) -> None:
     origin = made.origin
-    cut = f", not {length}: the text or the model's context has no more" if origin.longest < length else ""
+    shorter = (
+        f" instead of {length}, as the text or the context is shorter" if origin.longest < length else ""
+    )
     if json:
         typer.echo(line({**asdict(origin), "digest": made.digest, "files": [str(path) for path in paths]}))
         return
     typer.echo(
-        f"{origin.method}: {len(made.tensors)} tensors from {origin.sequences} sequences, {origin.tokens} tokens of {origin.text} "
-        f"(at most {origin.longest} a sequence{cut}): {', '.join(map(str, paths))}"
+        f"{origin.method}: {len(made.tensors)} tensors from {origin.sequences} sequences, "
+        f"{origin.tokens} tokens of {origin.text} (at most {origin.longest} per sequence{shorter}), "
+        f"written to {', '.join(map(str, paths))}"
     )

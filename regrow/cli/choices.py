@@ -1,20 +1,24 @@
-"""The lists of choices in help texts, read from their registries when the help is shown: the registries import torch."""
+"""Choices and defaults in help texts.
+
+They are read from their registries only when help is shown, because the registries import torch.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
 def fill(text: str) -> str:
-    """`text` with each `{name}` replaced by the choices of that name."""
+    """Replaces each `{name}` in the text by the choices of that name."""
     return _replaced(text, lambda name: ", ".join(_LISTS[name]()))
 
 
 def leave_out(text: str) -> str:
-    """`text` with dots where a list would stand."""
+    """Replaces each `{name}` in the text by dots."""
     return _replaced(text, lambda _: "...")
 
 
@@ -58,6 +62,13 @@ def _tasks() -> Iterable[str]:
     return TASKS
 
 
+def _default(parameter: str) -> Iterable[str]:
+    """Returns the default of a parameter of Batch-wise Adaptive Pruning."""
+    from regrow.method.presets import parameters
+
+    return [str(parameters("bap")[parameter])]
+
+
 _LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "methods": _methods,
     "aggregates": _aggregates,
@@ -65,4 +76,8 @@ _LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "dtypes": _dtypes,
     "shapes": _shapes,
     "tasks": _tasks,
+    **{
+        name: partial(_default, name)
+        for name in ("sparsity", "init_steps", "explore_steps", "period", "aggregate", "memory", "decay")
+    },
 }

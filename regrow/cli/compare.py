@@ -1,4 +1,4 @@
-"""`regrow compare`: every method under the same prompts."""
+"""`regrow compare`: runs every method on the same prompts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ def compare(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", rich_help_panel=_OUTPUT, help="Directory for the results; complete cells are kept."
+            "--out",
+            "-o",
+            metavar="DIR",
+            rich_help_panel=_OUTPUT,
+            help="Directory for the results. Results that it already holds are not computed again.",
         ),
     ],
     model: options.ModelName = None,
@@ -37,7 +41,8 @@ def compare(
             "--task",
             "-t",
             rich_help_panel=_GRID,
-            help="Problems to answer: {tasks}; for the bundled model its own.",
+            metavar="NAME",
+            help="Problems to answer: {tasks}. May be left out for the bundled model only.",
         ),
     ] = None,
     quick: Annotated[
@@ -45,7 +50,8 @@ def compare(
         typer.Option(
             "--quick",
             rich_help_panel=_GRID,
-            help="A look in minutes, no result: batch 4, a few prompts, short answers of large models.",
+            help="A first look in minutes: batch size 4 and few prompts; for larger models also shorter "
+            "answers and fewer methods. Not a reliable result.",
         ),
     ] = False,
     method: Annotated[
@@ -55,7 +61,8 @@ def compare(
             "-m",
             metavar="NAME,...",
             rich_help_panel=_GRID,
-            help="Only these methods, with their defaults, beside dense: {methods}. By default all, with variants.",
+            help="Run only dense and these methods, with default parameters: {methods}. "
+            "Default: all methods and several variants.",
         ),
     ] = None,
     sparsity: Annotated[
@@ -65,39 +72,53 @@ def compare(
             "-s",
             metavar="S,...",
             rich_help_panel=_GRID,
-            help="Target sparsities, such as 0.3,0.5. By default 0.5, at batch 4 also 0.3 and 0.7.",
+            help="Target sparsities, such as 0.3,0.5. Default: 0.5, and at batch size 4 also 0.3 and 0.7.",
         ),
     ] = None,
     batch_size: Annotated[
         list[str] | None,
-        typer.Option(metavar="N,...", rich_help_panel=_GRID, help="By default 4,16,8,1."),
+        typer.Option(
+            metavar="N,...",
+            rich_help_panel=_GRID,
+            help="Prompts decoded together, such as 1,4. Default: 4,16,8,1 (with --quick 4).",
+        ),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LABEL",
             rich_help_panel=_GRID,
-            help='A row as the table labels it, such as "BAP, T_init 16"; may be repeated.',
+            help='Run only this row of the table, such as "BAP, T_init 16"; may be repeated.',
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_GRID, help="Prompts to answer; by default 200.")
+        int | None,
+        typer.Option(
+            min=1, rich_help_panel=_GRID, help="Prompts to answer. Default: 200 (with --quick 4 or 8)."
+        ),
     ] = None,
     traced: Annotated[
         int | None,
         typer.Option(
             min=1,
             rich_help_panel=_GRID,
-            help="Prompts whose answers are compared token by token; by default 48.",
+            help="Prompts for the comparison with dense, token by token. Default: 48 (with --quick 4).",
         ),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=2, rich_help_panel=_GRID, help="Limit of an answer; by default 600.")
+        int | None,
+        typer.Option(
+            min=2,
+            rich_help_panel=_GRID,
+            help="Longest answer in tokens. Default: 600 (with --quick less for larger models).",
+        ),
     ] = None,
     text: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", rich_help_panel=_GRID, help="Calibration text, as for `regrow calibrate`."
+            metavar="FILE",
+            rich_help_panel=_GRID,
+            help="Text for the calibrations; formats and default are those of `regrow calibrate --text`.",
         ),
     ] = None,
     dtype: options.DTypeName = "auto",
@@ -108,18 +129,24 @@ def compare(
         typer.Option(
             metavar="I/N",
             rich_help_panel=_OUTPUT,
-            help="Run every N-th cell from the I-th on: the share of one of N processes.",
+            help="Run part I of N, such as 1/4, to share the work between N processes.",
         ),
     ] = "1/1",
     table: Annotated[
-        bool, typer.Option("--table", rich_help_panel=_OUTPUT, help="Run nothing, tabulate what is there.")
+        bool,
+        typer.Option(
+            "--table", rich_help_panel=_OUTPUT, help="Run nothing; make the tables from the results in --out."
+        ),
     ] = False,
 ) -> None:
     """Run every method on the same prompts, at several batch sizes and sparsities, and tabulate the results.
 
-    A cell of the grid is one method at one batch size and sparsity. For each, the command measures how far
-    its next-token distributions are from the dense ones along dense answers, then grades answers of its own.
-    It writes table.md, table.json, figure.svg and tradeoff.svg, beside the records.
+    Each cell of this grid, one method at one batch size and sparsity, is measured twice. First its next-token
+    distributions are compared with the dense model's, along dense answers. Then its own answers are graded.
+    The directory holds the records and table.md, table.json, figure.svg and tradeoff.svg. An interrupted
+    comparison continues with the same command.
+
+    Example: regrow compare --quick --out comparison
     """
     if method and only:
         raise UsageError("--method and --only exclude each other; choose one")
@@ -128,8 +155,8 @@ def compare(
     mine, count = _part(part)
     from regrow.evaluation import grid, scale
 
-    known = tuple(sizes or ((grid.SWEPT,) if quick else grid.BATCH_SIZES))
-    cells = grid.grid(known, sparsities, others=not quick, methods=names, only=only or ())
+    batch_sizes = tuple(sizes or ((grid.SWEPT,) if quick else grid.BATCH_SIZES))
+    cells = grid.grid(batch_sizes, sparsities, others=not quick, methods=names, only=only or ())
     if not table:
         found = chosen(task, model)
         found.load(max(limit or 1, traced or 1))
@@ -149,9 +176,10 @@ def compare(
             runner.check(own)
             _announce(runner, plan, own)
             _run(runner, own, progress, out)
-    if count > 1 and not table:  # others may still be running
+    if count > 1 and not table:  # other parts may still be running
         typer.echo(
-            f"part {part} is complete; when all are, `regrow compare --out {out} --table` tabulates them"
+            f"part {part} is complete; when all parts are, "
+            f"`regrow compare --out {out} --table` makes the tables"
         )
         return
     from regrow.cli.comparison_view import show
@@ -160,28 +188,28 @@ def compare(
 
 
 def _announce(runner: Comparison, plan: ComparisonPlan, cells: list[Cell]) -> None:
-    """Says how many cells and batches are left to run, and about how long they take."""
+    """Prints how many cells and batches are left to run, and about how long they take."""
     from regrow.evaluation.comparison import batches_to_run
 
     batches = batches_to_run(plan, cells).total()
     if batches:
         say(
-            f"{len(cells)} cells, {batches} batches to run: about {duration(runner.estimate(cells))} if every "
-            f"answer runs to its limit of {plan.max_new_tokens} tokens, calibrations not counted"
+            f"{len(cells)} cells, {batches} batches to run: about {duration(runner.estimate(cells))} "
+            f"if every answer runs to its limit of {plan.max_new_tokens} tokens, calibrations not counted"
         )
 
 
 @final
 class _CompareProgress:
-    """Shows the batch that has just ended, and which cell it belongs to."""
+    """Progress callback: shows the batch that has just ended, and the cell that it belongs to."""
 
     def __init__(self, bar: Bar) -> None:
-        self._bar, self._what, self.cell = bar, "", ""
+        self._bar, self._stage, self.cell = bar, "", ""
 
-    def __call__(self, what: str, done: float, total: float) -> None:
-        if what != self._what:
-            self._what = what
-            self._bar.begin(what, 1)
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        if stage != self._stage:
+            self._stage = stage
+            self._bar.begin(stage, 1)
         self._bar.ended(done / total, f"{done:g} of {total:g} ({self.cell})")
 
 
@@ -192,23 +220,24 @@ def _run(runner: Comparison, cells: list[Cell], progress: _CompareProgress, out:
             runner.run(cell)
         except KeyboardInterrupt:
             fail(
-                f"interrupted: what is complete is kept in {out}; the same command goes on from there",
+                f"interrupted: complete results are kept in {out}; the same command continues from there",
                 INTERRUPTED,
             )
 
 
 def _sparsities(given: list[str] | None) -> list[str]:
-    """Returns the sparsities as they were written. Raises UsageError if one is no share, or 0."""
+    """Returns the sparsities as the user wrote them. Raises UsageError if one is 0 or not in [0, 1)."""
     from regrow.selection.budget import parse_sparsity
 
     found = options.several(given)
     for text in found:
         if not parse_sparsity(text):
-            raise UsageError("--sparsity 0 prunes nothing; dense is part of every comparison, leave it out")
+            raise UsageError("--sparsity 0 is the dense model, which every comparison includes; leave it out")
     return found
 
 
 def _part(text: str) -> tuple[int, int]:
+    """Returns I and N of the text `I/N`. Raises UsageError if it is anything else."""
     part, _, count = text.partition("/")
     if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
         raise UsageError(f"--part takes I/N with I from 1 to N, such as 1/2, not {text!r}")

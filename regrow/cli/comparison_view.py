@@ -1,4 +1,4 @@
-"""The tables that `regrow compare` prints, made from its directory."""
+"""The tables that `regrow compare` prints, made from the files in its directory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from regrow.format import percent
 
 
 def show(directory: Path, asked: Sequence[Cell]) -> None:
-    """Tabulates and draws everything in the directory, and says how many of the cells asked for are missing.
+    """Writes and prints tables of everything in the directory, and writes the figures.
 
+    The last line says how many of the `asked` cells are missing.
     Raises RegrowError if nothing is there or if the files cannot be written.
     """
     rows = results.rows(directory, _all(directory, asked))
@@ -25,31 +26,34 @@ def show(directory: Path, asked: Sequence[Cell]) -> None:
     for target, title in _targets(rows):
         table = Table(*comparison_table.NARROW, title=title, title_justify="left", pad_edge=False)
         for column in table.columns:
-            column.overflow = "fold"  # a label that is cut off is none
+            column.overflow = "fold"  # wraps a long label instead of cutting it off
         for column in table.columns[1:]:
             column.justify = "right"
         sizes = {row.batch_size for row in rows if row.target == target}
         for row in rows:
-            if row.target == target or (
-                not row.target and row.batch_size in sizes
-            ):  # dense stands above each
+            # Dense is part of every table.
+            if row.target == target or (not row.target and row.batch_size in sizes):
                 found = dict(zip(comparison_table.COLUMNS, comparison_table.cells(row), strict=True))
                 table.add_row(*(found[name] for name in comparison_table.NARROW))
         console.print(table)
     for note in (note for row in rows for note in row.notes):
         console.print(note, style="yellow")
     there = {(row.label, row.batch_size, row.target) for row in rows if row.summary}
-    lacking = sum((cell.label, cell.batch_size, float(cell.method.target)) not in there for cell in asked)
-    missing = f"; {lacking} of {len(asked)} cells have not been run" if lacking else ""
+    absent = sum((cell.label, cell.batch_size, float(cell.method.target)) not in there for cell in asked)
+    missing = f"; {absent} of {len(asked)} cells have not been run" if absent else ""
     made = {str(sorted(versions.items())) for row in rows if row.summary for versions in row.summary.versions}
-    mixed = f"; made with {len(made)} different sets of versions (table.json)" if len(made) > 1 else ""
+    mixed = (
+        f"; made with {len(made)} different sets of library versions (see table.json)"
+        if len(made) > 1
+        else ""
+    )
     console.print(
         f"in {directory}: table.md, table.json, figure.svg, tradeoff.svg{missing}{mixed}", style="dim"
     )
 
 
 def _all(directory: Path, asked: Sequence[Cell]) -> list[Cell]:
-    """Returns the cells asked for and all others that the directory may hold."""
+    """Returns the `asked` cells and all other cells that the directory may hold."""
     sizes, sparsities = results.there(directory)
     known = grid.grid([*grid.BATCH_SIZES, *sizes])
     own = grid.grid(sizes, sparsities) if sizes and sparsities else []
@@ -57,6 +61,6 @@ def _all(directory: Path, asked: Sequence[Cell]) -> list[Cell]:
 
 
 def _targets(rows: Sequence[comparison_table.ComparisonRow]) -> list[tuple[float, str]]:
-    """One table each."""
+    """Returns the target sparsity and the title of each table."""
     found = list(dict.fromkeys(row.target for row in rows))
     return [(target, f"target sparsity {percent(target)}") for target in found if target or len(found) == 1]

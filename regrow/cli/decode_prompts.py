@@ -1,5 +1,7 @@
-"""Prompts through a model in fixed batches; every sample is handed on as soon as it is finished, every batch
-when it is complete."""
+"""Decodes prompts in fixed batches.
+
+Callbacks get each sample when it finishes and each batch when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,12 @@ from regrow.versions import versions
 
 @final
 class Decoding:
-    """All that can be wrong with prompts and limits is found when it is made, before the first token."""
+    """A run of `regrow generate`. Its constructor checks prompts and limits, before any token is decoded."""
 
     def __init__(self, loaded: Loaded, prompts: Sequence[Prompt], plan: GeneratePlan) -> None:
-        """Raises UsageError for prompts that do not fit, and for generation settings of the model that are
-        not ours."""
+        """Raises UsageError for prompts that do not fit the context, or unsupported generation settings."""
         self.loaded, self.plan, self.prompts = loaded, plan, prompts
-        self.kept = 0  # samples of an earlier run, which are not decoded again
+        self.kept = 0  # number of samples from an earlier run; they are not decoded again
         self.own = OwnSettings.take(loaded, plan.sampling)
         ids, mask = encode(loaded, [prompt.text for prompt in prompts], chat=plan.chat)
         size = plan.batch_size
@@ -46,15 +47,14 @@ class Decoding:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """Everything that decides how a token is chosen, and what of the model's own settings does not
-        count."""
+        """Everything that decides how a token is chosen, and the model's own settings that are ignored."""
         drawn = self.plan.sampling.to_dict()
         if self.plan.sampling.temperature and "top_p" not in {**drawn, **self.own.held}:
             drawn["top_p"] = 1.0
         return {**drawn, **self.own.to_dict()}
 
     def about(self) -> dict[str, Any]:
-        """For a reader: what was run."""
+        """Returns what was run, for a reader."""
         return {
             "model": self.loaded.name,
             "dtype": str(self.loaded.model.dtype).removeprefix("torch."),
@@ -64,7 +64,7 @@ class Decoding:
         }
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the samples: two runs with the same settings are the same experiment."""
+        """Returns everything that decides the samples. Equal settings mean the same experiment."""
         plan, loaded = self.plan, self.loaded
         prompts = [[prompt.text, prompt.fields] for prompt in self.prompts]
         return {
@@ -86,10 +86,13 @@ class Decoding:
         }
 
     def run(
-        self, finished: Callable[[Sample], None], complete: Callable[[list[Sample]], None]
+        self, on_sample: Callable[[Sample], None], on_batch: Callable[[list[Sample]], None]
     ) -> Totals | None:
-        """Calls `finished` with every sample once, in the order in which they end, and `complete` with every batch, in
-        the order of the prompts. The first `kept` prompts are not decoded; None where that leaves nothing."""
+        """Decodes all prompts except the first `kept`. Returns None if there are no others.
+
+        Calls `on_sample(sample)` once for each sample, in the order in which they end, and
+        `on_batch(samples)` once for each batch, in the order of the prompts.
+        """
         batches = [
             (number, batch) for number, batch in enumerate(self._batches, 1) if batch.start >= self.kept
         ]
@@ -105,10 +108,10 @@ class Decoding:
                     bar,
                     f"batch {number} of {len(self._batches)}",
                     steps,
-                    finished,
+                    on_sample,
                 )
                 reports.append(self._run(batch, watched))
-                complete(watched.samples())
+                on_batch(watched.samples())
                 steps += batch.new
                 if len(batches) > 1:
                     speed = rate(reports[-1].counters.decode_tokens_per_second)
@@ -116,22 +119,24 @@ class Decoding:
         return Totals.of(reports) if reports else None
 
     def _batch(self, start: int, ids: Tensor, mask: Tensor) -> PromptBatch:
-        """Without the padding that only other batches need."""
+        """Returns one batch, without the padding that only other batches need. ids, mask: [B, P]."""
         width = int(mask.sum(dim=1).max())
         return PromptBatch(
             start, ids[:, -width:], mask[:, -width:], self._room(start + int(mask.sum(dim=1).argmax()), width)
         )
 
     def _room(self, longest: int, width: int) -> int:
-        """How many tokens a batch may generate; `longest` is the index of its longest prompt, of `width`
-        tokens."""
+        """Returns how many tokens a batch may generate. Raises UsageError if the user asked for more.
+
+        `longest`: index of the longest prompt of the batch, which has `width` tokens.
+        """
         asked, context = self.plan.max_new_tokens, self.loaded.context
         if context is None:
             return LONGEST_ANSWER if asked is None else asked
         if asked is not None and asked > context - width:
             raise UsageError(
-                f"prompt {longest + 1} has {width} tokens, so --max-new-tokens {asked} does not fit the context of {context}; "
-                f"at most {context - width} do"
+                f"prompt {longest + 1} has {width} tokens, so --max-new-tokens {asked} does not fit "
+                f"the context of {context}; at most {context - width} do"
             )
         return min(LONGEST_ANSWER, context - width) if asked is None else asked
 
@@ -152,7 +157,8 @@ class Decoding:
                 raise
             held = ", ".join(f"{name} {value}" for name, value in given.items())
             raise RegrowError(
-                f"the generation_config.json of {self.loaded.name} cannot be followed ({held}): {said(error)}; correct that file"
+                f"the generation_config.json of {self.loaded.name} cannot be followed ({held}): "
+                f"{said(error)}; correct that file"
             ) from error
         for row, (tokens, reason) in enumerate(zip(done.tokens, done.report.finish_reasons, strict=True)):
             watched.end(row, tokens, reason)

@@ -1,4 +1,4 @@
-"""`regrow demo`: one batch of held-out problems, dense and pruned side by side."""
+"""`regrow demo`: decodes one batch of held-out problems, dense and pruned, side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from regrow.evaluation.demo import Watch
 
 INIT_STEPS = 16
-# (method, its parameters); the first is what the others are compared with.
+# (method, its parameters). The others are compared with the first.
 RUNS: tuple[tuple[str, dict[str, str | int]], ...] = (
     ("dense", {}),
     ("bap", {"sparsity": "0.3", "init_steps": INIT_STEPS}),
@@ -36,16 +36,17 @@ RUNS: tuple[tuple[str, dict[str, str | int]], ...] = (
 def demo(
     batch_size: Annotated[int, typer.Option(min=1, max=64, help="Prompts decoded together.")] = 8,
     start: Annotated[
-        int, typer.Option(min=0, help="The first held-out prompt; another number shows other problems.")
+        int,
+        typer.Option(min=0, help="Number of the first held-out prompt; choose another for other problems."),
     ] = 0,
     svg: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also save what is shown as a picture.")
+        Path | None, typer.Option(metavar="FILE", help="Also save the output as an SVG picture.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Decode a batch of held-out problems with the bundled model: dense, pruned at several sparsities, and GRIFFIN.
+    """Decode held-out problems with the bundled model: dense, pruned at several sparsities, and with GRIFFIN.
 
-    Each prompt holds several small problems, answered step by step; every answer is marked right or wrong.
+    Each prompt holds several small problems. Every answer is marked right or wrong. Nothing is downloaded.
     """
     from regrow.bundled.problems import heldout
 
@@ -62,7 +63,7 @@ def demo(
         with Bar() as bar:
             runner.warm_up(loaded, exercises)
             for number, (method, parameters) in enumerate(RUNS, 1):
-                watch = _on(bar, f"run {number} of {len(RUNS)}: {method}")
+                watch = _show_on(bar, f"run {number} of {len(RUNS)}: {method}")
                 runs.append(runner.answer(loaded, exercises, method, parameters, watch))
     except KeyboardInterrupt:
         fail(f"interrupted: {len(runs)} of {len(RUNS)} runs had finished", INTERRUPTED)
@@ -76,11 +77,11 @@ def demo(
             write_whole(svg, console.export_svg(title="regrow demo").encode())
 
 
-def _on(bar: Bar, what: str) -> Watch:
-    """Shows a run on the bar."""
+def _show_on(bar: Bar, description: str) -> Watch:
+    """Returns callbacks that show the progress of a run on the bar."""
 
     def begin(limit: int) -> Callable[[Progress], None]:
-        bar.begin(what, limit)
+        bar.begin(description, limit)
         return lambda progress: bar.show(
             progress.step,
             f"{progress.step} tokens, {sum(progress.finished)} of {len(progress.finished)} done",

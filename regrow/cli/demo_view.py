@@ -1,4 +1,4 @@
-"""The demo's runs side by side: one prompt problem by problem, then the batch as a table."""
+"""The output of `regrow demo`: all runs on one prompt, problem by problem, then a table of the batch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from regrow.models import Loaded
 from regrow.report import why_dense
 
 RIGHT, WRONG, MISSING = "✓", "✗", "–"
-_BEFORE = 12  # characters shown before the place where a line leaves the dense one
+_BEFORE = 12  # characters shown before the first difference to the dense line
 
 
 def show(
     console: Console, loaded: Loaded, exercises: Sequence[Exercise], runs: Sequence[Run], start: int
 ) -> None:
-    """`runs[0]` is the dense one."""
+    """Prints the runs. `runs[0]` is the dense one; `start` is the number of the first prompt."""
     chosen = _most_telling(runs)
     console.rule(
         Text(f"held-out prompt {start + chosen}, one of {len(exercises)} in the batch", style="bold"),
@@ -33,7 +33,8 @@ def show(
     )
     console.print(
         Text(
-            "the one on which the runs differ most; a pruned line is shown from where it leaves the dense one\n",
+            "the one on which the runs differ most; a pruned line is shown from where it leaves the dense "
+            "one\n",
             style="dim",
         )
     )
@@ -47,13 +48,13 @@ def show(
     for run in runs:
         if why := why_dense(run.report.method, run.report.target_sparsity, run.report.counters):
             console.print(Text(f"{run.label}: {why}", style="yellow"))
-    console.print(Text(_honest(loaded, runs), style="dim"))
+    console.print(Text(_caveat(loaded, runs), style="dim"))
 
 
 def to_json(
     loaded: Loaded, exercises: Sequence[Exercise], runs: Sequence[Run], start: int
 ) -> Iterator[dict[str, Any]]:
-    """An object a run, with what each prompt asked and got."""
+    """Yields one JSON object per run, with all prompts and answers."""
     for run in runs:
         rows = zip(exercises, run.texts, run.marks, strict=True)
         prompts = [
@@ -77,7 +78,7 @@ def to_json(
 
 
 def _most_telling(runs: Sequence[Run]) -> int:
-    """Index of the prompt with the most answers marked otherwise than the dense ones; the first of several."""
+    """Returns the index of the first prompt with the most marks that differ from the dense run's."""
     dense = runs[0]
     differing = [
         sum(a != b for run in runs[1:] for a, b in zip(run.marks[i], dense.marks[i], strict=True))
@@ -106,7 +107,7 @@ def _problem(
 
 
 def _line(text: str, label: str) -> str | None:
-    """The answer to one problem, without its label; None if there is none."""
+    """Returns the answer to the problem with this label, without the label. None if there is no answer."""
     return next(
         (line.removeprefix(f"{label} ") for line in text.splitlines() if line.startswith(f"{label} ")), None
     )
@@ -120,7 +121,10 @@ def _mark(line: str | None, right: bool) -> Text:
 
 
 def _chain(line: str | None, dense: str | None) -> Text:
-    """The worked steps; beside a dense line, from a little before the first difference, which is marked."""
+    """Returns the text to show for an answer.
+
+    If the dense answer is given, the text begins shortly before the first difference, which is coloured.
+    """
     if line is None:
         return Text("no line with this label", style="dim")
     if line == dense:
@@ -154,13 +158,14 @@ def _table(runs: Sequence[Run]) -> Table:
     return table
 
 
-def _honest(loaded: Loaded, runs: Sequence[Run]) -> str:
+def _caveat(loaded: Loaded, runs: Sequence[Run]) -> str:
     size, spent = (
         loaded.model.num_parameters() / 1e6,
         sum(run.report.prefill_seconds + run.report.decode_seconds for run in runs),
     )
     return (
-        f"One run each, {duration(spent)} in all: an impression, not a benchmark. With {size:.1f} million parameters on a "
-        f"{loaded.model.device.type.upper()}, the framework's overhead decides the speed, not the weights that are read: these ratios say "
-        "nothing about large models. What there is to see is how the answers hold up at each sparsity."
+        f"One run each, {duration(spent)} in all: an impression, not a benchmark. With {size:.1f} million "
+        f"parameters on a {loaded.model.device.type.upper()}, the framework's overhead decides the speed, "
+        "not the weights that are read: these ratios say nothing about large models. What there is to see is "
+        "how the answers hold up at each sparsity."
     )

@@ -1,4 +1,4 @@
-"""`regrow evaluate`: answers a task and records every batch."""
+"""`regrow evaluate`: answers the problems of a task and records every batch."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def evaluate(
         typer.Option(
             "--out",
             "-o",
+            metavar="FILE",
             rich_help_panel=_TASK,
-            help="Record file; a run that was stopped goes on where it was.",
+            help="Record file (.jsonl). Batches that it already holds are not run again.",
         ),
     ],
     model: options.ModelName = None,
@@ -42,18 +43,24 @@ def evaluate(
             "--task",
             "-t",
             rich_help_panel=_TASK,
-            help="Problems to answer: {tasks}; for the bundled model its own.",
+            metavar="NAME",
+            help="Problems to answer: {tasks}. May be left out for the bundled model only.",
         ),
     ] = None,
     batch_size: Annotated[
         int,
-        typer.Option(min=1, rich_help_panel=_TASK, help="Prompts decoded together; part of the experiment."),
+        typer.Option(
+            min=1,
+            rich_help_panel=_TASK,
+            help="Prompts decoded together. They share one mask, so results depend on this number.",
+        ),
     ] = 8,
     limit: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_TASK, help="The first prompts only; by default all.")
+        int | None,
+        typer.Option(min=1, rich_help_panel=_TASK, help="Answer only the first N prompts. Default: all."),
     ] = None,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_TASK, help="Limit of an answer.")
+        int, typer.Option(min=1, rich_help_panel=_TASK, help="Longest answer, in tokens.")
     ] = 640,
     pruning: Method,
     calibration: options.CalibrationFile = None,
@@ -63,21 +70,24 @@ def evaluate(
     skip_layers: options.SkipLayers = "",
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Answer the problems of a task greedily, record every batch, and tabulate the record file.
+    """Answer the problems of a task greedily, record every batch, and show accuracy, sparsity and speed.
 
-    What was recorded before is not run again. Accuracy and speed come from the file: `regrow table` reads it at any time.
+    An interrupted run continues with the same command. `regrow table` shows the results of record files at
+    any time, several side by side.
+
+    Example: regrow evaluate --method bap --sparsity 0.5 --limit 40 --out run.jsonl
     """
     dense_layers = options.layers(skip_layers)
     tensors = options.calibration(calibration)
     found = chosen(task, model)
-    items = found.load(limit)  # a limit that the task cannot meet is found before the model is loaded
+    items = found.load(limit)  # before the model, so that a limit that is too large is found at once
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     from regrow.evaluation import run_task
 
     template = bool(loaded.tokenizer.chat_template) if chat is None else chat
-    told = _EvaluateProgress(len(range(0, len(items), batch_size)), max_new_tokens)
+    progress = _EvaluateProgress(len(range(0, len(items), batch_size)), max_new_tokens)
     try:
-        with told.bar:
+        with progress.bar:
             run_task.evaluate(
                 loaded,
                 found,
@@ -89,12 +99,13 @@ def evaluate(
                 chat=template,
                 skip_layers=dense_layers,
                 calibration=tensors,
-                progress=told.batch,
-                watch=told.step,
+                progress=progress.on_batch,
+                watch=progress.on_step,
             )
     except KeyboardInterrupt:
         fail(
-            f"interrupted: {told.recorded} batches of this run are kept in {out}; the same command goes on from there",
+            f"interrupted: {progress.recorded} batches of this run are kept in {out}; "
+            "the same command continues from there",
             INTERRUPTED,
         )
     show([out])
@@ -102,20 +113,20 @@ def evaluate(
 
 @final
 class _EvaluateProgress:
-    """What the bar shows of a run."""
+    """Progress callbacks: show batches and steps on a bar, and count the recorded batches."""
 
     def __init__(self, planned: int, max_new_tokens: int) -> None:
         self.bar, self.recorded = Bar(), 0
         self._done, self._longest = 0, max_new_tokens
         self.bar.begin("batches", planned)
 
-    def batch(self, done: int, planned: int, record: Record) -> None:
+    def on_batch(self, done: int, planned: int, record: Record) -> None:
         self._done, self.recorded = done, self.recorded + 1
         if planned > 1:
-            self.bar.ended(done, f"{done} of {planned}, the last in {duration(record.seconds)}")
+            self.bar.ended(done, f"{done} of {planned}, the last took {duration(record.seconds)}")
 
-    def step(self, progress: Progress) -> None:
+    def on_step(self, progress: Progress) -> None:
         self.bar.show(
             self._done + progress.step / self._longest,
-            f"{self._done} done, {progress.step} tokens into the next",
+            f"{self._done} done, the next at {progress.step} tokens",
         )

@@ -1,4 +1,4 @@
-"""`regrow generate`: answers prompts."""
+"""`regrow generate`: answers prompts in batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def generate(
     model: options.ModelName = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", "-p", rich_help_panel=_PROMPTS, help="A prompt; may be repeated."),
+        typer.Option(
+            "--prompt", "-p", metavar="TEXT", rich_help_panel=_PROMPTS, help="A prompt; may be repeated."
+        ),
     ] = None,
     prompts: Annotated[
         str | None,
@@ -38,8 +40,8 @@ def generate(
             "--prompts",
             metavar="FILE",
             rich_help_panel=_PROMPTS,
-            help="A prompt a line (.txt), JSON lines (.jsonl), a JSON list or object (.json), a table with a "
-            "header (.csv, .tsv), each also as .gz; - is standard input. Without such a name, what is in it decides.",
+            help="File with prompts: one per line (.txt), JSON lines (.jsonl), JSON (.json), or a table with "
+            "a header (.csv, .tsv). May be gzipped (.gz). Use - for standard input.",
         ),
     ] = None,
     prompt_field: Annotated[
@@ -47,14 +49,16 @@ def generate(
         typer.Option(
             metavar="NAME",
             rich_help_panel=_PROMPTS,
-            help='The field of a record that is its prompt; by default "prompt". The other fields are kept beside the answer.',
+            help='Field or column that holds the prompt. Default: "prompt". '
+            "The other fields are copied to the output.",
         ),
     ] = None,
     prompts_format: Annotated[
         str,
         typer.Option(
+            metavar="NAME",
             rich_help_panel=_PROMPTS,
-            help="What the file is, whatever its name: auto, lines, jsonl, json, csv or tsv.",
+            help="Format of the file: lines, jsonl, json, csv or tsv; auto decides by name, then by content.",
         ),
     ] = "auto",
     batch_size: Annotated[
@@ -62,7 +66,7 @@ def generate(
         typer.Option(
             min=1,
             rich_help_panel=_DECODING,
-            help="Prompts decoded together; they share one choice of neurons. By default all, up to 16.",
+            help="Prompts decoded together; they share one mask. Default: all, up to 16.",
         ),
     ] = None,
     max_new_tokens: Annotated[
@@ -70,23 +74,29 @@ def generate(
         typer.Option(
             min=1,
             rich_help_panel=_DECODING,
-            help="Limit of an answer; by default what the context leaves, up to 1024.",
+            help="Longest answer in tokens. Default: what the context leaves, up to 1024.",
         ),
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(rich_help_panel=_DECODING, help="Sample; without it, or at 0, decoding is greedy."),
+        typer.Option(
+            rich_help_panel=_DECODING,
+            help="Sampling temperature, such as 0.6. Default: 0, which decodes greedily.",
+        ),
     ] = None,
     top_p: Annotated[
         float | None,
         typer.Option(
-            rich_help_panel=_DECODING, help="Sample from the likeliest tokens of this total probability."
+            rich_help_panel=_DECODING,
+            help="With --temperature: sample from the most likely tokens whose probabilities add up to this, "
+            "in (0, 1]. Default: the model's own setting, else 1.",
         ),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=_DECODING, help="Makes sampling repeatable; drawn and reported if not given."
+            rich_help_panel=_DECODING,
+            help="With --temperature: seed of the random numbers. Default: random; the summary names it.",
         ),
     ] = None,
     pruning: Method,
@@ -101,17 +111,21 @@ def generate(
         typer.Option(
             "--output",
             "-o",
+            metavar="FILE",
             rich_help_panel=_OUTPUT,
-            help="Also write the samples here, a JSON line each, in the order of the prompts, batch by batch; a run "
-            "that was stopped goes on where it was.",
+            help="Also write the answers to this file as JSON lines, in the order of the prompts. "
+            "If the run is interrupted, the same command continues it.",
         ),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Answer prompts, in batches, with a pruned or a dense model.
+    """Answer prompts in batches, with a pruned or dense model.
 
-    Samples are shown as they finish; then a summary with actual sparsity and speed. The settings of the model's generation_config.json
-    hold, such as a repetition penalty, and the summary names them; --temperature and --top-p replace the model's.
+    Answers are shown as they finish, then a summary with actual sparsity and speed. Settings in the model's
+    generation_config.json, such as a repetition penalty, apply, and the summary names them. --temperature and
+    --top-p replace the model's values.
+
+    Example: regrow generate org/model --prompt "What is 17 * 23?" --sparsity 0.5
     """
     how, dense_layers = sampling(temperature, top_p, seed), options.layers(skip_layers)
     texts = read(prompt or [], prompts, prompt_field, prompts_format)
@@ -131,37 +145,40 @@ def generate(
 def _run(decoding: Decoding, view: View, file: SampleFile | None) -> None:
     prompts, batch_size = [prompt.text for prompt in decoding.prompts], decoding.plan.batch_size
     earlier = [] if file is None else file.begin(decoding.settings(), batch_size, prompts)
-    told = _GenerateProgress(view, file, len(earlier))
+    progress = _GenerateProgress(view, file, len(earlier))
     decoding.kept = len(earlier)
     view.begin(earlier, file)
     try:
-        totals = decoding.run(told.finished, told.complete)
+        totals = decoding.run(progress.on_sample, progress.on_batch)
     except KeyboardInterrupt:
-        fail(f"interrupted: {told.count} of {len(prompts)} samples had finished{told.kept}", INTERRUPTED)
+        fail(
+            f"interrupted: {progress.count} of {len(prompts)} samples had finished{progress.kept}",
+            INTERRUPTED,
+        )
     view.end(decoding, totals)
 
 
 @final
 class _GenerateProgress:
-    """Hands on what finishes, and counts it."""
+    """Callbacks that show each sample and write each batch, and count the samples."""
 
     def __init__(self, view: View, file: SampleFile | None, earlier: int) -> None:
         self._view, self._file = view, file
         self.count = self._written = earlier
 
-    def finished(self, sample: Sample) -> None:
+    def on_sample(self, sample: Sample) -> None:
         self.count += 1
         self._view.sample(sample)
 
-    def complete(self, batch: list[Sample]) -> None:
+    def on_batch(self, batch: list[Sample]) -> None:
         if self._file is not None:
             self._file.write([sample.to_dict() for sample in batch])
             self._written += len(batch)
 
     @property
     def kept(self) -> str:
-        """Where the samples of complete batches are."""
+        """The end of the message of an interrupted run: where the samples of complete batches are."""
         if self._file is None or not self._written:
             return ""
         which = "those" if self._written == self.count else f"the {self._written} of complete batches"
-        return f", and {which} are kept in {self._file.path}; the same command goes on from there"
+        return f", and {which} are kept in {self._file.path}; the same command continues from there"

@@ -1,4 +1,4 @@
-"""What `regrow generate` is asked to do, and what comes of it: values."""
+"""The values of `regrow generate`: its plan, a batch of prompts, and a sample."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from regrow.cli.sampling import Sampling
 from regrow.method.base import Method
 
 LARGEST_BATCH = 16  # unless the user asks for more
-LONGEST_ANSWER = 1024  # likewise
+LONGEST_ANSWER = 1024  # tokens, unless the user asks for more
 
 
 @final
 @dataclass(frozen=True)
 class Sample:
+    """A prompt with its answer."""
+
     index: int  # of the prompt, from 0
     prompt: str
     text: str  # without special tokens
-    tokens: list[int]  # new ones, the EOS included
+    tokens: list[int]  # the new tokens, EOS included
     finish_reason: str
-    fields: dict[str, Any] = field(default_factory=dict)  # what else the prompt's record holds
+    fields: dict[str, Any] = field(default_factory=dict)  # the other fields of the prompt's record
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -41,6 +43,8 @@ class Sample:
 @final
 @dataclass(frozen=True)
 class GeneratePlan:
+    """How `regrow generate` decodes, as the user asked for."""
+
     method: Method
     calibration: Calibration | None = None
     batch_size: int = LARGEST_BATCH
@@ -53,7 +57,9 @@ class GeneratePlan:
 @final
 @dataclass(frozen=True)
 class PromptBatch:
+    """The encoded prompts of one batch, left-padded."""
+
     start: int  # index of its first prompt
     ids: Tensor  # [B, P]
     mask: Tensor  # [B, P]
-    new: int  # tokens it may generate
+    new: int  # tokens that each row may generate

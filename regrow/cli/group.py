@@ -1,5 +1,4 @@
-"""How commands end: one sentence and an exit code for what goes wrong, and help that lists the choices of
-today."""
+"""What all commands share: errors as one sentence and an exit code, and help with the current choices."""
 
 from __future__ import annotations
 
@@ -15,13 +14,15 @@ from regrow.cli.terminal import say, standard_streams
 from regrow.errors import RegrowError
 from regrow.versions import require_supported
 
-# What the parser raises; its module has another name in other versions of typer.
+# Exception that the parser raises. Its module has different names in different versions of typer.
 _Refused: Any = typer.BadParameter.__bases__[0]
 INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
 @final
 class Group(TyperGroup):
+    """The `regrow` command. It turns exceptions into one sentence on standard error and an exit code."""
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         with standard_streams():
             return super().main(*args, **kwargs)
@@ -43,25 +44,25 @@ class Group(TyperGroup):
 
 @final
 class Command(TyperCommand):
-    """A command that needs torch and transformers, for its help too: the help lists what they register."""
+    """A command that needs torch and transformers, also for the choices in its help."""
 
     def invoke(self, ctx: Any) -> Any:
         require_supported()
         return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Where the lists cannot be had, without them, and says why."""
+        """Writes the help. Without usable libraries, leaves out choices and defaults, and says why."""
         lacking = _lacking()
         for option in self.params:
             if isinstance(option, TyperOption) and option.help:
                 option.help = leave_out(option.help) if lacking else fill(option.help)
         super().format_help(ctx, formatter)
         if lacking:
-            say(f"the lists of choices are left out: {lacking}")
+            say(f"choices and defaults are left out: {lacking}")
 
 
 def _lacking() -> str | None:
-    """What keeps commands from running here."""
+    """Returns why commands cannot run here; None if they can."""
     try:
         require_supported()
     except RegrowError as error:
@@ -69,9 +70,9 @@ def _lacking() -> str | None:
     return None
 
 
-def be_verbose(asked: bool) -> None:
-    """Logs what Regrow decides to standard error, and shows a traceback for errors."""
-    if not asked:
+def be_verbose(wanted: bool) -> None:
+    """Logs Regrow's decisions to standard error, and shows tracebacks of errors."""
+    if not wanted:
         return
     logger = logging.getLogger("regrow")
     logger.setLevel(logging.INFO)
@@ -80,6 +81,7 @@ def be_verbose(asked: bool) -> None:
 
 
 def is_verbose() -> bool:
+    """Returns True after `be_verbose(True)`."""
     return logging.getLogger("regrow").isEnabledFor(logging.INFO)
 
 
@@ -90,6 +92,6 @@ class _ToStandardError(logging.Handler):
 
 
 def fail(sentence: str, code: int) -> None:
-    """Ends the command. Raises typer.Exit."""
+    """Prints the sentence to standard error and ends the command. Raises typer.Exit."""
     say(sentence)
     raise typer.Exit(code)

@@ -1,4 +1,4 @@
-"""Loads a model for a command: a spinner instead of the libraries' own bars and warnings."""
+"""Loads a model for a command, with a spinner instead of the libraries' own progress bars and warnings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def load(
     model: str | None = None, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
 ) -> Loaded:
-    """As `regrow.models.load`."""
+    """Does what `regrow.models.load` does, and shows that it is loading."""
     name = "the bundled model" if model is None else model
-    # The bars of a download stay: it can take minutes.
+    # Progress bars of downloads stay, because a download can take minutes.
     downloads = is_remote(model)
     quieten(bars=downloads and sys.stderr.isatty())
     if downloads:
@@ -30,15 +30,18 @@ def load(
 
 
 def is_remote(model: str | None) -> bool:
-    """Whether it has to come from the hub."""
+    """Returns True if the model is not a local path, so it has to come from the hub."""
     try:
         return model is not None and not Path(model).expanduser().exists()
-    except (OSError, RuntimeError):  # no such user, too long a name: refused where it is looked for
+    except (OSError, RuntimeError):  # invalid name, such as an unknown user in ~user: `load` refuses it
         return False
 
 
 def quieten(*, bars: bool = False) -> None:
-    """Libraries warn of errors only and, unless asked for, show no bars. They look when they are imported."""
+    """Makes the libraries print errors only, and hides their progress bars unless `bars` is set.
+
+    It must run before the libraries are imported, because they read these variables at import.
+    """
     if not is_verbose():
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")

@@ -1,4 +1,4 @@
-"""`regrow methods`: what there is to choose from."""
+"""`regrow methods`: lists the pruning methods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from regrow.cli.choices import fill
 from regrow.cli.options import Json
 from regrow.format import parameters as shown
 
-_CHOICES = "Of bap: aggregate is one of {aggregates}; memory is one of {memories}. A wrong value of any other parameter names the right ones."
+_CHOICES = (
+    "Values for bap: aggregate {aggregates}; memory {memories}. "
+    "If another parameter is given a wrong word, the error message lists the valid ones."
+)
 
 
 def methods(json: Json = False) -> None:

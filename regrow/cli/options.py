@@ -1,5 +1,7 @@
-"""Options that several commands share. None stands for "not given": then the default of the method or the
-model holds."""
+"""Options that several commands share.
+
+An option that is None was not given, so the default of the method or the model applies.
+"""
 
 from __future__ import annotations
 
@@ -22,85 +24,142 @@ _METHOD, _MODEL, _OUTPUT = "Method", "Model", "Output"
 
 ModelName = Annotated[
     str | None,
-    typer.Argument(metavar="MODEL", help="A local directory or a hub id; without it, the bundled model."),
+    typer.Argument(
+        metavar="MODEL",
+        help="Model directory or Hugging Face id, such as org/name. Default: the small bundled model.",
+    ),
 ]
-DTypeName = Annotated[str, typer.Option("--dtype", rich_help_panel=_MODEL, help="Number format: {dtypes}.")]
+DTypeName = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        rich_help_panel=_MODEL,
+        help="Number format of the model: {dtypes}. auto keeps that of its files.",
+    ),
+]
 DeviceName = Annotated[
-    str, typer.Option("--device", rich_help_panel=_MODEL, help="auto, cpu, cuda, cuda:1, ...")
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        rich_help_panel=_MODEL,
+        help="Device: cpu, cuda, cuda:1, ... auto is a GPU if there is one.",
+    ),
 ]
 Chat = Annotated[
     bool | None,
     typer.Option(
         "--chat/--no-chat",
         rich_help_panel=_MODEL,
-        help="Use the tokenizer's chat template; by default, if it has one.",
+        help="Send each prompt as a user message in the chat template. Default: if the model has one.",
     ),
 ]
 SkipLayers = Annotated[
     str,
     typer.Option(
-        "--skip-layers", rich_help_panel=_MODEL, metavar="N,N,...", help="Layers that stay dense, from 0."
+        "--skip-layers",
+        rich_help_panel=_MODEL,
+        metavar="N,N,...",
+        help="Layers that are not pruned, counted from 0, such as 0,1. Default: none.",
     ),
 ]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", rich_help_panel=_MODEL, help="Run Python code of the model.")
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        rich_help_panel=_MODEL,
+        help="Allow Python code from the model's repository to run.",
+    ),
 ]
 
 Verbose = Annotated[
     bool,
     typer.Option(
-        "--verbose", "-v", callback=be_verbose, help="Also say what is decided, and show tracebacks."
+        "--verbose",
+        "-v",
+        callback=be_verbose,
+        help="Explain decisions on standard error, and show tracebacks of errors.",
     ),
 ]
 
 MethodName = Annotated[
     str,
     typer.Option(
-        "--method", "-m", rich_help_panel=_METHOD, help="{methods}; `regrow methods` explains them."
+        "--method",
+        "-m",
+        metavar="NAME",
+        rich_help_panel=_METHOD,
+        help="Pruning method: {methods}. `regrow methods` explains them.",
     ),
 ]
-# Text, so that the decimal is the one the user wrote.
+# A string, because a float would change the decimal number that the user wrote.
 Sparsity = Annotated[
     str | None,
     typer.Option(
         "--sparsity",
         "-s",
+        metavar="SHARE",
         rich_help_panel=_METHOD,
-        help="Share of what the method prunes (FFN neurons, inputs, weights) that it drops, in [0, 1).",
+        help="Share of the FFN neurons (or inputs, or weights) to leave out, in [0, 1). Default: {sparsity}.",
     ),
 ]
 InitSteps = Annotated[
     int | None,
-    typer.Option("--init-steps", rich_help_panel=_METHOD, help="Dense decode steps before pruning begins."),
+    typer.Option(
+        "--init-steps",
+        rich_help_panel=_METHOD,
+        help="bap: dense decode steps before pruning begins. Default: {init_steps}.",
+    ),
 ]
 ExploreSteps = Annotated[
     int | None,
-    typer.Option("--explore-steps", rich_help_panel=_METHOD, help="Dense steps at the end of a period."),
+    typer.Option(
+        "--explore-steps",
+        rich_help_panel=_METHOD,
+        help="bap: dense decode steps at the end of each period. Default: {explore_steps}.",
+    ),
 ]
 Period = Annotated[
     int | None,
     typer.Option(
-        "--period", rich_help_panel=_METHOD, help="Decode steps from one choice of neurons to the next."
+        "--period",
+        rich_help_panel=_METHOD,
+        help="bap: decode steps from one mask to the next, dense ones included. Default: {period}.",
     ),
 ]
 Aggregate = Annotated[
     str | None,
-    typer.Option("--aggregate", rich_help_panel=_METHOD, help="Over the samples of a batch: {aggregates}."),
+    typer.Option(
+        "--aggregate",
+        metavar="NAME",
+        rich_help_panel=_METHOD,
+        help="How the scores of the samples of a batch are combined: {aggregates}. Default: {aggregate}.",
+    ),
 ]
 Memory = Annotated[
     str | None,
-    typer.Option("--memory", rich_help_panel=_METHOD, help="Over the phases of a sample: {memories}."),
+    typer.Option(
+        "--memory",
+        metavar="NAME",
+        rich_help_panel=_METHOD,
+        help="bap: how a sample's new scores are combined with earlier ones: {memories}. Default: {memory}.",
+    ),
 ]
 Decay = Annotated[
     float | None,
-    typer.Option("--decay", rich_help_panel=_METHOD, help="Weight of the past with --memory ema."),
+    typer.Option(
+        "--decay",
+        rich_help_panel=_METHOD,
+        help="bap: weight of the earlier scores with --memory ema, in [0, 1]. Default: {decay}.",
+    ),
 ]
 ForgetFinished = Annotated[
     bool | None,
     typer.Option(
         "--forget-finished/--keep-finished",
         rich_help_panel=_METHOD,
-        help="Whether samples that have ended stop to count.",
+        help="bap: whether finished samples are left out when neurons are chosen. Default: they are kept.",
     ),
 ]
 
@@ -111,7 +170,7 @@ Params = Annotated[
         "-P",
         metavar="NAME=VALUE",
         rich_help_panel=_METHOD,
-        help="Any parameter of the method; may be repeated. `regrow methods` lists them.",
+        help="Any parameter of the method, such as period=20; may be repeated. See `regrow methods`.",
     ),
 ]
 CalibrationFile = Annotated[
@@ -120,16 +179,16 @@ CalibrationFile = Annotated[
         "--calibration",
         metavar="FILE",
         rich_help_panel=_METHOD,
-        help="What `regrow calibrate` made for this model and method.",
+        help="File that `regrow calibrate` made for this model and method, if the method needs one.",
     ),
 ]
 
 Json = Annotated[
-    bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="JSON on stdout and nothing else.")
+    bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print only JSON to standard output.")
 ]
 
 
-# The parameters of methods that have an option of their own; any other is a --param.
+# Method parameters with an option of their own. All others are given with --param.
 _PARAMETERS: dict[str, Any] = {
     "sparsity": Sparsity,
     "init_steps": InitSteps,
@@ -143,7 +202,7 @@ _PARAMETERS: dict[str, Any] = {
 
 
 def with_verbose(command: Callable[..., None]) -> Callable[..., None]:
-    """Returns the command with the option --verbose, which acts before the command runs."""
+    """Returns the command with the option --verbose, which takes effect before the command runs."""
 
     @wraps(command)
     def run(*, verbose: bool, **given: Any) -> None:  # noqa: ARG001 (the option's callback has used it)
@@ -156,12 +215,12 @@ def with_verbose(command: Callable[..., None]) -> Callable[..., None]:
         for name, parameter in inspect.signature(command).parameters.items()
     ]
     _sign(run, [*given, _option("verbose", Verbose, False)])
+    run.__doc__ = _one_line_per_paragraph(command.__doc__ or "")
     return run
 
 
 def with_method(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with every option of a method, `--method` to `--param`, in the place of its parameter
-    `pruning: Method`."""
+    """Replaces a command's parameter `pruning: Method` by all options of methods, --method to --param."""
 
     @wraps(command)
     def run(method: str, param: list[str] | None, **given: Any) -> None:
@@ -184,6 +243,11 @@ def with_method(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _one_line_per_paragraph(text: str) -> str:
+    """Removes single line breaks, so that the help is wrapped at the width of the terminal."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
 def _sign(command: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> None:
     """Gives the command a signature, from which typer reads its options."""
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -195,8 +259,10 @@ def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:
 
 
 def chosen(name: str, params: Sequence[str] | None = None, **options: Any) -> Method:
-    """The method with those parameters that were given, by their own options or as NAME=VALUE. Raises UsageError for what it does not
-    know."""
+    """Returns the method with the given parameters, from their own options and from NAME=VALUE texts.
+
+    Raises UsageError for an unknown method, parameter or value, and for a parameter that is given twice.
+    """
     from regrow.method.presets import make, parameters
 
     given = {option: value for option, value in options.items() if value is not None}
@@ -212,8 +278,10 @@ def chosen(name: str, params: Sequence[str] | None = None, **options: Any) -> Me
 
 
 def _value(name: str, text: str, default: object) -> object:
-    """The text as a value of the default's type; a sparsity stays text, so that the decimal is the one the
-    user wrote."""
+    """Converts the text to the type of the default. A sparsity stays text, see `Sparsity`.
+
+    Raises UsageError if the text is not of that type.
+    """
     try:
         match default:
             case bool():
@@ -235,19 +303,22 @@ def _value(name: str, text: str, default: object) -> object:
 
 
 def several(given: Sequence[str] | None) -> list[str]:
-    """Returns the values of an option that may be repeated and may hold several values, as in 0.3,0.5."""
+    """Returns all values of an option that may be repeated, each time with several values as in 0.3,0.5."""
     return [part.strip() for text in given or () for part in text.split(",") if part.strip()]
 
 
 def batch_size(text: str) -> int:
-    """Returns the batch size. Raises UsageError if it is no positive whole number."""
+    """Returns the text as a batch size. Raises UsageError if it is not a positive whole number."""
     if not text.isdecimal() or not int(text):
         raise UsageError(f"--batch-size takes whole numbers from 1 on, such as 1,4, not {text!r}")
     return int(text)
 
 
 def calibration(path: Path | None) -> Calibration | None:
-    """The calibration in the file. Raises UsageError or RegrowError."""
+    """Loads a calibration; None stays None.
+
+    Raises UsageError if the file cannot be read, RegrowError if it is damaged.
+    """
     if path is None:
         return None
     from regrow.calibration.calibration import Calibration
@@ -256,7 +327,7 @@ def calibration(path: Path | None) -> Calibration | None:
 
 
 def layers(text: str) -> list[int]:
-    """`0,1,5` as numbers. Raises UsageError for anything else."""
+    """Returns the numbers in a text such as `0,1,5`. Raises UsageError if the text is anything else."""
     try:
         return [int(part) for part in text.split(",")] if text.strip() else []
     except ValueError:

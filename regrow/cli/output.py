@@ -1,4 +1,4 @@
-"""JSON lines, as every command writes them."""
+"""JSON lines, in the form that all commands write."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Any
 
 
 def line(value: Mapping[str, Any]) -> str:
-    """One line of JSON in ASCII, without its newline."""
+    """Returns one line of ASCII JSON, without the newline."""
     return json.dumps(value, allow_nan=False)

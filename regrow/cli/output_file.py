@@ -1,4 +1,4 @@
-"""A file that one process writes: opened for appending, locked, written to the disk."""
+"""The file of `--output`: only one process at a time may append to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from regrow.locked_file import lock, write_all
 
 
 def open_alone(path: Path) -> int:
-    """A descriptor for appending; it holds the lock of a regular file."""
+    """Opens the file for appending and returns the descriptor. A regular file is also locked.
+
+    Raises UsageError if the file cannot be opened or is standard output, RegrowError if another process
+    holds the lock.
+    """
     try:
         special = path.exists() and not path.is_file()
         descriptor = os.open(path, (os.O_WRONLY if special else os.O_RDWR | os.O_CREAT) | os.O_APPEND, 0o666)
@@ -31,19 +35,20 @@ def open_alone(path: Path) -> int:
 
 
 def _refuse_stdout(path: Path, descriptor: int) -> None:
+    """Raises UsageError if standard output goes to the same file."""
     try:
         same = os.path.sameopenfile(descriptor, sys.stdout.fileno())
-    except (OSError, ValueError):  # standard output is no file
+    except (OSError, ValueError):  # standard output has no descriptor
         return
     if same:
         raise UsageError(f"{path} is where standard output goes too; use --json, or choose another --output")
 
 
 def write_through(descriptor: int, data: bytes) -> None:
-    """Returns when all of it is on the disk, where there is one."""
+    """Writes all data, and returns when a regular file has it on disk."""
     write_all(descriptor, data)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (EINVAL, ENOTSUP):  # pipes and devices have nothing to bring to a disk
+        if error.errno not in (EINVAL, ENOTSUP):  # pipes and devices cannot be synchronised
             raise

@@ -1,5 +1,4 @@
-"""The model's own generation settings (generation_config.json): which hold, which are set aside, which cannot
-be met."""
+"""The model's own generation settings (generation_config.json): which apply, are ignored, or are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from regrow.cli.sampling import Sampling
 from regrow.errors import UsageError
 from regrow.models import Loaded
 
-# What generate heeds in every mode, and what it heeds where it samples.
+# Settings that `generate` applies always, and those that it applies only if it samples.
 _ALWAYS = (
     "repetition_penalty",
     "encoder_repetition_penalty",
@@ -36,16 +35,16 @@ _ALWAYS = (
     "prefill_chunk_size",
 )
 _SAMPLED = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
-# The value that means "off", where it is not None, False, 0 or empty.
+# Values that mean "off", for settings where that is not None, False, 0 or empty.
 _OFF = dict.fromkeys(
     ("repetition_penalty", "encoder_repetition_penalty", "temperature", "top_p", "typical_p"), 1.0
 )
-# Set to these values whatever the model says: no token of an answer depends on them.
+# Settings that are overwritten with these values, and why. No token of an answer depends on them.
 _SET_ASIDE: dict[str, tuple[Any, str]] = {
     "max_length": (None, "--max-new-tokens limits answers"),
     "max_new_tokens": (None, "--max-new-tokens limits answers"),
     "use_cache": (True, "Regrow always keeps a cache"),
-    "cache_implementation": (None, "Regrow keeps a cache of its own"),
+    "cache_implementation": (None, "Regrow has its own cache"),
     "num_return_sequences": (1, "a prompt has one answer"),
     "return_dict_in_generate": (False, "only answers are returned"),
     "output_scores": (False, "only answers are returned"),
@@ -70,13 +69,17 @@ _OTHER_MODES = (
 @final
 @dataclass(frozen=True)
 class OwnSettings:
-    held: dict[str, Any]  # in force, as JSON values
-    set_aside: dict[str, str]  # and why
+    """The settings in a model's generation_config.json, sorted by whether they apply."""
+
+    held: dict[str, Any]  # settings that apply, as JSON values
+    set_aside: dict[str, str]  # ignored settings, each with the reason
 
     @classmethod
     def take(cls, loaded: Loaded, sampling: Sampling) -> Self:
-        """Sets aside what has to be, in the loaded model, and says what holds. Raises UsageError for a way to
-        decode that is not ours."""
+        """Overwrites the ignored settings in the loaded model, and returns which settings apply.
+
+        Raises UsageError for a decoding mode that Regrow does not support, such as beam search.
+        """
         settings: dict[str, Any] = loaded.model.generation_config.to_dict() | loaded.generation_settings
         _refuse(loaded, settings, sampled=bool(sampling.temperature))
         names = _ALWAYS + (
@@ -86,7 +89,7 @@ class OwnSettings:
             name: why for name, (value, why) in _SET_ASIDE.items() if settings.get(name) not in (None, value)
         }
         if settings.get("do_sample") and not sampling.temperature:
-            aside["do_sample"] = "sampling begins with --temperature above 0"
+            aside["do_sample"] = "sampling needs --temperature above 0"
         config = deepcopy(loaded.model.generation_config)
         for name, (value, _) in _SET_ASIDE.items():
             setattr(config, name, value)
@@ -95,20 +98,22 @@ class OwnSettings:
 
     @property
     def needs_tokenizer(self) -> bool:
+        """True if a setting works on text, so that `generate` needs the tokenizer."""
         return "stop_strings" in self.held or "token_healing" in self.held
 
     def to_dict(self) -> dict[str, Any]:
-        """Nothing where the model has no settings of its own."""
+        """Returns JSON values; empty if the model has no such settings."""
         parts = {"from_generation_config": self.held, "set_aside": self.set_aside}
         return {name: part for name, part in parts.items() if part}
 
 
 def beside_ids(loaded: Loaded) -> dict[str, Any]:
-    """Every setting of the model but the ids of special tokens, which nearly every model has."""
+    """Returns the model's generation settings, except the ids of special tokens."""
     return {name: value for name, value in loaded.generation_settings.items() if name not in _IDS}
 
 
 def _is_on(name: str, value: Any) -> bool:
+    """Returns True if the value makes the setting change anything."""
     return (
         bool(value) and value != _OFF.get(name)
         if name not in ("forced_bos_token_id", "forced_eos_token_id")
@@ -117,19 +122,22 @@ def _is_on(name: str, value: Any) -> bool:
 
 
 def _refuse(loaded: Loaded, settings: dict[str, Any], *, sampled: bool) -> None:
+    """Raises UsageError for an unsupported decoding mode or an invalid prefill_chunk_size."""
     where = f"the generation_config.json of {loaded.name}"
     asked = {
         name: settings[name] for name in _OTHER_MODES if settings.get(name) not in (None, False, 1, 0, [])
     }
     if sampled:
-        asked.pop("penalty_alpha", None)  # of greedy decoding alone
+        asked.pop("penalty_alpha", None)  # ignored when sampling
     if asked:
         name, value = next(iter(asked.items()))
         raise UsageError(
-            f"{where} asks for {name} {value}, and Regrow decodes greedily or samples; take {name} out of that file"
+            f"{where} sets {name} {value}, but Regrow only decodes greedily or samples; "
+            f"remove {name} from that file"
         )
     chunk = settings.get("prefill_chunk_size")
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise UsageError(
-            f"{where} gives prefill_chunk_size {chunk}, which must be a whole number of at least 1; correct that file"
+            f"{where} sets prefill_chunk_size {chunk}, which must be a whole number of at least 1; "
+            "correct that file"
         )

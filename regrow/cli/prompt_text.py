@@ -1,4 +1,4 @@
-"""The bytes of a prompt file as text."""
+"""Decodes the bytes of a prompt file as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 
 from regrow.errors import UsageError
 
-# By the bytes a file begins with. UTF-32 stands before UTF-16, whose mark its own begins with.
+# Encodings by byte order mark. UTF-32 comes first, because its mark begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -32,8 +32,10 @@ _GZIP = b"\x1f\x8b"
 
 
 def decode(name: str, data: bytes) -> str:
-    """UTF-8, or UTF-16 or UTF-32 with a byte order mark; gzip is unpacked. Raises UsageError for anything
-    else."""
+    """Decodes UTF-8, or UTF-16 or UTF-32 with a byte order mark. Gzip is unpacked first.
+
+    `name` names the file in errors. Raises UsageError for anything else.
+    """
     if data.startswith(_GZIP):
         data = _unpacked(name, data)
     for start, what in (_PACKED | _OTHERS).items():
@@ -54,7 +56,7 @@ def decode(name: str, data: bytes) -> str:
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise UsageError(
-            f"{name}, line {line} holds a null byte, so it is no text that can be read; convert it to UTF-8"
+            f"{name}, line {line} holds a null byte, so it is not plain text; convert it to UTF-8"
         )
     return text
 

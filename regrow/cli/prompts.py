@@ -1,4 +1,4 @@
-"""Where prompts come from: options, a file, standard input."""
+"""Reads prompts from options, a file or standard input."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ STDIN = "-"
 def read(
     given: Sequence[str], source: str | None, field: str | None = None, kind: str = "auto"
 ) -> list[Prompt]:
-    """The prompts of `--prompt`, then those of `--prompts`; with neither, those of a piped standard input.
+    """Returns the prompts of `--prompt`, then those of `--prompts`. Without both, reads piped standard input.
 
-    `field` holds the prompt in structured files, by default "prompt"; `kind` is one of prompt_rows.KINDS, or "auto". Raises UsageError
-    where there are no prompts, and for a file that cannot be read or does not hold what its kind says.
+    `field`: field that holds the prompt in structured files; None means "prompt". `kind`: one of
+    prompt_rows.KINDS, or "auto". Raises UsageError if there are no prompts, or if the file cannot be read or
+    is not of that kind.
     """
     if kind not in ("auto", *prompt_rows.KINDS):
         raise UsageError(
@@ -33,15 +34,16 @@ def read(
     if source is not None or piped:
         found = _load(source or STDIN, field, kind)
         if not found and not piped:
-            raise UsageError(f"{_name(source or STDIN)} holds no prompts; put some in, or leave it out")
+            raise UsageError(f"{_name(source or STDIN)} holds no prompts; add some, or leave it out")
         prompts += found
     elif field is not None or kind != "auto":
         raise UsageError(
-            "--prompt-field and --prompts-format are for --prompts FILE; add it, or leave them out"
+            "--prompt-field and --prompts-format are for --prompts FILE; add --prompts, or leave them out"
         )
     if not prompts:
         raise UsageError(
-            "there are no prompts: give --prompt TEXT or --prompts FILE, or pipe one prompt a line into standard input"
+            "there are no prompts: give --prompt TEXT or --prompts FILE, "
+            "or pipe one prompt per line into standard input"
         )
     return prompts
 
@@ -50,7 +52,7 @@ def _option(number: int, text: str) -> Prompt:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        with suppress(UnicodeError):  # in a locale of ASCII, the bytes of UTF-8 come as lone surrogates
+        with suppress(UnicodeError):  # in an ASCII locale, UTF-8 bytes arrive as lone surrogates
             return Prompt(os.fsencode(text).decode())
         raise UsageError(
             f"--prompt number {number} is not valid UTF-8 text (character {error.start + 1}); correct it"
@@ -64,8 +66,8 @@ def _load(source: str, field: str | None, kind: str) -> list[Prompt]:
         data = _bytes(source)
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # a name with a null byte in it
-        raise UsageError(f"{source!r} is no file name: {error}") from error
+    except ValueError as error:  # the name holds a null byte
+        raise UsageError(f"{source!r} is not a valid file name: {error}") from error
     path = Path("" if source == STDIN else source)
     suffix = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
     return prompt_rows.rows(name, suffix.lower(), decode(name, data), field, kind)

@@ -1,7 +1,7 @@
-"""The file of `generate --output`: a line of settings, then the samples in the order of their prompts, a whole batch at a time.
+"""The file of `generate --output`: a line of settings, then the samples in the order of their prompts.
 
-The samples of a batch share their masks, so that only whole batches are kept: a run that goes on from such a file gives the samples of an
-undisturbed one.
+Samples are written one whole batch at a time, because the samples of a batch share their masks. A run that
+continues such a file therefore gives the same samples as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -19,17 +19,25 @@ from regrow.cli.output_file import open_alone, write_through
 from regrow.errors import RegrowError, UsageError
 
 _START = b'{"type": "settings", '
-_TOLD = ("model", "versions")  # for the reader: what they stand for is compared by digests, or may differ
+# Settings that may differ when a run continues: digests identify the model, and versions may change.
+_INFORMATIVE = ("model", "versions")
 _ADVICE = "the batches finished before are kept"
 
 
 @final
 class SampleFile:
-    """Opened at once, so that a file that cannot be written is found before anything is decoded. Nothing in
-    it changes until `begin`."""
+    """The output file of a run.
+
+    The constructor opens it, so that a file that cannot be written is found before anything is decoded.
+    Its content does not change until `begin`.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises UsageError for a file that cannot be written, or that holds something else than samples."""
+        """Opens and reads the file.
+
+        Raises UsageError if the file cannot be written or holds anything but samples, RegrowError if it is
+        damaged or another process is writing it.
+        """
         self.path = path
         self._made = not path.exists()
         self._descriptor = open_alone(path)
@@ -44,17 +52,21 @@ class SampleFile:
     def begin(
         self, settings: Mapping[str, Any], batch_size: int, prompts: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """The samples that are there, those of whole batches. Raises UsageError for a file made with other
-        settings."""
+        """Cuts off incomplete batches, and returns the samples of all complete batches.
+
+        Raises UsageError if the samples were made with other settings, RegrowError if they do not fit the
+        prompts.
+        """
         asked = {"type": "settings", **json.loads(line(settings))}
-        if not self._samples:  # nothing is lost, whatever it was made with
+        if not self._samples:  # no sample is lost, even if the settings were different
             self._cut()
             self._append([asked])
             return []
         self._refuse_other(asked)
         if len(self._samples) > len(prompts):
             raise RegrowError(
-                f"{self.path} holds more samples than there are prompts; restore the file or choose another --output"
+                f"{self.path} holds more samples than there are prompts; "
+                "restore the file or choose another --output"
             )
         whole = (
             len(prompts)
@@ -76,8 +88,10 @@ class SampleFile:
         return self._samples[:whole]
 
     def write(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Returns once the samples are on the disk. Raises RegrowError where it takes no more; then none of
-        them is there."""
+        """Appends the samples, and returns when they are on disk.
+
+        Raises RegrowError if they cannot all be written; then the file holds none of them.
+        """
         self._append(samples)
         self._written = True
 
@@ -89,15 +103,15 @@ class SampleFile:
 
     def _close(self) -> None:
         if self._made and self._regular and not self._written:
-            self.path.unlink(missing_ok=True)  # made by a request that failed
-        os.close(self._descriptor)  # the lock goes with it
+            self.path.unlink(missing_ok=True)  # this run created the file and wrote no sample
+        os.close(self._descriptor)  # this releases the lock
 
     def _append(self, values: Sequence[Mapping[str, Any]]) -> None:
         data = "".join(f"{line(value)}\n" for value in values).encode()
         try:
             write_through(self._descriptor, data)
         except OSError as error:
-            with suppress(OSError):  # what then stays is a torn line, which the next run cuts off
+            with suppress(OSError):  # the incomplete line then stays, and the next run cuts it off
                 self._cut()
             kept = (
                 _ADVICE
@@ -112,8 +126,11 @@ class SampleFile:
             os.ftruncate(self._descriptor, self._size)
 
     def _read(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """The settings and the samples; a torn last line is left out. `_ends` are the bytes up to the end of
-        each."""
+        """Returns the settings and the samples, without an incomplete last line.
+
+        Also sets `_ends`, the number of bytes up to the end of the settings and of each sample. Raises
+        UsageError if the file holds something else, RegrowError if a line is damaged.
+        """
         data = self.path.read_bytes()
         lines = _whole_lines(data)
         if not lines and (data.startswith(_START) or _START.startswith(data.rstrip(b"\0"))):
@@ -121,7 +138,7 @@ class SampleFile:
         settings = _object(lines[0]) if lines and lines[0].startswith(_START) else None
         if settings is None:
             raise UsageError(
-                f"{self.path} holds something else than samples of `regrow generate`; choose another --output"
+                f"{self.path} does not hold samples of `regrow generate`; choose another --output"
             )
         self._ends = [len(lines[0])]
         samples = []
@@ -141,28 +158,36 @@ class SampleFile:
     def _refuse_other(self, asked: Mapping[str, Any]) -> None:
         there = self.settings or {}
         names = [
-            name for name in {**there, **asked} if name not in _TOLD and there.get(name) != asked.get(name)
+            name
+            for name in {**there, **asked}
+            if name not in _INFORMATIVE and there.get(name) != asked.get(name)
         ]
         if names:
             differing = ", ".join(
                 f"{name} {_short(there.get(name))} / {_short(asked.get(name))}" for name in names
             )
             raise UsageError(
-                f"{self.path} was made with other settings ({differing}, there / asked): ask for the same or choose another --output"
+                f"{self.path} was made with other settings ({differing}, there / asked): "
+                "ask for the same or choose another --output"
             )
 
 
 def _short(value: object) -> str:
+    """Returns the value as JSON, cut off if it is long."""
     text = json.dumps(value)
     return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 def _whole_lines(data: bytes) -> list[bytes]:
-    """Without a last line that is torn: cut short, or the zeros that a power cut leaves."""
+    """Returns the lines that end in a newline.
+
+    Other text at the end is an incomplete line, or zeros that a power cut left.
+    """
     return [part + b"\n" for part in data.split(b"\n")[:-1]]
 
 
 def _object(part: bytes) -> dict[str, Any] | None:
+    """Returns the JSON object in a line, or None if the line is anything else."""
     try:
         value = json.loads(part)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Greedy decoding, or sampling that can be repeated."""
+"""Greedy decoding, or sampling with a seed."""
 
 from __future__ import annotations
 
@@ -14,34 +14,44 @@ from regrow.errors import UsageError
 @final
 @dataclass(frozen=True)
 class Sampling:
-    """What the options ask for. The model's own generation settings hold beside it; temperature and top-p
-    replace the model's."""
+    """How tokens are chosen, as the options say.
+
+    Temperature and top-p replace the model's own values. All other generation settings of the model apply.
+    """
 
     temperature: float = 0.0  # 0: greedy
-    top_p: float | None = None  # None: the model's, or all tokens
+    top_p: float | None = None  # None: the model's own value, or else all tokens
     seed: int | None = None  # None: greedy
-    drawn: bool = False  # the seed, not given
+    drawn: bool = False  # the seed was drawn at random, because the user gave none
 
     @property
     def given(self) -> frozenset[str]:
-        """The settings of generate that the options replace."""
+        """Names of the model's generation settings that the options replace."""
         return frozenset(("temperature",) if self.top_p is None else ("temperature", "top_p"))
 
     def arguments(self, model_top_k: int | None) -> dict[str, Any]:
-        """For generate. transformers samples from the 50 likeliest tokens unless it is told otherwise: only a
-        model's own top_k holds."""
+        """Returns the arguments for `generate`.
+
+        By default transformers samples from the 50 most likely tokens only. Here top_k applies only if the
+        model itself sets it.
+        """
         if not self.temperature:
             return {"do_sample": False}
         top_p = {} if self.top_p is None else {"top_p": self.top_p}
         return {"do_sample": True, "temperature": self.temperature, "top_k": model_top_k or 0, **top_p}
 
     def batch_seed(self, start: int) -> int:
-        """Of the batch whose first prompt has this index: any batch can be drawn again without those before
-        it."""
+        """Returns the seed of the batch whose first prompt has the index `start`.
+
+        Every batch has its own seed, so it can be sampled again without the batches before it.
+        """
         return int.from_bytes(hashlib.sha256(f"{self.seed}:{start}".encode()).digest()[:7])
 
     def as_before(self, settings: Mapping[str, Any] | None) -> Self:
-        """With the seed of an earlier run of these settings, unless one was asked for."""
+        """Returns these settings with the seed of an earlier run, unless the user gave a seed.
+
+        `settings`: those of the earlier run, or None.
+        """
         before = (settings or {}).get("sampling")
         seed = before.get("seed") if isinstance(before, dict) else None
         return replace(self, seed=seed) if self.drawn and type(seed) is int else self
@@ -54,15 +64,19 @@ class Sampling:
 
 
 def sampling(temperature: float | None, top_p: float | None, seed: int | None) -> Sampling:
-    """Greedy without a temperature; a seed is drawn where none is given, so that the summary can name it.
-    Raises UsageError."""
+    """Returns how tokens are chosen, which is greedily without a temperature.
+
+    If there is no seed, one is drawn, so that the summary can name it. Raises UsageError for a value out of
+    range, and for options of sampling without a temperature.
+    """
     if temperature is not None and not 0 <= temperature < float("inf"):
         raise UsageError(f"--temperature must be a number of at least 0, not {temperature}; 0 is greedy")
     if not temperature:
         lost = [name for name, value in (("--top-p", top_p), ("--seed", seed)) if value is not None]
         if lost:
             raise UsageError(
-                f"{lost[0]} is for sampling, and decoding is greedy without --temperature above 0; add it or leave out {lost[0]}"
+                f"{lost[0]} is for sampling, and decoding is greedy without --temperature above 0; "
+                f"add --temperature or leave out {lost[0]}"
             )
         return Sampling()
     if top_p is not None and not 0 < top_p <= 1:

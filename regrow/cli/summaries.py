@@ -1,4 +1,4 @@
-"""Graded record files as tables for a terminal: the columns that fit there; `regrow table --markdown` has all."""
+"""Tables of graded record files for a terminal. They have fewer columns than `regrow table --markdown`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ if TYPE_CHECKING:
     from regrow.analysis.summary import Share, Summary
     from regrow.run_config import RunConfig
 
-WIDE = 100  # columns of a terminal that has room for spaces beside the lines
-NARROWEST = 60  # a narrower terminal wraps the lines: columns of no width would hold nothing
-_OTHERS = 58  # columns that a table takes beside the names of its runs
-# Settings that the table shows in columns, by digests of others, or as parameters.
+WIDE = 100  # from this width on, cells have padding
+NARROWEST = 60  # tables are never narrower; a narrower terminal wraps their lines
+_OTHERS = 58  # width of a table without the names of its runs
+# Settings that names leave out: they have a column, follow from other settings, or are shown one by one.
 _ELSEWHERE = {"method", "params", "batch_size", "task_sha256", "prompts_sha256", "generation_config"}
 
 
 def print_tables(console: Console, summaries: Sequence[Summary]) -> None:
+    """Prints a table of the runs, a table of their problem families, and notes below."""
     console.width = max(console.width, NARROWEST)
     console.print(_runs(summaries, console.width))
     console.print(_families(summaries))
     for number, summary in enumerate(summaries, 1):
         if summary.missing:
             console.print(
-                f"Run {number} is incomplete: {len(summary.missing)} of {summary.config.batches} batches are missing.",
+                f"Run {number} is incomplete: "
+                f"{len(summary.missing)} of {summary.config.batches} batches are missing.",
                 style="yellow",
             )
         if summary.note:
@@ -52,11 +54,11 @@ def _runs(summaries: Sequence[Summary], width: int) -> Table:
     for column in table.columns[2:]:
         column.justify = "right"
     table.padding = (0, 1) if width >= WIDE else 0
-    called = names([summary.config for summary in summaries])
+    run_names = names([summary.config for summary in summaries])
     for column in table.columns:
-        column.overflow = "fold"  # a name or a number that is cut off is none
-    table.columns[1].no_wrap = True  # the others give way
-    for number, (summary, name) in enumerate(zip(summaries, called, strict=True), 1):
+        column.overflow = "fold"  # wraps long names and numbers instead of cutting them off
+    table.columns[1].no_wrap = True  # the other columns shrink instead
+    for number, (summary, name) in enumerate(zip(summaries, run_names, strict=True), 1):
         low, high = summary.problems.interval()
         table.add_row(
             str(number),
@@ -72,13 +74,15 @@ def _runs(summaries: Sequence[Summary], width: int) -> Table:
 
 
 def folded(name: str, width: int) -> str:
-    """A line a word, or several where one is longer than `width`: nothing is cut off."""
+    """Puts each word on its own line, or on several lines if it is longer than `width`."""
     return "\n".join(line for word in name.split() for line in wrap(word, width))
 
 
 def names(configs: Sequence[RunConfig]) -> list[str]:
-    """What each run is called: its method, and what tells it from the others; of a method's only run its sparsity and what is not a
-    default."""
+    """Returns the names of the runs: the method, with the settings in which the runs differ.
+
+    If a method has only one run, its name shows the sparsity and all parameters that are not defaults.
+    """
     settings = _differing([_settings(config) for config in configs])
     return [
         _name(config, _params(config, configs) | settings_)
@@ -86,12 +90,13 @@ def names(configs: Sequence[RunConfig]) -> list[str]:
     ]
 
 
-def _name(config: RunConfig, told: Mapping[str, object]) -> str:
+def _name(config: RunConfig, settings: Mapping[str, object]) -> str:
+    # Digests are shortened.
     shown = {
         name: value[:12] if isinstance(value, str) and len(value) == 64 else value
-        for name, value in told.items()
-    }  # of digests the first
-    return printable(f"{config.method} ({parameters(shown)})" if told else config.method)
+        for name, value in settings.items()
+    }
+    return printable(f"{config.method} ({parameters(shown)})" if settings else config.method)
 
 
 def _params(config: RunConfig, configs: Sequence[RunConfig]) -> dict[str, Any]:
@@ -104,6 +109,7 @@ def _params(config: RunConfig, configs: Sequence[RunConfig]) -> dict[str, Any]:
 
 
 def _unusual(config: RunConfig) -> dict[str, Any]:
+    """Returns the sparsity and the parameters that are not defaults."""
     from regrow.method.presets import METHODS
     from regrow.method.presets import parameters as defaults
 
@@ -116,7 +122,7 @@ def _unusual(config: RunConfig) -> dict[str, Any]:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """Those that have no column of their own; what the model itself sets by its own names."""
+    """Returns the settings without a column. The model's generation settings appear by their own names."""
     found = config.to_dict()
     return {name: value for name, value in found.items() if name not in _ELSEWHERE} | dict(
         found.get("generation_config", {})
@@ -124,7 +130,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _differing(many: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each what is not the same in all."""
+    """Returns, for each mapping, the entries that are not the same in all mappings."""
     everything = dict.fromkeys(name for one in many for name in one)
     varying = [name for name in everything if len({canonical(one.get(name)) for one in many}) > 1]
     return [{name: one.get(name, "none") for name in varying} for one in many]

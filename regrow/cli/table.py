@@ -1,4 +1,4 @@
-"""`regrow table`: grades record files and tabulates them."""
+"""`regrow table`: grades record files and shows the results as tables."""
 
 from __future__ import annotations
 
@@ -19,35 +19,46 @@ def table(
         list[Path],
         typer.Argument(
             metavar="FILE|DIR...",
-            help="Record files of `regrow evaluate`, or directories of them, such as one of `regrow compare`.",
+            help="Record files that `regrow evaluate --out` wrote, or directories with such files, also in "
+            "subdirectories.",
             show_default=False,
         ),
     ],
     markdown: Annotated[
-        bool, typer.Option("--markdown", rich_help_panel="Output", help="Markdown tables with every column.")
+        bool,
+        typer.Option("--markdown", rich_help_panel="Output", help="Print Markdown tables with all columns."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Grade record files and tabulate accuracy, actual sparsity and speed."""
+    """Grade record files and show accuracy, actual sparsity and speed.
+
+    Example: regrow table dense.jsonl bap.jsonl
+    """
     if markdown and json:
         raise UsageError("--markdown and --json exclude each other; choose one")
     show([path for given in files for path in _records(given)], markdown=markdown, json=json)
 
 
 def _records(given: Path) -> list[Path]:
-    """Returns the record files in a directory, at any depth, or the file itself."""
+    """Returns the record files in a directory, at any depth, or the file itself.
+
+    Raises UsageError if a directory holds none.
+    """
     if not given.is_dir():
         return [given]
     found = sorted(given.rglob("*.jsonl"))
     if not found:
         raise UsageError(
-            f"{given} holds no record files (*.jsonl); name a directory of `regrow evaluate --out`"
+            f"{given} holds no record files (*.jsonl); name files that `regrow evaluate --out` wrote"
         )
     return found
 
 
 def show(files: Sequence[Path], *, markdown: bool = False, json: bool = False) -> None:
-    """On standard output. Raises UsageError or RegrowError for a file that cannot be read or graded."""
+    """Prints the results of record files: tables for a terminal, Markdown or JSON.
+
+    Raises UsageError or RegrowError if a file cannot be read or graded.
+    """
     from regrow.analysis import summary, tables
     from regrow.evaluation.grading import grade
 

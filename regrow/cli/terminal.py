@@ -1,4 +1,4 @@
-"""Standard streams as they are: one that shows no Unicode, one that takes no more, one that is closed."""
+"""Handles standard streams that cannot show Unicode, are full, are closed, or have lost their reader."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ _STAND_INS = str.maketrans({"–": "-", "−": "-", "×": "x", "…": "...", "�
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """What a stream cannot show is replaced. Ends the process with one sentence where standard output cannot be
-    written, and without a word where its reader has gone away."""
+    """Replaces characters that a standard stream cannot encode, while the context lasts.
+
+    If standard output cannot be written, the process ends with exit code 1: with one sentence, or silently if
+    its reader has gone away.
+    """
     if sys.stdout is None:
-        _end("error: standard output is closed; redirect it to /dev/null if nobody is to read it")
+        _end("error: standard output is closed; redirect it to /dev/null if nobody reads it")
     codecs.register_error("regrow", _stand_in)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -36,13 +39,14 @@ def standard_streams() -> Iterator[None]:
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
+    """Codec error handler: returns ASCII replacements, and where to go on."""
     assert isinstance(error, UnicodeEncodeError)
     plain = error.object[error.start : error.end].translate(_STAND_INS)
     return plain.encode("ascii", "replace").decode("ascii"), error.end
 
 
 def say(sentence: str) -> None:
-    """One line on standard error, if there is somebody to read it: the exit code says the same."""
+    """Prints one line to standard error. Does nothing if that fails: the exit code says the same."""
     if sys.stderr is None:
         return
     try:
@@ -52,13 +56,17 @@ def say(sentence: str) -> None:
 
 
 def _end(sentence: str | None) -> None:
+    """Ends the process with exit code 1, after printing the sentence if there is one."""
     if sentence is not None:
         say(sentence)
     raise SystemExit(1)
 
 
 def _discard(stream: TextIO) -> None:
-    """What is still in the buffer goes nowhere: Python would try once more to write it, and complain."""
+    """Sends the rest of the buffer to the null device.
+
+    Otherwise Python would try again to write it at exit, and print an error.
+    """
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""The report of a run of several batches."""
+"""The report of a run over all its batches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from regrow.report import Report, why_dense
 @final
 @dataclass(frozen=True)
 class Totals:
+    """The sum of the reports of all batches of a run."""
+
     report: Report  # the counters of all batches, added
 
     @classmethod
     def of(cls, reports: Sequence[Report]) -> Self:
-        """Of at least one batch."""
+        """Adds the reports of one or more batches."""
         first = reports[0]
         return cls(
             Report(
@@ -28,12 +30,12 @@ class Totals:
 
     @property
     def note(self) -> str | None:
-        """Says why a run that should have pruned never did; None if it did."""
+        """Why a run that should have pruned never did. None if it did prune."""
         report = self.report
         return why_dense(report.method, report.target_sparsity, report.counters)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what a report does, with tokens and finish reasons counted instead of listed."""
+        """Returns the report as JSON values, with tokens and finish reasons counted instead of listed."""
         counters = self.report.counters
         return self.report.to_dict() | {
             "samples": counters.samples,

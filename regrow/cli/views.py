@@ -1,4 +1,4 @@
-"""What `regrow generate` writes on standard output: for people, or JSON lines for programs."""
+"""The output of `regrow generate`: text for people, or JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -21,24 +21,29 @@ if TYPE_CHECKING:
     from regrow.cli.sample_file import SampleFile
     from regrow.cli.totals import Totals
 
-_PROMPT_SHOWN = 200  # characters of a prompt that are repeated above its answer
+_PROMPT_SHOWN = 200  # characters of a prompt that are shown above its answer
 
 
 class View(ABC):
-    @abstractmethod
-    def begin(self, earlier: Sequence[Mapping[str, Any]], file: SampleFile | None) -> None:
-        """`earlier` are samples that the file holds already."""
+    """Prints the samples of a run and its summary."""
 
     @abstractmethod
-    def sample(self, sample: Sample) -> None: ...
+    def begin(self, earlier: Sequence[Mapping[str, Any]], file: SampleFile | None) -> None:
+        """Called first. `earlier`: the samples that the file already holds."""
+
+    @abstractmethod
+    def sample(self, sample: Sample) -> None:
+        """Called when a sample has finished."""
 
     @abstractmethod
     def end(self, decoding: Decoding, totals: Totals | None) -> None:
-        """`totals` are of what was decoded now; None where the file held every sample."""
+        """Called last. `totals` covers the samples decoded now; None if the file already held them all."""
 
 
 @final
 class JsonLines(View):
+    """Prints one JSON object per sample, then one for the summary."""
+
     def begin(self, earlier: Sequence[Mapping[str, Any]], file: SampleFile | None) -> None:  # noqa: ARG002
         for sample in earlier:
             typer.echo(line(sample))
@@ -59,6 +64,8 @@ class JsonLines(View):
 
 @final
 class SampleView(View):
+    """Prints prompts and answers as text, then a table with the summary."""
+
     def __init__(self) -> None:
         self._console = Console(highlight=False)
 
@@ -70,7 +77,8 @@ class SampleView(View):
             )
 
     def sample(self, sample: Sample) -> None:
-        title = f"sample {sample.index + 1}: {len(sample.tokens)} tokens, {ENDS.get(sample.finish_reason, sample.finish_reason)}"
+        end = ENDS.get(sample.finish_reason, sample.finish_reason)
+        title = f"sample {sample.index + 1}: {len(sample.tokens)} tokens, {end}"
         self._console.rule(Text(title, style="bold"), align="left")
         shown = sample.prompt if len(sample.prompt) <= _PROMPT_SHOWN else f"{sample.prompt[:_PROMPT_SHOWN]}…"
         self._console.print(Text(shown, style="dim"), soft_wrap=True)
@@ -88,21 +96,21 @@ class SampleView(View):
 
 
 def _chosen(sampling: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """How a token is chosen, and what of the model's own settings does not count."""
+    """Yields lines about sampling: how tokens are chosen, and the model's settings that are ignored."""
     drawn = {name: value for name, value in sampling.items() if name in ("temperature", "top_p", "seed")}
     own = sampling.get("from_generation_config", {})
-    told = ", ".join(f"{name} {value}" for name, value in drawn.items()) if drawn["temperature"] else "greedy"
-    yield "sampling", f"{told}; from the model's generation config: {parameters(own)}" if own else told
+    how = ", ".join(f"{name} {value}" for name, value in drawn.items()) if drawn["temperature"] else "greedy"
+    yield "sampling", f"{how}; from the model's generation config: {parameters(own)}" if own else how
     if aside := sampling.get("set_aside"):
         yield (
-            "set aside",
-            "of the model's generation config: "
+            "ignored",
+            "from the model's generation config: "
             + "; ".join(f"{name} ({why})" for name, why in aside.items()),
         )
 
 
 def _summary(decoding: Decoding, totals: Totals) -> Iterator[tuple[str, str]]:
-    """Yields the lines of the run's report, with the model and the sampling among them."""
+    """Yields the lines of the summary: the run's report, with the model and the sampling."""
     model, report = decoding.loaded.model, totals.report
     yield "model", f"{decoding.loaded.name}, {str(model.dtype).removeprefix('torch.')} on {model.device}"
     method, *others = summary(report.method, report.target_sparsity, report.counters)

@@ -1,4 +1,4 @@
-"""A batch under way."""
+"""Follows a batch while it is decoded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from regrow.models import Loaded
 
 @final
 class Watched:
-    """One batch while it is decoded: its samples as they finish, and how far it is."""
+    """Callbacks of one batch: pass on its samples as they finish, and show its progress on the bar.
+
+    `steps`: largest possible number of steps of all batches before this one.
+    """
 
     def __init__(
         self,
@@ -24,19 +27,20 @@ class Watched:
         prompts: Sequence[Prompt],
         batch: PromptBatch,
         bar: Bar,
-        what: str,
+        description: str,
         steps: int,
-        finished: Callable[[Sample], None],
+        on_sample: Callable[[Sample], None],
     ) -> None:
         eos = loaded.model.generation_config.eos_token_id
         self._eos = {eos} if isinstance(eos, int) else set(eos or ())
         self._tokenizer, self._prompts = loaded.tokenizer, prompts
-        self._batch, self._bar, self._finished = batch, bar, finished
-        self._what, self._steps = what, steps  # steps there were, at most, in the batches before
+        self._batch, self._bar, self._on_sample = batch, bar, on_sample
+        self._description, self._steps = description, steps
         self._began = time.monotonic()
         self._samples: dict[int, Sample] = {}  # by row
 
     def step(self, progress: Progress) -> None:
+        """Called after a decode step: passes on the rows that have ended, and moves the bar."""
         for row, ended in enumerate(progress.finished):
             if ended and row not in self._samples:
                 tokens = self._until_eos(progress.tokens[row].tolist())
@@ -44,22 +48,25 @@ class Watched:
                     self.end(row, tokens, "eos")
         count, rows = sum(progress.finished), len(progress.finished)
         speed = rate(progress.step / max(time.monotonic() - self._began, 1e-9))
-        note = f"{self._what}, {progress.step} tokens, {count} of {rows} finished, {speed} steps/s"
+        note = f"{self._description}, {progress.step} tokens, {count} of {rows} finished, {speed} steps/s"
         self._bar.show(self._steps + progress.step, note)
 
     def end(self, row: int, tokens: list[int], reason: str) -> None:
-        """Told once, however often it is called."""
+        """Passes on the sample of an ended row. Further calls for the same row do nothing."""
         if row not in self._samples:
             self._samples[row] = self._sample(self._batch.start + row, tokens, reason)
             with self._bar.aside():
-                self._finished(self._samples[row])
+                self._on_sample(self._samples[row])
 
     def samples(self) -> list[Sample]:
+        """Returns the samples that have ended, in the order of their rows."""
         return [self._samples[row] for row in sorted(self._samples)]
 
     def _until_eos(self, row: list[int]) -> list[int]:
-        """The row up to its first EOS; nothing if it was stopped by something else, whose place is known at
-        the end of the batch."""
+        """Returns the row up to and with its first EOS.
+
+        Empty if a stopping criterion ended the row: its position is only known when the batch ends.
+        """
         place = next((i for i, token in enumerate(row) if token in self._eos), -1)
         return row[: place + 1]
 

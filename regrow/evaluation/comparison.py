@@ -1,4 +1,7 @@
-"""Runs the cells of a comparison: calibrations, divergence from dense, then records. What is there already is not made again."""
+"""Runs the cells of a comparison: calibration, divergence from dense, then answers.
+
+Results that the directory already holds are not computed again.
+"""
 
 from __future__ import annotations
 
@@ -30,44 +33,51 @@ from regrow.models import Loaded, encode
 from regrow.record_file import refuse_other
 from regrow.run_config import RunConfig, differences, digest
 
-TIMED_TOKENS: Final = 10  # new tokens of the generation that an estimate is made from
+TIMED_TOKENS: Final = 10  # new tokens of the generation that is timed for an estimate
 
 
 class ComparisonListener(Protocol):
-    """A callback for the progress of a comparison: `done` of `total` batches, or layers, of `what`."""
+    """Progress callback: `done` of `total` batches or layers of the current stage are complete."""
 
-    def __call__(self, what: str, done: float, total: float) -> None: ...
+    def __call__(self, stage: str, done: float, total: float) -> None: ...
 
 
 @final
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """`prompts` of the task are answered, the first `traced` of them also compared token by token."""
+    """What a comparison runs, apart from its cells."""
 
     directory: Path
     task: Task
-    prompts: int
-    traced: int
+    prompts: int  # number of prompts to answer
+    traced: int  # number of prompts for the divergence from dense
     max_new_tokens: int
     chat: bool
-    text: Path | None = None  # of calibrations; None: the model's own, or C4
-    calibration_sequences: int | None = None  # at most; None: what the method asks for
-    calibration_length: int | None = None  # tokens of each, likewise
+    text: Path | None = None  # calibration text; None: see regrow.calibration.text.sequences
+    # Limits on the calibration text. None: the method's default.
+    calibration_sequences: int | None = None
+    calibration_length: int | None = None  # tokens of a sequence
 
 
 @final
 class Comparison:
-    def __init__(self, loaded: Loaded, plan: ComparisonPlan, told: ComparisonListener) -> None:
-        """Creates the directory. Raises RegrowError where that cannot be done, UsageError for prompts that do not fit."""
-        self._loaded, self._plan, self._told = loaded, plan, told
-        self._traces: tuple[int, list[Trace]] = 0, []  # of one batch size: they hold the logits of every step
+    """Runs cells with one model, and keeps what several cells share."""
+
+    def __init__(self, loaded: Loaded, plan: ComparisonPlan, report_progress: ComparisonListener) -> None:
+        """Creates the directory.
+
+        Raises RegrowError if it cannot be created, UsageError for prompts that do not fit the context.
+        """
+        self._loaded, self._plan, self._report_progress = loaded, plan, report_progress
+        # Traces hold the logits of every step, so only those of one batch size are kept.
+        self._traces: tuple[int, list[Trace]] = 0, []
         self._texts: dict[Needs, Text] = {}
         self._configs = {limit: self._configured(limit) for limit in (plan.prompts, plan.traced)}
         with _disk(plan.directory):
             plan.directory.mkdir(parents=True, exist_ok=True)
 
     def _configured(self, limit: int) -> RunConfig:
-        """For so many prompts; method and batch size are still to be filled in."""
+        """Returns the settings for `limit` prompts, without the method and the batch size of a cell."""
         plan = self._plan
         items, new = plan.task.load(limit), plan.max_new_tokens
         return configure(
@@ -75,8 +85,11 @@ class Comparison:
         )
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """Finds what would stop one of the cells before the first one runs: a text, a model that a method does not fit, files of other
-        settings. Raises RegrowError or UsageError."""
+        """Checks, before the first cell runs, that all cells can run.
+
+        Raises UsageError for a calibration text that cannot be used and a model that does not fit a method,
+        RegrowError for files that were made with other settings.
+        """
         for cell in cells:
             if cell.method.needs is not None:
                 self._text(cell.method.needs)
@@ -95,7 +108,7 @@ class Comparison:
     def estimate(self, cells: Sequence[Cell]) -> float:
         """Returns how many seconds the cells take if every answer runs to its limit of tokens.
 
-        A short dense generation at each batch size is timed for it. Calibrations are not counted.
+        Times a short dense generation at each batch size. Calibrations are not counted.
         """
         return sum(
             count * self._seconds(size) for size, count in batches_to_run(self._plan, cells).items() if count
@@ -113,13 +126,16 @@ class Comparison:
             generate(self._loaded.model, ids, mask, do_sample=False, **how)
             return time.perf_counter() - began
 
-        timed(2)  # the first batch also pays for what is set up once
+        timed(2)  # warm-up: the first batch also pays for one-time setup
         short, long = min(2, most), min(TIMED_TOKENS, most)
         prompt, whole = timed(short), timed(long)
         return prompt + max(whole - prompt, 0.0) / max(long - short, 1) * (most - short)
 
     def run(self, cell: Cell) -> None:
-        """Raises RegrowError where results cannot be kept, or are of other settings."""
+        """Measures the divergence of one cell and records its answers, as far as they are missing.
+
+        Raises RegrowError if results cannot be written, or were made with other settings.
+        """
         calibration = self._calibration(cell.method)
         self._divergence(cell, calibration)
         evaluate(
@@ -132,12 +148,13 @@ class Comparison:
             path=records_file(self._plan.directory, cell),
             chat=self._plan.chat,
             calibration=calibration,
-            progress=lambda done, of, _: self._told(
-                f"{cell.label}, batch {cell.batch_size}: answers", done, of
+            progress=lambda done, total, _: self._report_progress(
+                f"{cell.label}, batch {cell.batch_size}: answers", done, total
             ),
         )
 
     def _text(self, needs: Needs) -> Text:
+        """Returns the calibration text for methods with these needs."""
         if needs not in self._texts:
             plan, (count, length) = self._plan, needs.value
             most = (
@@ -148,7 +165,10 @@ class Comparison:
         return self._texts[needs]
 
     def _calibration(self, method: Method) -> Calibration | None:
-        """The one in the directory if it fits, else a new one."""
+        """Returns the calibration for a method: the one in the directory, or else a new one.
+
+        None if the method needs no calibration.
+        """
         if method.needs is None:
             return None
         plan = self._plan
@@ -166,17 +186,18 @@ class Comparison:
         with _alone(path.parent):
             if path.exists():
                 return Calibration.load(path)
-            given = self._text(method.needs)
+            calibration_text = self._text(method.needs)
             made = calibrate(
                 self._loaded,
                 method,
-                given,
-                lambda done, of: self._told(f"calibrating {method.name}", done, of),
+                calibration_text,
+                lambda done, total: self._report_progress(f"calibrating {method.name}", done, total),
             )
             made.save(path)
             return made
 
     def _divergence(self, cell: Cell, calibration: Calibration | None) -> None:
+        """Measures and writes the divergence of a cell, unless its file exists."""
         path = divergence_file(self._plan.directory, cell)
         if path.exists():
             _refuse_settings(path, self._settings(cell, calibration))
@@ -186,12 +207,15 @@ class Comparison:
             cell.method,
             calibration,
             self._traced(cell.batch_size),
-            lambda done, of: self._told(f"{cell.label}, batch {cell.batch_size}: divergence", done, of),
+            lambda done, total: self._report_progress(
+                f"{cell.label}, batch {cell.batch_size}: divergence", done, total
+            ),
         )
         sums = {**asdict(found), "mean_kl": found.mean_kl, "agreement": found.agreement}
         write_divergence(path, {"settings": self._settings(cell, calibration), **sums})
 
     def _traced(self, batch_size: int) -> list[Trace]:
+        """Returns the dense traces at a batch size."""
         plan = self._plan
         if self._traces[0] != batch_size:
             self._traces = batch_size, []
@@ -204,7 +228,7 @@ class Comparison:
                     max_new_tokens=plan.max_new_tokens,
                 )
                 self._traces[1].append(made)
-                self._told(f"dense traces, batch {batch_size}", done, len(planned))
+                self._report_progress(f"dense traces, batch {batch_size}", done, len(planned))
         return self._traces[1]
 
     def _config(self, limit: int, cell: Cell, calibration: Calibration | None) -> RunConfig:
@@ -249,20 +273,22 @@ def parts(cells: Sequence[Cell], part: int, count: int) -> list[Cell]:
 
 
 def _refuse_settings(path: Path, asked: dict[str, Any]) -> None:
+    """Raises RegrowError if a divergence file was made with other settings."""
     there = read_divergence(path)["settings"]
     if there == asked:
         return
     differing = differences(there, asked)
-    what = (
+    problem = (
         f"was made with other settings ({differing}, there/asked)"
         if differing
         else "does not say all the settings it was made with"
     )
-    raise RegrowError(f"{path} {what}; choose another --out, or remove it")
+    raise RegrowError(f"{path} {problem}; choose another --out, or remove it")
 
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
+    """Turns an OSError within the context into a RegrowError."""
     try:
         yield
     except OSError as error:
@@ -273,7 +299,10 @@ def _disk(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Other processes of the comparison wait here, so that all go by the same calibrations."""
+    """Locks the directory while the context lasts; other processes of the comparison wait for it.
+
+    All processes therefore use the same calibrations.
+    """
     with _disk(directory):
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / ".lock").open("w")

@@ -1,4 +1,4 @@
-"""What the demo runs: exercises answered with one method, and the answers marked."""
+"""Runs of the demo: answers exercises with one method, and marks the answers."""
 
 from __future__ import annotations
 
@@ -16,30 +16,38 @@ from regrow.method.presets import make
 from regrow.models import Loaded, encode
 from regrow.report import Report
 
-SLACK = 1.25  # an answer that goes wrong may be longer than the solution
-Watch = Callable[[int], Callable[[Progress], None]]  # the limit of tokens -> what is told every step
+SLACK = 1.25  # a wrong answer may be longer than the solution
+# Takes the token limit of a run, and returns the callback for its decode steps.
+Watch = Callable[[int], Callable[[Progress], None]]
 
 
 @final
 @dataclass(frozen=True)
 class Run:
+    """The answers of one method to the exercises, with their marks."""
+
     label: str
-    texts: list[str]  # one an exercise
-    marks: list[tuple[bool, ...]]  # of its problems
+    texts: list[str]  # one per exercise
+    marks: list[tuple[bool, ...]]  # per exercise: whether each of its problems is right
     report: Report
 
     @property
     def right(self) -> int:
+        """Number of problems that are right, over all exercises."""
         return sum(sum(row) for row in self.marks)
 
     @property
     def problems(self) -> int:
+        """Number of problems, over all exercises."""
         return sum(len(row) for row in self.marks)
 
 
 def warm_up(loaded: Loaded, exercises: Sequence[Exercise]) -> None:
-    """A few steps, so that the first run does not pay for the process's start. One thread from here on: with a model this small,
-    threads spend much of a busy machine's time waiting for each other."""
+    """Decodes a few steps, so that the first run does not pay for one-time setup.
+
+    From here on the process uses one thread: with a model this small, threads mostly wait for each other on
+    a busy machine.
+    """
     torch.set_num_threads(1)
     ids, mask = encode(loaded, [exercise.prompt for exercise in exercises])
     generate(loaded.model, ids, mask, method=Dense(), max_new_tokens=4, do_sample=False)
@@ -52,6 +60,7 @@ def answer(
     parameters: Mapping[str, str | int],
     watch: Watch,
 ) -> Run:
+    """Answers the exercises greedily with one method, and marks the answers."""
     ids, mask = encode(loaded, [exercise.prompt for exercise in exercises])
     limit = _limit(loaded, exercises, ids.shape[1])
     done = generate(
@@ -73,7 +82,10 @@ def answer(
 
 
 def _limit(loaded: Loaded, exercises: Sequence[Exercise], prompt: int) -> int:
-    """Enough for the longest solution and some slack, as far as the context allows."""
+    """Returns the token limit: the longest solution and some slack, as far as the context allows.
+
+    `prompt`: tokens of the longest prompt.
+    """
     longest = max(len(loaded.tokenizer(exercise.solution)["input_ids"]) for exercise in exercises)
     wanted = int(SLACK * longest)
     return wanted if loaded.context is None else min(wanted, loaded.context - prompt)

@@ -55,14 +55,15 @@ class Engine:
 
         Args:
             model: A causal language model of transformers with gated FFNs.
-            method: A method such as `regrow.BatchwiseAdaptive(0.5)`, its class, or its name. Dense by default.
+            method: A method such as `regrow.BatchwiseAdaptive(0.5)`, its class, or its name. Default: dense.
             skip_layers: Layers that stay dense, counted from 0.
             calibration: The calibration, for a method that needs one.
             record_masks: Whether `session.masks` lists every mask of the latest batch.
             lay_out: Whether a CPU may copy the weights to a layout that is faster to read.
-            owns_model: Whether nobody else uses the model until `close`. A CPU then replaces the weights by
-                copies in the faster layout. Until `close`, reading them gives NaN, and the model can be
-                neither saved nor copied.
+            owns_model: Whether nobody else uses the model until `close`. On a CPU the engine then replaces
+                the weights by copies in the faster layout, unless the method has a calibration or changes
+                weights. Until `close`, reading the weights gives NaN, and the model can be neither saved nor
+                copied.
 
         Raises:
             UsageError: if the model, the method, the layers or the calibration does not fit.

@@ -1,4 +1,4 @@
-"""Decodes one batch in one call: `generate`, and what `Engine.generate` shares with it."""
+"""Decodes one batch in one call: `generate`, and the part that `Engine.generate` shares with it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,10 @@ def generate_alone(
     watch: Callable[[Progress], None] | None,
     generation: dict[str, Any],
 ) -> Generation:
-    """Does what `generate` does, for a caller that has the pruned model to itself."""
+    """Does what `generate` does, for a caller that holds the lock of the pruned model.
+
+    `first` and `second` are the first two arguments of `generate` after the model.
+    """
     tokenizer = first if isinstance(first, PreTrainedTokenizerBase) else None
     if tokenizer is None:
         without_texts(first, chat)

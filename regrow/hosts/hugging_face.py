@@ -41,7 +41,7 @@ from regrow.session import Session
 
 @final
 class _Generate:
-    """Stands in for `model.generate` while a session is attached."""
+    """Replaces `model.generate` while a session is attached."""
 
     def __init__(self, model: PreTrainedModel, attachment: Attachment, layout: Layout) -> None:
         self.model, self.session = model, attachment.session
@@ -52,7 +52,8 @@ class _Generate:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor | GenerateDecoderOnlyOutput:
         with turn_of(self.model).take("model.generate"):
-            now: Any = self.model.generate  # the context may have ended while the call waited
+            # The context may have ended while the call waited, so `model.generate` is looked up again.
+            now: Any = self.model.generate
             made: Tensor | GenerateDecoderOnlyOutput = (now.run if isinstance(now, _Generate) else now)(
                 *args, **kwargs
             )
@@ -66,6 +67,10 @@ class _Generate:
         mark: Callable[[str], None] | None = None,
         **kwargs: Any,
     ) -> Tensor | GenerateDecoderOnlyOutput:
+        """Decodes one batch through Regrow's loop, for a caller that holds the lock of the model.
+
+        The arguments are those of `model.generate`, with the callbacks `watch` and `mark` of `Loop`.
+        """
         for name in ("assistant_model", "custom_generate"):
             if kwargs.get(name) is not None:
                 raise UsageError(
@@ -89,8 +94,8 @@ class _Generate:
             )
             room = max(sampler.limit - input_ids.shape[1], 1)
             with out_of_memory(f"{len(input_ids)} rows of {sampler.limit} tokens beside the model"):
-                # Buffers outlive the batch. Made in the caller's inference mode, they could not be written
-                # outside of it.
+                # Buffers outlive the batch. If they were made in the caller's inference mode, they could not
+                # be written outside of it.
                 with torch.inference_mode(mode=False), torch.no_grad():
                     network = self._begin(input_ids, input_ids.shape[1] + room, inputs, returned=returned)
                 vocabulary = embeddings(self.model)
@@ -138,9 +143,9 @@ class _Generate:
         return generate(**given, streamer=streamer, custom_generate=decode)
 
     def _begin(self, ids: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
-        """Returns the network for a batch of prompts ids [B, P].
+        """Starts a batch of prompts ids [B, P] in the session, and returns the network that runs it.
 
-        Everything derived from the weights is made anew first, if they changed.
+        If the weights changed, everything derived from them is made anew first.
         """
         if self._attachment.changed():
             # Captured steps hold the addresses of what was derived from the old weights.
@@ -157,6 +162,7 @@ class _Generate:
 
     @property
     def matmul(self) -> MatmulChoice:
+        """The matmul that decode steps use on this CPU."""
         return self._networks.matmul
 
     def close(self) -> None:
@@ -164,6 +170,7 @@ class _Generate:
         self._networks.close()
 
     def _check(self, network: Network) -> None:
+        """Raises UsageError if hooks were registered during the batch that some steps would bypass."""
         self._attachment.check()
         self._networks.check(network)
 
@@ -178,11 +185,12 @@ def prune(
     record_masks: bool = False,
     lay_out: bool = False,
 ) -> Iterator[Session]:
-    """Prunes a causal language model while the context lasts: `model.generate` decodes through Regrow's loop.
+    """Prunes a causal language model while the context lasts.
 
-    Only `model.generate` and `regrow.generate` are pruned; other calls of the model compute densely, and so
-    do copies of it. Several threads may call `model.generate`: the calls take turns. Leaving the context waits
-    for a generation in another thread, and restores the model exactly, also after an exception.
+    `model.generate` then decodes through Regrow's loop. Only `model.generate` and `regrow.generate` are
+    pruned; other calls of the model compute densely, and so do copies of it. Several threads may call
+    `model.generate`: the calls take turns. Leaving the context waits for a generation in another thread, and
+    restores the model exactly, also after an exception.
 
     Args:
         model: A causal language model of transformers with gated FFNs.
@@ -225,7 +233,10 @@ def prune(
 def taken(
     model: PreTrainedModel, method: Choice, skip_layers: Collection[int], what: str, **how: Any
 ) -> Iterator[Session]:
-    """Prunes like `prune`, entering and leaving in turn with other calls. Errors call the caller `what`."""
+    """Does what `prune` does, and waits for its turn with other calls, both to enter and to leave.
+
+    `what` is the name of the call in error messages.
+    """
     own, context = turn(model), ExitStack()
     with own.take(what):
         session = context.enter_context(prune_alone(model, method, skip_layers, **how))
@@ -244,7 +255,7 @@ def prune_alone(
     layout: Layout = Layout.STORED,
     **how: Any,
 ) -> Iterator[Session]:
-    """Prunes like `prune`, for a caller that has the model to itself."""
+    """Does what `prune` does, for a caller that holds the lock of the model."""
     if active_session(model) is not None:
         raise UsageError(
             "this model is already pruned; leave the first `with regrow.prune(...)` before entering another"
@@ -268,6 +279,6 @@ def active_session(model: PreTrainedModel) -> Session | None:
 
 
 def turn(model: PreTrainedModel) -> Turn:
-    """Returns the lock of this model. Raises UsageError if `model` is no model that generates."""
+    """Returns the lock of this model. Raises UsageError if `model` is not a module that can generate."""
     causal_model(model)
     return turn_of(model)

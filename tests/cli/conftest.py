@@ -1,4 +1,4 @@
-"""A tiny random model, in the format of the bundled one, for the command to run."""
+"""A tiny random model in the format of the bundled one, for tests of the command."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet() -> Iterator[None]:
-    """The command silences transformers before it is imported, which here it is already; tests in other processes see the command do it."""
+    """Silences transformers, which the command can only do before transformers is imported.
+
+    Tests that start a process see the command do it.
+    """
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

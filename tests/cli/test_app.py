@@ -1,4 +1,4 @@
-"""The command as a whole: help, version, how it starts."""
+"""The command as a whole: help, version, verbose output and shell completion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from command import run, start
 from regrow.cli import app
 from regrow.evaluation.tasks import TASKS
-from regrow.method.presets import METHODS
+from regrow.method.presets import METHODS, parameters
 from regrow.models import DTYPES
 from regrow.selection.index_set import AGGREGATES, MEMORIES
 
@@ -20,7 +20,7 @@ COMMANDS = [command.callback.__name__ for command in app.registered_commands if 
 
 
 def _words(text: str) -> str:
-    """Help without its frames and line breaks."""
+    """Returns help without frames and line breaks."""
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
 
 
@@ -35,13 +35,28 @@ def test_help_lists_every_command() -> None:
 def test_every_option_is_explained_and_no_place_for_choices_stays_empty(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
-    assert not re.search(r"\{(methods|aggregates|memories|dtypes|tasks|shapes)\}", result.stdout)
+    assert not re.search(r"\{\w+\}", result.stdout)
 
 
 def test_choices_in_help_come_from_the_registries() -> None:
     text = _words(run("evaluate", "--help").stdout)
     for names in (METHODS, AGGREGATES, MEMORIES, DTYPES, TASKS):
         assert ", ".join(names) in text
+
+
+def test_defaults_of_the_method_come_from_the_registry() -> None:
+    text = _words(run("evaluate", "--help").stdout).partition(" --method -m ")[2]
+    for name in ("sparsity", "init_steps", "explore_steps", "period", "aggregate", "memory", "decay"):
+        shown = re.search(rf"--{name.replace('_', '-')} .*?Default: (\S+)\.", text)
+        assert shown is not None
+        assert shown[1] == str(parameters("bap")[name])
+
+
+def test_paragraphs_of_help_are_wrapped_at_the_width_of_the_terminal() -> None:
+    lines = [line.strip() for line in run("generate", "--help").stdout.splitlines()]
+    start = next(number for number, line in enumerate(lines) if line.startswith("Answers are shown"))
+    paragraph = lines[start : lines.index("", start)]
+    assert all(len(line) > 80 for line in paragraph[:-1])
 
 
 def test_version() -> None:
@@ -63,7 +78,7 @@ def test_what_the_parser_refuses_ends_with_2(arguments: list[str]) -> None:
 
 def test_generate_and_evaluate_have_the_same_options_of_a_method() -> None:
     found = [
-        re.search(r"--method.*?--param[^-]*", _words(run(command, "--help").stdout))
+        re.search(r"--method -m .*?--param[^-]*", _words(run(command, "--help").stdout))
         for command in ("generate", "evaluate")
     ]
     texts = [match.group() for match in found if match]
@@ -76,7 +91,7 @@ def test_generate_and_evaluate_have_the_same_options_of_a_method() -> None:
 
 
 def test_help_is_shown_without_importing_torch() -> None:
-    """What makes `regrow --help` quick; a time limit would depend on the machine."""
+    """Keeps `regrow --help` quick. A time limit would depend on the machine."""
     code = (
         "import sys\nsys.argv = ['regrow', '--help']\nfrom regrow.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"

@@ -1,4 +1,4 @@
-"""What users get wrong: one sentence that says so, an exit code, no traceback; and the same from the API."""
+"""Mistakes of users give one sentence, an exit code and no traceback, and the same sentence from the API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regrow.models import encode, load
 
 
 def _refused(code: int, *arguments: object, text: str | None = None) -> str:
-    """The sentence. Nothing else is on either stream."""
+    """Returns the error sentence. Nothing else may be on either stream."""
     result = run(*arguments, input=text)
     assert result.exit_code == code, result.output
     assert result.stdout == ""
@@ -33,7 +33,7 @@ def _generate(model: object, *options: object, prompt: str = "A add 1 2") -> tup
     return ("generate", model, "--prompt", prompt, "--max-new-tokens", 4, *options)
 
 
-# Methods and their parameters. They are refused before the model is looked for.
+# Methods and their parameters, which are checked before the model is looked for.
 METHODS: dict[str, tuple[list[object], Callable[[], object], str]] = {
     "negative sparsity": (
         ["--sparsity", "-0.1"],
@@ -154,7 +154,7 @@ def test_no_such_model(tmp_path: Path) -> None:
 
 
 def test_a_model_the_hub_does_not_give() -> None:
-    """The tests run offline."""
+    """Tests run offline, so every download fails."""
     assert (
         "nobody/nothing-here' is not a local directory, and downloading it from the hub failed"
         in _refused(2, *_generate("nobody/nothing-here"))
@@ -243,7 +243,7 @@ def test_an_empty_prompt(tiny: Path) -> None:
 
 
 def test_a_prompt_longer_than_the_context(tiny: Path) -> None:
-    """Found before any sample of an earlier batch is decoded."""
+    """It is found before any batch is decoded."""
     sentence = "prompt 2 has 602 tokens, which leaves no room in the context of 512; shorten it"
     assert _refused(2, *_generate(tiny, "--prompt", "A" * 600, "--batch-size", 1)) == sentence
     with pytest.raises(UsageError) as raised:
@@ -347,7 +347,7 @@ def test_an_earlier_output_survives_a_request_that_fails(tmp_path: Path) -> None
 
 
 def test_a_full_disk(tiny: Path) -> None:
-    """/dev/full takes nothing."""
+    """Writing to /dev/full always fails with "No space left on device"."""
     said = _refused(1, *_generate(tiny, "--output", "/dev/full"))
     assert (
         said == "/dev/full cannot be written: No space left on device; make room or choose another --output"

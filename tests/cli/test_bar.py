@@ -1,4 +1,4 @@
-"""Progress where there is no terminal."""
+"""Progress without a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from regrow.cli.bar import SECONDS_BETWEEN_LINES, Bar
 
 
 def _lines(monkeypatch: pytest.MonkeyPatch, seconds_a_step: float, steps: int) -> list[str]:
-    """What a bar of ten steps prints, at this speed."""
+    """Returns the lines that a bar of ten steps prints at this speed."""
     now, stream = [0.0], StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     with Bar(lambda: now[0]) as bar:

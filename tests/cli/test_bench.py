@@ -1,4 +1,4 @@
-"""`regrow bench` on a tiny shape: what it prints, writes, compares with and refuses. Times are not looked at, only that they are there."""
+"""`regrow bench` on a tiny shape: output, result file, comparison and refusals, but not how long it takes."""
 
 from __future__ import annotations
 
@@ -124,7 +124,10 @@ def test_prompts_of_other_lengths_are_not_compared_and_the_papers_ratios_stand_f
 def test_a_contender_without_enough_memory_is_left_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The static cache from its second round on; at batch 3 the baseline, without which there is nothing to compare."""
+    """Memory runs out for the static cache in its second round, and at batch size 3 for the baseline.
+
+    Without the baseline there is nothing to compare with.
+    """
     run_one, rounds, tried = Runner._run, 0, []
 
     def short(self: Runner, contender: Contender, ids: Tensor, *rest: Any) -> None:
@@ -144,8 +147,8 @@ def test_a_contender_without_enough_memory_is_left_out(
     assert tried == ["dense"]
     said = " ".join(result.stdout.split())
     assert (
-        "batch 1, prompt 4 + 24 new tokens: not measured, for lack of memory: transformers, static cache tiny, batch 3"
-        in said
+        "batch 1, prompt 4 + 24 new tokens: not measured, for lack of memory: "
+        "transformers, static cache tiny, batch 3" in said
     )
     found = Result.load(out)
     assert [(row.rows, row.label) for row in found.rows] == [(1, "dense"), (1, "transformers")]

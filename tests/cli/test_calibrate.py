@@ -1,4 +1,4 @@
-"""`regrow calibrate`, and what it makes in use."""
+"""`regrow calibrate`, and the use of what it makes."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def test_what_it_makes_is_what_the_method_takes(tiny: Path, text: Path, tmp_path
     path = tmp_path / "made.safetensors"
     result = _calibrate(tiny, text, "--method", method, "--out", path, "--json")
     assert result.exit_code == 0, result.output
-    (told,) = lines(result.stdout)
+    (shown,) = lines(result.stdout)
     made = Calibration.load(path)
-    assert told["digest"] == made.digest
-    assert (told["method"], told["sequences"], told["tokens"], told["longest"]) == (method, 4, 256, 64)
+    assert shown["digest"] == made.digest
+    assert (shown["method"], shown["sequences"], shown["tokens"], shown["longest"]) == (method, 4, 256, 64)
     answered = _generate(tiny, "--method", method, "--calibration", path, "--json")
     assert answered.exit_code == 0, answered.output
     summary = lines(answered.stdout)[-1]
@@ -106,7 +106,7 @@ def test_a_checkpoint_is_a_plain_model(tiny: Path, text: Path, tmp_path: Path) -
 def test_a_checkpoint_that_fails_leaves_nothing(
     tiny: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tokenizer's writer is the last, and raises what is no OSError where the disk is full."""
+    """The tokenizer is written last. On a full disk its writer raises an error that is no OSError."""
 
     def full(*_: object, **__: object) -> None:
         raise Exception("No space left on device (os error 28)\n at some place")
@@ -114,8 +114,8 @@ def test_a_checkpoint_that_fails_leaves_nothing(
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", full)
     said = _refused(1, _calibrate(tiny, text, "-m", "wanda", "--checkpoint", tmp_path / "pruned"))
     assert (
-        "pruned cannot be written: No space left on device (os error 28); make room or choose another --checkpoint"
-        in said
+        "pruned cannot be written: No space left on device (os error 28); "
+        "make room or choose another --checkpoint" in said
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -132,8 +132,8 @@ def test_a_text_that_is_too_short(tiny: Path, tmp_path: Path) -> None:
     short.write_text("A add 1 2\n" * 3)
     said = _refused(2, _calibrate(tiny, short, "-m", "teal", "-o", tmp_path / "made"))
     assert (
-        "gives 0 sequences of 64 tokens, and 4 are asked for; give more text, or lower --sequences or --length"
-        in said
+        "gives 0 sequences of 64 tokens, and 4 are asked for; "
+        "give more text, or lower --sequences or --length" in said
     )
     assert not (tmp_path / "made").exists()
 

@@ -1,4 +1,4 @@
-"""`regrow compare`, on a few of its entries."""
+"""`regrow compare` with a few of its entries."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def compared(tiny: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def _files(directory: Path) -> dict[str, bytes]:
-    """Records hold the clock: made again they would differ."""
+    """Returns the files of results. Records hold times, so they would differ if they were made again."""
     kept = ("records", "divergence", "calibration")
     return {str(path): path.read_bytes() for name in kept for path in (directory / name).glob("[!.]*")}
 
@@ -67,7 +67,7 @@ def test_one_table_of_all(compared: tuple[Path, str]) -> None:
     markdown = (out / "table.md").read_text()
     assert all(f"| {label} | 4 |" in markdown for label in LABELS)
     assert all(label.split()[0] in shown for label in LABELS)
-    assert shown.count("target sparsity") == shown.count("┏━") == 1  # dense stands in it
+    assert shown.count("target sparsity") == shown.count("┏━") == 1  # dense is part of it
     assert (out / "figure.svg").read_text().lstrip().startswith("<?xml")
 
 
@@ -125,8 +125,8 @@ def test_how_many_cells_and_about_how_long_is_said_first(tiny: Path, text: Path,
     first = _compare(tiny, text, tmp_path / "out", "--only", "random")
     said, *batches = first.stderr.splitlines()
     assert re.fullmatch(
-        r"regrow: 5 cells, 11 batches to run: about \d+\.\d s if every answer runs to its limit of 12 tokens, "
-        r"calibrations not counted",
+        r"regrow: 5 cells, 11 batches to run: about \d+\.\d s if every answer runs to its limit of "
+        r"12 tokens, calibrations not counted",
         said,
     )
     assert (
@@ -192,7 +192,7 @@ def test_a_quick_look_is_smaller_for_larger_models() -> None:
     assert len(large.labels) < len(known) / 2
     assert large.prompts < small.prompts
     assert larger.max_new_tokens <= large.max_new_tokens < small.max_new_tokens
-    assert larger.max_new_tokens > 64 + 20  # T_init and a period: something is pruned
+    assert larger.max_new_tokens > 64 + 20  # longer than T_init and a period, so that something is pruned
     assert (large.sequences or 0) * (large.length or 0) < 16 * 2048
 
 

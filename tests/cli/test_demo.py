@@ -1,4 +1,4 @@
-"""`regrow demo`: its logic on a tiny random model, its view on made-up answers, and the whole with the bundled model."""
+"""`regrow demo` on a tiny random model and on the bundled model, and its view with made-up answers."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def test_a_run_that_was_all_dense_says_so(tiny: Path, runs: list[Run]) -> None:
     dense = replace(runs[1], report=Report({"name": "bap", "init_steps": 16}, 0.5, counters))
     text = " ".join(_shown(tiny, [runs[0], dense]).split())
     assert (
-        "bap 50 %: every decode step was dense: pruning begins after 16 of them (init_steps), and the longest answer has 9"
-        in text
+        "bap 50 %: every decode step was dense: pruning begins after 16 of them (init_steps), "
+        "and the longest answer has 9" in text
     )
 
 
@@ -128,7 +128,7 @@ def test_what_is_shown_can_be_saved_as_a_picture(
     monkeypatch.setattr("regrow.models.loading.model_path", lambda: tiny)
     monkeypatch.setattr(
         sys.modules["regrow.cli.demo"], "RUNS", RUNS[:1]
-    )  # the package holds the command of that name
+    )  # `regrow.cli.demo` as an attribute is the command
     result = run("demo", "--batch-size", 1, "--svg", tmp_path / "demo.svg")
     assert result.exit_code == 0, result.output
     picture = (tmp_path / "demo.svg").read_text()
@@ -141,7 +141,7 @@ def test_what_is_shown_can_be_saved_as_a_picture(
 
 
 def test_the_bundled_model_answers_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dense answers are nearly all right (see results/ for how many); pruned ones are marked like them."""
+    """Nearly all dense answers are right (results/ says how many). Pruned answers are marked too."""
     monkeypatch.setattr(
         sys.modules["regrow.cli.demo"], "RUNS", (RUNS[0], *RUNS[-2:])
     )  # a test above runs all, on a smaller model

@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_model_edited_since_is_refused_by_what_was_edited(tiny: Path, tmp_path: Path) -> None:
-    """Each edit alone leads to other tokens under the same weights."""
+    """Each edit alone changes tokens, although the weights are the same."""
     model = tmp_path / "model"
     shutil.copytree(tiny, model)
     path = tmp_path / "run.jsonl"
@@ -140,7 +140,7 @@ def test_the_toy_exercises_are_for_another_model_only_where_named(
     result = run(command, tiny, "--limit", 1, "--max-new-tokens", 4, "--out", tmp_path / "out")
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert (
-        f"the exercises of the bundled model, tiny_reasoner, say nothing about {tiny}: name one with --task"
+        f"the exercises of the bundled model say nothing about {tiny}: name a task with --task"
         in result.stderr
     )
     assert not (tmp_path / "out").exists()
@@ -159,10 +159,10 @@ def test_the_bundled_model_has_a_task_of_its_own(
 def test_answers_too_short_for_the_schedule_say_so(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     result = _evaluate(tiny, path, "--sparsity", "0.5")
-    told = " ".join(result.stdout.split())
+    shown = " ".join(result.stdout.split())
     assert (
-        "Run 1: every decode step was dense: pruning begins after 64 of them (init_steps), and the longest answer has"
-        in told
+        "Run 1: every decode step was dense: pruning begins after 64 of them (init_steps), "
+        "and the longest answer has" in shown
     )
     assert "Row 1: every decode step was dense" in run("table", path, "--markdown").stdout
 

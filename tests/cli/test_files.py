@@ -1,4 +1,4 @@
-"""Files that commands are pointed at: pipes, devices, folders, other formats."""
+"""Commands that are given pipes, devices, folders or files of other formats."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _refused(*arguments: object) -> str:
 
 @pytest.fixture
 def fifo(tmp_path: Path) -> Path:
-    """A pipe in a folder, that nobody writes to or reads from."""
+    """A named pipe without a writer or reader."""
     os.mkfifo(tmp_path / "fifo")
     return tmp_path / "fifo"
 
@@ -40,7 +40,7 @@ _OUTPUTS = {
 
 @pytest.mark.parametrize("arguments", _OUTPUTS.values(), ids=_OUTPUTS)
 def test_a_file_that_cannot_be_is_found_before_the_work(arguments: tuple[str, ...], fifo: Path) -> None:
-    """A new file must not take the place of a device or a pipe either."""
+    """A new file must not replace a device or a pipe either."""
     assert f"{fifo} cannot be written: it is no regular file; choose another {arguments[-1]}" in _refused(
         *arguments, fifo
     )
@@ -148,7 +148,7 @@ def test_a_model_that_cannot_be_opened_is_refused(name: str) -> None:
 
 
 def test_samples_of_other_prompts_are_damage(tiny: Path, tmp_path: Path) -> None:
-    """Settings hold a digest of the prompts; the samples below them may still have been changed."""
+    """The settings hold a digest of the prompts, but the samples below may have been changed."""
     path = tmp_path / "out.jsonl"
     prompts = ("-p", "A add 1 2", "-p", "B rev ab")
     command = (

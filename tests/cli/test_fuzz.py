@@ -1,4 +1,4 @@
-"""Whatever is asked for: an exit code that means something, no traceback, and where it fails one sentence."""
+"""Random requests end with a defined exit code, without a traceback, and with one sentence if they fail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from command import run
 from regrow.cli.prompts import read
 from regrow.errors import UsageError
 
-# Fixtures of a function would be shared by the examples: what is written there is written anew by each.
+# All examples of a test share its fixtures, so each example writes its files anew.
 MANY = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 SOME, FEW = settings(MANY, max_examples=40), settings(MANY, max_examples=12)
 
@@ -31,7 +31,7 @@ RECORDS = st.lists(st.dictionaries(TEXTS, VALUES, max_size=3), max_size=4)
 
 @st.composite
 def contents(draw: st.DrawFn) -> bytes:
-    """A file of one of the kinds, whole or damaged."""
+    """Draws a file of one of the formats, whole or damaged."""
     match draw(st.sampled_from(["bytes", "lines", "json", "jsonl", "table"])):
         case "bytes":
             return draw(st.binary(max_size=60))
@@ -161,7 +161,7 @@ def _folder(tmp_path_factory: Any) -> Path:
 
 
 def _flat(folder: Path, arguments: list[list[str]]) -> list[object]:
-    """Files go into the folder of the test, whatever they are called."""
+    """Returns the arguments as one list, with output files moved to the folder of the test."""
     return [
         part if option[0] != "--output" else [option[0], folder / part][place]
         for option in arguments

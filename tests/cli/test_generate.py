@@ -25,7 +25,7 @@ def _options(prompts: list[str] = PROMPTS) -> list[object]:
 def _json(
     model: Path, *options: object, prompts: list[str] = PROMPTS, **settings: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The samples, in the order printed, and the summary."""
+    """Returns the samples, in the order in which they are printed, and the summary."""
     result = run("generate", model, "--json", *_options(prompts), *options, **settings)
     assert result.exit_code == 0, result.output
     *samples, summary = lines(result.stdout)
@@ -47,7 +47,7 @@ def test_samples_come_as_they_finish_and_are_those_of_the_api(tiny: Path) -> Non
     assert _tokens(samples) == done.tokens
     order = [sample["index"] for sample in samples]
     assert order == sorted(order, key=lambda index: (len(done.tokens[index]), index))
-    assert order != sorted(order)  # or the line above shows nothing
+    assert order != sorted(order)  # otherwise the line above proves nothing
     assert {sample["index"]: sample["finish_reason"] for sample in samples} == dict(
         enumerate(done.report.finish_reasons)
     )
@@ -59,21 +59,21 @@ def test_samples_come_as_they_finish_and_are_those_of_the_api(tiny: Path) -> Non
 
 
 def test_a_sample_is_printed_before_the_batch_is_over(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown, tell = JsonLines.sample, Bar.show
+    show_sample, show_bar = JsonLines.sample, Bar.show
     seen, steps = [], [0]
 
     def sample(view: JsonLines, sample: Sample) -> None:
         seen.append(steps[-1])
-        shown(view, sample)
+        show_sample(view, sample)
 
     def step(bar: Bar, done: float, note: str) -> None:
         steps.append(int(done))
-        tell(bar, done, note)
+        show_bar(bar, done, note)
 
     monkeypatch.setattr(JsonLines, "sample", sample)
     monkeypatch.setattr(Bar, "show", step)
     samples, _ = _json(tiny)
-    # The bar is told of a step after the samples that ended with it; those cut at the limit come after the last step.
+    # The bar shows a step after the samples that ended in it. Samples cut at the limit come at the very end.
     ended = [len(sample["tokens"]) - 1 for sample in samples if sample["finish_reason"] == "eos"]
     assert seen[: len(ended)] == ended
     assert ended[0] < steps[-1] - 1
@@ -100,7 +100,7 @@ def test_actual_sparsity_is_the_closed_form_of_the_schedule(tiny: Path, sparsity
 
 
 def test_batches_are_those_of_the_prompts_in_order(tiny: Path) -> None:
-    """What a run of its own gives each batch: nothing is carried from one to the next, padding least of all."""
+    """Each batch gives what it gives in a run of its own: no state or padding passes to the next batch."""
     together, summary = _json(tiny, "--batch-size", 2, "--init-steps", 4)
     apart = [_json(tiny, "--init-steps", 4, prompts=PROMPTS[start : start + 2]) for start in (0, 2, 4)]
     assert _tokens(together) == [tokens for samples, _ in apart for tokens in _tokens(samples)]
@@ -163,7 +163,7 @@ def test_temperature_0_and_a_tiny_top_p_are_greedy(tiny: Path) -> None:
 
 
 def test_the_answer_fills_what_the_context_leaves(tiny: Path) -> None:
-    """With a chat template that adds two tokens; 512 is the context."""
+    """The chat template adds two tokens, and the context is 512 tokens."""
     result = run("generate", tiny, "--json", "-m", "dense", "-p", "A" * 500, "-p", "B" * 509)
     assert result.exit_code == 0
     samples = {sample["index"]: sample for sample in lines(result.stdout)[:-1]}
@@ -181,7 +181,8 @@ def test_chat_is_the_default_where_there_is_a_template(tiny: Path) -> None:
     [
         (
             ["--init-steps", 48],
-            "every decode step was dense: pruning begins after 48 of them (init_steps), and the longest answer has 48 tokens",
+            "every decode step was dense: pruning begins after 48 of them (init_steps), "
+            "and the longest answer has 48 tokens",
         ),
         (
             ["--explore-steps", 9, "--period", 9],

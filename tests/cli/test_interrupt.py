@@ -1,4 +1,4 @@
-"""Ctrl-C, and readers that go away: what was finished is kept, and the command says so in one line."""
+"""Ctrl-C, and readers that go away: finished work is kept, and the command says so in one line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from regrow.cli.bar import Bar
 from regrow.cli.views import JsonLines
 from regrow.record_file import read
 
-KEPT = "the {} of complete batches are kept in {}; the same command goes on from there"
-MANY = 1000  # prompts, one a batch: far more than are answered before the signal arrives
+KEPT = "the {} of complete batches are kept in {}; the same command continues from there"
+MANY = 1000  # prompts, one per batch; far more than are answered before the signal arrives
 
 
 @pytest.fixture
@@ -49,9 +49,7 @@ def test_finished_samples_are_kept_and_counted(
         f"regrow: decoding: batch {number} of 5" for number in (1, 2)
     ]
     assert last == f"regrow: interrupted: 3 of 5 samples had finished, and {KEPT.format(2, path)}"
-    assert (
-        lines(path.read_text())[1:] == lines(result.stdout)[:2]
-    )  # the third is of a batch that was not over
+    assert lines(path.read_text())[1:] == lines(result.stdout)[:2]  # the batch of the third was not complete
     assert [sample["index"] for sample in lines(result.stdout)] == [0, 1, 2]
 
 
@@ -104,9 +102,10 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr.splitlines() == [
         result.stderr.splitlines()[0],
-        f"regrow: interrupted: 1 batches of this run are kept in {path}; the same command goes on from there",
+        f"regrow: interrupted: 1 batches of this run are kept in {path}; "
+        "the same command continues from there",
     ]
-    assert result.stderr.startswith("regrow: batches: 1 of 2, the last in ")
+    assert result.stderr.startswith("regrow: batches: 1 of 2, the last took ")
     kept = read(path)
     assert run(*command).exit_code == 0
     assert [record.batch for record in read(path)] == [0, 1]
@@ -137,10 +136,10 @@ def test_sigint_to_the_process(tiny: Path, prompts: Path, tmp_path: Path) -> Non
     *progress, last = err.splitlines()
     assert all(line.startswith("regrow: decoding: batch ") for line in progress)
     assert last.startswith("regrow: interrupted: ")
-    assert last.endswith(f" kept in {path}; the same command goes on from there")
+    assert last.endswith(f" kept in {path}; the same command continues from there")
     counted, written = int(last.split()[2]), lines(path.read_text())[1:]
     assert [sample["index"] for sample in written] == list(range(len(written)))
-    # A sample is shown, then written: the signal may come between.
+    # A sample is shown and then written. The signal may arrive in between.
     assert lines("".join(first))[: len(written)] == written[:2]
     assert 1 <= len(written) <= counted <= len(written) + 1
 

@@ -1,4 +1,4 @@
-"""Settings in a model's own generation_config.json: they hold as they do in transformers, or one sentence says why not."""
+"""Settings in a model's generation_config.json apply as in transformers, or one sentence says why not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Save = Callable[..., Path]
 
 @pytest.fixture
 def saved(tiny: Path, tmp_path: Path) -> Save:
-    """The tiny model with these settings beside its own."""
+    """Returns a function that saves the tiny model with further generation settings."""
 
     def save(**settings: Any) -> Path:
         model = tmp_path / "model"
@@ -41,7 +41,7 @@ def _run(model: Path, *options: object, prompts: list[str] = PROMPTS) -> Any:
 
 
 def _decoded(model: Path, *options: object) -> tuple[list[list[int]], dict[str, Any]]:
-    """The tokens by prompt, and what the summary says of sampling."""
+    """Returns the tokens of each prompt, and `sampling` of the summary."""
     result = _run(model, "--json", *options)
     assert result.exit_code == 0, result.output
     *samples, summary = lines(result.stdout)
@@ -51,7 +51,7 @@ def _decoded(model: Path, *options: object) -> tuple[list[list[int]], dict[str, 
 
 
 def _stock(model: Path, **arguments: Any) -> list[list[int]]:
-    """What transformers alone gives, each row up to its first EOS."""
+    """Returns what transformers alone generates, each row up to and with its first EOS."""
     loaded = load(model)
     ids, mask = encode(loaded, PROMPTS)
     out = loaded.model.generate(ids, attention_mask=mask, max_new_tokens=NEW, **arguments)
@@ -133,7 +133,7 @@ def test_what_decides_no_token_is_set_aside_and_named(
     assert tokens == _decoded(tiny)[0]
     assert set(said["set_aside"]) == set(settings)
     shown = " ".join(_run(model).stdout.split())
-    assert "set aside of the model's generation config: " in shown
+    assert "ignored from the model's generation config: " in shown
     assert all(name in shown for name in settings)
 
 

@@ -1,4 +1,4 @@
-"""Where prompts come from."""
+"""Reading prompts from options, files and standard input."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ CSV = 'id,prompt\n7,A add 1 2\n\n8,"A rev\nB par 1"\n'
 STRUCTURED = {
     "list.json": json.dumps(ROWS, indent=2),
     "of_texts.json": json.dumps([row["prompt"] for row in ROWS]),
-    "lines.json": "".join(json.dumps(row) + "\n" for row in ROWS),  # many data sets name JSON lines so
+    # Many data sets use this suffix for JSON lines.
+    "lines.json": "".join(json.dumps(row) + "\n" for row in ROWS),
     "document.jsonl": json.dumps(ROWS, indent=2),
     "texts.jsonl": "".join(json.dumps(row["prompt"]) + "\n" for row in ROWS),
     "UPPER.NDJSON": "".join(json.dumps(row) + "\r\n" for row in ROWS),
@@ -134,7 +135,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         b'{"question": "A"}\n',
         'p.jsonl, line 1 holds no "prompt" text; name the field with --prompt-field',
     ),
-    "the fields there": ("p.csv", b"question,answer\nA,1\n", "(texts there: question, answer)"),
+    "the fields there": ("p.csv", b"question,answer\nA,1\n", "(text fields: question, answer)"),
     "a later line": ("p.jsonl", b'{"prompt": "A"}\n{"question": "A"}\n', "p.jsonl, line 2 holds no"),
     "an entry": ("p.json", b'[{"prompt": "A"}, {"prompt": 3}]', "p.json, entry 2 holds no"),
     "numbers": ("p.json", b"[1, 2]", "p.json, entry 1 holds no"),
@@ -147,14 +148,14 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "an empty prompt": ("p.json", b'["A", " "]', "p.json, entry 2 holds an empty prompt"),
     "an empty cell": ("p.csv", b"prompt,n\nA,1\n,2\n", "p.csv, line 3 holds an empty prompt"),
     "half a character": ("p.jsonl", b'{"prompt": "A \\ud800"}\n', "line 1 holds half a character"),
-    "no JSON number": ("p.jsonl", b'{"prompt": "A", "n": NaN}\n', "NaN is no JSON number"),
+    "no JSON number": ("p.jsonl", b'{"prompt": "A", "n": NaN}\n', "NaN is not a JSON number"),
     "infinity": ("p.jsonl", b'{"prompt": "A", "n": 1e999}\n', "line 1 is not valid JSON"),
-    "a field twice": ("p.jsonl", b'{"prompt": "A", "prompt": "B"}\n', 'the field "prompt" is there twice'),
+    "a field twice": ("p.jsonl", b'{"prompt": "A", "prompt": "B"}\n', 'the field "prompt" occurs twice'),
     "depth": ("p.jsonl", b'{"prompt": ' + b"[" * 100_000 + b"\n", "line 1 is not valid JSON"),
     "a header twice": ("p.csv", b"prompt,n,n\nA,1,2\n", "names the field 'n' twice"),
     "a short row": ("p.csv", b"prompt,n\nA,1\nB\nC,3\n", "p.csv, line 3 has 1 fields, and the header has 2"),
     "a long row": ("p.tsv", b"prompt\tn\nA\t1\t2\n", "p.tsv, line 2 has 3 fields"),
-    "an open quote": ("p.csv", b'prompt,n\nA,1\n"B,2\n', "p.csv, line 3 is no row of a table"),
+    "an open quote": ("p.csv", b'prompt,n\nA,1\n"B,2\n', "p.csv, line 3 is not a valid table row"),
     "a header alone": ("p.csv", b"prompt,n\n", "p.csv holds no prompts"),
     "nothing": ("p.jsonl", b"", "p.jsonl holds no prompts"),
     "blank lines": ("p.txt", b"\n \n", "p.txt holds no prompts"),
@@ -162,10 +163,10 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "JSON lines named text": (
         "p.txt",
         b'{"prompt": "A"}\n{"prompt": "B"}\n',
-        "say which with --prompts-format lines or jsonl",
+        "choose with --prompts-format lines or jsonl",
     ),
-    "a list named text": ("p.txt", b'[\n{"prompt": "A"}]\n', "say which with --prompts-format lines or json"),
-    "a table named text": ("p.txt", b"id,question\n1,A\n", "say which with --prompts-format lines or csv"),
+    "a list named text": ("p.txt", b'[\n{"prompt": "A"}]\n', "choose with --prompts-format lines or json"),
+    "a table named text": ("p.txt", b"id,question\n1,A\n", "choose with --prompts-format lines or csv"),
     "a null byte": ("p.txt", b"A\nB\0\n", "p.txt, line 2 holds a null byte"),
     "UTF-16 without a mark": ("p.txt", "A add".encode("utf-16-le"), "holds a null byte"),
     "Latin-1": ("p.csv", b"prompt\nA\nB \xe9\n", "p.csv is not UTF-8 text (byte 11, line 3)"),
@@ -173,7 +174,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "half of a gzip file": ("p.jsonl.gz", gzip.compress(b"A add 1 2\n" * 99)[:-9], "is a damaged gzip file"),
     "a zip file": ("p.jsonl", b"PK\x03\x04...", "is a zip file, not text; unpack it"),
     "Parquet": ("p.parquet", b"PAR1...", "is a Parquet file, not text; convert it"),
-    "YAML": ("p.yaml", b"- A\n- B\n", "is of a kind that is not read (.yaml)"),
+    "YAML": ("p.yaml", b"- A\n- B\n", "has an unsupported format (.yaml)"),
     "both names": (
         "p.jsonl",
         b'{"prompt": "A", "text": "x", "input_text": "y"}\n',
@@ -201,12 +202,12 @@ def test_what_gives_no_prompts_is_refused_in_one_sentence(tmp_path: Path, case: 
             ["--prompt", "A", "--prompt-field", "x"],
             "--prompt-field and --prompts-format are for --prompts FILE",
         ),
-        (["--prompts", __file__, "--prompt-field", "x"], "a prompt a line, which has no fields"),
+        (["--prompts", __file__, "--prompt-field", "x"], "one prompt per line, so it has no fields"),
         (
             ["--prompts", __file__, "--prompts-format", "xml"],
             "unknown --prompts-format 'xml'; choose one of auto, lines",
         ),
-        (["--prompts", "a\0b"], "is no file name"),
+        (["--prompts", "a\0b"], "is not a valid file name"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: list[str], sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""`generate --output`: nothing in it is lost, and a run that was stopped goes on as if it had not been."""
+"""`generate --output`: no sample is lost, and an interrupted run continues as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _run(model: Path, prompts: Path, path: Path, *options: object) -> Any:
 
 
 def _stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> pytest.MonkeyPatch:
-    """Ctrl-C as the batch after so many begins."""
+    """Raises KeyboardInterrupt when this many batches are complete and the next begins."""
     begun, decode = [0], Decoding._run
 
     def stop(decoding: Decoding, *arguments: Any) -> Any:
@@ -61,7 +61,7 @@ def test_rows_come_in_the_order_of_the_prompts_with_the_fields_of_their_records(
     assert [sample["index"] for sample in samples] == list(range(5))
     assert [sample["index"] for sample in lines(result.stdout)[:-1]] != list(
         range(5)
-    )  # or the line above shows nothing
+    )  # otherwise the line above proves nothing
     for row, sample in zip(ROWS, samples, strict=True):
         assert {name: sample[name] for name in ("id", "prompt", "answer")} == {
             name: row[name] for name in ("id", "prompt", "answer")
@@ -205,7 +205,7 @@ def test_a_file_that_holds_something_else_is_refused_before_the_model_is_looked_
     _one_sentence(
         _run(Path("/no/such/model"), prompts, path),
         2,
-        "holds something else than samples of `regrow generate`",
+        "does not hold samples of `regrow generate`",
     )
     assert path.read_bytes() == content
 
@@ -274,7 +274,8 @@ def test_a_disk_that_fills_up_keeps_whole_batches(
         result = _run(tiny, prompts, path)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
-        f"regrow: error: {path} cannot be written: No space left on device; the batches finished before are kept"
+        f"regrow: error: {path} cannot be written: No space left on device; "
+        "the batches finished before are kept"
     )
     assert len(lines(path.read_text())) == 3
     assert _run(tiny, prompts, path).exit_code == 0
@@ -293,7 +294,7 @@ def test_a_pipe_is_written_as_batches_finish(tiny: Path, prompts: Path, tmp_path
 
 
 def test_standard_output_as_a_file_is_refused(tiny: Path, prompts: Path, tmp_path: Path) -> None:
-    """The two would write over each other."""
+    """The file and standard output would overwrite each other."""
     with (tmp_path / "both").open("wb") as both:
         command = [*SCRIPT, "generate", str(tiny), "--prompts", str(prompts), "-o", "/dev/stdout"]
         done = subprocess.run(

@@ -1,3 +1,5 @@
+"""Names of runs in tables for a terminal, and the width of these tables."""
+
 from __future__ import annotations
 
 from dataclasses import replace

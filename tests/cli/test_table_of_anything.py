@@ -1,4 +1,4 @@
-"""`regrow table` on files that are not what they should be: the table, or one sentence."""
+"""`regrow table` on changed and damaged files prints a table or one sentence."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SITES = {"down": {"kept": [30, 30], "dense": [50, 50]}}
 
 
 def _whole() -> dict[str, Any]:
-    """A record that is graded: of the task's own prompts."""
+    """Returns a record that can be graded, because it has the prompts of the task."""
     config = {**CONFIG.to_dict(), "task_sha256": fingerprint(TASK.load(3))}
     made = json.loads(record(counters={**COUNTED, "updates": 2, "sites": SITES}).line())
     return _keyed({**made, "config": json.loads(json.dumps(config))})
 
 
 def _keyed(values: dict[str, Any]) -> dict[str, Any]:
-    """With the key of its settings, so that they are looked at."""
+    """Returns the record with the right key for its settings, so that the settings are read."""
     try:
         return {**values, "key": digest(values["config"])}
     except (KeyError, ValueError, RecursionError):
@@ -36,7 +36,7 @@ def _keyed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Of every value within."""
+    """Returns the path of every value in a JSON value, the value itself included."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(place for name, within in inner for place in _places(within, (*path, name)))]
 
@@ -114,7 +114,7 @@ def test_the_record_that_is_changed_is_a_good_one(tmp_path: Path) -> None:
 
 
 def test_a_name_that_cannot_be_written_is_shown_all_the_same(tmp_path: Path) -> None:
-    """A folder's name in another encoding."""
+    """The name of a folder in another encoding contains lone surrogates."""
     path = tmp_path / "run.jsonl"
     whole = _whole()
     path.write_text(

@@ -1,4 +1,4 @@
-"""Standard streams that show no Unicode, that take no more, that are closed, whose reader goes away."""
+"""Standard streams that cannot show Unicode, are full, are closed, or lose their reader."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from command import SCRIPT, lines, run
 from regrow.cli import app
 
 FULL = "regrow: error: standard output cannot be written: No space left on device\n"
-CLOSED = "regrow: error: standard output is closed; redirect it to /dev/null if nobody is to read it\n"
+CLOSED = "regrow: error: standard output is closed; redirect it to /dev/null if nobody reads it\n"
 
 
 def _end(patch: pytest.MonkeyPatch, *arguments: object, **streams: Any) -> int:
-    """The exit code of the command with these standard streams; what escapes it is raised."""
+    """Runs the command with these standard streams and returns its exit code. Other exceptions are raised."""
     with patch.context() as context:
         for name, stream in streams.items():
             context.setattr(sys, name, stream)
