@@ -35,6 +35,7 @@ def figure(rows: Sequence[ComparisonRow], file: IO[bytes] | Path, sparsity: floa
         for number, line in enumerate(lines.values()):
             points = [(sizes.index(row.batch_size), y) for row in line if (y := value(row)) is not None]
             _draw(axis, number, points)
+    axes[0].set_ylim(-4, 104)
     axes[1].set_yscale("symlog", linthresh=1e-3)
     axes[2].axhline(100 * sparsity, color="0.7", linewidth=0.8, zorder=0)
     _save(page, axes, list(lines), file)
@@ -61,8 +62,9 @@ def tradeoff(rows: Sequence[ComparisonRow], file: IO[bytes] | Path, sparsity: fl
                 share, y = _share(row, dense), value(row)
                 if share is not None and y is not None:
                     points.append((share, y))
-                    scale.append(sizes.index(row.batch_size) / max(len(sizes) - 1, 1))
+                    scale.append(sizes.index(row.batch_size) / (len(sizes) - 1) if len(sizes) > 1 else 0.5)
             _draw(axis, number, points, scale)
+        axis.set_ylim(-4, 104)
         axis.grid(color="0.9", linewidth=0.6)
         axis.set_axisbelow(True)
     if len(sizes) > 1:

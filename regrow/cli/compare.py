@@ -11,7 +11,7 @@ from regrow.cli import options
 from regrow.cli.bar import Bar
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
-from regrow.cli.task import chosen
+from regrow.cli.choose_task import chosen
 from regrow.cli.terminal import say
 from regrow.errors import UsageError
 from regrow.format import duration
@@ -201,16 +201,23 @@ def _announce(runner: Comparison, plan: ComparisonPlan, cells: list[Cell]) -> No
 
 @final
 class _CompareProgress:
-    """Progress callback: shows the batch that has just ended, and the cell that it belongs to."""
+    """Shows the batch that has just ended, or how far a calibration is, and the cell that it belongs to."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar, self._stage, self.cell = bar, "", ""
 
-    def __call__(self, stage: str, done: float, total: float) -> None:
+    def batch(self, stage: str, done: float, total: float) -> None:
+        self._begin(stage)
+        self._bar.ended(done / total, f"{done:g} of {total:g} ({self.cell})")
+
+    def calibration(self, stage: str, done: float, total: float) -> None:
+        self._begin(stage)
+        self._bar.show(done / total, f"{done:g} of {total:g} ({self.cell})")
+
+    def _begin(self, stage: str) -> None:
         if stage != self._stage:
             self._stage = stage
             self._bar.begin(stage, 1)
-        self._bar.ended(done / total, f"{done:g} of {total:g} ({self.cell})")
 
 
 def _run(runner: Comparison, cells: list[Cell], progress: _CompareProgress, out: Path) -> None:

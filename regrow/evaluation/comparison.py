@@ -37,9 +37,10 @@ TIMED_TOKENS: Final = 10  # new tokens of the generation that is timed for an es
 
 
 class ComparisonListener(Protocol):
-    """Progress callback: `done` of `total` batches or layers of the current stage are complete."""
+    """Progress callbacks: `done` of `total` batches, or parts of a calibration, of a stage are complete."""
 
-    def __call__(self, stage: str, done: float, total: float) -> None: ...
+    def batch(self, stage: str, done: float, total: float) -> None: ...
+    def calibration(self, stage: str, done: float, total: float) -> None: ...
 
 
 @final
@@ -63,12 +64,12 @@ class ComparisonPlan:
 class Comparison:
     """Runs cells with one model, and keeps what several cells share."""
 
-    def __init__(self, loaded: Loaded, plan: ComparisonPlan, report_progress: ComparisonListener) -> None:
+    def __init__(self, loaded: Loaded, plan: ComparisonPlan, listener: ComparisonListener) -> None:
         """Creates the directory.
 
         Raises RegrowError if it cannot be created, UsageError for prompts that do not fit the context.
         """
-        self._loaded, self._plan, self._report_progress = loaded, plan, report_progress
+        self._loaded, self._plan, self._listener = loaded, plan, listener
         # Traces hold the logits of every step, so only those of one batch size are kept.
         self._traces: tuple[int, list[Trace]] = 0, []
         self._texts: dict[Needs, Text] = {}
@@ -128,7 +129,7 @@ class Comparison:
 
         timed(2)  # warm-up: the first batch also pays for one-time setup
         short, long = min(2, most), min(TIMED_TOKENS, most)
-        prompt, whole = timed(short), timed(long)
+        prompt, whole = (min(timed(tokens) for _ in range(2)) for tokens in (short, long))
         return prompt + max(whole - prompt, 0.0) / max(long - short, 1) * (most - short)
 
     def run(self, cell: Cell) -> None:
@@ -148,7 +149,7 @@ class Comparison:
             path=records_file(self._plan.directory, cell),
             chat=self._plan.chat,
             calibration=calibration,
-            progress=lambda done, total, _: self._report_progress(
+            progress=lambda done, total, _: self._listener.batch(
                 f"{cell.label}, batch {cell.batch_size}: answers", done, total
             ),
         )
@@ -191,7 +192,7 @@ class Comparison:
                 self._loaded,
                 method,
                 calibration_text,
-                lambda done, total: self._report_progress(f"calibrating {method.name}", done, total),
+                lambda done, total: self._listener.calibration(f"calibrating {method.name}", done, total),
             )
             made.save(path)
             return made
@@ -207,7 +208,7 @@ class Comparison:
             cell.method,
             calibration,
             self._traced(cell.batch_size),
-            lambda done, total: self._report_progress(
+            lambda done, total: self._listener.batch(
                 f"{cell.label}, batch {cell.batch_size}: divergence", done, total
             ),
         )
@@ -228,7 +229,7 @@ class Comparison:
                     max_new_tokens=plan.max_new_tokens,
                 )
                 self._traces[1].append(made)
-                self._report_progress(f"dense traces, batch {batch_size}", done, len(planned))
+                self._listener.batch(f"dense traces, batch {batch_size}", done, len(planned))
         return self._traces[1]
 
     def _config(self, limit: int, cell: Cell, calibration: Calibration | None) -> RunConfig:
