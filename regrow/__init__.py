@@ -1,4 +1,4 @@
-"""Regrow: batched decoding of large reasoning models, faster without training. Prune, let it regrow, prune again."""
+"""Batched decoding of large reasoning models, faster without training: prune, let it regrow, prune again."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _lines(rows: Sequence[ComparisonRow], sparsity: float) -> dict[str, list[Com
 def _draw(
     axis: Axes, number: int, points: Sequence[tuple[float, float]], scale: Sequence[float] = ()
 ) -> None:
-    """Draws one method: a thin line through its points, and a marker on each, of a size by `scale` in [0, 1]."""
+    """Draws one method: a thin line, and markers whose sizes follow `scale` in [0, 1]."""
     color, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
     style = ("-", "--", ":")[number // 10 % 3]
     axis.plot([x for x, _ in points], [y for _, y in points], style, color=color, linewidth=1.0)

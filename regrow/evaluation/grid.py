@@ -130,7 +130,7 @@ def _cells(batch_size: int, swept: bool, others: bool) -> Iterator[Cell]:
 
 
 def _at(batch_size: int, sparsities: Sequence[str]) -> Iterator[Cell]:
-    """Yields the entries at these sparsities. A 2:4 pattern has one sparsity; at others Wanda is unstructured."""
+    """Yields the entries at these sparsities; at any other than that of 2:4 patterns, Wanda is unstructured."""
     for label, (method, params) in ENTRIES.items():
         for sparsity in sparsities[:1] if label == "dense" else sparsities:
             half = parse_sparsity(sparsity) == parse_sparsity(SPARSITY)

@@ -135,8 +135,8 @@ def test_lists_of_one_length_need_no_mask(shared: PreTrainedModel) -> None:
 
 
 WRONG_PROMPTS: dict[str, tuple[Any, Any, str]] = {
-    "text": ("How many", None, "input_ids must be token ids, not str; pass what `tokenizer("),
-    "texts": (["How many", "And why"], None, "not rows of token ids of one length"),
+    "text": ("How many", None, "prompts as text need the tokenizer before them"),
+    "texts": (["How many", "And why"], None, "prompts as text need the tokenizer before them"),
     "nothing": (None, None, "input_ids must be token ids, not NoneType"),
     "a number": (5, None, "must be token ids, not int"),
     "ragged lists": (
