@@ -9,9 +9,9 @@ import typer
 
 from regrow.cli import options
 from regrow.cli.bar import Bar
+from regrow.cli.choose_task import chosen
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
-from regrow.cli.choose_task import chosen
 from regrow.cli.terminal import say
 from regrow.errors import UsageError
 from regrow.format import duration

@@ -9,10 +9,10 @@ import typer
 
 from regrow.cli import options
 from regrow.cli.bar import Bar
+from regrow.cli.choose_task import chosen
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
 from regrow.cli.table import show
-from regrow.cli.choose_task import chosen
 from regrow.format import duration
 
 if TYPE_CHECKING:

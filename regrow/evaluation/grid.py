@@ -130,7 +130,7 @@ def _cells(batch_size: int, swept: bool, others: bool) -> Iterator[Cell]:
 
 
 def _at(batch_size: int, sparsities: Sequence[str]) -> Iterator[Cell]:
-    """Yields the entries at these sparsities; at any other than that of 2:4 patterns, Wanda is unstructured."""
+    """Yields the entries at these sparsities; where 2:4 patterns do not apply, Wanda is unstructured."""
     for label, (method, params) in ENTRIES.items():
         for sparsity in sparsities[:1] if label == "dense" else sparsities:
             half = parse_sparsity(sparsity) == parse_sparsity(SPARSITY)
