@@ -115,9 +115,9 @@ class Counters:
 
     @property
     def turnover(self) -> list[float]:
-        """Mean share of a new mask that the previous mask did not hold, for each pruned layer.
+        """Mean share of the neurons of a new mask that the previous mask did not hold, for each pruned layer.
 
-        Empty for a method without masks that last for several steps.
+        The mean is over all mask refreshes. The list is empty if the method selects in every step, or never.
         """
         return [layer / max(1, self.replaced) for layer in self.left]
 

@@ -21,7 +21,7 @@ def ratio(value: float | None) -> str:
 
 
 def megabytes(count: float | None, digits: int = 4) -> str:
-    """Formats a number of bytes in megabytes (10^6 bytes), without the unit."""
+    """Formats bytes as megabytes (10^6 bytes) with `digits` significant digits, without the unit."""
     return NONE if count is None else f"{count / 1e6:.{digits}g}"
 
 

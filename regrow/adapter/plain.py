@@ -28,9 +28,10 @@ def has_other_forward(module: nn.Module) -> bool:
 
 
 def wrapped(module: nn.Module) -> str | None:
-    """Returns what stands between a call of the module and its class's forward; None if nothing does.
+    """Returns why a call of the module does more than its class's forward, or None if it does not.
 
-    The text continues a sentence about the module, and names the remedy.
+    Reasons are hooks, a replaced forward, compilation, and placement by accelerate. The text completes a
+    sentence that begins with the module's name, such as "carries forward hooks; remove them first".
     """
     if "_hf_hook" in vars(module):
         return (

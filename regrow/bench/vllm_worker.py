@@ -15,7 +15,10 @@ from typing import Any, TextIO
 
 
 def spans(engine: Any, request: dict[str, Any], number: int) -> list[tuple[str, float]]:
-    """Runs one batch and returns its phases with their seconds. `number` makes the request ids unique."""
+    """Runs one batch and returns (phase, seconds) pairs: "prompt" once, then "dense" for every decode step.
+
+    `number` makes the request ids unique.
+    """
     from vllm import SamplingParams  # type: ignore[import-not-found]
 
     sampling = SamplingParams(max_tokens=request["new"], temperature=0, ignore_eos=True, detokenize=False)

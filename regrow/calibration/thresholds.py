@@ -56,7 +56,10 @@ def thresholds(
 
 @final
 class _Recorder:
-    """A forward that computes the same as the module and counts the scores of its inputs in a histogram."""
+    """Replaces the forward of a module during a calibration, with the same output.
+
+    It also adds the scores of the module's inputs (or of an FFN's neurons) to a histogram.
+    """
 
     def __init__(self, pruner: Pruner, place: int, name: str, seen: Tensor) -> None:
         self._pruner, self._place, self._name, self._seen = pruner, place, name, seen

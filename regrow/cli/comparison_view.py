@@ -12,6 +12,7 @@ from regrow.analysis import comparison_table
 from regrow.evaluation import grid, results
 from regrow.evaluation.grid import Cell
 from regrow.format import percent
+from regrow.method.presets import METHODS
 
 
 def show(directory: Path, asked: Sequence[Cell]) -> None:
@@ -56,7 +57,9 @@ def _all(directory: Path, asked: Sequence[Cell]) -> list[Cell]:
     """Returns the `asked` cells and all other cells that the directory may hold."""
     sizes, sparsities = results.there(directory)
     known = grid.grid([*grid.BATCH_SIZES, *sizes])
-    own = grid.grid(sizes, sparsities) if sizes and sparsities else []
+    own: list[Cell] = []
+    for methods in ((), tuple(METHODS)) if sizes and sparsities else ():
+        own += grid.grid(sizes, sparsities, methods=methods)
     return list({cell.name: cell for cell in (*known, *own, *asked)}.values())
 
 

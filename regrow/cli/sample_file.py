@@ -179,9 +179,9 @@ def _short(value: object) -> str:
 
 
 def _whole_lines(data: bytes) -> list[bytes]:
-    """Returns the lines that end in a newline.
+    """Returns the complete lines, each with its newline.
 
-    Other text at the end is an incomplete line, or zeros that a power cut left.
+    Bytes after the last newline are dropped: a line that was not finished, or NUL bytes after a power cut.
     """
     return [part + b"\n" for part in data.split(b"\n")[:-1]]
 

@@ -64,7 +64,7 @@ class JsonLines(View):
 
 @final
 class SampleView(View):
-    """Prints prompts and answers as text, then a table with the summary."""
+    """Prints prompts and answers as they finish, then a table with the report of the run."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)

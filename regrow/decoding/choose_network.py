@@ -69,8 +69,11 @@ class Networks:
         """A value that changes when weights are moved."""
         return self._laid_out, 0 if self._laid_out is None else self._laid_out.moves
 
-    def rest(self) -> None:
-        """Restores the modules' own forwards after a batch, unless their weights were given up."""
+    def end_batch(self) -> None:
+        """Restores the modules' own forwards after a batch.
+
+        Modules whose weights were moved into the laid-out copies keep their replaced forward until `close`.
+        """
         if self._laid_out is not None:
             self._laid_out.stop()
 

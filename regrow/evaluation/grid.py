@@ -85,19 +85,20 @@ def grid(
     """Returns the cells of a comparison.
 
     By default these are all entries at SPARSITY and every batch size; at batch SWEPT also the ablations and,
-    with `others`, the other sparsities. With `sparsities` they are all entries at each of these, at every
-    batch size. `methods` selects methods with their default parameters, beside dense; `only` selects labels.
+    with `others`, the other sparsities. `methods` selects methods with their default parameters, beside
+    dense. With `sparsities`, all entries or methods run at each of these, at every batch size, without
+    ablations. `only` selects labels.
 
     Raises UsageError if a method is unknown, or if a label does not occur at these batch sizes.
     """
-    cells = [
-        cell
-        for size in dict.fromkeys(batch_sizes)
-        for cell in (_at(size, sparsities) if sparsities else _cells(size, size == SWEPT, others))
-    ]
-    if methods:
-        chosen = _labels(methods)
-        return [cell for cell in cells if cell.label in chosen]
+    entries = _defaults(methods) if methods else ENTRIES
+    ablations = {} if methods or sparsities else ABLATIONS
+    cells: list[Cell] = []
+    for size in dict.fromkeys(batch_sizes):
+        swept = size == SWEPT
+        cells += _at(size, entries, sparsities or [SPARSITY])
+        cells += _at(size, ablations, [SPARSITY] if swept else [])
+        cells += _at(size, _pruning(entries), OTHER_SPARSITIES if swept and others and not sparsities else [])
     labels = dict.fromkeys(cell.label for cell in cells)
     unknown = [label for label in only if label not in labels]
     if unknown:
@@ -108,32 +109,31 @@ def grid(
     return [cell for cell in cells if not only or cell.label in only]
 
 
-def _labels(methods: Sequence[str]) -> set[str]:
-    """Returns the labels of these methods with their default parameters, and of dense.
+def _defaults(methods: Sequence[str]) -> _Named:
+    """Returns the entries of dense and of these methods with their default parameters.
 
     Raises UsageError if a method is unknown.
     """
-    for name in methods:
+    found: _Named = {}
+    for name in dict.fromkeys(("dense", *methods)):
         require_one_of(METHODS, method=name)
-    labels = {
-        next(label for label, entry in ENTRIES.items() if entry[0] == name) for name in ("dense", *methods)
-    }
-    return labels | {UNSTRUCTURED} if "wanda" in methods else labels
+        # The first entry of a method has the defaults.
+        label = next(label for label, (method, _) in (ENTRIES | ABLATIONS).items() if method == name)
+        found[label] = (name, {})
+    return found
 
 
-def _cells(batch_size: int, swept: bool, others: bool) -> Iterator[Cell]:
-    yield from _at(batch_size, [SPARSITY])
-    for label, (method, params) in ABLATIONS.items() if swept else ():
-        yield Cell(label, _method(method, params, SPARSITY), batch_size)
-    for sparsity in OTHER_SPARSITIES if swept and others else ():
-        yield from (cell for cell in _at(batch_size, [sparsity]) if cell.label != "dense")
+def _pruning(entries: _Named) -> _Named:
+    return {label: entry for label, entry in entries.items() if label != "dense"}
 
 
-def _at(batch_size: int, sparsities: Sequence[str]) -> Iterator[Cell]:
+def _at(batch_size: int, entries: _Named, sparsities: Sequence[str]) -> Iterator[Cell]:
     """Yields the entries at these sparsities; where 2:4 patterns do not apply, Wanda is unstructured."""
-    for label, (method, params) in ENTRIES.items():
-        for sparsity in sparsities[:1] if label == "dense" else sparsities:
-            half = parse_sparsity(sparsity) == parse_sparsity(SPARSITY)
+    for number, sparsity in enumerate(sparsities):
+        half = parse_sparsity(sparsity) == parse_sparsity(SPARSITY)
+        for label, (method, params) in entries.items():
+            if label == "dense" and number:
+                continue  # dense has no sparsity
             if half or not label.endswith("2:4"):
                 yield Cell(label, _method(method, params, sparsity), batch_size)
             elif label == "Wanda 2:4":

@@ -125,7 +125,7 @@ class _Generate:
                 try:
                     sequences = loop.run()
                 finally:
-                    self._networks.rest()
+                    self._networks.end_batch()
             if not generation_config.return_dict_in_generate:
                 return sequences
             output: dict[str, Any] = {

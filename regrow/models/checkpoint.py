@@ -56,8 +56,9 @@ def check_files(directory: Path, name: str) -> None:
 def check_loaded(network: PreTrainedModel, info: dict[str, Any], name: str) -> None:
     """Raises RegrowError if weights are missing, have other shapes, or belong to another architecture.
 
-    transformers would initialise such weights at random, or ignore them. `info` is the loading report of
-    transformers, in which names of older checkpoints are converted and tied weights are taken into account.
+    transformers would fill missing weights with random numbers, and ignore the others. `info` is its loading
+    report (`output_loading_info=True`), which already takes renamed and tied weights into account. `name` is
+    what the message calls the model.
     """
     missing, unexpected = (
         sorted(info["missing_keys"]),

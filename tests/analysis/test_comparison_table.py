@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from regrow.analysis.comparison_table import COLUMNS, ComparisonRow, cells, markdown, row
-from regrow.analysis.plots import figure
+from regrow.analysis.plots import figure, tradeoff
 from regrow.records import Grade, Graded, Mark
 from samples import CONFIG, COUNTED, record
 
@@ -127,3 +127,23 @@ def test_a_method_of_one_size_is_left_out_beside_lines(tmp_path: Path) -> None:
     )
     assert _marks(path) == 6  # two points on each of three axes
     assert "T_e 1" not in path.read_text()
+
+
+def test_a_tradeoff_has_a_marker_where_bytes_and_value_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "tradeoff.svg"
+    dense = replace(_row("dense", traces=_traced(100)), target=0.0)
+    tradeoff(
+        [dense, _row("BAP", traces=_traced()), _row("not run", answers=False, traces=_traced())], path, 0.5
+    )
+    assert _marks(path) == 4  # dense and BAP, on both sides
+    assert "not run" in path.read_text()
+    tradeoff([_row("BAP", traces=_traced())], path, 0.5)  # without dense, nothing says what share it reads
+    assert _marks(path) == 0
+
+
+def test_a_figure_is_the_same_for_the_same_rows(tmp_path: Path) -> None:
+    for draw in (figure, tradeoff):
+        paths = tmp_path / "first.svg", tmp_path / "second.svg"
+        for path in paths:
+            draw([_row("BAP", traces=_traced())], path, 0.5)
+        assert paths[0].read_bytes() == paths[1].read_bytes()

@@ -58,3 +58,19 @@ def test_work_that_is_told_when_it_is_done_has_no_time_of_its_own(
         bar.begin("divergence", 1)
         bar.show(1, "1 of 1")
     assert capsys.readouterr().err == "regrow: divergence: 1 of 1\n"
+
+
+def test_every_batch_that_ends_has_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    with Bar(lambda: now[0]) as bar:
+        bar.begin("batches", 3)
+        for done in (1, 2, 3):
+            now[0] += 2
+            bar.ended(done, f"{done} of 3")
+    assert capsys.readouterr().err.splitlines() == [
+        "regrow: batches: 1 of 3 (2.0 s so far, at most 4.0 s left)",
+        "regrow: batches: 2 of 3 (4.0 s so far, at most 2.0 s left)",
+        "regrow: batches: 3 of 3 (6.0 s so far)",
+    ]

@@ -248,3 +248,49 @@ def test_what_does_not_fit_is_refused(
     assert (result.exit_code, result.stdout) == (code, "")
     assert sentence in result.stderr
     assert _files(compared[0]) == before
+
+
+def test_names_and_sparsities_as_everywhere(tiny: Path, text: Path, tmp_path: Path) -> None:
+    sizes = ["--limit", 2, "--traced", 2, "--max-new-tokens", 12, "--text", text, "--batch-size", "2"]
+    asked = ["--method", "griffin,magnitude", "--sparsity", "0.2,0.3", "--sparsity", "0.75"]
+    result = run("compare", tiny, "--task", "tiny_reasoner", "--out", tmp_path, *sizes, *asked)
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "table.json").read_text())
+    assert [(row["label"], row["target"]) for row in rows] == [
+        ("dense", 0), ("GRIFFIN", 0.2), ("magnitude", 0.2), ("GRIFFIN", 0.3), ("magnitude", 0.3),
+        ("GRIFFIN", 0.75), ("magnitude", 0.75),
+    ]  # fmt: skip
+    # What was run is tabulated whatever is asked for, and drawn at a sparsity that was run.
+    again = run("compare", tiny, "--out", tmp_path, "--table", "--method", "griffin", "--batch-size", 2)
+    assert again.exit_code == 0
+    assert json.loads((tmp_path / "table.json").read_text()) == rows
+    for name in ("figure.svg", "tradeoff.svg"):
+        assert "magnitude" in (tmp_path / name).read_text()
+    assert run("table", tmp_path).stdout.count("griffin") >= 3
+
+
+def test_a_directory_is_a_table_of_its_records(compared: tuple[Path, str], tmp_path: Path) -> None:
+    out, _ = compared
+    files = sorted((out / "records").glob("*.jsonl"))
+    assert run("table", out, "--json").stdout == run("table", *files, "--json").stdout
+    empty = run("table", tmp_path)
+    assert (empty.exit_code, empty.stdout) == (2, "")
+    assert "holds no record files" in empty.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--method", "bap", "--only", "dense"], "exclude each other"),
+        (["--method", "BAP"], "BAP"),
+        (["--sparsity", "half"], "sparsity must be a number in [0, 1), not 'half'"),
+        (["--sparsity", "0.3,0"], "dense model, which every comparison includes"),
+        (["--batch-size", "1,x"], "--batch-size takes whole numbers"),
+        (["--batch-size", "0"], "--batch-size takes whole numbers"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(tmp_path: Path, options: list[str], sentence: str) -> None:
+    result = run("compare", "--out", tmp_path / "out", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert sentence in result.stderr
+    assert not (tmp_path / "out").exists()

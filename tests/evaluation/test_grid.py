@@ -59,3 +59,29 @@ def test_parts_are_disjoint_and_whole() -> None:
     shares = [parts(cells, part, 3) for part in (1, 2, 3)]
     assert sorted(cell.name for share in shares for cell in share) == sorted(cell.name for cell in cells)
     assert {len(share) for share in shares} <= {len(cells) // 3, len(cells) // 3 + 1}
+
+
+def test_methods_are_chosen_by_name_with_their_defaults_beside_dense() -> None:
+    cells = grid((4,), methods=["bap", "wanda"])
+    assert [(cell.label, str(cell.method.target)) for cell in cells] == [
+        ("dense", "0"), ("BAP", "0.5"), ("Wanda 2:4", "0.5"),
+        ("BAP", "0.3"), ("Wanda, unstructured", "0.3"), ("BAP", "0.7"), ("Wanda, unstructured", "0.7"),
+    ]  # fmt: skip
+    for name in METHODS:
+        found = [cell.method.describe() for cell in grid((8,), methods=[name])]
+        assert found in (
+            [METHODS["dense"]().describe(), METHODS[name]().describe()],
+            [METHODS["dense"]().describe()],
+        )
+    with pytest.raises(UsageError, match="method"):
+        grid(methods=["BAP"])
+
+
+def test_sparsities_hold_at_every_batch_size() -> None:
+    cells = grid((1, 8), ["0.25", "0.50"], methods=["bap", "wanda", "sparsegpt"])
+    assert [(cell.label, float(cell.method.target)) for cell in cells if cell.batch_size == 8] == [
+        ("dense", 0.0), ("BAP", 0.25), ("Wanda, unstructured", 0.25),
+        ("BAP", 0.5), ("Wanda 2:4", 0.5), ("SparseGPT 2:4", 0.5),
+    ]  # fmt: skip
+    assert len({cell.name for cell in cells}) == len(cells) == 12
+    assert {cell.label for cell in grid((8,), ["0.5"])} == set(ENTRIES)

@@ -47,10 +47,10 @@ def decode_attention(
     out: Tensor,
     workspace: Tensor,
 ) -> None:
-    """Computes `reference.decode_attention`, for head widths that it `takes`.
+    """Writes the attention output of the queries q, as `reference.decode_attention` does.
 
-    Rows, heads and positions of the caches may have any stride; q, start, length and out must be contiguous.
-    Raises ValueError or TypeError for other operands.
+    The head width must be one that `takes` accepts. Rows, heads and positions of the caches may have any
+    stride; q, start, length and out must be contiguous. Raises ValueError or TypeError for other operands.
     """
     if any(tensor.stride(-1) != 1 for tensor in (k_cache, v_cache)):
         raise ValueError("the channels of a head have to be adjacent in memory")

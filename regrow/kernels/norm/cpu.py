@@ -10,7 +10,7 @@ KERNEL = Kernel("add_rms_norm", *[POINTER] * 4, *[LONG] * 5, FLOAT)
 
 
 def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """Computes `reference.add_rms_norm`.
+    """Adds x to the residual and writes the RMSNorm of the sum, as `reference.add_rms_norm` does.
 
     Tokens may have any stride, but the channels of a token must be adjacent (ValueError). All tensors have
     the dtype of the residual (TypeError).

@@ -30,7 +30,7 @@ def rope_cache(
     qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
     position: Tensor, at: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
-    """Computes `reference.rope_cache`.
+    """Rotates queries and keys and fills the KV cache, as `reference.rope_cache` does.
 
     Rows, tokens, heads and cache positions may have any stride. The channels of a head must be adjacent, and
     cos, sin, `position` and `at` contiguous. Raises ValueError or TypeError for other operands.

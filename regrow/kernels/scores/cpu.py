@@ -25,10 +25,11 @@ KERNEL = Kernel("observe", *[POINTER] * 4, ctypes.POINTER(_Sizes))
 
 
 def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
-    """Computes `reference.observe`, for z of float32 or bfloat16 and a float32 `total`.
+    """Adds the squares of normed activations z to the rows `slot` of `total`, as `reference.observe` does.
 
-    Layers, tokens and slots may have any stride; neurons must be adjacent, and `slot` contiguous. Raises
-    ValueError or TypeError for other operands.
+    z [(L,) T, F] is float32 or bfloat16, `total` [(L,) S, F] float32 and `slot` [T] int64. The last dimension
+    of z and `total` must have stride 1, and `slot` must be contiguous (ValueError). Other dtypes are a
+    TypeError.
     """
     if z.dim() == 2:
         z, total = z[None], total[None]
