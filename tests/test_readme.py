@@ -19,7 +19,8 @@ COMMANDS = {command.callback.__name__ for command in app.registered_commands if 
 
 
 def _blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (HOME / page).read_text(), re.DOTALL)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (HOME / page).read_text(), re.DOTALL | re.MULTILINE)
+    return [text for found, text in blocks if found == language]
 
 
 def _commands() -> Iterator[tuple[str, str]]:

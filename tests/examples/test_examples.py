@@ -9,8 +9,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -58,13 +60,23 @@ def test_a_method_of_ones_own_prunes(capsys: pytest.CaptureFixture[str]) -> None
     assert float(shown["latest"]) == float(shown["bap"]) > 30
 
 
-def test_rollouts_go_on_after_the_weights_changed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rollouts_go_on_after_the_weights_changed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps, step = [], torch.optim.SGD.step
+
+    def counted(optimiser: torch.optim.SGD, *arguments: Any) -> Any:
+        gradients = [weight.grad for group in optimiser.param_groups for weight in group["params"]]
+        steps.append(all(gradient is not None for gradient in gradients))
+        return step(optimiser, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", counted)
     _load("rollouts").main(steps=2, samples=2, max_new_tokens=24)
-    shares = re.findall(
-        r"^step \d: mean reward [\d.]+, ([\d.]+)% sparse$", capsys.readouterr().out, re.MULTILINE
-    )
+    shown = capsys.readouterr().out
+    shares = re.findall(r"^step \d: mean reward [\d.]+, ([\d.]+)% sparse$", shown, re.MULTILINE)
     assert len(shares) == 2
     assert all(float(share) > 20 for share in shares)
+    assert steps == [True, True]
 
 
 def test_the_service_decodes_waiting_requests_as_one_batch() -> None:

@@ -32,6 +32,13 @@ def test_texts_give_the_answers_of_their_token_ids(bundled: Loaded, prompts: lis
     assert got.texts == [bundled.tokenizer.decode(row, skip_special_tokens=True) for row in want.tokens]
 
 
+def test_an_answer_has_no_special_tokens(bundled: Loaded) -> None:
+    done = regrow.generate(bundled.model, bundled.tokenizer, "A rev hello", max_new_tokens=80)
+    assert done.report.finish_reasons == ["eos"]
+    assert done.texts is not None
+    assert done.texts[0].endswith("=olleh")
+
+
 def test_an_engine_takes_texts(bundled: Loaded, prompts: list[str]) -> None:
     want = regrow.generate(bundled.model, bundled.tokenizer, prompts, method=METHOD, max_new_tokens=24)
     with regrow.Engine(bundled.model, METHOD) as engine:
