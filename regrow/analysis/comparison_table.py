@@ -9,6 +9,7 @@ from typing import Any, Final, final
 
 from regrow.analysis.paired import Paired, paired
 from regrow.analysis.summary import Summary, summarize
+from regrow.analysis.tables import setting
 from regrow.format import NONE, megabytes, percent
 from regrow.format import markdown as markdown_table
 from regrow.records import Graded
@@ -66,8 +67,8 @@ class ComparisonRow:
     def notes(self) -> list[str]:
         """Notes for readers, if all answers or all traces of the row were dense."""
         where, found = f"{self.label}, batch {self.batch_size}", []
-        if self.summary is not None and self.summary.note:
-            found.append(f"{where}: {self.summary.note}.")
+        if self.summary is not None:
+            found += [f"{where}: {note}." for note in self.summary.notes]
         if self.divergence is not None and self._unpruned(self.divergence):
             init = self.divergence["settings"].get("params", {}).get("init_steps")
             why = f": pruning begins after {init} of them (init_steps)" if init else ""
@@ -130,8 +131,10 @@ def cells(row: ComparisonRow) -> list[str]:
 
 def markdown(rows: Sequence[ComparisonRow]) -> str:
     """Returns the table, followed by the notes of its rows."""
+    settings = dict.fromkeys(setting(row.summary.config) for row in rows if row.summary is not None)
+    table = markdown_table(COLUMNS, [cells(row) for row in rows])
     notes = [note for row in rows for note in row.notes]
-    return "\n\n".join([markdown_table(COLUMNS, [cells(row) for row in rows]), *notes]) + "\n"
+    return "\n\n".join([*settings, table, *notes]) + "\n"
 
 
 def to_json(rows: Sequence[ComparisonRow]) -> str:

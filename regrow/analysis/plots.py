@@ -38,7 +38,7 @@ def figure(rows: Sequence[ComparisonRow], file: IO[bytes] | Path, sparsity: floa
     axes[0].set_ylim(-4, 104)
     axes[1].set_yscale("symlog", linthresh=1e-3)
     axes[2].axhline(100 * sparsity, color="0.7", linewidth=0.8, zorder=0)
-    _save(page, axes, list(lines), file)
+    _save(page, axes, list(lines), sparsity, file)
 
 
 def tradeoff(rows: Sequence[ComparisonRow], file: IO[bytes] | Path, sparsity: float) -> None:
@@ -69,7 +69,7 @@ def tradeoff(rows: Sequence[ComparisonRow], file: IO[bytes] | Path, sparsity: fl
         axis.set_axisbelow(True)
     if len(sizes) > 1:
         page.supxlabel(f"markers from small to large: batch {', '.join(map(str, sizes))}", fontsize=8)
-    _save(page, axes, list(lines), file)
+    _save(page, axes, list(lines), sparsity, file)
 
 
 def _lines(rows: Sequence[ComparisonRow], sparsity: float) -> dict[str, list[ComparisonRow]]:
@@ -97,7 +97,10 @@ def _draw(
         axis.plot([x], [y], marker=marker, markersize=size, color=color, alpha=0.85, linestyle="")
 
 
-def _save(page: Figure, axes: Sequence[Axes], labels: Sequence[str], file: IO[bytes] | Path) -> None:
+def _save(
+    page: Figure, axes: Sequence[Axes], labels: Sequence[str], sparsity: float, file: IO[bytes] | Path
+) -> None:
+    page.suptitle(f"target sparsity {100 * sparsity:g} %", fontsize=10)
     handles = [
         axes[0].plot([], [], color=f"C{number % 10}", marker=MARKERS[number % len(MARKERS)], label=label)[0]
         for number, label in enumerate(labels)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import ceil, sqrt
 from statistics import NormalDist, median
-from typing import Any, final
+from typing import Any, Final, final
 
 from regrow.counters import Counters
 from regrow.records import Graded
@@ -45,6 +45,9 @@ class Share:
         return {**asdict(self), "value": self.value, "interval_95": list(self.interval())}
 
 
+MANY_CUT: Final = 0.2  # share of answers at the token limit from which on a table says so
+
+
 @final
 @dataclass(frozen=True)
 class Summary:
@@ -62,9 +65,17 @@ class Summary:
     counters: Counters  # the sum of all batches
 
     @property
-    def note(self) -> str | None:
-        """Says why nothing was pruned; None if something was, or if the run was meant to be dense."""
-        return why_dense(self.config.params, _target(self.config), self.counters)
+    def notes(self) -> list[str]:
+        """Sentences, without a full stop, that a reader must know to read the numbers right."""
+        found = []
+        if why := why_dense(self.config.params, _target(self.config), self.counters):
+            found.append(why)
+        if self.at_cap.right > MANY_CUT * self.at_cap.total:
+            found.append(
+                f"{self.at_cap.right} of {self.at_cap.total} answers were cut at the limit of "
+                f"{self.config.max_new_tokens} tokens and count as they stand"
+            )
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values: rates instead of counters, and shares with their value and 95 % interval."""

@@ -37,7 +37,7 @@ def markdown(summaries: Sequence[Summary]) -> str:
     """
     settings: dict[str, list[Summary]] = {}
     for summary in summaries:
-        settings.setdefault(_setting(summary.config), []).append(summary)
+        settings.setdefault(setting(summary.config), []).append(summary)
     return "\n\n".join(_section(title, rows) for title, rows in settings.items()) + "\n"
 
 
@@ -50,7 +50,8 @@ def to_json(summaries: Sequence[Summary]) -> str:
     return json.dumps(found, indent=2, allow_nan=False) + "\n"
 
 
-def _setting(config: RunConfig) -> str:
+def setting(config: RunConfig) -> str:
+    """Returns what the runs of a table have in common, in words."""
     chat = "chat template" if config.chat else "no chat template"
     return (
         f"{config.task}, {config.limit} prompts in {config.order} order: "
@@ -83,8 +84,7 @@ def _notes(rows: Sequence[Summary]) -> list[str]:
             )
         if len(row.versions) > 1:
             notes.append(f"Row {number} was made with {len(row.versions)} different sets of versions.")
-        if row.note:
-            notes.append(f"Row {number}: {row.note}.")
+        notes += [f"Row {number}: {note}." for note in row.notes]
     return notes
 
 

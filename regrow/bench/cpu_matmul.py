@@ -35,7 +35,7 @@ def main() -> None:
             {
                 "made_with": {**versions(), "device": device_name(CPU)},
                 "read_gb_per_second": read,
-                "matmul": found,
+                "products": found,
             }
         )
     )

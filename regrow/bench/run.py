@@ -115,7 +115,7 @@ def _measure(
 ) -> None:
     """Measures one model at every setting of the plan."""
     if benchmark.matmul.speed:
-        result.settings["matmul"] = asdict(benchmark.matmul)
+        result.settings["products"] = asdict(benchmark.matmul)
     listener.bounds(
         benchmark.name, [bound for setting in plan.settings for bound in benchmark.bounds(setting)]
     )

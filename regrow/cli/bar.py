@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self, final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
-from regrow.cli.terminal import say
+from regrow.cli.terminal import displaying, say
 from regrow.format import duration
 
 SECONDS_BETWEEN_LINES = 10
@@ -41,12 +42,18 @@ class Bar:
             redirect_stderr=False,
         )
         self._task = self._progress.add_task("", total=None, note="")
+        self._context = ExitStack()
 
     def begin(self, description: str, total: int) -> None:
         """Starts the bar anew, at 0 of `total`."""
         self._progress.reset(self._task, description=description, total=total, note="")
         if self._plain is not None:
             self._plain.begin(description, total)
+
+    def skip(self, done: float) -> None:
+        """Says that the first `done` were complete before this run, which took no time for them."""
+        if self._plain is not None:
+            self._plain.skip(done)
 
     def show(self, done: float, note: str) -> None:
         """Moves the bar. Without a terminal, prints a line if the last one is long enough ago."""
@@ -68,6 +75,8 @@ class Bar:
         self._progress.start()
 
     def __enter__(self) -> Self:
+        if self._plain is None:
+            self._context.enter_context(displaying(self._print_above))
         self._progress.start()
         return self
 
@@ -75,18 +84,26 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        self._context.close()
+
+    def _print_above(self, line: str) -> None:
+        self._progress.console.print(Text(line), soft_wrap=True)
 
 
 @final
 class _Lines:
-    """Progress without a terminal: a line at the end of each batch, and every SECONDS_BETWEEN_LINES."""
+    """Progress without a terminal: a line for every batch, and within one at most every 10 seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._description, self._total = clock, "", 1.0
+        self._clock, self._description, self._total, self._skipped = clock, "", 1.0, 0.0
         self._began = self._last = clock()
 
     def begin(self, description: str, total: int) -> None:
-        self._description, self._total, self._began = description, total, self._clock()
+        self._description, self._total, self._skipped = description, total, 0.0
+        self._began = self._clock()
+
+    def skip(self, done: float) -> None:
+        self._skipped = done
 
     def show(self, done: float, note: str) -> None:
         if self._clock() - self._last >= SECONDS_BETWEEN_LINES:
@@ -94,13 +111,7 @@ class _Lines:
 
     def ended(self, done: float, note: str) -> None:
         self._last = self._clock()
-        spent = self._last - self._began
-        if spent < 1:  # too short for an estimate, or begun only after the work was done
-            say(f"{self._description}: {note}")
-            return
-        left = (
-            f", at most {duration(spent * (self._total - done) / done)} left"
-            if 0 < done < self._total
-            else ""
-        )
-        say(f"{self._description}: {note} ({duration(spent)} so far{left})")
+        spent, made = self._last - self._began, done - self._skipped
+        left = spent * (self._total - done) / made if made > 0 and done < self._total else 0.0
+        remaining = f", about {duration(left)} left" if left else ""
+        say(f"{self._description}: {note} ({duration(spent)} so far{remaining})")

@@ -17,8 +17,10 @@ from regrow.errors import UsageError
 from regrow.format import duration
 
 if TYPE_CHECKING:
-    from regrow.evaluation.comparison import Comparison, ComparisonPlan
+    from regrow.evaluation.comparison import Comparison
+    from regrow.evaluation.comparison_plan import ComparisonPlan
     from regrow.evaluation.grid import Cell
+    from regrow.models import Loaded
 
 _GRID, _OUTPUT = "Grid", "Output"
 
@@ -157,24 +159,30 @@ def compare(
 
     batch_sizes = tuple(sizes or ((grid.SWEPT,) if quick else grid.BATCH_SIZES))
     cells = grid.grid(batch_sizes, sparsities, others=not quick, methods=names, only=only or ())
+    if absent := set(names) - {cell.method.name for cell in cells}:
+        raise UsageError(
+            f"method {min(absent)!r} prunes two of each four weights, so it only runs at sparsity "
+            f"{grid.SPARSITY}; add --sparsity {grid.SPARSITY}, or leave the method out"
+        )
     if not table:
         found = chosen(task, model)
         found.load(max(limit or 1, traced or 1))
         loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         from regrow.evaluation import comparison
+        from regrow.evaluation.comparison_plan import ComparisonPlan
 
         size = scale.quick(loaded.model.num_parameters()) if quick else scale.FULL
         if size.labels and not only and not names:
             cells = [cell for cell in cells if cell.label in size.labels]
         chat = bool(loaded.tokenizer.chat_template)
         answers = limit or size.prompts, traced or size.traced, max_new_tokens or size.max_new_tokens
-        plan = comparison.ComparisonPlan(out, found, *answers, chat, text, size.sequences, size.length)
+        plan = ComparisonPlan(out, found, *answers, chat, text, size.sequences, size.length)
         own = comparison.parts(cells, mine, count)
         with Bar() as bar:
             progress = _CompareProgress(bar)
             runner = comparison.Comparison(loaded, plan, progress)
             runner.check(own)
-            _announce(runner, plan, own)
+            _announce(loaded, plan, own, bar)
             _run(runner, own, progress, out)
     if count > 1 and not table:  # other parts may still be running
         typer.echo(
@@ -187,15 +195,17 @@ def compare(
     show(out, cells)
 
 
-def _announce(runner: Comparison, plan: ComparisonPlan, cells: list[Cell]) -> None:
+def _announce(loaded: Loaded, plan: ComparisonPlan, cells: list[Cell], bar: Bar) -> None:
     """Prints how many cells and batches are left to run, and about how long they take."""
-    from regrow.evaluation.comparison import batches_to_run
+    from regrow.evaluation.comparison_plan import batches_to_run, estimate
 
-    batches = batches_to_run(plan, cells).total()
-    if batches:
+    batches = batches_to_run(plan, cells)
+    if batches.total():
+        bar.begin("timing a short batch", 1)
+        about = duration(estimate(loaded, plan, batches))
         say(
-            f"{len(cells)} cells, {batches} batches to run: about {duration(runner.estimate(cells))} "
-            f"if every answer runs to its limit of {plan.max_new_tokens} tokens, calibrations not counted"
+            f"{len(cells)} cells, {batches.total()} batches to run: about {about} if every answer runs "
+            f"to its limit of {plan.max_new_tokens} tokens, calibrations not counted"
         )
 
 
@@ -204,20 +214,20 @@ class _CompareProgress:
     """Shows the batch that has just ended, or how far a calibration is, and the cell that it belongs to."""
 
     def __init__(self, bar: Bar) -> None:
-        self._bar, self._stage, self.cell = bar, "", ""
+        self._bar, self.cell, self._first = bar, "", True
 
-    def batch(self, stage: str, done: float, total: float) -> None:
-        self._begin(stage)
+    def begin(self, stage: str) -> None:
+        self._first = True
+        self._bar.begin(stage, 1)
+
+    def batch(self, done: float, total: float) -> None:
+        if self._first:
+            self._bar.skip((done - 1) / total)
+            self._first = False
         self._bar.ended(done / total, f"{done:g} of {total:g} ({self.cell})")
 
-    def calibration(self, stage: str, done: float, total: float) -> None:
-        self._begin(stage)
+    def part(self, done: float, total: float) -> None:
         self._bar.show(done / total, f"{done:g} of {total:g} ({self.cell})")
-
-    def _begin(self, stage: str) -> None:
-        if stage != self._stage:
-            self._stage = stage
-            self._bar.begin(stage, 1)
 
 
 def _run(runner: Comparison, cells: list[Cell], progress: _CompareProgress, out: Path) -> None:

@@ -121,6 +121,8 @@ class _EvaluateProgress:
         self.bar.begin("batches", planned)
 
     def on_batch(self, done: int, planned: int, record: Record) -> None:
+        if not self.recorded:
+            self.bar.skip(done - 1)
         self._done, self.recorded = done, self.recorded + 1
         if planned > 1:
             self.bar.ended(done, f"{done} of {planned}, the last took {duration(record.seconds)}")

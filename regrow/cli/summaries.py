@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from regrow.run_config import RunConfig
 
 WIDE = 100  # from this width on, cells have padding
+MOST_FAMILIES = 5  # runs that fit beside each other; `regrow table --markdown` shows more
 NARROWEST = 60  # tables are never narrower; a narrower terminal wraps their lines
 _OTHERS = 58  # width of a table without the names of its runs
 # Settings that names leave out: they have a column, follow from other settings, or are shown one by one.
@@ -28,7 +29,8 @@ def print_tables(console: Console, summaries: Sequence[Summary]) -> None:
     """Prints a table of the runs, a table of their problem families, and notes below."""
     console.width = max(console.width, NARROWEST)
     console.print(_runs(summaries, console.width))
-    console.print(_families(summaries))
+    if len(summaries) <= MOST_FAMILIES:
+        console.print(_families(summaries))
     for number, summary in enumerate(summaries, 1):
         if summary.missing:
             console.print(
@@ -36,8 +38,8 @@ def print_tables(console: Console, summaries: Sequence[Summary]) -> None:
                 f"{len(summary.missing)} of {summary.config.batches} batches are missing.",
                 style="yellow",
             )
-        if summary.note:
-            console.print(f"Run {number}: {summary.note}.", style="yellow")
+        for note in summary.notes:
+            console.print(f"Run {number}: {note}.", style="yellow")
 
 
 def _runs(summaries: Sequence[Summary], width: int) -> Table:

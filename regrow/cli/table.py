@@ -32,6 +32,8 @@ def table(
 ) -> None:
     """Grade record files and show accuracy, actual sparsity and speed.
 
+    `regrow compare --table --out DIR` shows a comparison with its divergence from dense.
+
     Example: regrow table dense.jsonl bap.jsonl
     """
     if markdown and json:
@@ -40,13 +42,13 @@ def table(
 
 
 def _records(given: Path) -> list[Path]:
-    """Returns the record files in a directory, at any depth, or the file itself.
+    """Returns the record files in a directory, at any depth and dense ones first, or the file itself.
 
     Raises UsageError if a directory holds none.
     """
     if not given.is_dir():
         return [given]
-    found = sorted(given.rglob("*.jsonl"))
+    found = sorted(given.rglob("*.jsonl"), key=lambda path: (not path.name.startswith("dense"), path))
     if not found:
         raise UsageError(
             f"{given} holds no record files (*.jsonl); name files that `regrow evaluate --out` wrote"

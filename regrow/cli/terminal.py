@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EPIPE
 from io import TextIOWrapper
@@ -39,18 +39,35 @@ def standard_streams() -> Iterator[None]:
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
-    """Codec error handler: returns ASCII replacements, and where to go on."""
+    """Codec error handler: returns ASCII replacements, and the position where encoding continues."""
     assert isinstance(error, UnicodeEncodeError)
     plain = error.object[error.start : error.end].translate(_STAND_INS)
     return plain.encode("ascii", "replace").decode("ascii"), error.end
+
+
+_DISPLAYS: list[Callable[[str], None]] = []  # each prints a line above a bar that is on the terminal
+
+
+@contextmanager
+def displaying(print_above: Callable[[str], None]) -> Iterator[None]:
+    """Prints the lines of `say` with `print_above` while the context lasts, because a bar is displayed."""
+    _DISPLAYS.append(print_above)
+    try:
+        yield
+    finally:
+        _DISPLAYS.remove(print_above)
 
 
 def say(sentence: str) -> None:
     """Prints one line to standard error. Does nothing if that fails: the exit code says the same."""
     if sys.stderr is None:
         return
+    line = f"regrow: {' '.join(sentence.splitlines())}"
     try:
-        print(f"regrow: {' '.join(sentence.splitlines())}", file=sys.stderr, flush=True)
+        if _DISPLAYS:
+            _DISPLAYS[-1](line)
+        else:
+            print(line, file=sys.stderr, flush=True)
     except OSError:
         _discard(sys.stderr)
 

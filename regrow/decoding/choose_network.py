@@ -53,7 +53,7 @@ class Networks:
         size = sum(parameter.nbytes for parameter in model.parameters())
         self.matmul = choose_matmul(model.dtype, model.device, size)
         if self.matmul.speed:
-            _LOG.info("matmul on this CPU: %s", self.matmul.to_text()["matmul"])
+            _LOG.info("matmul on this CPU: %s", self.matmul.to_text()["products"])
         self._kernels = model.device.type == "cuda" and model.dtype != torch.float64
         self._fused: FusedNetwork | None = None
         self._laid_out: LaidOut | None = None  # the model's linear layers, if they may be laid out
@@ -109,7 +109,8 @@ class Networks:
                 exact = self._laid_out is None or self._laid_out.suit(len(ids))
                 fused.suit(exact=exact, layout=0 if self._laid_out is None else self._laid_out.layouts)
                 self._built_from = (structure(model), _tensors(model))  # laying out has moved weights
-                stored = "as stored" if self._laid_out is None or exact else "laid out for this CPU"
+                laid_out = not exact and self.matmul.lays_out(len(ids))
+                stored = "laid out for this CPU" if laid_out else "as stored"
                 _LOG.info("a batch of %d runs fused, with weights %s", len(ids), stored)
                 return fused
         self.close()

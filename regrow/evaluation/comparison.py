@@ -8,56 +8,40 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final, Protocol, final
+from typing import Any, Protocol, final
 
 from regrow.calibration.calibration import Calibration, calibrated, fingerprint
 from regrow.calibration.make_calibration import calibrate
 from regrow.calibration.text import Text, read, sequences
 from regrow.errors import RegrowError
+from regrow.evaluation.comparison_plan import ComparisonPlan
 from regrow.evaluation.divergence import Trace, divergence, trace
 from regrow.evaluation.grid import Cell
 from regrow.evaluation.results import divergence_file, read_divergence, records_file, write_divergence
 from regrow.evaluation.run_task import configure, describe, evaluate
-from regrow.evaluation.tasks.task import Task, batches
-from regrow.hosts.generate import generate
+from regrow.evaluation.tasks.task import batches
 from regrow.hosts.hugging_face import prune
 from regrow.method.base import Method, Needs
 from regrow.method.dense import Dense
-from regrow.models import Loaded, encode
+from regrow.models import Loaded
 from regrow.record_file import refuse_other
 from regrow.run_config import RunConfig, differences, digest
 
-TIMED_TOKENS: Final = 10  # new tokens of the generation that is timed for an estimate
-
 
 class ComparisonListener(Protocol):
-    """Progress callbacks: `done` of `total` batches, or parts of a calibration, of a stage are complete."""
+    """Progress callbacks."""
 
-    def batch(self, stage: str, done: float, total: float) -> None: ...
-    def calibration(self, stage: str, done: float, total: float) -> None: ...
+    def begin(self, stage: str) -> None: ...
 
+    def batch(self, done: float, total: float) -> None:
+        """Called when a batch of the stage has ended; `done` of `total` are complete."""
 
-@final
-@dataclass(frozen=True)
-class ComparisonPlan:
-    """What a comparison runs, apart from its cells."""
-
-    directory: Path
-    task: Task
-    prompts: int  # number of prompts to answer
-    traced: int  # number of prompts for the divergence from dense
-    max_new_tokens: int
-    chat: bool
-    text: Path | None = None  # calibration text; None: see regrow.calibration.text.sequences
-    # Limits on the calibration text. None: the method's default.
-    calibration_sequences: int | None = None
-    calibration_length: int | None = None  # tokens of a sequence
+    def part(self, done: float, total: float) -> None:
+        """Called when a part of a calibration is complete: a sequence or a layer."""
 
 
 @final
@@ -106,32 +90,6 @@ class Comparison:
             if any(path.exists() for path in kept):
                 self._refuse_other(cell, self._calibration(cell.method))
 
-    def estimate(self, cells: Sequence[Cell]) -> float:
-        """Returns how many seconds the cells take if every answer runs to its limit of tokens.
-
-        Times a short dense generation at each batch size. Calibrations are not counted.
-        """
-        return sum(
-            count * self._seconds(size) for size, count in batches_to_run(self._plan, cells).items() if count
-        )
-
-    def _seconds(self, batch_size: int) -> float:
-        """Returns the estimated seconds of one batch whose answers run to the limit."""
-        items = self._plan.task.load(min(batch_size, self._plan.prompts))
-        ids, mask = encode(self._loaded, [item.prompt for item in items], chat=self._plan.chat)
-        most = self._plan.max_new_tokens
-
-        def timed(tokens: int) -> float:
-            began = time.perf_counter()
-            how = {"max_new_tokens": tokens, "min_new_tokens": tokens, **self._loaded.beside_prompts}
-            generate(self._loaded.model, ids, mask, do_sample=False, **how)
-            return time.perf_counter() - began
-
-        timed(2)  # warm-up: the first batch also pays for one-time setup
-        short, long = min(2, most), min(TIMED_TOKENS, most)
-        prompt, whole = (min(timed(tokens) for _ in range(2)) for tokens in (short, long))
-        return prompt + max(whole - prompt, 0.0) / max(long - short, 1) * (most - short)
-
     def run(self, cell: Cell) -> None:
         """Measures the divergence of one cell and records its answers, as far as they are missing.
 
@@ -139,6 +97,7 @@ class Comparison:
         """
         calibration = self._calibration(cell.method)
         self._divergence(cell, calibration)
+        self._listener.begin(f"{cell.title}: answers")
         evaluate(
             self._loaded,
             self._plan.task,
@@ -149,9 +108,7 @@ class Comparison:
             path=records_file(self._plan.directory, cell),
             chat=self._plan.chat,
             calibration=calibration,
-            progress=lambda done, total, _: self._listener.batch(
-                f"{cell.label}, batch {cell.batch_size}: answers", done, total
-            ),
+            progress=lambda done, total, _: self._listener.batch(done, total),
         )
 
     def _text(self, needs: Needs) -> Text:
@@ -188,12 +145,8 @@ class Comparison:
             if path.exists():
                 return Calibration.load(path)
             calibration_text = self._text(method.needs)
-            made = calibrate(
-                self._loaded,
-                method,
-                calibration_text,
-                lambda done, total: self._listener.calibration(f"calibrating {method.name}", done, total),
-            )
+            self._listener.begin(f"calibrating {method.name}")
+            made = calibrate(self._loaded, method, calibration_text, self._listener.part)
             made.save(path)
             return made
 
@@ -203,15 +156,9 @@ class Comparison:
         if path.exists():
             _refuse_settings(path, self._settings(cell, calibration))
             return
-        found = divergence(
-            self._loaded,
-            cell.method,
-            calibration,
-            self._traced(cell.batch_size),
-            lambda done, total: self._listener.batch(
-                f"{cell.label}, batch {cell.batch_size}: divergence", done, total
-            ),
-        )
+        traces = self._traced(cell.batch_size)
+        self._listener.begin(f"{cell.title}: divergence")
+        found = divergence(self._loaded, cell.method, calibration, traces, self._listener.batch)
         sums = {**asdict(found), "mean_kl": found.mean_kl, "agreement": found.agreement}
         write_divergence(path, {"settings": self._settings(cell, calibration), **sums})
 
@@ -221,6 +168,7 @@ class Comparison:
         if self._traces[0] != batch_size:
             self._traces = batch_size, []
             planned = batches(plan.task.load(plan.traced), batch_size)
+            self._listener.begin(f"dense traces, batch {batch_size}")
             for done, items in enumerate(planned, 1):
                 made = trace(
                     self._loaded,
@@ -229,7 +177,7 @@ class Comparison:
                     max_new_tokens=plan.max_new_tokens,
                 )
                 self._traces[1].append(made)
-                self._listener.batch(f"dense traces, batch {batch_size}", done, len(planned))
+                self._listener.batch(done, len(planned))
         return self._traces[1]
 
     def _config(self, limit: int, cell: Cell, calibration: Calibration | None) -> RunConfig:
@@ -251,21 +199,6 @@ class Comparison:
         refuse_other(
             records_file(self._plan.directory, cell), self._config(self._plan.prompts, cell, calibration)
         )
-
-
-def batches_to_run(plan: ComparisonPlan, cells: Sequence[Cell]) -> Counter[int]:
-    """Counts the batches of traces, divergences and answers that are left to run, by batch size.
-
-    A file that exists counts as complete.
-    """
-    untraced = [cell for cell in cells if not divergence_file(plan.directory, cell).exists()]
-    unanswered = [cell for cell in cells if not records_file(plan.directory, cell).exists()]
-    left: Counter[int] = Counter()
-    for size in [*{cell.batch_size for cell in untraced}, *(cell.batch_size for cell in untraced)]:
-        left[size] += -(-plan.traced // size)
-    for cell in unanswered:
-        left[cell.batch_size] += -(-plan.prompts // cell.batch_size)
-    return left
 
 
 def parts(cells: Sequence[Cell], part: int, count: int) -> list[Cell]:

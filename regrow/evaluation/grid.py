@@ -67,6 +67,12 @@ class Cell:
     batch_size: int
 
     @property
+    def title(self) -> str:
+        """The cell in words, for progress lines."""
+        sparsity = f" at {float(100 * self.method.target):g} %" if self.method.target else ""
+        return f"{self.label}{sparsity}, batch {self.batch_size}"
+
+    @property
     def name(self) -> str:
         """Name of the cell's files, without extension."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")

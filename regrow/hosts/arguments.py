@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -42,6 +43,17 @@ def chosen_method(method: object) -> Method:
     )
 
 
+def without_method_parameters(generation: Mapping[str, object]) -> None:
+    """Raises UsageError if parameters of a method are among the generation arguments."""
+    for name, method in METHODS.items():
+        own = sorted({field.name for field in fields(method)} & generation.keys())  # type: ignore[arg-type]
+        if own:
+            raise UsageError(
+                f"{own[0]} is a parameter of the method, not of the generation; pass it to the method, "
+                f"as in method=regrow.{method.__name__}({own[0]}=...), whose name is {name!r}"
+            )
+
+
 def layer_numbers(skip_layers: object) -> tuple[int, ...]:
     """Returns the layers to skip as integers. Raises UsageError for anything but a list of layer numbers."""
     given = _listed(skip_layers)
@@ -61,7 +73,7 @@ def causal_model(model: object) -> None:
     """Raises UsageError unless `model` is an nn.Module with a `generate` method."""
     if not isinstance(model, nn.Module) or not callable(getattr(type(model), "generate", None)):
         raise UsageError(
-            f"a {type(model).__name__} is not a model that can generate; "
+            f"{type(model).__name__} is not a model that can generate; "
             "pass what transformers.AutoModelForCausalLM.from_pretrained gives"
         )
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from regrow.calibration.calibration import Calibration
 from regrow.decoding.loop import Progress
 from regrow.errors import UsageError
-from regrow.hosts.arguments import Choice, Prompts, encoded, fits
+from regrow.hosts.arguments import Choice, Prompts, encoded, fits, without_method_parameters
 from regrow.hosts.hugging_face import active_session, prune_alone, turn
 from regrow.hosts.texts import Texts, without_texts
 from regrow.method.dense import Dense
@@ -136,6 +136,7 @@ def generate_alone(
 
     `first` and `second` are the first two arguments of `generate` after the model.
     """
+    without_method_parameters(generation)
     tokenizer = first if isinstance(first, PreTrainedTokenizerBase) else None
     if tokenizer is None:
         without_texts(first, chat)

@@ -26,7 +26,7 @@ def encode(loaded: Loaded, prompts: Sequence[str], *, chat: bool | None = None) 
         raise UsageError("there are no prompts; give at least one")
     template = bool(loaded.tokenizer.chat_template)
     if chat and not template:
-        raise UsageError(f"the tokenizer of {loaded.name} has no chat template; use --no-chat")
+        raise UsageError(f"the tokenizer of {loaded.name} has no chat template; pass --no-chat (chat=False)")
     rows = [
         _row(loaded, f"prompt {i}", prompt, template if chat is None else chat)
         for i, prompt in enumerate(prompts, 1)
@@ -45,14 +45,14 @@ def _row(loaded: Loaded, which: str, prompt: str, chat: bool) -> list[int]:
     if chat:
         what, remedy = (
             f"the chat template of {loaded.name} fails on {which}",
-            "correct the template, or use --no-chat",
+            "correct the template, or use --no-chat (chat=False)",
         )
     with blaming(what, remedy):
         row = _tokens(loaded.tokenizer, prompt, chat)
     if not row:
         raise UsageError(
             f"{which} encodes to no tokens, so there is nothing to continue; "
-            f"write something else{', or use --no-chat' if chat else ''}"
+            f"write something else{', or use --no-chat (chat=False)' if chat else ''}"
         )
     _check_ids(loaded, which, row)
     if loaded.context is not None and len(row) >= loaded.context:

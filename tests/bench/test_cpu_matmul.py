@@ -23,7 +23,7 @@ def test_the_last_line_is_what_was_measured(
     cpu_matmul.main()
     *lines, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
-    assert found["matmul"]["float32"] == {
+    assert found["products"]["float32"] == {
         "alone": "native",
         "several": "laid out",
         "fewest": 4,

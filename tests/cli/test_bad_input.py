@@ -329,7 +329,7 @@ def test_no_chat_template(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "copy")
     (tmp_path / "copy" / "chat_template.jinja").unlink()
     assert _refused(2, *_generate(tmp_path / "copy", "--chat")).endswith(
-        "has no chat template; use --no-chat"
+        "has no chat template; pass --no-chat (chat=False)"
     )
 
 

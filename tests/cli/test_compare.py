@@ -271,7 +271,8 @@ def test_names_and_sparsities_as_everywhere(tiny: Path, text: Path, tmp_path: Pa
 
 def test_a_directory_is_a_table_of_its_records(compared: tuple[Path, str], tmp_path: Path) -> None:
     out, _ = compared
-    files = sorted((out / "records").glob("*.jsonl"))
+    dense, *others = sorted((out / "records").glob("*.jsonl"), key=lambda path: "dense" not in path.name)
+    files = [dense, *sorted(others)]
     assert run("table", out, "--json").stdout == run("table", *files, "--json").stdout
     empty = run("table", tmp_path)
     assert (empty.exit_code, empty.stdout) == (2, "")
@@ -285,6 +286,7 @@ def test_a_directory_is_a_table_of_its_records(compared: tuple[Path, str], tmp_p
         (["--method", "BAP"], "BAP"),
         (["--sparsity", "half"], "sparsity must be a number in [0, 1), not 'half'"),
         (["--sparsity", "0.3,0"], "dense model, which every comparison includes"),
+        (["--method", "bap,sparsegpt", "--sparsity", "0.25"], "'sparsegpt' prunes two of each four weights"),
         (["--batch-size", "1,x"], "--batch-size takes whole numbers"),
         (["--batch-size", "0"], "--batch-size takes whole numbers"),
     ],
@@ -294,3 +296,16 @@ def test_a_grid_that_is_none_is_refused(tmp_path: Path, options: list[str], sent
     assert (result.exit_code, result.stdout) == (2, "")
     assert sentence in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_left_is_counted_by_batch(tiny: Path, tmp_path: Path) -> None:
+    sizes = ["--limit", 6, "--traced", 2, "--max-new-tokens", 4, "--batch-size", 2, "--method", "griffin"]
+    command = ("compare", tiny, "--task", "tiny_reasoner", "--out", tmp_path, *sizes)
+    assert "2 cells, 9 batches to run" in run(*command).stderr
+    path = tmp_path / "records" / "griffin-s0.5-b2.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    (said, *batches) = run(*command).stderr.splitlines()
+    assert "2 cells, 2 batches to run" in said
+    assert [line.split(" (")[0] for line in batches] == [
+        f"regrow: GRIFFIN at 50 %, batch 2: answers: {done} of 3" for done in (2, 3)
+    ]

@@ -85,3 +85,9 @@ def test_sparsities_hold_at_every_batch_size() -> None:
     ]  # fmt: skip
     assert len({cell.name for cell in cells}) == len(cells) == 12
     assert {cell.label for cell in grid((8,), ["0.5"])} == set(ENTRIES)
+
+
+def test_a_title_tells_cells_apart() -> None:
+    cells = grid()
+    assert len({cell.title for cell in cells}) == len(cells)
+    assert grid((4,), ["0.3"], methods=["bap"])[1].title == "BAP at 30 %, batch 4"

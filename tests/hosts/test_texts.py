@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -102,3 +103,18 @@ def test_texts_without_a_tokenizer_are_refused(bundled: Loaded, given: tuple[Any
 def test_with_a_tokenizer_only_texts_are_taken(bundled: Loaded, prompts: Any) -> None:
     with pytest.raises(regrow.UsageError, match=r"list of texts|is empty|no prompts"):
         regrow.generate(bundled.model, bundled.tokenizer, prompts, max_new_tokens=4)
+
+
+@pytest.mark.parametrize("name", ["sparsity", "init_steps", "pattern"])
+def test_a_parameter_of_the_method_is_not_taken_for_one_of_the_generation(
+    bundled: Loaded, prompts: list[str], name: str
+) -> None:
+    with pytest.raises(
+        regrow.UsageError, match=rf"{name} is a parameter of the method.*regrow\.\w+\({name}="
+    ):
+        regrow.generate(bundled.model, bundled.tokenizer, prompts, method="bap", **{name: 0.3})
+
+
+def test_no_generation_argument_is_taken_for_a_parameter_of_a_method(bundled: Loaded) -> None:
+    names = {field.name for method in regrow.METHODS.values() for field in fields(method)}  # type: ignore[arg-type]
+    assert not names & vars(bundled.model.generation_config).keys()

@@ -221,7 +221,7 @@ def test_the_product_that_is_clearly_the_fastest_is_taken(
     assert found.lays_out(1) == (alone in (LAID_OUT, OWN))
     assert found.lays_out(2) == (several in (LAID_OUT, OWN))
     assert (found.native(1), found.native(2)) == (alone == NATIVE, False)
-    assert "one row" in found.to_text()["matmul"]
+    assert "one row" in found.to_text()["products"]
 
 
 @pytest.mark.parametrize(

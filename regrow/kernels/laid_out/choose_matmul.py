@@ -47,7 +47,7 @@ class MatmulChoice:
 
         Empty if nothing was measured.
         """
-        return {"matmul": f"one row {self.alone}, more {self.several}"} if self.speed else {}
+        return {"products": f"one row {self.alone}, more {self.several}"} if self.speed else {}
 
     def lays_out(self, rows: int) -> bool:
         """Returns True if the matmul for `rows` rows reads laid-out weights."""

@@ -1,0 +1,84 @@
+"""What a comparison runs, how much of it is left, and about how long that takes."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+from regrow.errors import RegrowError
+from regrow.evaluation.grid import Cell
+from regrow.evaluation.results import divergence_file, records_file
+from regrow.evaluation.tasks.task import Task
+from regrow.hosts.engine import Engine
+from regrow.models import Loaded, encode
+from regrow.record_file import read
+
+TIMED_TOKENS: Final = 10  # new tokens of the generation that is timed for an estimate
+
+
+@final
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What a comparison runs, apart from its cells."""
+
+    directory: Path
+    task: Task
+    prompts: int  # number of prompts to answer
+    traced: int  # number of prompts for the divergence from dense
+    max_new_tokens: int
+    chat: bool
+    text: Path | None = None  # calibration text; None: see regrow.calibration.text.sequences
+    # Limits on the calibration text. None: the method's default.
+    calibration_sequences: int | None = None
+    calibration_length: int | None = None  # tokens of a sequence
+
+
+def batches_to_run(plan: ComparisonPlan, cells: Sequence[Cell]) -> Counter[int]:
+    """Counts the batches of traces, divergences and answers that are left to run, by batch size."""
+    untraced = [cell for cell in cells if not divergence_file(plan.directory, cell).exists()]
+    left: Counter[int] = Counter()
+    for size in [*{cell.batch_size for cell in untraced}, *(cell.batch_size for cell in untraced)]:
+        left[size] += -(-plan.traced // size)
+    for cell in cells:
+        planned = -(-plan.prompts // cell.batch_size)
+        left[cell.batch_size] += planned - _recorded(records_file(plan.directory, cell))
+    return left
+
+
+def estimate(loaded: Loaded, plan: ComparisonPlan, batches: Counter[int]) -> float:
+    """Returns how many seconds these batches take if every answer runs to its limit of tokens.
+
+    Times a short dense generation at each batch size. Calibrations are not counted.
+    """
+    return sum(count * _seconds(loaded, plan, size) for size, count in batches.items() if count)
+
+
+def _seconds(loaded: Loaded, plan: ComparisonPlan, batch_size: int) -> float:
+    """Returns the estimated seconds of one batch whose answers run to the limit."""
+    items = plan.task.load(min(batch_size, plan.prompts))
+    ids, mask = encode(loaded, [item.prompt for item in items], chat=plan.chat)
+    most = plan.max_new_tokens
+    short, long = min(2, most), min(TIMED_TOKENS, most)
+    with Engine(loaded.model, owns_model=True) as engine:
+
+        def timed(tokens: int) -> float:
+            began = time.perf_counter()
+            limits = {"max_new_tokens": tokens, "min_new_tokens": tokens, **loaded.beside_prompts}
+            engine.generate(ids, mask, do_sample=False, **limits)
+            return time.perf_counter() - began
+
+        timed(short)  # warm-up: the first batch also pays for one-time setup
+        prompt, whole = (min(timed(tokens) for _ in range(2)) for tokens in (short, long))
+    return prompt + max(whole - prompt, 0.0) / max(long - short, 1) * (most - short)
+
+
+def _recorded(path: Path) -> int:
+    """Returns the number of complete batches in a record file."""
+    try:
+        return len(read(path)) if path.exists() else 0
+    except RegrowError:  # it holds no complete batch
+        return 0
