@@ -1,6 +1,7 @@
 """A small service that decodes requests in batches: `POST /generate {"prompt": "..."}`.
 
-    python examples/batching_service.py org/model --method bap
+    pip install ".[serve]"
+    python examples/batching_service.py org/model --sparsity 0.5 --init-steps 16
     curl localhost:8000/generate -d '{"prompt": "A add 517 208"}' -H 'Content-Type: application/json'
 
 Requests wait in a queue. One worker takes all that are there, up to a limit, and decodes them as one batch
@@ -92,8 +93,10 @@ class Batcher:
         """Decodes one request of a failed batch by itself."""
         try:
             return (await asyncio.to_thread(self._decode, [request.prompt]))[0]
-        except regrow.RegrowError as error:
+        except regrow.UsageError as error:  # the prompt does not fit
             return HTTPException(422, str(error))
+        except Exception as error:  # noqa: BLE001 (as in `run`)
+            return error
 
     def _decode(self, prompts: list[str]) -> list[Answer]:
         if not prompts:
@@ -106,9 +109,7 @@ class Batcher:
         ]
 
 
-def service(
-    model: str, method: str = "bap", largest: int = 16, wait: float = 0.02, limit: int = 256
-) -> FastAPI:
+def service(model: str, method: Any, largest: int = 16, wait: float = 0.02, limit: int = 256) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         network = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
@@ -134,7 +135,8 @@ def service(
 
 def main(
     model: Annotated[str, typer.Argument(help="A directory or a hub id.")] = str(model_path()),
-    method: str = "bap",
+    sparsity: float = 0.5,
+    init_steps: Annotated[int, typer.Option(help="Dense decode steps before pruning begins.")] = 16,
     largest: Annotated[int, typer.Option(help="The most requests of a batch.")] = 16,
     wait: Annotated[float, typer.Option(help="Seconds that a first request waits for others.")] = 0.02,
     limit: Annotated[int, typer.Option(help="New tokens of an answer, at most.")] = 256,
@@ -142,6 +144,7 @@ def main(
 ) -> None:
     import uvicorn
 
+    method = regrow.BatchwiseAdaptive(sparsity=sparsity, init_steps=init_steps)
     uvicorn.run(service(model, method, largest, wait, limit), port=port)
 
 

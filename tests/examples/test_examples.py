@@ -15,6 +15,8 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
+import regrow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -36,17 +38,35 @@ def test_each_example_is_listed_and_tested() -> None:
     assert names == {"own_questions", "batching_service", "own_method", "rollouts"}
 
 
+RESULT = re.compile(r"^(\w+): (\d) of (\d) right; (\d+) of (\d+) decode steps were sparse$", re.MULTILINE)
+
+
 def test_own_questions_are_answered_dense_and_pruned(capsys: pytest.CaptureFixture[str]) -> None:
-    _load("own_questions").main(sparsity=0.0)
-    counts = re.findall(r"^(\w+): (\d) of 6 right$", capsys.readouterr().out, re.MULTILINE)
-    assert counts == [("dense", "5"), ("bap", "5")]  # nothing is pruned at sparsity 0
+    module = _load("own_questions")
+    module.main(sparsity=0.0)
+    dense, unpruned = RESULT.findall(capsys.readouterr().out)
+    assert dense[:4] == ("dense", "5", "6", "0")
+    assert unpruned == ("bap", *dense[1:])
+    module.main(method="griffin")
+    again, pruned = RESULT.findall(capsys.readouterr().out)
+    assert again == dense
+    assert pruned[0] == "griffin"
+    assert pruned[3] == pruned[4] > "0"
 
 
-def test_questions_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("method", ["dense", "magnitude"])
+def test_questions_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
     path = tmp_path / "own.jsonl"
-    path.write_text(json.dumps({"question": "A rev hello", "answer": "olleh"}) + "\n")
-    _load("own_questions").main(questions=path, method="griffin")
-    assert "dense: 1 of 1 right" in capsys.readouterr().out
+    path.write_text("\n" + json.dumps({"question": "A rev hello", "answer": "olleh"}) + "\n\n")
+    _load("own_questions").main(questions=path, method=method)
+    assert capsys.readouterr().out.startswith("dense: 1 of 1 right")
+
+
+@pytest.mark.parametrize("text", ["4", "It is 4.", "so\n**4**", "the answer: `4`."])
+def test_punctuation_after_an_answer_does_not_count(text: str) -> None:
+    is_right = _load("own_questions").is_right
+    assert is_right(text, {"answer": 4})
+    assert not is_right(text, {"answer": 5})
 
 
 def test_a_method_of_ones_own_prunes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,4 +128,20 @@ def test_the_service_refuses_a_bad_request_and_answers_the_others() -> None:
         assert long.status_code == 422
         assert "leaves no room" in long.json()["detail"]
         assert client.post("/generate", json={"prompt": ""}).status_code == 422
+        assert client.post("/generate", json={"prompt": "A add 1 2"}).status_code == 200
+
+
+def test_a_failing_batch_leaves_no_request_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = _load("batching_service")
+    client = TestClient(
+        module.service(str(module.model_path()), "dense", wait=0.01), raise_server_exceptions=False
+    )
+    with client:
+
+        def fail(*_: Any) -> None:
+            raise regrow.RegrowError("out of memory")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module.Batcher, "_decode", fail)
+            assert client.post("/generate", json={"prompt": "A add 1 2"}).status_code == 500
         assert client.post("/generate", json={"prompt": "A add 1 2"}).status_code == 200
