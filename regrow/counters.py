@@ -164,7 +164,7 @@ class Counters:
 
     @property
     def refresh_bytes_per_token(self) -> float | None:
-        """Bytes moved by mask refreshes. `bytes_per_token` does not include them."""
+        """Bytes moved by mask refreshes, for each new token. `bytes_per_token` does not include them."""
         return _ratio(self.refresh_bytes, self.new_tokens)
 
     @property

@@ -28,8 +28,8 @@ class UsageError(RegrowError, ValueError):
 def said(error: BaseException) -> str:
     """Returns the first sentence of another library's error, on one line, to be quoted within a sentence.
 
-    The text is cut to a limit and never empty. If the first line only announces the next ones, because it
-    ends with a colon or a comma, all lines are joined first.
+    The text is cut to a limit and never empty. If the first line only introduces the following ones (it
+    ends with a colon or a comma), all lines are joined first.
     """
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines) if lines and lines[0].endswith((":", ",")) else "".join(lines[:1])

@@ -45,7 +45,7 @@ def _is_open_pipe(path: Path) -> bool:
     """Returns True for a pipe that a shell opened, such as `<(zcat file.gz)`.
 
     Such a pipe lies in no folder. A named pipe that lies in a folder may have no writer, and reading it would
-    then block for ever.
+    then block forever.
     """
     return path.is_fifo() and not Path(os.path.realpath(path)).exists()
 
@@ -184,7 +184,7 @@ def _has_begun(line: bytes) -> bool:
 def _refuse_foreign(path: Path, data: bytes) -> None:
     """Raises RegrowError if no line begins like a record: then the file is not even a damaged record file."""
     if not (_RECORD.search(data) or _has_begun(data.strip(b"\0\r\n"))):
-        raise RegrowError(f"{path} is no record file; choose another one")
+        raise RegrowError(f"{path} is not a record file; choose another one")
 
 
 def _is_json(line: bytes) -> bool:

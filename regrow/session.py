@@ -29,21 +29,18 @@ class Session:
     1. `start` forgets the previous batch and sets the number of slots. A slot is one row of the memory in
        which a method keeps what each sample has needed so far.
     2. `join` assigns new samples to slots. Samples may also join later, and `leave` removes them.
-    3. For each forward pass, of prompt tokens or generated tokens:
-
+    3. For each forward pass:
        - `plan` returns a `Pass`. The schedule decides whether it is dense, observed or sparse, unless the
          pass is a draft or a verification.
        - `with running(planned):` the host runs the model, and each patched module calls `run`.
        - `commit` counts the tokens that are kept. It updates scores, clock and counters. If a phase ends with
          the pass, `commit` folds the scores into the memory, and selects a new mask if one is due.
-
     4. `report` returns the counters of the batch.
 
     A phase is a stretch of tokens over which scores are summed: a prompt, or the dense decode steps before a
     selection. The clock counts the decode steps of the batch. A pass with several tokens a row advances it by
-    several steps, but adds one to the counter of decode steps, because it reads the weights once.
-
-    Only `commit` changes state that a later pass depends on. A pass that is never committed has no effect.
+    several steps, but adds one to the counter of decode steps, because it reads the weights once. Only
+    `commit` changes state that a later pass depends on: a pass that is never committed has no effect.
     """
 
     def __init__(
@@ -64,10 +61,7 @@ class Session:
         self.bind(blocks, calibration)
 
     def bind(self, blocks: Blocks, calibration: Mapping[str, Tensor] | None = None) -> None:
-        """Binds the session to the weights of `blocks`, and drops everything derived from earlier weights.
-
-        `calibration` holds tensors by name, for a method that needs them.
-        """
+        """Takes up the weights of `blocks` and a calibration; drops everything derived from earlier ones."""
         weight = blocks.ffns[0].weights.gate
         # The session needs only the sizes. Weights are referenced by the pruner alone, if it needs any.
         self._blocks = replace(blocks, ffns=(), linears=())

@@ -115,7 +115,7 @@ def test_other_damage_is_refused_and_left_alone(path: Path, content: bytes, line
 def test_a_file_that_was_never_a_record_is_called_that(path: Path, content: bytes) -> None:
     _fill(path, content)
     for attempt in (lambda: RecordFile(path, CONFIG), lambda: read(path)):
-        with pytest.raises(RegrowError, match=rf"^{path} is no record file; choose another one$"):
+        with pytest.raises(RegrowError, match=rf"^{path} is not a record file; choose another one$"):
             attempt()
     assert path.read_bytes() == content
 

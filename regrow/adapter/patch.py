@@ -111,7 +111,7 @@ def _put_back(attributes: dict[str, object], name: str, before: object) -> None:
 
 
 def _move(parameter: nn.Parameter, stand_in: object) -> None:
-    """Moves a parameter the way `nn.Module.to` has moved its stand-in.
+    """Moves a parameter to where `nn.Module.to` moved `stand_in`, which replaced it meanwhile.
 
     It is never moved to `meta`, which holds no values.
     """

@@ -77,8 +77,8 @@ class Result:
 
         Raises UsageError if the file cannot be read, RegrowError if it holds something else.
         """
-        if path.exists() and not path.is_file():  # reading a pipe without a writer would block for ever
-            raise UsageError(f"{path} is no regular file; give a file that `regrow bench --out` wrote")
+        if path.exists() and not path.is_file():  # reading a pipe without a writer would block forever
+            raise UsageError(f"{path} is not a regular file; give a file that `regrow bench --out` wrote")
         try:
             found = json.loads(path.read_bytes())
             rows = [_row(row) for row in found["rows"]]
@@ -95,7 +95,7 @@ class Result:
             ) from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RegrowError(
-                f"{path} is no result of `regrow bench`; give a file that `regrow bench --out` wrote"
+                f"{path} is not a result of `regrow bench`; give a file that `regrow bench --out` wrote"
             ) from error
 
 
@@ -107,7 +107,7 @@ def _row(found: Mapping[str, Any]) -> BenchRow:
     ):
         raise TypeError("a row does not say what it is of")
     if not all(isinstance(value, int | float) and value > 0 for value in asdict(row.ratio).values()):
-        raise TypeError("a ratio is no number")
+        raise TypeError("a ratio is not a number")
     return row
 
 

@@ -69,7 +69,9 @@ class Calibration:
         Raises UsageError if the file cannot be read, RegrowError if it is damaged or holds something else.
         """
         if Path(path).exists() and not Path(path).is_file():
-            raise UsageError(f"{path} cannot be read: it is no regular file; make it with `regrow calibrate`")
+            raise UsageError(
+                f"{path} cannot be read: it is not a regular file; make it with `regrow calibrate`"
+            )
         try:
             # safetensors reports every file that it cannot open as missing; `open` raises the real reason.
             Path(path).open("rb").close()

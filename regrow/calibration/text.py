@@ -107,7 +107,7 @@ def read(path: Path) -> bytes:
     Pipes are refused, because a comparison reads its text more than once.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise UsageError(f"{path} is no regular file; save the text in one")
+        raise UsageError(f"{path} is not a regular file; save the text in one")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regrow.cli import options
+from regrow.cli import method_options, options
 from regrow.cli.bar import Bar
 from regrow.cli.load_model import load
 from regrow.cli.output import line
@@ -23,7 +23,7 @@ _TEXT, _OUTPUT = "Text", "Output"
 
 
 def calibrate(
-    method: options.MethodName,
+    method: method_options.MethodName,
     model: options.ModelName = None,
     text: Annotated[
         Path | None,
@@ -51,8 +51,8 @@ def calibrate(
             help="Tokens per sequence; reduced to the model's context if that is shorter.",
         ),
     ] = 2048,
-    sparsity: options.Sparsity = None,
-    param: options.Params = None,
+    sparsity: method_options.Sparsity = None,
+    param: method_options.Params = None,
     dtype: options.DTypeName = "auto",
     device: options.DeviceName = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
@@ -84,7 +84,7 @@ def calibrate(
 
     Example: regrow calibrate org/model --method teal --text corpus.jsonl --out teal.safetensors
     """
-    pruning = options.chosen(method, param, sparsity=sparsity)
+    pruning = method_options.chosen(method, param, sparsity=sparsity)
     if pruning.needs is None:
         raise UsageError(f"method {method!r} with these parameters needs no calibration; use it without one")
     if out is None and checkpoint is None:

@@ -54,8 +54,8 @@ def show(directory: Path, asked: Sequence[Cell]) -> None:
 
 
 def _all(directory: Path, asked: Sequence[Cell]) -> list[Cell]:
-    """Returns the `asked` cells and all other cells that the directory may hold."""
-    sizes, sparsities = results.there(directory)
+    """Returns the `asked` cells, and those of the batch sizes and sparsities that file names tell of."""
+    sizes, sparsities = results.sizes_and_sparsities(directory)
     known = grid.grid([*grid.BATCH_SIZES, *sizes])
     own: list[Cell] = []
     for methods in ((), tuple(METHODS)) if sizes and sparsities else ():

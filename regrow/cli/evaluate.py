@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
-from regrow.cli import options
+from regrow.cli import method_options, options
 from regrow.cli.bar import Bar
 from regrow.cli.choose_task import chosen
 from regrow.cli.group import INTERRUPTED, fail
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _TASK = "Task"
 
 
-@options.with_method
+@method_options.with_method
 def evaluate(
     *,
     out: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
-from regrow.cli import options
+from regrow.cli import method_options, options
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
 from regrow.cli.prompts import read
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PROMPTS, _DECODING, _OUTPUT = "Prompts", "Decoding", "Output"
 
 
-@options.with_method
+@method_options.with_method
 def generate(
     *,
     model: options.ModelName = None,

@@ -18,7 +18,6 @@ from regrow.errors import UsageError
 
 if TYPE_CHECKING:
     from regrow.calibration.calibration import Calibration
-    from regrow.method.base import Method
 
 _METHOD, _MODEL, _OUTPUT = "Method", "Model", "Output"
 
@@ -83,96 +82,6 @@ Verbose = Annotated[
     ),
 ]
 
-MethodName = Annotated[
-    str,
-    typer.Option(
-        "--method",
-        "-m",
-        metavar="NAME",
-        rich_help_panel=_METHOD,
-        help="Pruning method: {methods}. `regrow methods` explains them.",
-    ),
-]
-# A string, because a float would change the decimal number that the user wrote.
-Sparsity = Annotated[
-    str | None,
-    typer.Option(
-        "--sparsity",
-        "-s",
-        metavar="SHARE",
-        rich_help_panel=_METHOD,
-        help="Share of the FFN neurons (or inputs, or weights) to leave out, in [0, 1). Default: {sparsity}.",
-    ),
-]
-InitSteps = Annotated[
-    int | None,
-    typer.Option(
-        "--init-steps",
-        rich_help_panel=_METHOD,
-        help="bap: dense decode steps before pruning begins. Default: {init_steps}.",
-    ),
-]
-ExploreSteps = Annotated[
-    int | None,
-    typer.Option(
-        "--explore-steps",
-        rich_help_panel=_METHOD,
-        help="bap: dense decode steps at the end of each period. Default: {explore_steps}.",
-    ),
-]
-Period = Annotated[
-    int | None,
-    typer.Option(
-        "--period",
-        rich_help_panel=_METHOD,
-        help="bap: decode steps from one mask to the next, dense ones included. Default: {period}.",
-    ),
-]
-Aggregate = Annotated[
-    str | None,
-    typer.Option(
-        "--aggregate",
-        metavar="NAME",
-        rich_help_panel=_METHOD,
-        help="How the scores of the samples of a batch are combined: {aggregates}. Default: {aggregate}.",
-    ),
-]
-Memory = Annotated[
-    str | None,
-    typer.Option(
-        "--memory",
-        metavar="NAME",
-        rich_help_panel=_METHOD,
-        help="bap: how a sample's new scores are combined with earlier ones: {memories}. Default: {memory}.",
-    ),
-]
-Decay = Annotated[
-    float | None,
-    typer.Option(
-        "--decay",
-        rich_help_panel=_METHOD,
-        help="bap: weight of the earlier scores with --memory ema, in [0, 1]. Default: {decay}.",
-    ),
-]
-ForgetFinished = Annotated[
-    bool | None,
-    typer.Option(
-        "--forget-finished/--keep-finished",
-        rich_help_panel=_METHOD,
-        help="bap: whether finished samples are left out when neurons are chosen. Default: they are kept.",
-    ),
-]
-
-Params = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--param",
-        "-P",
-        metavar="NAME=VALUE",
-        rich_help_panel=_METHOD,
-        help="Any parameter of the method, such as period=20; may be repeated. See `regrow methods`.",
-    ),
-]
 CalibrationFile = Annotated[
     Path | None,
     typer.Option(
@@ -188,19 +97,6 @@ Json = Annotated[
 ]
 
 
-# Method parameters with an option of their own. All others are given with --param.
-_PARAMETERS: dict[str, Any] = {
-    "sparsity": Sparsity,
-    "init_steps": InitSteps,
-    "explore_steps": ExploreSteps,
-    "period": Period,
-    "aggregate": Aggregate,
-    "memory": Memory,
-    "decay": Decay,
-    "forget_finished": ForgetFinished,
-}
-
-
 def with_verbose(command: Callable[..., None]) -> Callable[..., None]:
     """Returns the command with the option --verbose, which takes effect before the command runs."""
 
@@ -214,32 +110,8 @@ def with_verbose(command: Callable[..., None]) -> Callable[..., None]:
         parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in inspect.signature(command).parameters.items()
     ]
-    _sign(run, [*given, _option("verbose", Verbose, False)])
+    sign(run, [*given, option("verbose", Verbose, False)])
     run.__doc__ = _one_line_per_paragraph(command.__doc__ or "")
-    return run
-
-
-def with_method(command: Callable[..., None]) -> Callable[..., None]:
-    """Replaces a command's parameter `pruning: Method` by all options of methods, --method to --param."""
-
-    @wraps(command)
-    def run(method: str, param: list[str] | None, **given: Any) -> None:
-        own = {name: given.pop(name) for name in _PARAMETERS}
-        command(pruning=chosen(method, param, **own), **given)
-
-    # Commands import Method for type checkers alone.
-    hints = get_type_hints(command, localns={"Method": object}, include_extras=True)
-    options = [
-        _option("method", MethodName, "bap"),
-        *(_option(name, annotation, None) for name, annotation in _PARAMETERS.items()),
-        _option("param", Params, None),
-    ]
-    spread = [
-        option
-        for name, given in inspect.signature(command).parameters.items()
-        for option in (options if name == "pruning" else [given.replace(annotation=hints[name])])
-    ]
-    _sign(run, spread)
     return run
 
 
@@ -248,58 +120,14 @@ def _one_line_per_paragraph(text: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-def _sign(command: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> None:
+def sign(command: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> None:
     """Gives the command a signature, from which typer reads its options."""
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
-def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:
+def option(name: str, annotation: Any, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def chosen(name: str, params: Sequence[str] | None = None, **options: Any) -> Method:
-    """Returns the method with the given parameters, from their own options and from NAME=VALUE texts.
-
-    Raises UsageError for an unknown method, parameter or value, and for a parameter that is given twice.
-    """
-    from regrow.method.presets import make, parameters
-
-    given = {option: value for option, value in options.items() if value is not None}
-    known = parameters(name)
-    for param in params or ():
-        key, equals, value = param.partition("=")
-        if not equals:
-            raise UsageError(f"--param takes NAME=VALUE, such as sparsity=0.5, not {param!r}")
-        if key in given:
-            raise UsageError(f"{key} is given twice; leave out one")
-        given[key] = _value(key, value, known.get(key))
-    return make(name, **given)
-
-
-def _value(name: str, text: str, default: object) -> object:
-    """Converts the text to the type of the default. A sparsity stays text, see `Sparsity`.
-
-    Raises UsageError if the text is not of that type.
-    """
-    try:
-        match default:
-            case bool():
-                return {"true": True, "false": False}[text.lower()]
-            case int():
-                return int(text)
-            case float() if name != "sparsity":
-                return float(text)
-    except (ValueError, KeyError):
-        kind = (
-            "true or false"
-            if isinstance(default, bool)
-            else "a whole number"
-            if isinstance(default, int)
-            else "a number"
-        )
-        raise UsageError(f"parameter {name} takes {kind}, not {text!r}") from None
-    return text
 
 
 def several(given: Sequence[str] | None) -> list[str]:

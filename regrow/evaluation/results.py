@@ -96,7 +96,7 @@ def write(directory: Path, found: Sequence[comparison_table.ComparisonRow]) -> N
         write_whole(directory / name, drawn.getvalue())
 
 
-def there(directory: Path) -> tuple[list[int], list[str]]:
+def sizes_and_sparsities(directory: Path) -> tuple[list[int], list[str]]:
     """Returns the batch sizes and the target sparsities that files in the directory are named for."""
     names = [
         _FILE.search(path.stem) for part in ("records", "divergence") for path in (directory / part).glob("*")

@@ -135,7 +135,8 @@ class _Generate:
             }
             return GenerateDecoderOnlyOutput(**output, past_key_values=inputs["past_key_values"])
 
-        generate: Callable[..., Tensor | GenerateDecoderOnlyOutput] = type(self.model).generate  # type: ignore[attr-defined]
+        kind: Any = type(self.model)
+        generate: Callable[..., Tensor | GenerateDecoderOnlyOutput] = kind.generate
         placed = signature(generate).bind_partial(self.model, *args).arguments
         if twice := sorted(placed.keys() & kwargs.keys()):
             raise UsageError(f"{twice[0]} was passed twice, once by its place; leave one out")
@@ -162,7 +163,7 @@ class _Generate:
 
     @property
     def matmul(self) -> MatmulChoice:
-        """The matmul that decode steps use on this CPU."""
+        """The matmul that decode steps use on this CPU, as measured when the model was pruned."""
         return self._networks.matmul
 
     def close(self) -> None:

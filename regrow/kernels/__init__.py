@@ -8,7 +8,7 @@ only where there is a GPU. float64 tensors, and CPUs without a C++ compiler, use
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from regrow.kernels.laid_out.weight import LaidOutWeight
 from regrow.kernels.norm import cpu as norm_cpu
 from regrow.kernels.norm import reference as norm_reference
 from regrow.kernels.norm.reference import unit
+from regrow.kernels.protocols import MaskedLinear, MaskedLinears, SparseFFN
 from regrow.kernels.pruned_ffn.compact import CompactFFN
 from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
@@ -86,53 +87,6 @@ def steps_compiled(like: Tensor, head_width: int) -> bool:
 def _compiled(x: Tensor) -> bool:
     """Returns True if operations on `x` run through the compiled CPU kernels."""
     return x.device.type == "cpu" and x.dtype in KINDS and library() is not None
-
-
-class SparseFFN(Protocol):
-    """A gated FFN that computes only its retained neurons (paper, eq. 4)."""
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes allocated in addition to the model's own weights."""
-        ...
-
-    def forget(self) -> None:
-        """Drops the retained set, so that the next `load` does not depend on earlier ones."""
-        ...
-
-    def load(self, index: Tensor) -> int:
-        """Makes `index`, in ascending order, the retained set. Returns the number of neurons copied."""
-        ...
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Computes y [..., D] from x [..., D] with the retained neurons."""
-        ...
-
-
-class MaskedLinear(Protocol):
-    """A linear layer that uses only some of its inputs, chosen anew at every call."""
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes allocated in addition to the model's own weights."""
-        ...
-
-    def __call__(self, x: Tensor, keep: Tensor, /) -> Tensor:
-        """Computes y [..., out] from x [..., in], with every input outside `keep` [in] bool set to zero."""
-        ...
-
-
-class MaskedLinears(Protocol):
-    """Several linear layers of the same input that share one mask."""
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes allocated in addition to the model's own weights."""
-        ...
-
-    def __call__(self, x: Tensor, keep: Tensor, /) -> Sequence[Tensor]:
-        """Computes y [..., out] of every layer, each as `MaskedLinear` does."""
-        ...
 
 
 def sparse_ffn(

@@ -140,7 +140,7 @@ def _causal_classes() -> set[str]:
 
 def _not_causal(name: str, kind: str) -> UsageError:
     return UsageError(
-        f"{name} is no causal language model: its config.json describes {kind}; "
+        f"{name} is not a causal language model: its config.json describes {kind}; "
         "use a model that generates text"
     )
 

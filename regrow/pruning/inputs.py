@@ -55,7 +55,7 @@ class InputPruner(Pruner):
     ready = True
 
     def __init__(self, rule: InputRule, blocks: Blocks, threshold: Tensor | None = None) -> None:
-        """`threshold` `[linears]` is needed to prune if the rule is `by_threshold`.
+        """Sparse steps need `threshold` `[linear layers]` if the rule is `by_threshold`.
 
         Without it, the pruner only computes scores.
         """

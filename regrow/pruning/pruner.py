@@ -106,9 +106,9 @@ class Pruner(ABC):
 
     @abstractmethod
     def scores(self, place: int, x: Tensor) -> Tensor:
-        """Returns the scores `[R, n]` that the thresholds of a patched module are compared with.
+        """Returns the scores `[T, n]` that the thresholds of a patched module are compared with.
 
-        x `[T, in]` holds the tokens of one sequence.
+        x `[T, in]` holds the tokens of one sequence; n is the number of its inputs, or of its neurons.
         """
 
     @abstractmethod

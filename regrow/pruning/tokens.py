@@ -54,7 +54,7 @@ class TokenPruner(Pruner):
     state_bytes = 0
 
     def __init__(self, rule: TokenRule, blocks: Blocks, threshold: Tensor | None = None) -> None:
-        """`threshold` `[L]` is needed to prune if the rule is `by_threshold`.
+        """Sparse steps need `threshold` `[L]` if the rule is `by_threshold`.
 
         Without it, the pruner only computes scores.
         """

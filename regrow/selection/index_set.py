@@ -65,7 +65,10 @@ class IndexSet:
 
     @property
     def may_lose_all(self) -> bool:
-        """True if a selection may find that no row counts although the batch still has samples."""
+        """True if a selection can find no sample to count while samples still run.
+
+        All are finished (`forget_finished`), or none has new scores (memory "none").
+        """
         return self.forget_finished or self.memory == "none"
 
     @property

@@ -194,7 +194,7 @@ def test_bad_input(tmp_path: Path) -> None:
     torn.write_text('{"rows": [')
     assert "unknown shape 'huge'; choose one of qwen-0.5b" in _refused(2, "--cpu", "--shape", "huge")
     assert "exclude each other" in _refused(2, tmp_path, "--shape", "tiny")
-    assert "torn.json is no result of `regrow bench`" in _refused(1, "--compare", torn)
+    assert "torn.json is not a result of `regrow bench`" in _refused(1, "--compare", torn)
     assert "nothing.json cannot be read" in _refused(2, "--compare", tmp_path / "nothing.json")
     for out in (torn / "made.json", tmp_path):
         assert "cannot be written" in _refused(2, "--cpu", "--shape", "tiny", "--out", out)

@@ -41,7 +41,7 @@ _OUTPUTS = {
 @pytest.mark.parametrize("arguments", _OUTPUTS.values(), ids=_OUTPUTS)
 def test_a_file_that_cannot_be_is_found_before_the_work(arguments: tuple[str, ...], fifo: Path) -> None:
     """A new file must not replace a device or a pipe either."""
-    assert f"{fifo} cannot be written: it is no regular file; choose another {arguments[-1]}" in _refused(
+    assert f"{fifo} cannot be written: it is not a regular file; choose another {arguments[-1]}" in _refused(
         *arguments, fifo
     )
     assert f"{fifo.parent} cannot be written: it is a folder" in _refused(*arguments, fifo.parent)
@@ -54,12 +54,12 @@ def test_a_file_that_cannot_be_is_found_before_the_work(arguments: tuple[str, ..
     "arguments", [("bench", "--compare"), ("generate", "-p", "a", "-m", "teal", "--calibration")]
 )
 def test_a_pipe_that_nobody_writes_to_is_not_waited_for(arguments: tuple[str, ...], fifo: Path) -> None:
-    assert "is no regular file;" in _refused(*arguments, fifo)
+    assert "is not a regular file;" in _refused(*arguments, fifo)
 
 
 def test_a_text_from_a_pipe_is_refused(tiny: Path, fifo: Path, tmp_path: Path) -> None:
     said = _refused("calibrate", tiny, "-m", "teal", "--text", fifo, "--out", tmp_path / "out")
-    assert said.endswith("fifo is no regular file; save the text in one")
+    assert said.endswith("fifo is not a regular file; save the text in one")
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"rows": "ab"}', "7", '{"rows": [{}]}'])
@@ -68,7 +68,7 @@ def test_what_is_no_benchmark_is_refused(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     result = run("bench", "--compare", path)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert "is no result of `regrow bench`" in result.stderr
+    assert "is not a result of `regrow bench`" in result.stderr
 
 
 _STRUCTURED = {

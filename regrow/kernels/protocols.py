@@ -1,0 +1,55 @@
+"""What the pruned FFNs and linear layers of every device have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+
+class SparseFFN(Protocol):
+    """A gated FFN that computes only its retained neurons (paper, eq. 4)."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes allocated in addition to the model's own weights."""
+        ...
+
+    def forget(self) -> None:
+        """Drops the retained set, so that the next `load` does not depend on earlier ones."""
+        ...
+
+    def load(self, index: Tensor) -> int:
+        """Makes `index`, in ascending order, the retained set. Returns the number of neurons copied."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Computes y [..., D] from x [..., D] with the retained neurons."""
+        ...
+
+
+class MaskedLinear(Protocol):
+    """A linear layer that uses only some of its inputs, chosen anew at every call."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes allocated in addition to the model's own weights."""
+        ...
+
+    def __call__(self, x: Tensor, keep: Tensor, /) -> Tensor:
+        """Computes y [..., out] from x [..., in], with every input outside `keep` [in] bool set to zero."""
+        ...
+
+
+class MaskedLinears(Protocol):
+    """Several linear layers of the same input that share one mask."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes allocated in addition to the model's own weights."""
+        ...
+
+    def __call__(self, x: Tensor, keep: Tensor, /) -> Sequence[Tensor]:
+        """Computes y [..., out] of every layer, each as `MaskedLinear` does."""
+        ...
