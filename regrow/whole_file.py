@@ -59,6 +59,6 @@ def _refuse_special(path: Path, option: str = "--out") -> None:
     """Raises UsageError if `path` is a folder, device or pipe, which a new file would replace."""
     if path.exists() and not path.is_file():
         raise UsageError(
-            f"{path} cannot be written: it is {'a folder' if path.is_dir() else 'no regular file'}; "
+            f"{path} cannot be written: it is {'a folder' if path.is_dir() else 'not a regular file'}; "
             f"choose another {option}"
         )

@@ -143,14 +143,14 @@ OTHERS: list[tuple[dict[str, object], str]] = [
         {"model_type": "nonsense", "auto_map": {"AutoConfig": "a.B"}},
         "does not know; if you trust .* --trust-remote-code",
     ),
-    ({"model_type": "t5"}, "no causal language model: .* describes the type 't5'"),
-    ({"model_type": "vit"}, "no causal language model: .* describes the type 'vit'"),
-    ({"architectures": ["BertForMaskedLM"]}, "no causal language model: .* describes a BertForMaskedLM"),
-    ({"architectures": ["T5ForConditionalGeneration"]}, "no causal language model: .* describes a T5For"),
-    ({"architectures": ["ViTForImageClassification"]}, "no causal language model: .* describes a ViTFor"),
+    ({"model_type": "t5"}, "not a causal language model: .* describes the type 't5'"),
+    ({"model_type": "vit"}, "not a causal language model: .* describes the type 'vit'"),
+    ({"architectures": ["BertForMaskedLM"]}, "not a causal language model: .* describes a BertForMaskedLM"),
+    ({"architectures": ["T5ForConditionalGeneration"]}, "not a causal language model: .* describes a T5For"),
+    ({"architectures": ["ViTForImageClassification"]}, "not a causal language model: .* describes a ViTFor"),
     (
         {"architectures": ["Qwen2ForSequenceClassification"]},
-        "no causal language model: .* describes a Qwen2ForSeq",
+        "not a causal language model: .* describes a Qwen2ForSeq",
     ),
 ]
 
