@@ -31,7 +31,24 @@ class Counted(Generic[T]):
 @final
 @dataclass(frozen=True)
 class Report:
-    """What the latest batch of a session did. Its text is a summary of a few lines."""
+    """The report of one batch. `print(report)` shows it in a few lines; `to_dict()` is for programs.
+
+    Besides `actual_sparsity` and `sparse_share`, a report has the counters of its batch.
+
+    Attributes:
+        method: Name and parameters of the method.
+        target_sparsity: The sparsity asked for, in [0, 1).
+        decode_steps: Decode steps, `sparse_steps` of which were sparse.
+        weights_kept: Weight elements that decode steps used, at the sites that the method prunes;
+            `weights_dense` are those of a dense run, and `sites` has both by site and layer.
+        bytes_read: Bytes of block weights that decode steps read, `ffn_bytes_read` of which in FFNs.
+        updates: Masks selected. `turnover` has, for each pruned layer, the mean share of neurons that a new
+            mask replaces, and `refresh_bytes` the bytes that this moved.
+        tokens: New tokens of each row, its EOS included. `finish_reasons` has "eos", "length" or "stop".
+        prefill_seconds: Seconds of the prompt. `decode_seconds` are those of all decode steps,
+            `sparse_seconds` of the sparse ones and `refresh_seconds` of new masks.
+        state_bytes: Bytes that the method and the decode loop took beside the model's weights.
+    """
 
     method: dict[str, Any]
     target_sparsity: float

@@ -27,11 +27,17 @@ from regrow.session import Session
 @final
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a batch, passed to `watch` whenever the host has read which rows have ended."""
+    """Progress of a batch, passed to `watch` whenever the host has read which rows have ended.
 
-    step: int  # new tokens so far of a row that has not ended
-    finished: list[bool]  # [B] generated its EOS, or was stopped by a criterion
-    tokens: Tensor  # [B, step]; padded after a row's end, as transformers pads
+    Attributes:
+        step: New tokens so far of a row that has not ended.
+        finished: [B], True for rows that generated their EOS or were stopped by a criterion.
+        tokens: [B, step], the new tokens, padded after a row's end as transformers pads.
+    """
+
+    step: int
+    finished: list[bool]
+    tokens: Tensor
 
 
 @final
