@@ -269,7 +269,7 @@ def _linears(mlp: Any) -> list[nn.Linear]:
 
 @final
 class _Refused:
-    """Replaces methods that would read placeholders instead of weights, and refuses the call."""
+    """Replaces `state_dict`, `save_pretrained` and copying while weights are moved, and refuses the calls."""
 
     def __call__(self, *_: object, **__: object) -> Any:
         raise UsageError(

@@ -10,7 +10,7 @@ from regrow.core import FFNWeights
 
 
 def normal(*sizes: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-    """Returns normal random numbers with variance 1 / (last size): a matmul then keeps its input's scale."""
+    """Returns normal random numbers of variance 1 / (last size), so that x @ W.T has the scale of x."""
     return torch.randn(sizes, dtype=dtype, device=device).mul_(sizes[-1] ** -0.5)
 
 

@@ -233,9 +233,9 @@ def _disk(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Locks the directory while the context lasts; other processes of the comparison wait for it.
+    """Locks the directory while the context lasts; other processes of this comparison wait for the lock.
 
-    All processes therefore use the same calibrations.
+    The first process makes a calibration, and the others find its file.
     """
     with _disk(directory):
         directory.mkdir(parents=True, exist_ok=True)

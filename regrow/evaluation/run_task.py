@@ -132,7 +132,7 @@ def _refuse_beyond_context(loaded: Loaded, longest: int, max_new_tokens: int) ->
 
 
 def _in_force(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those of the model's own generation settings that affect a run."""
+    """Returns the settings of the model's generation_config.json that affect a greedy run."""
     return {name: value for name, value in settings.items() if name not in _OVERRULED}
 
 

@@ -25,7 +25,7 @@ class Item:
 
 
 class Task(ABC):
-    """Prompts with a grader. A task has no state: every call returns the same items in the same order."""
+    """A set of prompts and a grader of their answers. `load` returns the same items in the same order."""
 
     name: ClassVar[str]
     summary: ClassVar[str]

@@ -15,8 +15,9 @@ def decode_attention(
 
     Query i of row b attends to the cache positions start_b <= p <= length_b + i. `k_cache` and `v_cache`
     [B, H_kv, S, d] already hold the keys and values of this step, at positions length_b to length_b + w - 1.
-    Positions from `longest` on are not read; it must be at least length_b + w for every row. All earlier
-    positions must be finite, even where no query attends to them.
+    `longest` must be at least length_b + w for every row, and cache positions from there on are not read; by
+    default all S are. The cache must be finite below `longest`, also where no query attends, because masked
+    values are multiplied by 0. Other arguments, such as a workspace, are ignored.
     """
     rows, width, heads, head_width = q.shape
     kv_heads = k_cache.shape[1]

@@ -119,7 +119,7 @@ def turn_heads(
 def halves(
     weight: tl.tensor, column: tl.tensor, within: tl.tensor, HALF: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Loads the two halves of a norm weight, [1, PADDED] float32 each."""
+    """Loads the first and the second half of a norm weight, as [1, columns] float32; 0 where not `within`."""
     left = tl.load(weight + column, mask=within, other=0.0).to(tl.float32)
     right = tl.load(weight + HALF + column, mask=within, other=0.0).to(tl.float32)
     return left[None, :], right[None, :]
