@@ -199,12 +199,12 @@ def _announce(loaded: Loaded, plan: ComparisonPlan, cells: list[Cell], bar: Bar)
     """Prints how many cells and batches are left to run, and about how long they take."""
     from regrow.evaluation.comparison_plan import batches_to_run, estimate
 
-    batches = batches_to_run(plan, cells)
-    if batches.total():
+    left = batches_to_run(plan, cells)
+    if left.total:
         bar.begin("timing a short batch", 1)
-        about = duration(estimate(loaded, plan, batches))
+        about = duration(estimate(loaded, plan, left))
         say(
-            f"{len(cells)} cells, {batches.total()} batches to run: about {about} if every answer runs "
+            f"{len(cells)} cells, {left.total} batches to run: about {about} if every answer runs "
             f"to its limit of {plan.max_new_tokens} tokens, calibrations not counted"
         )
 

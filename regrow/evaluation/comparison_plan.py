@@ -37,33 +37,51 @@ class ComparisonPlan:
     calibration_length: int | None = None  # tokens of a sequence
 
 
-def batches_to_run(plan: ComparisonPlan, cells: Sequence[Cell]) -> Counter[int]:
-    """Counts the batches of traces, divergences and answers that are left to run, by batch size."""
-    untraced = [cell for cell in cells if not divergence_file(plan.directory, cell).exists()]
-    left: Counter[int] = Counter()
-    for size in [*{cell.batch_size for cell in untraced}, *(cell.batch_size for cell in untraced)]:
-        left[size] += -(-plan.traced // size)
+@final
+@dataclass(frozen=True)
+class Left:
+    """The batches that are left to run, by batch size."""
+
+    traced: Counter[int]  # dense traces and divergences, which run with the weights as they are stored
+    answered: Counter[int]  # answers, whose engine may move the weights into another layout
+
+    @property
+    def total(self) -> int:
+        return self.traced.total() + self.answered.total()
+
+
+def batches_to_run(plan: ComparisonPlan, cells: Sequence[Cell]) -> Left:
+    """Counts the batches of traces, divergences and answers that are left to run."""
+    left = Left(Counter(), Counter())
+    untraced = [cell.batch_size for cell in cells if not divergence_file(plan.directory, cell).exists()]
+    for size in (*set(untraced), *untraced):
+        left.traced[size] += -(-plan.traced // size)
     for cell in cells:
         planned = -(-plan.prompts // cell.batch_size)
-        left[cell.batch_size] += planned - _recorded(records_file(plan.directory, cell))
+        left.answered[cell.batch_size] += planned - _recorded(records_file(plan.directory, cell))
     return left
 
 
-def estimate(loaded: Loaded, plan: ComparisonPlan, batches: Counter[int]) -> float:
+def estimate(loaded: Loaded, plan: ComparisonPlan, left: Left) -> float:
     """Returns how many seconds these batches take if every answer runs to its limit of tokens.
 
     Times a short dense generation at each batch size. Calibrations are not counted.
     """
-    return sum(count * _seconds(loaded, plan, size) for size, count in batches.items() if count)
+    return sum(
+        count * _seconds(loaded, plan, size, owns_model=owns_model)
+        for counts, owns_model in ((left.traced, False), (left.answered, True))
+        for size, count in counts.items()
+        if count
+    )
 
 
-def _seconds(loaded: Loaded, plan: ComparisonPlan, batch_size: int) -> float:
+def _seconds(loaded: Loaded, plan: ComparisonPlan, batch_size: int, *, owns_model: bool) -> float:
     """Returns the estimated seconds of one batch whose answers run to the limit."""
     items = plan.task.load(min(batch_size, plan.prompts))
     ids, mask = encode(loaded, [item.prompt for item in items], chat=plan.chat)
     most = plan.max_new_tokens
     short, long = min(2, most), min(TIMED_TOKENS, most)
-    with Engine(loaded.model, owns_model=True) as engine:
+    with Engine(loaded.model, owns_model=owns_model) as engine:
 
         def timed(tokens: int) -> float:
             began = time.perf_counter()
