@@ -100,7 +100,7 @@ class Result:
 
 
 def _row(found: Mapping[str, Any]) -> BenchRow:
-    """Makes a row from JSON values. Raises TypeError or ValueError if a field is missing, unknown, or invalid."""
+    """Makes a row from JSON values. Raises TypeError or ValueError if one is missing, unknown or invalid."""
     row = BenchRow(**{**found, **{name: Spread(**found[name]) for name in ("tokens_per_second", "ratio")}})
     if not all(isinstance(name, str) for name in (row.model, row.label)) or not all(
         type(size) is int for size in (row.rows, row.prompt)
