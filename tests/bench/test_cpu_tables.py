@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from regrow.bench.bench_result import Result
 from scripts.cpu_tables import prompts, tables
 
@@ -26,15 +24,11 @@ def test_the_tables_of_the_page_are_made_from_the_results() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("page", "labels"),
-    [("docs/status.md", ["bap"])],
-)
-def test_ratios_in_the_text_are_those_of_the_results(page: str, labels: list[str]) -> None:
-    text, result = (HOME / page).read_text(), Result.load(HOME / "results" / "bench-vllm.json")
-    for label in labels:
-        rows = sorted((row for row in result.rows if row.label == label), key=lambda row: row.rows)
-        assert " / ".join(f"{row.ratio.median:.2f}x" for row in rows) in text
+def test_ratios_in_the_text_are_those_of_the_results() -> None:
+    text = " ".join((HOME / "docs" / "status.md").read_text().split())
+    result = Result.load(HOME / "results" / "bench-vllm.json")
+    rows = sorted((row for row in result.rows if row.label == "bap"), key=lambda row: row.rows)
+    assert " / ".join(f"{row.ratio.median:.2f}x" for row in rows) in text
 
 
 def test_prompts_are_told_by_their_length() -> None:
