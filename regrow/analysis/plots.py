@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -89,22 +89,27 @@ def _draw(
     axis: Axes, number: int, points: Sequence[tuple[float, float]], scale: Sequence[float] = ()
 ) -> None:
     """Draws one method: a thin line, and markers whose sizes follow `scale` in [0, 1]."""
-    color, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
-    style = ("-", "--", ":")[number // 10 % 3]
-    axis.plot([x for x, _ in points], [y for _, y in points], style, color=color, linewidth=1.0)
+    style = _style(number)
+    axis.plot([x for x, _ in points], [y for _, y in points], **{**style, "marker": ""}, linewidth=1.0)
     for place, (x, y) in enumerate(points):
         size = SMALLEST + (LARGEST - SMALLEST) * (scale[place] if scale else 0.2)
-        axis.plot([x], [y], marker=marker, markersize=size, color=color, alpha=0.85, linestyle="")
+        axis.plot([x], [y], **{**style, "linestyle": ""}, markersize=size, alpha=0.85)
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Returns how the method of this number is drawn, in every panel and in the legend."""
+    return {
+        "color": f"C{number % 10}",
+        "linestyle": ("-", "--", ":")[number // 10 % 3],
+        "marker": MARKERS[number % len(MARKERS)],
+    }
 
 
 def _save(
     page: Figure, axes: Sequence[Axes], labels: Sequence[str], sparsity: float, file: IO[bytes] | Path
 ) -> None:
     page.suptitle(f"target sparsity {100 * sparsity:g} %", fontsize=10)
-    handles = [
-        axes[0].plot([], [], color=f"C{number % 10}", marker=MARKERS[number % len(MARKERS)], label=label)[0]
-        for number, label in enumerate(labels)
-    ]
+    handles = [axes[0].plot([], [], **_style(number), label=label)[0] for number, label in enumerate(labels)]
     for axis in axes:
         axis.title.set_fontsize(10)
     page.legend(handles=handles, loc="outside right center", fontsize=8)

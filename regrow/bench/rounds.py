@@ -151,9 +151,10 @@ class Runner:
                 session.pruner.memory.dictate(
                     self._replayed(self._turnover, contender.method, session.pruner.schedule, new)
                 )
-            self._model.generate(ids if ids.is_cuda else ids[:, :1], **{**options, "max_new_tokens": warm})  # type: ignore[operator]
+            generate: Any = self._model.generate
+            generate(ids if ids.is_cuda else ids[:, :1], **{**options, "max_new_tokens": warm})
             clock = Clock(ids.device)
-            self._model.generate(ids, mark=clock.mark, **options)  # type: ignore[operator]
+            generate(ids, mark=clock.mark, **options)
             into.add(clock.spans())
             report = session.report()
             if len(report.turnover) and report.updates > 1:
@@ -169,7 +170,8 @@ class Runner:
         """Runs transformers' own loop."""
         clock = Clock(ids.device)
         cache = {} if contender.cache == "dynamic" else {"cache_implementation": contender.cache}
-        self._model.generate(ids, logits_processor=LogitsProcessorList([_Marks(clock)]), **cache, **options)  # type: ignore[operator]
+        generate: Any = self._model.generate
+        generate(ids, logits_processor=LogitsProcessorList([_Marks(clock)]), **cache, **options)
         into.add(clock.spans())
 
     def bytes_per_step(self, contender: Contender, setting: Setting) -> float:

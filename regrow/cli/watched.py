@@ -33,7 +33,7 @@ class Watched:
     ) -> None:
         eos = loaded.model.generation_config.eos_token_id
         self._eos = {eos} if isinstance(eos, int) else set(eos or ())
-        self._tokenizer, self._prompts = loaded.tokenizer, prompts
+        self._loaded, self._prompts = loaded, prompts
         self._batch, self._bar, self._on_sample = batch, bar, on_sample
         self._description, self._steps = description, steps
         self._began = time.monotonic()
@@ -71,6 +71,5 @@ class Watched:
         return row[: place + 1]
 
     def _sample(self, index: int, tokens: list[int], reason: str) -> Sample:
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         prompt = self._prompts[index]
-        return Sample(index, prompt.text, str(text), tokens, reason, prompt.fields)
+        return Sample(index, prompt.text, self._loaded.decode(tokens), tokens, reason, prompt.fields)

@@ -72,10 +72,7 @@ def answer(
         max_new_tokens=limit,
         do_sample=False,
     )
-    decode = loaded.tokenizer.decode
-    texts = [
-        str(decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for row in done.tokens
-    ]
+    texts = [loaded.decode(row) for row in done.tokens]
     marks = [exercise.marks(text) for exercise, text in zip(exercises, texts, strict=True)]
     label = f"{method} {float(parameters['sparsity']) * 100:g} %" if "sparsity" in parameters else method
     return Run(label, texts, marks, done.report)

@@ -15,7 +15,7 @@ from regrow.decoding.loop import Progress
 from regrow.errors import RegrowError, UsageError, said
 from regrow.evaluation.tasks.task import Item, Task, batches, fingerprint
 from regrow.hosts.engine import Engine
-from regrow.hosts.generate import Generation, generate
+from regrow.hosts.generate import generate
 from regrow.method.base import Method
 from regrow.models import Loaded, encode
 from regrow.record_file import RecordFile
@@ -167,7 +167,7 @@ def _run(
         ids=tuple(item.id for item in items),
         prompts_sha256=digest(_unpadded(input_ids, mask)),
         tokens=tuple(tuple(row) for row in done.tokens),
-        texts=tuple(_texts(loaded, done)),
+        texts=tuple(map(loaded.decode, done.tokens)),
         finish_reasons=tuple(done.report.finish_reasons),
         counters=done.report.to_dict(),
         versions=made_with,
@@ -178,10 +178,3 @@ def _run(
 def _unpadded(input_ids: Tensor, mask: Tensor) -> list[list[int]]:
     """Returns the token ids of the prompts [B, P] without their padding."""
     return [row[seen.bool()].tolist() for row, seen in zip(input_ids, mask, strict=True)]
-
-
-def _texts(loaded: Loaded, done: Generation) -> list[str]:
-    decode = loaded.tokenizer.decode
-    return [
-        str(decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for row in done.tokens
-    ]

@@ -141,16 +141,16 @@ def generate_alone(
     if tokenizer is None:
         without_texts(first, chat)
         ids, mask = encoded(first, second, model.device)
+        if ids.device != model.device:
+            raise UsageError(
+                f"the prompts are on {ids.device} and the model on {model.device}; "
+                "move the prompts with .to(model.device)"
+            )
+        fits(ids, mask, model)
     else:
         texts = Texts(model, tokenizer)
         ids, mask = texts.encode(second, chat)
         generation = {"tokenizer": tokenizer, **generation}
-    if ids.device != model.device:
-        raise UsageError(
-            f"the prompts are on {ids.device} and the model on {model.device}; "
-            "move the prompts with .to(model.device)"
-        )
-    fits(ids, mask, model)
     if generation.pop("return_dict_in_generate", None) is not None:
         raise UsageError("regrow.generate always returns a Generation; leave out return_dict_in_generate")
     decode: Callable[..., Tensor] = vars(model)["generate"].run

@@ -35,11 +35,7 @@ class Texts:
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Returns the text of each row, without special tokens."""
-        decode = self._loaded.tokenizer.decode
-        return [
-            str(decode(list(row), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-            for row in rows
-        ]
+        return [self._loaded.decode(row) for row in rows]
 
 
 def without_texts(input_ids: object, chat: bool | None) -> None:

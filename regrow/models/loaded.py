@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,13 @@ class Loaded:
         """Number of token ids that the model has embeddings for."""
         table: Any = self.model.get_input_embeddings()
         return int(table.weight.shape[0])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Returns the text of an answer, without special tokens."""
+        text = self.tokenizer.decode(
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text)
 
     @cached_property
     def fingerprint(self) -> str:

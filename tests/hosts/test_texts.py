@@ -116,5 +116,6 @@ def test_a_parameter_of_the_method_is_not_taken_for_one_of_the_generation(
 
 
 def test_no_generation_argument_is_taken_for_a_parameter_of_a_method(bundled: Loaded) -> None:
-    names = {field.name for method in regrow.METHODS.values() for field in fields(method)}  # type: ignore[arg-type]
+    methods: Any = regrow.METHODS.values()
+    names = {field.name for method in methods for field in fields(method)}
     assert not names & vars(bundled.model.generation_config).keys()
