@@ -214,7 +214,6 @@ def _refuse_other(path: Path, records: Mapping[int, Record], config: RunConfig) 
             )
         if record.config.format != FORMAT:
             raise RegrowError(
-                f"{path} is of format {record.config.format}, which does not say what tokenizer, "
-                "chat template, generation config and attention it was made with: `regrow table` reads it, "
-                "but no run can continue it; choose another file"
+                f"{path} is of format {record.config.format}, which does not hold all the settings of a run: "
+                "`regrow table` reads it, but no run can continue it; choose another file"
             )
