@@ -116,22 +116,28 @@ def _no_number(name: str) -> float:
 @final
 @dataclass(frozen=True)
 class Mark:
-    """The grade of one problem: right or wrong."""
+    """The grade of one problem, by two scores. A grader with one score gives it twice."""
 
     family: str
-    right: bool
+    right: bool  # by the strict score
+    paper: bool  # by the lenient score, which stands for the evaluation framework of the paper
 
 
 @final
 @dataclass(frozen=True)
 class Grade:
-    """The marks of one prompt, which may ask several problems."""
+    """The marks of one prompt, which may ask several problems or none."""
 
     marks: tuple[Mark, ...]
+    timed_out: bool = False  # a score was not finished within the limits of the judge, and counts as wrong
 
     @property
     def right(self) -> int:
         return sum(mark.right for mark in self.marks)
+
+    @property
+    def paper(self) -> int:
+        return sum(mark.paper for mark in self.marks)
 
     @property
     def total(self) -> int:
