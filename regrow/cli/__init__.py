@@ -17,6 +17,7 @@ from regrow.cli.compare import compare
 from regrow.cli.demo import demo
 from regrow.cli.evaluate import evaluate
 from regrow.cli.generate import generate
+from regrow.cli.grade import grade
 from regrow.cli.group import Command, Group
 from regrow.cli.methods import methods
 from regrow.cli.options import Verbose, with_verbose
@@ -62,7 +63,8 @@ for panel, command in (
     (_MEASURE, bench),
 ):
     app.command(cls=Command, rich_help_panel=panel)(with_verbose(command))
-app.command(rich_help_panel=_MEASURE)(with_verbose(table))  # works without torch
+for command in (grade, table):  # these work without torch
+    app.command(rich_help_panel=_MEASURE)(with_verbose(command))
 
 
 def main() -> None:
