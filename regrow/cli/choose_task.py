@@ -196,8 +196,8 @@ class ChosenTasks:
                 problem = judge.check_gold(self.match, item.gold)
                 if problem:
                     raise UsageError(
-                        f"{self.data}, row {item.id}: {problem} by --match {self.match}; correct it, or compare "
-                        "in another way"
+                        f"{self.data}, row {item.id}: {problem} by --match {self.match}; correct it, or "
+                        "choose another --match"
                     )
         return own
 
