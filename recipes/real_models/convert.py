@@ -31,6 +31,7 @@ def convert(gguf: Path, folder: Path, digits_apart: bool) -> None:
         byte_level = tokenizer.backend_tokenizer.pre_tokenizer
         digits = pre_tokenizers.Digits(individual_digits=True)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    tokenizer.init_kwargs["local_files_only"] = False  # else HF_HUB_OFFLINE would change the saved file
     tokenizer.save_pretrained(folder)
 
 
@@ -44,13 +45,12 @@ def _save_weights(model: PreTrainedModel, file: Path) -> None:
 
 
 def _save_settings(model: PreTrainedModel, folder: Path) -> None:
-    """Saves both configurations without what only describes the GGUF file."""
+    """Saves both configurations. The generation configuration has the ids that the GGUF file names."""
     config = model.config
     config.architectures = [type(model).__name__]
     config.tie_word_embeddings = True
-    for about_the_file in ("quantization_config", "_model_name_or_path"):
-        if hasattr(config, about_the_file):
-            delattr(config, about_the_file)
+    if hasattr(config, "_model_name_or_path"):  # the title of the GGUF file
+        del config._model_name_or_path
     config.save_pretrained(folder)
     ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     GenerationConfig(**ids).save_pretrained(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import is_offline_mode
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -32,6 +33,7 @@ def _write(path: Path, head: bool) -> dict[str, np.ndarray]:
     """Write a Llama of one layer; return what its tensors hold once they are unpacked."""
     random = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("Title of the file")
     writer.add_context_length(64)
     writer.add_embedding_length(_WIDTH)
     writer.add_block_count(1)
@@ -122,7 +124,13 @@ def test_nothing_names_the_machine(converted: tuple[Path, dict[str, np.ndarray]]
         assert str(folder.parent) not in text
         assert "name_or_path" not in text
         assert "quantization" not in text
+        assert "Title of the file" not in text
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_the_files_do_not_depend_on_the_offline_mode(converted: tuple[Path, dict[str, np.ndarray]]) -> None:
+    assert is_offline_mode()
+    assert json.loads((converted[0] / "tokenizer_config.json").read_text())["local_files_only"] is False
 
 
 def test_digits_stay_apart_and_the_chat_template_is_there(
