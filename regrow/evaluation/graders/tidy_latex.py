@@ -10,9 +10,10 @@ from typing import Final
 
 _SUPERSCRIPTS: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SYMBOLS: Final = {
-    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "°": r"^{\circ}",
-    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "\u222a": r"\cup ", "∈": r"\in ", "θ": r"\theta ",
-    "ω": r"\omega ", "\u03b1": r"\alpha ", "λ": r"\lambda ", "\u2009": " ", "\u202f": " ", "\u00a0": " ",
+    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ",
+    "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "\u222a": r"\cup ", "∈": r"\in ",
+    "θ": r"\theta ", "ω": r"\omega ", "\u03b1": r"\alpha ", "λ": r"\lambda ", "\u2009": " ", "\u202f": " ",
+    "\u00a0": " ",
 }  # fmt: skip
 
 _DELIMITERS = re.compile(r"^(?:\$+|\\\(|\\\[)(.*?)(?:\$+|\\\)|\\\])\.?$", re.DOTALL)
@@ -32,14 +33,16 @@ _LEADING = re.compile(r"^(?:\\(?:approx|sim|therefore|implies)(?![a-zA-Z])|=|≈
 _MEMBER = re.compile(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*")
 _WORD_GROUP = r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|rm)\s*\{[^{}]*\}"
 _LEADING_WORDS = re.compile(rf"^{_WORD_GROUP}\s*:?\s*(?=[\d\\(\[.-])(?!\\times|\\cdot)")
-_UNIT = rf"(?:{_WORD_GROUP}|\\[dt]?frac\s*\{{\s*{_WORD_GROUP}\s*\}}\s*\{{\s*{_WORD_GROUP}\s*\}})(?:\s*\^\s*(?:\{{\s*-?\d+\s*\}}|-?\d))?"
+_QUOTIENT = rf"\\[dt]?frac\s*\{{\s*{_WORD_GROUP}\s*\}}\s*\{{\s*{_WORD_GROUP}\s*\}}"
+_UNIT = rf"(?:{_WORD_GROUP}|{_QUOTIENT})(?:\s*\^\s*(?:\{{\s*-?\d+\s*\}}|-?\d))?"
 _TRAILING_UNITS = re.compile(rf"(?:\s*(?:/|\\cdot|\\times|\*)?\s*{_UNIT})+\s*\.?$")
 _SCALE = re.compile(r"hundred|thousand|million|billion|trillion|dozen|percent|%|\bpi\b|\band\b|\bor\b")
-_PARENTHESISED_WORD = re.compile("[a-z]+(?:-[a-z]+)*")
+_PARENTHESISED_BASE = re.compile(r"^(?:\(\s*(\w+)\s*\)|\\text\s*\{\s*(\w+)\s*\})\s*(?=_)")
 _BASES: Final = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8"}
 _BASE = re.compile(
     r"_\s*\{?\s*(?:\\text\s*\{\s*(?:base\s*)?)?\(?\s*(\d+|" + "|".join(_BASES) + r")\s*\)?\s*\}?\s*\}?$"
 )
+_WORD = re.compile("[a-z]+(?:-[a-z]+)*")
 
 
 def tidy(answer: str) -> str:
