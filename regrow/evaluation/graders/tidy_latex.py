@@ -11,9 +11,9 @@ from typing import Final
 _SUPERSCRIPTS: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SYMBOLS: Final = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ",
-    "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "\u222a": r"\cup ", "∈": r"\in ",
-    "θ": r"\theta ", "ω": r"\omega ", "\u03b1": r"\alpha ", "λ": r"\lambda ", "\u2009": " ", "\u202f": " ",
-    "\u00a0": " ",
+    "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "\u222a": r"\cup ",
+    "∈": r"\in ", "θ": r"\theta ", "ω": r"\omega ", "\u03b1": r"\alpha ", "λ": r"\lambda ",
+    "\u2009": " ", "\u202f": " ", "\u00a0": " ",
 }  # fmt: skip
 
 _DELIMITERS = re.compile(r"^(?:\$+|\\\(|\\\[)(.*?)(?:\$+|\\\)|\\\])\.?$", re.DOTALL)
