@@ -62,7 +62,7 @@ class Judge:
         return Grade((mark,), timed_out=strict is None or paper is None)
 
     def check_gold(self, grader: str, gold: str) -> str | None:
-        """Returns what is wrong with a gold answer, or None if the grader takes it as its own right answer."""
+        """Returns what is wrong with a gold answer, or None if it equals itself."""
         chosen = find(grader)
         if problem := chosen.check_gold(gold):
             return problem

@@ -23,10 +23,16 @@ UNITS = (
 )
 
 
+def _bare(gold: str) -> str:
+    """Returns an integer or decimal without separators and currency, and any other gold as it is."""
+    bare = gold.replace(r"\$", "").replace(r",\!", "").replace(" ", "")
+    return re.sub(r",(?=\d{3}(?!\d))", "", bare) if re.fullmatch(r"\d{1,3}(,\d{3})+", bare) else bare
+
+
 def right(gold: str, rng: Random) -> Iterator[str]:
     """Yields answers that mean the same as the gold one."""
     yield from (gold, f"${gold}$", f" {gold} ", rf"\displaystyle {gold}")
-    bare = gold.replace(r"\$", "").replace(r"\!", "").replace(",", "").replace(" ", "")
+    bare = _bare(gold)
     if INTEGER.fullmatch(bare):
         yield from _integers(bare, rng)
     elif DECIMAL.fullmatch(bare):
@@ -111,7 +117,7 @@ def _notations(gold: str) -> Iterator[str]:
         r"\text": (r"\textbf", r"\mathrm"),
         r"\mbox": (r"\text",),
         ", ": (",", r",\ "),
-        r" \cup ": (" ∪ ", r"\cup"),
+        r" \cup ": (" \u222a ", r"\cup"),
     }
     for old, news in changes.items():
         if old in gold and "left" not in gold and not (old == "(" and ("[" in gold or "]" in gold)):
@@ -147,7 +153,7 @@ def _notations(gold: str) -> Iterator[str]:
 
 def wrong(gold: str, others: list[str], rng: Random) -> Iterator[str]:
     """Yields answers that do not mean the same as the gold one. `others` are other gold answers."""
-    bare = gold.replace(r"\$", "").replace(r"\!", "").replace(",", "").replace(" ", "")
+    bare = _bare(gold)
     if INTEGER.fullmatch(bare):
         number = int(bare)
         yield from (
@@ -157,11 +163,7 @@ def wrong(gold: str, others: list[str], rng: Random) -> Iterator[str]:
             f"{number}1",
             rf"\frac{{{number}}}{{7}}" if number else "7",
         )
-        yield from (
-            (str(-number), f"x = {10 * number}", f"{number}^2" if number not in (0, 1) else "5")
-            if number
-            else ("5",)
-        )
+        yield from ((str(-number), f"x = {10 * number}", f"{abs(number) + 2}^2") if number else ("5",))
         yield from (
             f"{number} \\pi" if number else "1",
             f"{number}, {number + 1}",
