@@ -98,6 +98,8 @@ def _same(gold: str, given: str, compare: Comparison) -> bool:
         return False
     if gold.replace(" ", "") == given.replace(" ", ""):
         return True
+    if not _bases_agree(gold, given):
+        return False
     golds, answers = answer_list(gold), answer_list(given)
     if golds and answers and golds.ordered and answers.ordered:
         return _same_sequence(golds, answers, compare)
@@ -136,7 +138,7 @@ def _strictly(gold: str, given: str) -> bool:
         answer = plain_number(given.rpartition("=")[2])
         if answer is not None:
             return same_number(number, answer)
-    return equivalent(gold, given) and _bases_agree(gold, given)
+    return equivalent(gold, given)
 
 
 def _leniently(gold: str, given: str) -> bool:
@@ -146,7 +148,7 @@ def _leniently(gold: str, given: str) -> bool:
         return any(close_number(PlainNumber(number.value * share), answer, _PAPER_SHARE) for share in shares)
     if number is not None:
         given = _without_unit(given)
-    return close(gold, given, float(_PAPER_SHARE)) or (equivalent(gold, given) and _bases_agree(gold, given))
+    return close(gold, given, float(_PAPER_SHARE)) or equivalent(gold, given)
 
 
 def _literal(text: str) -> PlainNumber | None:

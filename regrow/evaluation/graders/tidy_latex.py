@@ -33,6 +33,7 @@ _FUNCTION = re.compile(r"(?<![\\a-zA-Z])(arcsin|arccos|arctan|sin|cos|tan|ln|log
 _LEADING = re.compile(r"^(?:\\(?:approx|sim|therefore|implies)(?![a-zA-Z])|=|≈)\s*")
 _MEMBER = re.compile(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*")
 _WORD_GROUP = r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|rm)\s*\{[^{}]*\}"
+_ONLY_WORDS = re.compile(r"\\(?:text|mathrm|mbox|textrm|textbf|mathbf)\s*\{([^{}]*)\}")
 _LEADING_WORDS = re.compile(rf"^{_WORD_GROUP}\s*:?\s*(?=[\d\\(\[.-])(?!\\times|\\cdot)")
 _QUOTIENT = rf"\\[dt]?frac\s*\{{\s*{_WORD_GROUP}\s*\}}\s*\{{\s*{_WORD_GROUP}\s*\}}"
 _UNIT = rf"(?:{_WORD_GROUP}|{_QUOTIENT})(?:\s*\^\s*(?:\{{\s*-?\d+\s*\}}|-?\d))?"
@@ -48,7 +49,10 @@ _WORD = re.compile("[a-z]+(?:-[a-z]+)*")
 
 def tidy(answer: str) -> str:
     """Returns the answer without delimiters, spacing commands, words around it and units, in plain LaTeX."""
-    text = _SIZES.sub("", _outer(answer))
+    text = _outer(answer)
+    if wrapped := _ONLY_WORDS.fullmatch(text):
+        text = wrapped[1]
+    text = _SIZES.sub("", text)
     for symbol, latex in _SYMBOLS.items():
         text = text.replace(symbol, latex)
     text = _THOUSANDS.sub(lambda found: found[1] + re.sub(r"\D", "", found[2]), text)
