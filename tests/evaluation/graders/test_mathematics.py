@@ -7,11 +7,11 @@ from random import Random
 
 import pytest
 
+from evaluation.graders.variants import right, wrong
 from regrow.evaluation.graders.judge import Judge
 from regrow.evaluation.graders.plain_number import plain_number
 from regrow.records import Grade, Mark
 from scripts.check_data import golds
-from variants import right, wrong
 
 TABLE = Path(__file__).with_name("awkward_answers.tsv")
 ROWS = [line.split("\t") for line in TABLE.read_text("utf-8").splitlines() if not line.startswith("#")]
@@ -26,7 +26,9 @@ def judge() -> Iterator[Judge]:
 
 def boxed(judge: Judge, gold: str, answer: str) -> tuple[int, int]:
     """Return the strict and the lenient score of a boxed answer."""
-    grade = judge.grade("math", gold, f"Some thoughts, \\boxed{{1}}.</think>\n\nSo it is \\boxed{{{answer}}}.")
+    grade = judge.grade(
+        "math", gold, f"Some thoughts, \\boxed{{1}}.</think>\n\nSo it is \\boxed{{{answer}}}."
+    )
     assert not grade.timed_out
     return grade.right, grade.paper
 
