@@ -20,7 +20,7 @@ import pytest
 ALLOWED: dict[str, tuple[str, ...]] = {
     "__main__": ("cli",),
     "cli": ("evaluation", "bench", "versions", "whole_file"),
-    "evaluation": ("hosts", "analysis", "versions"),
+    "evaluation": ("hosts", "analysis", "sampling", "versions"),
     "bench": ("hosts", "versions"),
     "analysis": ("record_file", "report"),
     "hosts": ("decoding", "calibration"),
@@ -39,6 +39,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "locked_file": ("errors",),
     "records": ("counters", "run_config"),
     "run_config": (),
+    "sampling": (),
     "counters": (),
     "format": (),
     "bundled": ("errors",),

@@ -15,7 +15,8 @@ import pytest
 from regrow.errors import RegrowError, UsageError
 from regrow.record_file import RecordFile, read
 from regrow.records import Record
-from samples import CONFIG, COUNTED, record
+from regrow.run_config import RunConfig
+from samples import CONFIG, COUNTED, FORMAT_3, record
 
 ONE, TWO = record(0), record(1)
 
@@ -155,20 +156,27 @@ def test_what_is_no_regular_file_is_not_read(path: Path, kind: str) -> None:
         read(path)
 
 
-def test_records_of_format_2_are_read_but_no_run_goes_on_in_them(path: Path) -> None:
-    unknown = (
-        "tokenizer_sha256",
-        "chat_template_sha256",
-        "prompts_sha256",
-        "padding",
-        "attention",
-        "generation_config",
-    )
-    old = record(0, replace(CONFIG, **dict.fromkeys(unknown)))
+UNKNOWN_TO_2 = (
+    "tokenizer_sha256",
+    "chat_template_sha256",
+    "prompts_sha256",
+    "padding",
+    "attention",
+    "generation_config",
+)
+FORMAT_2 = replace(FORMAT_3, **dict.fromkeys(UNKNOWN_TO_2))
+
+
+@pytest.mark.parametrize("config", [FORMAT_2, FORMAT_3], ids=["2", "3"])
+def test_records_of_earlier_formats_are_read_but_no_run_goes_on_in_them(
+    path: Path, config: RunConfig
+) -> None:
+    old = record(0, config)
     content = _fill(path, old.line())
     assert read(path) == (old,)
     with pytest.raises(
-        RegrowError, match=r"is of format 2, which does not say what tokenizer.*; choose another file$"
+        RegrowError,
+        match=rf"is of format {config.format}, which does not hold all the settings .*; choose another file$",
     ):
         RecordFile(path, CONFIG)
     with pytest.raises(RegrowError, match=r"other settings \(batch_size 2/3, there/asked\)"):

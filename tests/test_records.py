@@ -9,7 +9,7 @@ import pytest
 
 from regrow.records import Record
 from regrow.run_config import RunConfig
-from samples import CONFIG, COUNTED, record
+from samples import CONFIG, COUNTED, FORMAT_3, record
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -35,6 +35,11 @@ OTHER: dict[str, Any] = {
     "padding": "right",
     "attention": "eager",
     "generation_config": {"eos_token_id": 2, "repetition_penalty": 1.3},
+    "grader": "math",
+    "prompt_template": "Q: {question}",
+    "system": "Be brief.",
+    "data_sha256": "5" * 64,
+    "samples": 2,
 }
 
 
@@ -74,6 +79,8 @@ def test_settings_within_settings_are_named() -> None:
         ("model", 3),
         ("generation_config", []),
         ("tokenizer_sha256", None),  # the other fields that format 2 lacks are present
+        ("grader", None),  # the other fields that format 3 lacks are present
+        ("samples", 0),
     ],
 )
 def test_settings_that_no_run_could_have_had_are_refused(name: str, value: Any) -> None:
@@ -93,6 +100,19 @@ def test_a_record_of_format_2_keeps_its_key_and_its_line() -> None:
 @pytest.mark.parametrize(("limit", "batch_size", "batches"), [(1, 8, 1), (8, 8, 1), (9, 8, 2), (3, 1, 3)])
 def test_the_last_batch_may_be_smaller(limit: int, batch_size: int, batches: int) -> None:
     assert replace(CONFIG, limit=limit, batch_size=batch_size).batches == batches
+
+
+def test_a_record_of_format_3_keeps_its_key_and_its_line() -> None:
+    made = record(1, FORMAT_3)
+    assert made.config.format == 3
+    assert b"golds" not in made.line()
+    assert Record.parse(made.line()) == made
+
+
+@pytest.mark.parametrize(("config", "golds"), [(FORMAT_3, ("3",)), (CONFIG, None), (CONFIG, ("3", "4"))])
+def test_golds_belong_to_every_prompt_of_the_newest_format(config: RunConfig, golds: Any) -> None:
+    with pytest.raises(ValueError, match="golds"):
+        replace(record(1, config), golds=golds)
 
 
 def test_a_record_is_one_line_and_comes_back_as_it_was() -> None:

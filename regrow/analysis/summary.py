@@ -130,14 +130,14 @@ def summarize(graded: Graded) -> Summary:
 
 
 def _problems(graded: Graded, *, strict: bool) -> Share:
-    """Share of right problems. Its inflation comes from the spread between batches and between prompts.
+    """Share of right problems. Its inflation comes from the spread between batches.
 
     Batches are the independent trials, because problems share a prompt, samples answer the same prompt, and
-    prompts share a mask. Where there are few batches, the spread between prompts may be the larger one.
+    prompts share a mask. A single batch has no spread, and that between its prompts stands in for it.
     """
-    groups = (_counts(graded.batches, strict), _counts(graded.prompts, strict))
-    right, total = (sum(column) for column in zip(*groups[0], strict=True))
-    return Share(right, total, max(_inflation(counts, right, total) for counts in groups))
+    counts = _counts(graded.batches if len(graded.batches) > 1 else graded.prompts, strict)
+    right, total = (sum(column) for column in zip(*counts, strict=True))
+    return Share(right, total, _inflation(counts, right, total))
 
 
 def _counts(groups: Sequence[Sequence[Grade]], strict: bool) -> list[tuple[int, int]]:

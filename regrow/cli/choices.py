@@ -63,9 +63,9 @@ def _tasks() -> Iterable[str]:
 
 
 def _matches() -> Iterable[str]:
-    from regrow.cli.choose_task import matches
+    from regrow.evaluation.tasks.own_questions import MATCHES
 
-    return matches()
+    return MATCHES
 
 
 def _default(parameter: str) -> Iterable[str]:

@@ -178,15 +178,15 @@ class ChosenTasks:
 
     def _own(self, request: TaskRequest) -> Task:
         from regrow.evaluation.graders.judge import Judge
-        from regrow.evaluation.tasks.own_questions import OwnQuestions
+        from regrow.evaluation.tasks.own_questions import MATCHES, OwnQuestions
 
         assert self.data is not None
         if self.match is None:
             raise UsageError(
                 "--data needs --match, which says how answers are compared with yours: "
-                f"{', '.join(matches())}"
+                f"{', '.join(MATCHES)}"
             )
-        require_one_of(matches(), match=self.match)
+        require_one_of(MATCHES, match=self.match)
         if self.match == "none" and self.answer_field is not None:
             raise UsageError("--answer-field is not read with --match none; leave one of them out")
         question, answer = (getattr(self, name) or default for name, default in _OF_DATA.items())
@@ -208,10 +208,3 @@ def _known(name: str) -> str:
 
     alike = {known.replace("-", "_"): known for known in TASKS}
     return alike.get(name.lower().replace("-", "_"), name)
-
-
-def matches() -> list[str]:
-    """Returns the values of --match: the graders that are not made for one task."""
-    from regrow.evaluation.graders import GRADERS
-
-    return [name for name in GRADERS if name != "exercises"]

@@ -49,10 +49,30 @@ def test_counters_are_summed_before_any_ratio_is_taken() -> None:
     assert summary.at_cap == Share(1, 3)
 
 
+def test_samples_of_a_prompt_are_one_trial() -> None:
+    """Four prompts in one batch, each right in all of its three samples or in none: four trials."""
+    config = replace(CONFIG, limit=4, batch_size=4, samples=3, sampling="temperature=1, seed=0")
+    records = tuple(record(sample, config, ids=("1", "2", "3", "4"), golds=("",) * 4, tokens=((1,),) * 4,
+                           texts=("",) * 4, finish_reasons=("eos",) * 4) for sample in range(3))  # fmt: skip
+    grades = (Grade((RIGHT,)), Grade((WRONG,)), Grade((RIGHT,)), Grade((WRONG,))) * 3
+    problems = summarize(Graded(records, grades, ())).problems
+    assert (problems.right, problems.total) == (6, 12)
+    # Four groups of three, each off by 1.5, where independent answers would have a variance of 12 / 4.
+    assert problems.inflation == pytest.approx(4 * 1.5**2 * 4 / 3 / 3)
+
+
+def test_both_scores_and_answers_that_were_not_graded_in_time() -> None:
+    lenient = Grade((Mark("add", False, True),), timed_out=True)
+    summary = summarize(_graded(grades=(Grade((RIGHT,)), lenient, Grade((WRONG,)))))
+    assert (summary.problems.right, summary.paper.right, summary.timed_out) == (1, 2, 1)
+    assert "1 answers could not be graded in time and count as wrong" in summary.notes
+
+
 def test_nine_rows_of_ten_are_no_longer_than_the_90th_percentile() -> None:
     config = replace(CONFIG, limit=10, batch_size=10)
     rows = tuple((1,) * length for length in (3, 10, 1, 9, 2, 8, 4, 7, 5, 6))
-    graded = Graded((record(0, config, tokens=rows),), (Grade((RIGHT,)),) * 10, ())
+    made = record(0, config, tokens=rows, golds=("",) * 10)
+    graded = Graded((made,), (Grade((RIGHT,)),) * 10, ())
     assert summarize(graded).p90_tokens == 9
 
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
+from regrow.evaluation.graders import GRADERS
 from regrow.evaluation.tasks.rows import read_file, text_field
 from regrow.evaluation.tasks.task import QUESTION, Task, TaskRequest, make_items
 
 NO_GRADER: Final = "none"
+# Graders that a user may choose; that of the exercises reads prompts that ask several problems.
+MATCHES: Final = tuple(name for name in GRADERS if name != "exercises")
 
 
 @final
