@@ -210,18 +210,14 @@ def wrong(gold: str, others: list[str], rng: Random) -> Iterator[str]:
     if not gold.startswith((r"\text", "(", "[", r"\begin")) and "=" not in gold and gold != "0":
         yield from (
             (f"-({gold})", f"{gold} + 0.01")
-            if "," not in gold and r"\cup" not in gold and r"\in" not in gold
+            if not E_NOTATION.fullmatch(gold) and "," not in gold and r"\in" not in gold
             else ()
         )
     if r"\text{(" in gold:
         yield from (rf"\text{{({letter})}}" for letter in "ABCDE" if letter not in gold)
     if base := re.fullmatch(r"(\d+)_\{?(\d)\}?", gold):
         yield from (f"{base[1]}_{int(base[2]) + 1}", f"{int(base[1]) + 1}_{base[2]}")
-    if (
-        re.match(r"(?:x \\in )?(?:\\left)?[\[(]", gold)
-        and ("]" in gold or "[" in gold)
-        and "frac{2}{5}" not in gold
-    ):
+    if re.match(r"(?:x \\in )?(?:\\left)?[\[(].*[\])]$", gold) and ("]" in gold or "[" in gold):
         yield from (
             gold.replace("[", "(").replace("]", ")"),
             gold.replace("(", "[", 1) if "(" in gold else "[0]",
