@@ -120,7 +120,11 @@ def _notations(gold: str) -> Iterator[str]:
         r" \cup ": (" \u222a ", r"\cup"),
     }
     for old, news in changes.items():
-        if old in gold and "left" not in gold and not (old == "(" and ("[" in gold or "]" in gold)):
+        if (
+            old in gold
+            and "left" not in gold
+            and not (old == "(" and ("[" in gold or "]" in gold or r"\text{(" in gold))
+        ):
             for new in news:
                 changed = gold.replace(old, new)
                 if old == "(":
