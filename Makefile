@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs check format real-model bench-ffn bench-vllm gpu clean
+.PHONY: help demo test docs check check-data format real-model bench-ffn bench-vllm gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,12 @@ check: $(INSTALLED) ## check formatting, lint, types and documentation, then run
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory docs
 	@$(MAKE) --no-print-directory test
+
+DATA ?= $(REGROW_DATA)
+
+check-data: $(INSTALLED) ## check benchmark files and their gold answers (DATA=DIR or REGROW_DATA=DIR)
+	$(if $(DATA),,$(error name the folder of the benchmark files: make check-data DATA=DIR))
+	$(BIN)/python scripts/check_data.py $(DATA)
 
 format: $(INSTALLED) ## format the code and apply the safe lint fixes
 	$(BIN)/ruff format

@@ -79,6 +79,8 @@ LIBRARIES: dict[str, set[str]] = {
     "safetensors": {"models", "calibration"},
     "matplotlib": {"analysis"},
     "triton": {"kernels"},
+    "math_verify": {"evaluation"},
+    "sympy": {"evaluation"},
     "vllm": {"bench"},  # only by the worker, which runs in another Python
     "typer": {"cli"},
     "rich": {"cli"},

@@ -11,7 +11,8 @@ from regrow.evaluation.graders.stated_answer import after_thinking, last_boxed
 _MOST: Final = "ABCDEFGHIJ"
 _USUAL: Final = "ABCD"
 
-_OPEN = r"(?:[ \t(\[{*_$\"'`<:]|\\\(|\\\[|\\(?:boxed|text|textbf|mathbf|mathrm|rm)(?![a-zA-Z]))*"
+_MARKS = r"[ \t(\[*_$\"'`<:]*"
+_INSIDE_BOX = r"(?:[ \t(\[{*_$\"'`]|\\(?:text|textbf|mathbf|mathrm|rm)(?![a-zA-Z]))*"
 # "A" and "I" before a word in lower case are an article and a pronoun, unless the word gives a reason.
 _WORD_AFTER = r"(?!(?<=[AI])\s+(?!(?:because|since|as|is|and|or|due|with|for)\b)[a-z])(?!(?<=I)')"
 _ANSWER = re.compile(r"\banswer\s*[*_]*:", re.IGNORECASE)
@@ -24,11 +25,11 @@ def _letter(letters: str) -> str:
 
 
 _AFTER_ANSWER = re.compile(_letter(_MOST))
-_BOXED = re.compile(rf"{_OPEN}(?P<letter>[{_MOST}])(?![\w])")
+_BOXED = re.compile(rf"{_INSIDE_BOX}(?P<letter>[{_MOST}])(?!\w)")
 _LINE_START = {
-    letters: re.compile(rf"^{_OPEN}{_letter(letters)}", re.MULTILINE) for letters in (_USUAL, _MOST)
+    letters: re.compile(rf"^{_MARKS}{_letter(letters)}", re.MULTILINE) for letters in (_USUAL, _MOST)
 }
-_ALONE = {letters: re.compile(_letter(letters)) for letters in (_USUAL, _MOST)}
+_ALONE = {letters: re.compile(rf"(?<!\{{){_letter(letters)}") for letters in (_USUAL, _MOST)}
 
 
 @final

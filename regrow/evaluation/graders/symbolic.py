@@ -6,9 +6,7 @@ import re
 from typing import Any, Final
 
 _SMALLEST_SHARE: Final = 1e-6  # relative difference of equal numbers; math-verify alone has an absolute one
-_ROUNDING: Final = (
-    1e-12  # relative difference of the same number in floating point, computed in another order
-)
+_ROUNDING: Final = 1e-12  # relative difference of one number, computed in two ways in floating point
 _DIGITS: Final = 30  # with which constants are evaluated
 
 # latex2sympy reads E as Euler's number, and cannot read E_1. Ξ stands in for it, which no answer uses.
@@ -68,7 +66,7 @@ def _apart(golds: list[Any], answers: list[Any]) -> float | None:
 
 def _number(parsed: list[Any]) -> Any:
     """Returns the value of a constant real expression, as a sympy number; None for anything else."""
-    from sympy import Expr
+    from sympy import Expr  # type: ignore[import-untyped]
 
     if not parsed or not isinstance(parsed[0], Expr) or parsed[0].free_symbols:
         return None

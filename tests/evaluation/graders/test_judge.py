@@ -39,7 +39,9 @@ def test_an_endless_comparison_is_wrong_within_the_limit(answer: str) -> None:
         assert judge.grade("math", "5", r"\boxed{5}") == Grade((RIGHT,))
 
 
-def test_only_the_score_that_did_not_finish_is_wrong() -> None:
+@pytest.mark.timeout(60)  # the limit of CPU time ends the child, and not the one of wall clock
+def test_only_the_score_that_did_not_finish_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 10_000)
     text = r"The final answer is $5$. I hope it is not \boxed{9^{9^{9^{9}}}}."
     with Judge(seconds=0.5) as judge:
         assert judge.grade("math", "5", text) == Grade((Mark("", right=False, paper=True),), timed_out=True)

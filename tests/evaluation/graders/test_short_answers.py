@@ -1,4 +1,4 @@
-"""Graders that read a letter, a number or a text, and those of exercises and of prompts without gold answers."""
+"""The graders that need no process of their own."""
 
 from __future__ import annotations
 

@@ -120,7 +120,11 @@ def _notations(gold: str) -> Iterator[str]:
         r" \cup ": (" \u222a ", r"\cup"),
     }
     for old, news in changes.items():
-        if old in gold and "left" not in gold and not (old == "(" and ("[" in gold or "]" in gold)):
+        if (
+            old in gold
+            and "left" not in gold
+            and not (old == "(" and ("[" in gold or "]" in gold or r"\text{(" in gold))
+        ):
             for new in news:
                 changed = gold.replace(old, new)
                 if old == "(":
@@ -206,18 +210,18 @@ def wrong(gold: str, others: list[str], rng: Random) -> Iterator[str]:
                 f"({','.join(parts[:-1])})",
                 f"[{','.join(parts)}]" if len(parts) == 2 else "0",
             )
-            yield f"({','.join([*parts[:-1], parts[-1] + '+1'])})"
+            yield f"({','.join([*parts[:-1], '17'])})"
     if not gold.startswith((r"\text", "(", "[", r"\begin")) and "=" not in gold and gold != "0":
         yield from (
-            (f"-({gold})", f"{gold} + 1")
-            if "," not in gold and r"\cup" not in gold and r"\in" not in gold
+            (f"-({gold})", f"{gold} + 0.01")
+            if not E_NOTATION.fullmatch(gold) and "," not in gold and r"\in" not in gold
             else ()
         )
     if r"\text{(" in gold:
         yield from (rf"\text{{({letter})}}" for letter in "ABCDE" if letter not in gold)
     if base := re.fullmatch(r"(\d+)_\{?(\d)\}?", gold):
         yield from (f"{base[1]}_{int(base[2]) + 1}", f"{int(base[1]) + 1}_{base[2]}")
-    if "]" in gold or "[" in gold:
+    if re.match(r"(?:x \\in )?(?:\\left)?[\[(].*[\])]$", gold) and ("]" in gold or "[" in gold):
         yield from (
             gold.replace("[", "(").replace("]", ")"),
             gold.replace("(", "[", 1) if "(" in gold else "[0]",
