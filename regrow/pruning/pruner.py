@@ -38,7 +38,7 @@ class SampleMemory(ABC):
     @property
     @abstractmethod
     def remembered(self) -> Tensor | None:
-        """The scores in the memory of each sample `[L, S, F]`, a copy, with NaN for samples that do not count.
+        """A copy of the scores in the memory of each sample `[L, S, F]`; NaN for samples that have none.
 
         None if nothing is remembered of the samples: masks then depend on other things, such as weights.
         """

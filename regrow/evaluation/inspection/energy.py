@@ -44,8 +44,10 @@ class EnergyKept:
 
 def _energy(found: Tensor) -> Energy:
     """Returns the means of `[L, B, N]` over steps and over layers."""
-    return Energy([_shares(rows) for rows in found.nanmean(dim=2)], [_shares(rows) for rows in found.nanmean(0)])
+    return Energy(
+        [_shares(rows) for rows in found.nanmean(dim=2)], [_shares(rows) for rows in found.nanmean(0)]
+    )
 
 
 def _shares(values: Tensor) -> list[Share]:
-    return [None if value != value else value for value in values.tolist()]  # noqa: PLR0124
+    return [None if value != value else value for value in values.tolist()]

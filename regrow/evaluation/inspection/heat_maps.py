@@ -26,7 +26,8 @@ class HeatMaps:
     ) -> None:
         """`layers`: those that the method prunes; `drawn`: those with a heat map.
 
-        `order` [L, F]: the neurons in the order in which they are drawn. `prompts` [B]: tokens of each prompt.
+        `order` [L, F]: the neurons in the order in which they are drawn. `prompts` [B]: the number of tokens
+        of each prompt.
         """
         self._layers, self._drawn, self._masks, self._order = layers, drawn, masks, order
         neurons = order.shape[1]
@@ -49,12 +50,14 @@ class HeatMaps:
         order = self._order[place]
         shown = zbar[prompt - before :].abs()[:, order]
         missing = -len(order) % self._band
-        bands = functional.pad(shown, (0, missing), value=-1).unflatten(1, (-1, self._band))
+        bands = functional.pad(shown, (0, missing), value=-1).view(len(shown), -1, self._band)
         magnitude, strongest = bands.max(dim=-1)  # [C, R]
         strongest += self._band * torch.arange(strongest.shape[1], device=strongest.device)
         used = self._masks.used[: len(zbar) - prompt]
         used = torch.cat([used.new_full((before,), -1), used])
-        left_out = (used >= 0)[:, None] & ~self._masks.kept[used.clamp(min=0), place].gather(1, order[strongest])
+        left_out = (used >= 0)[:, None] & ~self._masks.kept[used.clamp(min=0), place].gather(
+            1, order[strongest]
+        )
         columns = slice(self._before - before, self._before + len(zbar) - prompt)
         into = self._drawn.index(self._layers[place]), sample, slice(None), columns
         self._magnitude[into], self._left_out[into] = magnitude.T.float().cpu(), left_out.T.cpu()
