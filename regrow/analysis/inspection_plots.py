@@ -15,7 +15,10 @@ from matplotlib.figure import Figure
 
 from regrow.analysis.inspection import HeatMap, Inspection, Overlap, Panel, average
 
-KEPT, LEFT_OUT = "Blues", "Reds"  # colour maps of computed neurons, and of those that a sparse step leaves out
+KEPT, LEFT_OUT = (
+    "Blues",
+    "Reds",
+)  # colour maps of computed neurons, and of those that a sparse step leaves out
 BRIGHTEST: Final = 0.999  # quantile of the magnitudes that gets the darkest colour
 _MATRICES_IN_A_ROW: Final = 4
 
@@ -34,17 +37,15 @@ def pictures(found: Inspection) -> Iterator[tuple[str, bytes]]:
 def _activations(found: Inspection, heat_map: HeatMap) -> Figure:
     """Draws |z| / ||z|| of a layer, neurons against tokens, with a panel for each sample."""
     panels = heat_map.panels
-    page = Figure(figsize=(11, 1.2 + 2.6 * len(panels)), layout="constrained", dpi=150)
-    seen = sorted(
-        value for panel in panels for row in panel.magnitude for value in row if not isnan(value)
-    )
+    page = Figure(figsize=(11, 1.2 + 2.6 * len(panels)), layout="constrained", dpi=110)
+    seen = sorted(value for panel in panels for row in panel.magnitude for value in row if not isnan(value))
     norm = PowerNorm(gamma=0.5, vmin=0, vmax=seen[int(BRIGHTEST * (len(seen) - 1))] or 1, clip=True)
     axes: Sequence[Axes] = page.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, panel in zip(axes, panels, strict=True):
         _panel(axis, found, heat_map, panel, norm)
     axes[-1].set_xlabel("decode step (0 and below: the end of the prompt)")
     axes[0].set_title(
-        "line below: decoding begins; ▾: a mask is selected; dashed: the k neurons of the last mask are above",
+        "vertical line: decoding begins; ▾: a mask is selected; above the dashed line: the k neurons of the last mask",
         fontsize=8,
         loc="left",
         pad=14,
@@ -62,15 +63,10 @@ def _panel(axis: Axes, found: Inspection, heat_map: HeatMap, panel: Panel, norm:
     extent = 0.5 - begin, 0.5 - begin + len(panel.magnitude[0]), bands * heat_map.band, 0
     for colours, drawn in ((KEPT, False), (LEFT_OUT, True)):
         values = [
-            [
-                value if left_out is drawn else float("nan")
-                for value, left_out in zip(row, out, strict=True)
-            ]
+            [value if left_out is drawn else float("nan") for value, left_out in zip(row, out, strict=True)]
             for row, out in zip(panel.magnitude, panel.left_out, strict=True)
         ]
-        axis.imshow(
-            values, cmap=colours, norm=norm, extent=extent, aspect="auto", interpolation="nearest"
-        )
+        axis.imshow(values, cmap=colours, norm=norm, extent=extent, aspect="auto", interpolation="nearest")
     axis.axvline(0.5, color="black", linewidth=1)
     axis.axhline(heat_map.kept, color="black", linewidth=0.6, linestyle="--")
     marks = [step + 0.5 for step in found.selections]
@@ -123,7 +119,10 @@ def _samples(found: Inspection, overlap: Overlap) -> Figure:
     axis.plot(found.layers, mean, "s-", label="own neurons that the shared mask keeps, mean")
     axis.plot(found.layers, least, "v--", label="the same for the sample that loses most")
     axis.plot(
-        found.layers, [100 * kept / found.neurons for kept in found.kept], color="0.5", linestyle=":",
+        found.layers,
+        [100 * kept / found.neurons for kept in found.kept],
+        color="0.5",
+        linestyle=":",
         label="by chance",
     )
     axis.set(xlabel="layer", ylabel="% of k")
@@ -157,7 +156,10 @@ def _energy(found: Inspection) -> Figure:
         xlabel="decode step",
         ylabel="share of ‖z‖² in the kept neurons, %",
     )
-    for name, energy, style in (("in the mask", found.energy, "o-"), ("best for each token", found.best, "^:")):
+    for name, energy, style in (
+        ("in the mask", found.energy, "o-"),
+        ("best for each token", found.best, "^:"),
+    ):
         shares = [average(row) for row in energy.by_layer]
         right.plot(found.layers, _percents(shares), style, color="black", label=name)
     _chance(right, found)

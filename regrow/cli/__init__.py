@@ -18,6 +18,7 @@ from regrow.cli.demo import demo
 from regrow.cli.evaluate import evaluate
 from regrow.cli.generate import generate
 from regrow.cli.group import Command, Group
+from regrow.cli.inspect import inspect
 from regrow.cli.methods import methods
 from regrow.cli.options import Verbose, with_verbose
 from regrow.cli.table import table
@@ -59,6 +60,7 @@ for panel, command in (
     (_DECODE, calibrate),
     (_MEASURE, evaluate),
     (_MEASURE, compare),
+    (_MEASURE, inspect),
     (_MEASURE, bench),
 ):
     app.command(cls=Command, rich_help_panel=panel)(with_verbose(command))
