@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from math import isnan
-from typing import Final
+from typing import Any, Final
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -15,10 +15,7 @@ from matplotlib.figure import Figure
 
 from regrow.analysis.inspection import HeatMap, Inspection, Overlap, Panel, average
 
-KEPT, LEFT_OUT = (
-    "Blues",
-    "Reds",
-)  # colour maps of computed neurons, and of those that a sparse step leaves out
+KEPT, LEFT_OUT = "Blues", "Reds"  # colour maps of computed neurons, and of those that a mask leaves out
 BRIGHTEST: Final = 0.999  # quantile of the magnitudes that gets the darkest colour
 _MATRICES_IN_A_ROW: Final = 4
 
@@ -40,18 +37,18 @@ def _activations(found: Inspection, heat_map: HeatMap) -> Figure:
     page = Figure(figsize=(11, 1.2 + 2.6 * len(panels)), layout="constrained", dpi=110)
     seen = sorted(value for panel in panels for row in panel.magnitude for value in row if not isnan(value))
     norm = PowerNorm(gamma=0.5, vmin=0, vmax=seen[int(BRIGHTEST * (len(seen) - 1))] or 1, clip=True)
-    axes: Sequence[Axes] = page.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    axes = list(page.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
     for axis, panel in zip(axes, panels, strict=True):
         _panel(axis, found, heat_map, panel, norm)
     axes[-1].set_xlabel("decode step (0 and below: the end of the prompt)")
     axes[0].set_title(
-        "vertical line: decoding begins; ▾: a mask is selected; above the dashed line: the k neurons of the last mask",
+        "vertical line: decoding begins; ▾: a mask is selected; above the dashed line: neurons of the last mask",
         fontsize=8,
         loc="left",
         pad=14,
     )
     for colours, text in ((KEPT, "computed"), (LEFT_OUT, "left out by the mask")):
-        bar = page.colorbar(ScalarMappable(norm, colours), ax=list(axes), pad=0.01, fraction=0.025)
+        bar = page.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.01, fraction=0.025)
         bar.set_label(f"|z| / ‖z‖, {text}", fontsize=8)
     page.suptitle(f"layer {heat_map.layer}: activations of {found.neurons} neurons", fontsize=10)
     return page
@@ -92,7 +89,7 @@ def _refreshes(found: Inspection) -> Figure:
         xlabel="decode step after which the mask is selected",
         ylabel="|Iₙ ∩ Iₙ₋₁| / |Iₙ|, %",
     )
-    _finish(page, [axis], axis, found)
+    _finish(page, [axis], axis)
     return page
 
 
@@ -102,7 +99,8 @@ def _samples(found: Inspection, overlap: Overlap) -> Figure:
     columns = min(count, _MATRICES_IN_A_ROW)
     rows = -(-count // columns)
     page = Figure(figsize=(max(8, 2.6 * columns), 2.7 * rows + 3.6), layout="constrained")
-    above, below = page.subfigures(2, 1, height_ratios=(2.7 * rows, 3.6))
+    parts: Any = page.subfigures(2, 1, height_ratios=(2.7 * rows, 3.6))
+    above, below = parts
     axes = above.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes[count:]:
         axis.set_visible(False)
@@ -165,12 +163,12 @@ def _energy(found: Inspection) -> Figure:
     _chance(right, found)
     right.set(title="by layer, mean over samples and sparse steps", xlabel="layer")
     right.xaxis.get_major_locator().set_params(integer=True)
-    _finish(page, [left, right], left, found)
+    _finish(page, [left, right], left)
     right.legend(fontsize=8)
     return page
 
 
-def _finish(page: Figure, axes: Sequence[Axes], labelled: Axes, found: Inspection) -> None:
+def _finish(page: Figure, axes: Sequence[Axes], labelled: Axes) -> None:
     """Sets what the figures have in common, and the legend unless it would be too long."""
     for axis in axes:
         axis.title.set_fontsize(10)

@@ -80,7 +80,7 @@ def inspect(
     refuse_place(out / NUMBERS)
     if (out / NUMBERS).exists():
         raise UsageError(f"{out} already holds an inspection; choose another --out, or delete it")
-    from regrow.evaluation.inspection.run import refuse
+    from regrow.evaluation.inspection.masks import refuse
 
     refuse(pruning)
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)

@@ -26,12 +26,12 @@ def show(console: Console, found: Inspection, directory: Path, files: Sequence[s
 def _table(found: Inspection) -> Table:
     table = Table(
         "layer",
-        "kept",
-        "of successive masks",
-        "of two samples",
+        f"kept of {found.neurons}",
+        "successive masks",
+        "two samples",
         "own neurons kept",
         "energy kept",
-        "best for each token",
+        "best energy",
     )
     for column in table.columns:
         column.justify = "right"
@@ -46,7 +46,7 @@ def _row(found: Inspection, layer: int | None) -> list[str]:
     kept = sum(found.kept[place] for place in places) / len(places)
     return [
         _ALL if layer is None else str(layer),
-        f"{kept:.0f} of {found.neurons}",
+        f"{kept:.0f}",
         percent(_successive(found, places)),
         percent(_common(found, places)),
         percent(_own(found, places)),
@@ -63,19 +63,19 @@ def _reading(found: Inspection) -> str:
     sentences = [f"Two random masks of this size share {chance} of their neurons."]
     if successive is not None:
         sentences.append(
-            f"Successive masks share {percent(successive, 0)}: the closer to 100 %, the less a shorter period "
-            "changes (refreshes.svg)."
+            f"Successive masks share {percent(successive, 0)}: the closer this is to 100 %, the less a shorter "
+            "period changes (refreshes.svg)."
         )
     if own is not None:
         sentences.append(
-            f"The shared mask keeps {percent(own, 0)} of the neurons that a sample would keep alone: if that "
-            f"is close to {chance}, try a smaller batch or a lower sparsity (samples.svg)."
+            f"The last mask keeps {percent(own, 0)} of the neurons that a sample would keep alone: if this is "
+            f"close to {chance}, try a smaller batch or a lower sparsity (samples.svg)."
         )
     kept, best = (_energy(energy, everything) for energy in (found.energy, found.best))
     sentences.append(
-        f"Masks keep {percent(kept, 0)} of the activation energy, and {percent(best, 0)} would be possible "
-        "with masks of the same size for each token: look first at the red in activations-layer-*.png, and "
-        "at energy.svg for the samples that lose most."
+        f"Masks keep {percent(kept, 0)} of the activation energy, of {percent(best, 0)} that as many neurons "
+        "could hold if each token chose its own (best energy): look first at the red in "
+        "activations-layer-*.png, and at energy.svg for the samples that lose most."
     )
     return " ".join(sentences)
 

@@ -10,7 +10,22 @@ import torch
 from torch import Tensor
 
 from regrow.core import Mode
+from regrow.errors import UsageError
+from regrow.method.base import Method
+from regrow.method.presets import METHODS
 from regrow.selection.schedule import Schedule
+
+
+def refuse(method: Method) -> None:
+    """Raises UsageError for a method without masks that hold for many steps."""
+    if not method.keeps_masks:
+        others = ", ".join(name for name, kind in METHODS.items() if kind.keeps_masks)
+        raise UsageError(
+            f"method {method.name!r} keeps no mask of neurons from step to step, so there is none to draw; "
+            f"choose one of {others}"
+        )
+    if not method.target:
+        raise UsageError("sparsity 0 keeps every neuron, so there is no mask to draw; choose a larger one")
 
 
 @final

@@ -23,28 +23,15 @@ from regrow.errors import RegrowError, UsageError
 from regrow.evaluation.inspection.activations import tapped
 from regrow.evaluation.inspection.energy import EnergyKept
 from regrow.evaluation.inspection.heat_maps import HeatMaps
-from regrow.evaluation.inspection.masks import Masks
+from regrow.evaluation.inspection.masks import Masks, refuse
 from regrow.evaluation.inspection.overlap import order, overlap
 from regrow.hosts.generate import Generation
 from regrow.hosts.hugging_face import prune
 from regrow.method.base import Method
-from regrow.method.presets import METHODS
 from regrow.report import why_dense
 from regrow.selection.schedule import Schedule
 
 Take = Callable[[int, int, int, Tensor], None]  # place of the layer, sample, prompt tokens, zbar [T, F]
-
-
-def refuse(method: Method) -> None:
-    """Raises UsageError for a method without masks that hold for many steps."""
-    if not method.keeps_masks:
-        others = ", ".join(name for name, kind in METHODS.items() if kind.keeps_masks)
-        raise UsageError(
-            f"method {method.name!r} keeps no mask of neurons from step to step, so there is none to draw; "
-            f"choose one of {others}"
-        )
-    if not method.target:
-        raise UsageError("sparsity 0 keeps every neuron, so there is no mask to draw; choose a larger one")
 
 
 def inspect(
