@@ -42,7 +42,7 @@ def _activations(found: Inspection, heat_map: HeatMap) -> Figure:
         _panel(axis, found, heat_map, panel, norm)
     axes[-1].set_xlabel("decode step (0 and below: the end of the prompt)")
     axes[0].set_title(
-        "vertical line: decoding begins; ▾: a mask is selected; above the dashed line: neurons of the last mask",
+        "vertical line: decoding begins; ▾: a mask is selected; dashed: neurons of the last mask are above",
         fontsize=8,
         loc="left",
         pad=14,

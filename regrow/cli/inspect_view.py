@@ -27,11 +27,11 @@ def _table(found: Inspection) -> Table:
     table = Table(
         "layer",
         f"kept of {found.neurons}",
-        "successive masks",
-        "two samples",
-        "own neurons kept",
-        "energy kept",
-        "best energy",
+        "refreshes",
+        "samples",
+        "own kept",
+        "energy",
+        "best",
     )
     for column in table.columns:
         column.justify = "right"
@@ -63,18 +63,18 @@ def _reading(found: Inspection) -> str:
     sentences = [f"Two random masks of this size share {chance} of their neurons."]
     if successive is not None:
         sentences.append(
-            f"Successive masks share {percent(successive, 0)}: the closer this is to 100 %, the less a shorter "
-            "period changes (refreshes.svg)."
+            f"Successive masks share {percent(successive, 0)} (refreshes): the closer this is to 100 %, the "
+            "less a shorter period changes."
         )
     if own is not None:
         sentences.append(
-            f"The last mask keeps {percent(own, 0)} of the neurons that a sample would keep alone: if this is "
-            f"close to {chance}, try a smaller batch or a lower sparsity (samples.svg)."
+            f"The last mask keeps {percent(own, 0)} of the neurons that a sample would keep alone (own kept): "
+            f"if this is close to {chance}, try a smaller batch or a lower sparsity."
         )
     kept, best = (_energy(energy, everything) for energy in (found.energy, found.best))
     sentences.append(
         f"Masks keep {percent(kept, 0)} of the activation energy, of {percent(best, 0)} that as many neurons "
-        "could hold if each token chose its own (best energy): look first at the red in "
+        "could hold if each token chose its own (best): look first at the red in "
         "activations-layer-*.png, and at energy.svg for the samples that lose most."
     )
     return " ".join(sentences)
