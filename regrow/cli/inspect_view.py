@@ -68,13 +68,13 @@ def _reading(found: Inspection) -> str:
         )
     if own is not None:
         sentences.append(
-            f"The last mask keeps {percent(own, 0)} of the neurons that a sample would keep alone (own kept): "
+            f"The last mask keeps {percent(own, 0)} of what a sample would keep alone (own kept): "
             f"if this is close to {chance}, try a smaller batch or a lower sparsity."
         )
     kept, best = (_energy(energy, everything) for energy in (found.energy, found.best))
     sentences.append(
-        f"Masks keep {percent(kept, 0)} of the activation energy, of {percent(best, 0)} that as many neurons "
-        "could hold if each token chose its own (best): look first at the red in "
+        f"Masks keep {percent(kept, 0)} of the activation energy (energy); as many neurons would hold "
+        f"{percent(best, 0)} if each token of each sample chose its own (best). Look first at the red in "
         "activations-layer-*.png, and at energy.svg for the samples that lose most."
     )
     return " ".join(sentences)
