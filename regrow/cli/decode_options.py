@@ -29,8 +29,7 @@ PromptField = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=_PROMPTS,
-        help='Field or column that holds the prompt. Default: "prompt". '
-        "The other fields are copied to the output.",
+        help='Field or column that holds the prompt. Default: "prompt".',
     ),
 ]
 PromptsFormat = Annotated[

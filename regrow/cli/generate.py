@@ -68,7 +68,7 @@ def generate(
 
     Answers are shown as they finish, then a summary with actual sparsity and speed. Settings in the model's
     generation_config.json, such as a repetition penalty, apply, and the summary names them. --temperature and
-    --top-p replace the model's values.
+    --top-p replace the model's values. The other fields of a prompt's record are copied to the output.
 
     Example: regrow generate org/model --prompt "What is 17 * 23?" --sparsity 0.5
     """

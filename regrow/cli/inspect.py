@@ -98,7 +98,7 @@ def inspect(
         return
     from regrow.cli.inspect_view import show
 
-    show(Console(highlight=False), found, out, files)
+    show(Console(highlight=False), decoding.about(), found, out, files)
 
 
 def _inspect(decoding: Decoding, drawn: list[int]) -> Inspection:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from regrow.analysis.inspection import Energy, Inspection, Share, average, over
-from regrow.format import percent
+from regrow.format import parameters, percent
 
 _ALL = "all"
 
 
-def show(console: Console, found: Inspection, directory: Path, files: Sequence[str]) -> None:
-    """Prints the table, what its columns tell of the settings, and what could not be drawn."""
+def show(
+    console: Console, about: Mapping[str, Any], found: Inspection, directory: Path, files: Sequence[str]
+) -> None:
+    """Prints the table, what its columns tell of the settings, and what could not be drawn.
+
+    `about` says what was run: the model, and how tokens were chosen.
+    """
+    console.print(
+        f"{about['model']}, {parameters(found.method)}; {parameters(about['sampling'])}; "
+        f"{len(found.tokens)} samples, {found.decode_steps} decode steps",
+        style="dim",
+        soft_wrap=True,
+    )
     console.print(_table(found))
     console.print(_reading(found), soft_wrap=True)
     for note in found.notes:

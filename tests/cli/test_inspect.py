@@ -32,6 +32,8 @@ def test_the_directory_holds_the_pictures_and_the_numbers(tiny: Path, tmp_path: 
     assert values["chance"] == 0.5
     assert values["overlap"]["samples"] == [1, 2, 3]
     text = " ".join(result.stdout.split())
+    assert "name=bap, sparsity=0.5, init_steps=2" in text
+    assert "3 samples" in text
     assert "kept of 64" in text
     assert "Two random masks of this size share 50 % of their neurons." in text
     assert "inspect.json" in text

@@ -18,7 +18,7 @@ from naive_rules import kept_count, remember, retain
 from regrow.analysis.inspection import Inspection
 from regrow.analysis.inspection_plots import pictures
 from regrow.errors import UsageError
-from regrow.evaluation.inspection import heat_maps
+from regrow.evaluation.inspection import energy, heat_maps
 from regrow.evaluation.inspection.overlap import overlap
 from regrow.evaluation.inspection.run import inspect
 from regrow.hosts.generate import generate
@@ -118,6 +118,7 @@ def test_masks_and_overlaps_are_those_of_the_reference(seed: int, monkeypatch: p
 def test_the_energy_is_that_of_the_dense_activations_inside_the_mask(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(energy, "CHUNK", 5)
     case = draw(seed, torch.float64)
     outcome, _ = reference(case, monkeypatch)
     found = inspected(case)
@@ -130,9 +131,9 @@ def test_the_energy_is_that_of_the_dense_activations_inside_the_mask(
                 assert found.energy.by_step[row][step - 1] is None
                 continue
             for layer, kept in enumerate(mask):
-                energy = relative[layer][prompt + step - 1].square()
-                best = energy.sort(descending=True).values[: len(kept)].sum()
-                shares[layer].append((float(energy[kept].sum()), float(best)))
+                square = relative[layer][prompt + step - 1].square()
+                best = square.sort(descending=True).values[: len(kept)].sum()
+                shares[layer].append((float(square[kept].sum()), float(best)))
             now = [of_layer[-1] for of_layer in shares]
             assert found.energy.by_step[row][step - 1] == pytest.approx(mean(a for a, _ in now), rel=1e-9)
             assert found.best.by_step[row][step - 1] == pytest.approx(mean(b for _, b in now), rel=1e-9)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
 
 from regrow.analysis.inspection import Energy, Share
 from regrow.evaluation.inspection.masks import Masks
+
+CHUNK: Final = 256  # tokens whose activations are sorted at once
 
 
 @final
@@ -25,13 +27,14 @@ class EnergyKept:
     def take(self, place: int, sample: int, prompt: int, zbar: Tensor) -> None:
         """Adds the activations zbar `[T, F]` = z / ||z|| of a sample in one layer, `prompt` of them first."""
         used = self._masks.used[: len(zbar) - prompt]
-        steps = (used >= 0).nonzero().squeeze(1)
-        share = zbar[prompt:][steps].square()
-        kept, whole = self._masks.kept[used[steps], place], share.sum(dim=-1)
-        largest = share.sort(dim=-1, descending=True).values.cumsum(dim=-1)
-        best = largest.gather(1, kept.sum(dim=-1, keepdim=True).clamp(min=1) - 1).squeeze(1)
-        for found, into in (((share * kept).sum(dim=-1), self._kept), (best, self._best)):
-            into[place, sample, steps.cpu()] = (found / whole).double().cpu()
+        # In chunks, because sorting takes several times the memory of what is sorted.
+        for steps in torch.split((used >= 0).nonzero().squeeze(1), CHUNK):
+            share = zbar[prompt + steps].square()
+            kept, whole = self._masks.kept[used[steps], place], share.sum(dim=-1)
+            largest = share.sort(dim=-1, descending=True).values.cumsum(dim=-1)
+            best = largest.gather(1, kept.sum(dim=-1, keepdim=True).clamp(min=1) - 1).squeeze(1)
+            for found, into in (((share * kept).sum(dim=-1), self._kept), (best, self._best)):
+                into[place, sample, steps.cpu()] = (found / whole).double().cpu()
 
     def of_masks(self) -> Energy:
         """Returns the energy of the neurons in the mask that each step used."""
