@@ -19,6 +19,7 @@ from regrow.cli.evaluate import evaluate
 from regrow.cli.generate import generate
 from regrow.cli.grade import grade
 from regrow.cli.group import Command, Group
+from regrow.cli.inspect import inspect
 from regrow.cli.methods import methods
 from regrow.cli.options import Verbose, with_verbose
 from regrow.cli.table import table
@@ -60,6 +61,7 @@ for panel, command in (
     (_DECODE, calibrate),
     (_MEASURE, evaluate),
     (_MEASURE, compare),
+    (_MEASURE, inspect),
     (_MEASURE, bench),
 ):
     app.command(cls=Command, rich_help_panel=panel)(with_verbose(command))

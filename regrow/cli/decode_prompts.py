@@ -20,6 +20,7 @@ from regrow.cli.own_settings import OwnSettings
 from regrow.cli.prompt_rows import Prompt
 from regrow.cli.totals import Totals
 from regrow.cli.watched import Watched
+from regrow.decoding.loop import Progress
 from regrow.errors import RegrowError, UsageError, said
 from regrow.format import rate
 from regrow.hosts.engine import Engine
@@ -40,7 +41,7 @@ class Decoding:
         self.own = OwnSettings.take(loaded, plan.sampling)
         ids, mask = encode(loaded, [prompt.text for prompt in prompts], chat=plan.chat)
         size = plan.batch_size
-        self._batches = [
+        self.batches = [
             self._batch(start, ids[start : start + size], mask[start : start + size])
             for start in range(0, len(ids), size)
         ]
@@ -94,7 +95,7 @@ class Decoding:
         `on_batch(samples)` once for each batch, in the order of the prompts.
         """
         batches = [
-            (number, batch) for number, batch in enumerate(self._batches, 1) if batch.start >= self.kept
+            (number, batch) for number, batch in enumerate(self.batches, 1) if batch.start >= self.kept
         ]
         own = self.loaded.model, self.plan.method, self.plan.skip_layers, self.plan.calibration
         with Engine(*own, owns_model=True), Bar() as bar:
@@ -106,7 +107,7 @@ class Decoding:
                     self.prompts,
                     batch,
                     bar,
-                    f"batch {number} of {len(self._batches)}",
+                    f"batch {number} of {len(self.batches)}",
                     steps,
                     on_sample,
                 )
@@ -115,7 +116,7 @@ class Decoding:
                 steps += batch.new
                 if len(batches) > 1:
                     speed = rate(reports[-1].counters.decode_tokens_per_second)
-                    bar.ended(steps, f"batch {number} of {len(self._batches)} complete, {speed} tokens/s")
+                    bar.ended(steps, f"batch {number} of {len(self.batches)} complete, {speed} tokens/s")
         return Totals.of(reports) if reports else None
 
     def _batch(self, start: int, ids: Tensor, mask: Tensor) -> PromptBatch:
@@ -140,7 +141,8 @@ class Decoding:
             )
         return min(LONGEST_ANSWER, context - width) if asked is None else asked
 
-    def _run(self, batch: PromptBatch, watched: Watched) -> Report:
+    def decode(self, batch: PromptBatch, watch: Callable[[Progress], None]) -> Generation:
+        """Decodes one batch of the model, which is pruned. Calls `watch(progress)` as `generate` does."""
         how = self.plan.sampling
         if how.temperature:
             torch.manual_seed(how.batch_seed(batch.start))
@@ -148,9 +150,7 @@ class Decoding:
         if self.own.needs_tokenizer:
             limits["tokenizer"] = self.loaded.tokenizer
         try:
-            done: Generation = generate(
-                self.loaded.model, batch.ids, batch.mask, watch=watched.step, **limits
-            )
+            done: Generation = generate(self.loaded.model, batch.ids, batch.mask, watch=watch, **limits)
         except (ValueError, TypeError) as error:
             given = own_settings.beside_ids(self.loaded)
             if isinstance(error, RegrowError) or not given:
@@ -160,6 +160,10 @@ class Decoding:
                 f"the generation_config.json of {self.loaded.name} cannot be followed ({held}): "
                 f"{said(error)}; correct that file"
             ) from error
+        return done
+
+    def _run(self, batch: PromptBatch, watched: Watched) -> Report:
+        done = self.decode(batch, watched.step)
         for row, (tokens, reason) in enumerate(zip(done.tokens, done.report.finish_reasons, strict=True)):
             watched.end(row, tokens, reason)
         return done.report

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
-from regrow.cli import method_options, options
+from regrow.cli import decode_options, method_options, options
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
 from regrow.cli.prompts import read
@@ -21,46 +21,17 @@ if TYPE_CHECKING:
     from regrow.cli.generate_plan import Sample
     from regrow.method.base import Method
 
-_PROMPTS, _DECODING, _OUTPUT = "Prompts", "Decoding", "Output"
+_DECODING, _OUTPUT = "Decoding", "Output"
 
 
 @method_options.with_method
 def generate(
     *,
     model: options.ModelName = None,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--prompt", "-p", metavar="TEXT", rich_help_panel=_PROMPTS, help="A prompt; may be repeated."
-        ),
-    ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            "--prompts",
-            metavar="FILE",
-            rich_help_panel=_PROMPTS,
-            help="File with prompts: one per line (.txt), JSON lines (.jsonl), JSON (.json), or a table with "
-            "a header (.csv, .tsv). May be gzipped (.gz). Use - for standard input.",
-        ),
-    ] = None,
-    prompt_field: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel=_PROMPTS,
-            help='Field or column that holds the prompt. Default: "prompt". '
-            "The other fields are copied to the output.",
-        ),
-    ] = None,
-    prompts_format: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel=_PROMPTS,
-            help="Format of the file: lines, jsonl, json, csv or tsv; auto decides by name, then by content.",
-        ),
-    ] = "auto",
+    prompt: decode_options.PromptTexts = None,
+    prompts: decode_options.PromptsFile = None,
+    prompt_field: decode_options.PromptField = None,
+    prompts_format: decode_options.PromptsFormat = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -69,36 +40,10 @@ def generate(
             help="Prompts decoded together; they share one mask. Default: all, up to 16.",
         ),
     ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            rich_help_panel=_DECODING,
-            help="Longest answer in tokens. Default: what the context leaves, up to 1024.",
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            rich_help_panel=_DECODING,
-            help="Sampling temperature, such as 0.6. Default: 0, which decodes greedily.",
-        ),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            rich_help_panel=_DECODING,
-            help="With --temperature: sample from the most likely tokens whose probabilities add up to this, "
-            "in (0, 1]. Default: the model's own setting, else 1.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=_DECODING,
-            help="With --temperature: seed of the random numbers. Default: random; the summary names it.",
-        ),
-    ] = None,
+    max_new_tokens: decode_options.MaxNewTokens = None,
+    temperature: decode_options.Temperature = None,
+    top_p: decode_options.TopP = None,
+    seed: decode_options.Seed = None,
     pruning: Method,
     calibration: options.CalibrationFile = None,
     dtype: options.DTypeName = "auto",
@@ -123,7 +68,7 @@ def generate(
 
     Answers are shown as they finish, then a summary with actual sparsity and speed. Settings in the model's
     generation_config.json, such as a repetition penalty, apply, and the summary names them. --temperature and
-    --top-p replace the model's values.
+    --top-p replace the model's values. The other fields of a prompt's record are copied to the output.
 
     Example: regrow generate org/model --prompt "What is 17 * 23?" --sparsity 0.5
     """

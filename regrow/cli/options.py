@@ -208,9 +208,12 @@ def shard(text: str) -> tuple[int, int]:
     return int(part), int(count)
 
 
-def layers(text: str) -> list[int]:
-    """Returns the numbers in a text such as `0,1,5`. Raises UsageError if the text is anything else."""
+def layers(text: str, name: str = "--skip-layers") -> list[int]:
+    """Returns the numbers in a text such as `0,1,5`, the value of the option `name`.
+
+    Raises UsageError if the text is anything else.
+    """
     try:
         return [int(part) for part in text.split(",")] if text.strip() else []
     except ValueError:
-        raise UsageError(f"--skip-layers takes layer numbers such as 0,1,5, not {text!r}") from None
+        raise UsageError(f"{name} takes layer numbers such as 0,1,5, not {text!r}") from None

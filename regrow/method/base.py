@@ -44,6 +44,8 @@ class Method(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
     surface: ClassVar[Surface] = Surface.NEURONS
+    # Whether a mask of neurons holds for many steps, so that a session can record the masks.
+    keeps_masks: ClassVar[bool] = False
     # Parameters that a calibration depends on: other values need another calibration.
     calibrated_by: ClassVar[tuple[str, ...]] = ("sparsity",)
     # Parameters that only older records hold, each with the one value that is still supported.
@@ -158,6 +160,8 @@ class InputMethod(Method):
 
 class NeuronMethod(Method):
     """A method that keeps a set of FFN neurons from one selection to the next."""
+
+    keeps_masks: ClassVar[bool] = True
 
     @abstractmethod
     def index_set(self) -> IndexSet:

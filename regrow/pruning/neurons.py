@@ -164,6 +164,12 @@ class NeuronPruner(Pruner, SampleMemory):
         return any(self._kept)
 
     @property
+    def remembered(self) -> Tensor | None:
+        if self.state is None or self._fixed is not None:
+            return None
+        return torch.where(self.state.known[:, None], self.state.memory, torch.nan)
+
+    @property
     def turnover(self) -> list[float]:
         return [] if self.state is None else [float(value) for value in self.state.turnover.tolist()]
 

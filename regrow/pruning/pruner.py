@@ -37,6 +37,14 @@ class SampleMemory(ABC):
 
     @property
     @abstractmethod
+    def remembered(self) -> Tensor | None:
+        """A copy of the scores in the memory of each sample `[L, S, F]`; NaN for samples that have none.
+
+        None if nothing is remembered of the samples: masks then depend on other things, such as weights.
+        """
+
+    @property
+    @abstractmethod
     def turnover(self) -> list[float]:
         """Sum over the selections of 1 - |I_n and I_(n-1)| / |I_n|, for each layer."""
 
@@ -45,6 +53,7 @@ class SampleMemory(ABC):
 class NoMemory(SampleMemory):
     """The empty memory of pruners that decide by the current forward pass alone."""
 
+    remembered = None
     turnover: list[float] = []  # noqa: RUF012 - never written to
 
     def join(self, joining: Tensor) -> None:

@@ -27,7 +27,17 @@ def _words(text: str) -> str:
 def test_help_lists_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    assert COMMANDS == ["generate", "demo", "methods", "calibrate", "evaluate", "compare", "bench", "table"]
+    assert COMMANDS == [
+        "generate",
+        "demo",
+        "methods",
+        "calibrate",
+        "evaluate",
+        "compare",
+        "inspect",
+        "bench",
+        "table",
+    ]
     assert all(f" {name} " in _words(result.stdout) for name in COMMANDS)
 
 
