@@ -79,6 +79,8 @@ LIBRARIES: dict[str, set[str]] = {
     "matplotlib": {"analysis"},
     "triton": {"kernels"},
     "vllm": {"bench"},  # only by the worker, which runs in another Python
+    "lm_eval": {"hosts", "cli"},
+    "tqdm": {"hosts"},
     "typer": {"cli"},
     "rich": {"cli"},
 }
