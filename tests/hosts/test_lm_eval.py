@@ -179,7 +179,7 @@ def test_requests_share_a_batch_only_within_a_task_and_with_equal_arguments() ->
     assert groups([greedy[0], *other, *short, greedy[1]]) == [[0, 3], [1], [2]]
 
 
-def test_a_chat_template_applies_as_it_is_written(dense: RegrowLM) -> None:
+def test_a_chat_template_applies_as_it_is_written(dense: RegrowLM, monkeypatch: pytest.MonkeyPatch) -> None:
     messages = [{"role": "user", "content": PROMPTS[0]}]
     written = dense.apply_chat_template(messages)
     ids, _ = encode(dense.loaded, [written], chat=False)
@@ -189,6 +189,9 @@ def test_a_chat_template_applies_as_it_is_written(dense: RegrowLM) -> None:
     assert dense.chat_template(True) == dense.tokenizer.chat_template
     with pytest.raises(regrow.UsageError, match="cannot be chosen by name"):
         dense.chat_template("short")
+    monkeypatch.setattr(dense.tokenizer, "chat_template", "{{ raise_exception('no system role') }}")
+    with pytest.raises(regrow.RegrowError, match="no system role; leave out --system_instruction"):
+        dense.apply_chat_template(messages)
 
 
 def test_the_answer_begins_after_the_thoughts() -> None:

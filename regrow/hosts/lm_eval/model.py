@@ -23,6 +23,7 @@ from regrow.hosts.lm_eval.generation import Generating, groups
 from regrow.hosts.lm_eval.settings import NO_CACHE, Settings
 from regrow.hosts.lm_eval.stop_strings import StopStrings
 from regrow.models import encode, load
+from regrow.models.blame import blaming
 from regrow.report import Report, why_dense
 from regrow.versions import versions
 
@@ -134,16 +135,20 @@ class RegrowLM(LM):  # type: ignore[misc]
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Returns the messages as the text of a prompt."""
+        """Returns the messages as the text of a prompt. Raises RegrowError if the template fails."""
         thinking = self.settings.enable_thinking
         named: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
-        text = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            **named,
-        )
+        with blaming(
+            f"the chat template of {self.loaded.name} fails on the messages of a task",
+            "leave out --system_instruction, which not all templates take, or --apply_chat_template",
+        ):
+            text = self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+                **named,
+            )
         return str(text)
 
     def get_model_info(self) -> dict[str, Any]:
