@@ -82,6 +82,8 @@ LIBRARIES: dict[str, set[str]] = {
     "math_verify": {"evaluation"},
     "sympy": {"evaluation"},
     "vllm": {"bench"},  # only by the worker, which runs in another Python
+    "lm_eval": {"hosts", "cli"},
+    "tqdm": {"hosts"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

@@ -20,6 +20,7 @@ from regrow.cli.generate import generate
 from regrow.cli.grade import grade
 from regrow.cli.group import Command, Group
 from regrow.cli.inspect import inspect
+from regrow.cli.lm_eval import lm_eval
 from regrow.cli.methods import methods
 from regrow.cli.options import Verbose, with_verbose
 from regrow.cli.table import table
@@ -65,6 +66,9 @@ for panel, command in (
     (_MEASURE, bench),
 ):
     app.command(cls=Command, rich_help_panel=panel)(with_verbose(command))
+# All arguments are lm-eval's, --help too.
+_ALL_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+app.command(cls=Command, rich_help_panel=_MEASURE, context_settings=_ALL_ON)(lm_eval)
 for command in (grade, table):  # these work without torch
     app.command(rich_help_panel=_MEASURE)(with_verbose(command))
 

@@ -84,7 +84,9 @@ def _check_text(which: str, prompt: str) -> None:
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool, system: str) -> list[int]:
     if not chat:
-        ids: list[int] = tokenizer(prompt)["input_ids"]
+        # A text that a chat template wrote may begin with the BOS already.
+        has_bos = bool(tokenizer.bos_token) and prompt.startswith(str(tokenizer.bos_token))
+        ids: list[int] = tokenizer(prompt, add_special_tokens=not has_bos)["input_ids"]
         return ids
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})

@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from typer.main import get_group
 
 from command import run, start
 from regrow.cli import app
@@ -16,7 +17,7 @@ from regrow.method.presets import METHODS, parameters
 from regrow.models import DTYPES
 from regrow.selection.index_set import AGGREGATES, MEMORIES
 
-COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+COMMANDS = list(get_group(app).commands)
 
 
 def _words(text: str) -> str:
@@ -36,12 +37,14 @@ def test_help_lists_every_command() -> None:
         "compare",
         "inspect",
         "bench",
+        "lm-eval",
+        "grade",
         "table",
     ]
     assert all(f" {name} " in _words(result.stdout) for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "lm-eval"])
 def test_every_option_is_explained_and_no_place_for_choices_stays_empty(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -147,3 +150,12 @@ def test_commands_are_completed() -> None:
     with start(environment=environment) as process:
         out, _ = process.communicate(timeout=60)
     assert out.split() == ["evaluate"]
+
+
+def test_without_lm_eval_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["regrow.cli.lm_eval"], "find_spec", lambda name: None)
+    result = run("lm-eval", "--tasks", "gsm8k")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "regrow: error: lm-evaluation-harness is not installed; pip install 'regrow[lm-eval]'\n"
+    )

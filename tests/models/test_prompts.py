@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 import regrow
 from model_files import edit_json, one_sentence
@@ -23,6 +25,16 @@ def test_the_chat_template_is_used_where_there_is_one(loaded: Loaded) -> None:
     assert encode(loaded, ["a"])[0].tolist() == [[40]]
     with pytest.raises(UsageError, match="no chat template"):
         encode(loaded, ["a"], chat=True)
+
+
+def test_a_text_that_begins_with_the_bos_gets_no_second_one(loaded: Loaded) -> None:
+    tokenizer: Any = loaded.tokenizer
+    bos = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos[0]} $A", special_tokens=[bos]
+    )
+    for text in ("ab", f"{bos[0]}ab"):
+        assert encode(loaded, [text], chat=False)[0].tolist() == [[bos[1], 40, 41]]
 
 
 @pytest.mark.parametrize(
