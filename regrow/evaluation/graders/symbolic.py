@@ -66,7 +66,7 @@ def _apart(golds: list[Any], answers: list[Any]) -> float | None:
 
 def _number(parsed: list[Any]) -> Any:
     """Returns the value of a constant real expression, as a sympy number; None for anything else."""
-    from sympy import Expr  # type: ignore[import-untyped]
+    from sympy import Expr
 
     if not parsed or not isinstance(parsed[0], Expr) or parsed[0].free_symbols:
         return None
