@@ -68,7 +68,7 @@ class Summary:
     def notes(self) -> list[str]:
         """Sentences, without a full stop, that a reader must know to read the numbers right."""
         found = []
-        if why := why_dense(self.config.params, _target(self.config), self.counters):
+        if why := why_dense(self.config.params, target(self.config), self.counters):
             found.append(why)
         if self.at_cap.right > MANY_CUT * self.at_cap.total:
             found.append(
@@ -140,10 +140,10 @@ def _problems(graded: Graded) -> Share:
     return Share(right, total, max(1.0, spread / independent))
 
 
-def _target(config: RunConfig) -> float:
+def target(config: RunConfig) -> float:
     """Target sparsity of the run; 0 for a method without one."""
-    target = config.params.get("sparsity", 0.0)
-    return float(target) if isinstance(target, int | float) else 0.0
+    found = config.params.get("sparsity", 0.0)
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _families(graded: Graded) -> dict[str, Share]:

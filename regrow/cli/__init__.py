@@ -20,6 +20,7 @@ from regrow.cli.generate import generate
 from regrow.cli.group import Command, Group
 from regrow.cli.methods import methods
 from regrow.cli.options import Verbose, with_verbose
+from regrow.cli.report import report
 from regrow.cli.table import table
 
 app = typer.Typer(
@@ -62,7 +63,8 @@ for panel, command in (
     (_MEASURE, bench),
 ):
     app.command(cls=Command, rich_help_panel=panel)(with_verbose(command))
-app.command(rich_help_panel=_MEASURE)(with_verbose(table))  # works without torch
+for command in (table, report):
+    app.command(rich_help_panel=_MEASURE)(with_verbose(command))
 
 
 def main() -> None:
