@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import final
+from typing import Final, final
 
 from regrow.format import cell, printable
+
+_UNFOLDED: Final = 3  # notes that a page shows; more are folded
 
 
 @final
@@ -81,13 +83,20 @@ def html(table: Table) -> str:
     caption = f"<figcaption>{_text(table.title)}</figcaption>" if table.title else ""
     head = "".join(f'<th scope="col"{_side(column)}>{_text(column.header)}</th>' for column in table.columns)
     body = "\n".join(f"<tr>{_row(table, row)}</tr>" for row in table.rows)
-    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in table.notes)
     label = escape(printable(table.title or "table"))
     return (
         f'<figure class="table">{caption}'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>{notes}</figure>"
+        f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>{_notes(table)}</figure>"
     )
+
+
+def _notes(table: Table) -> str:
+    """Returns the notes, folded if they are many."""
+    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in table.notes)
+    if len(table.notes) <= _UNFOLDED:
+        return notes
+    return f'<details><summary class="note">{len(table.notes)} notes</summary>{notes}</details>'
 
 
 def _row(table: Table, row: Sequence[str]) -> str:

@@ -29,12 +29,20 @@ COLORS: Final = (
 MARKERS: Final = "osD^v<>pP*XhH8d"
 _DASHES: Final = ("-", "--", ":")
 
-_WIDTH: Final = 5.2  # inches; text of 9 points is still read if a phone shows the chart at two thirds
-_HEIGHT: Final = 3.3  # inches, without the legend
+_WIDTH: Final = 4.7  # inches; a phone shows this at four fifths, so that text of 9 points can be read
+_HEIGHT: Final = 3.0  # inches, without the legend
 _LEGEND_ROW: Final = 0.2  # inches
 _DODGE: Final = 0.05  # categories, by which lines are moved apart so that their error bars can be seen
 _INK: Final = "#010203"  # stands for the colour of the page's text while a chart is drawn
 _GRID: Final = "#040506"  # stands for the same colour, nearly transparent
+_SMALLEST, _LARGEST = 3.5, 7.5  # points, of markers
+_BARS: Final[dict[str, Any]] = {
+    "marker": "",
+    "linestyle": "",
+    "elinewidth": 0.9,
+    "capsize": 1.8,
+    "alpha": 0.75,
+}
 _FONT: Final = "system-ui, sans-serif"
 _LOOKS: Final[dict[Any, Any]] = {
     "svg.hashsalt": "regrow",
@@ -67,7 +75,7 @@ class Point:
     y: float
     across: tuple[float, float] | None = None  # the interval along y
     along: tuple[float, float] | None = None  # the interval along x
-    mark: str = ""  # short text beside the point
+    size: float = 0.3  # of the marker, from 0 (small) to 1 (large)
 
 
 @final
@@ -139,18 +147,15 @@ def _axes(axis: Axes, chart: Chart) -> None:
 
 def _line(axis: Axes, line: Line, drawn: Mapping[str, Any], moved: float) -> None:
     xs, ys = [point.x + moved for point in line.points], [point.y for point in line.points]
-    axis.plot(xs, ys, **drawn, linewidth=1.1, markersize=4.5)
+    axis.plot(xs, ys, **{**drawn, "marker": ""}, linewidth=1.1)
     for x, point in zip(xs, line.points, strict=True):
+        size = _SMALLEST + (_LARGEST - _SMALLEST) * point.size
+        axis.plot([x], [point.y], **{**drawn, "linestyle": ""}, markersize=size)
         for ends, at in ((point.across, "yerr"), (point.along, "xerr")):
             if ends:
                 middle = point.y if at == "yerr" else point.x
-                sizes: Any = [[middle - ends[0]], [ends[1] - middle]]
-                bars = {at: sizes, "color": drawn["color"], "linestyle": "", "elinewidth": 0.9}
-                axis.errorbar([x], [point.y], **bars, capsize=1.8, alpha=0.75)
-        if point.mark:
-            axis.annotate(
-                point.mark, (x, point.y), (4, 4), textcoords="offset points", fontsize=7.5, color=_INK
-            )
+                bars: dict[str, Any] = {at: [[middle - ends[0]], [ends[1] - middle]]}
+                axis.errorbar([x], [point.y], **bars, **{**drawn, **_BARS})
 
 
 def _element(svg: str, chart: Chart) -> str:

@@ -13,8 +13,7 @@ from regrow.reporting.section import Section
 
 def document(content: ReportContent) -> str:
     """Returns the Markdown document."""
-    settings = [f"{group.setting}." for group in content.groups]
-    parts = ["# Regrow report", *settings, table.markdown(content.contents)]
+    parts = ["# Regrow report", table.markdown(content.contents)]
     for section in content.sections:
         parts += _section(section)
     return printable("\n\n".join(parts)) + "\n"

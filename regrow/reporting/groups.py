@@ -15,7 +15,7 @@ from regrow.evaluation.grid import ABLATIONS, ENTRIES, SPARSITY
 from regrow.evaluation.labels import labels
 from regrow.records import Graded
 from regrow.reporting.sources import RecordedDivergence, RecordedRun, Sources
-from regrow.run_config import RunConfig, canonical
+from regrow.run_config import RunConfig, canonical, differing
 
 _VARYING: Final = ("method", "params", "skip_layers", "batch_size")  # within a group
 _OF_PROMPTS: Final = ("limit", "task_sha256", "prompts_sha256")  # a divergence is of other prompts
@@ -145,12 +145,21 @@ def _named(found: Sequence[Group]) -> list[Group]:
     tasks = [(group.model, group.config.fingerprint, group.name) for group in found]
     named = []
     for number, (group, task) in enumerate(zip(found, tasks, strict=True)):
-        c = group.config
-        longer = f"{group.name} ({c.limit} prompts, at most {c.max_new_tokens} tokens, {c.dtype}, {c.device})"
-        name = group.name if tasks.count(task) == 1 else longer
+        alike = [other.config for other, own in zip(found, tasks, strict=True) if own == task]
+        c, told = group.config, _told_apart(alike)[alike.index(group.config)]
         short = slug(c.model.rsplit("/", 1)[-1], c.task, *([number + 1] if len(found) > 1 else []))
-        named.append(replace(group, name=name, slug=short))
+        named.append(replace(group, name=f"{group.name} ({told})" if told else group.name, slug=short))
     return named
+
+
+def _told_apart(configs: Sequence[RunConfig]) -> list[str]:
+    """Returns, for each configuration, the settings in which they differ, as words."""
+    settings = [_without(config, (*_VARYING, "task_sha256", "prompts_sha256")) for config in configs]
+    words = {"limit": "{} prompts", "max_new_tokens": "at most {} tokens"}
+    return [
+        ", ".join(words.get(name, name + " {}").format(str(value)[:24]) for name, value in own.items())
+        for own in differing(settings)
+    ]
 
 
 def slug(*parts: object) -> str:
@@ -165,7 +174,11 @@ def _place(row: ComparisonRow) -> tuple[bool, float, int, str, int]:
 
 
 def _key(config: RunConfig, without: Sequence[str]) -> str:
-    return canonical({name: value for name, value in config.to_dict().items() if name not in without})
+    return canonical(_without(config, without))
+
+
+def _without(config: RunConfig, without: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in config.to_dict().items() if name not in without}
 
 
 def _same(one: RunConfig, other: RunConfig, names: Sequence[str], without: Sequence[str] = ()) -> bool:

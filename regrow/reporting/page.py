@@ -36,7 +36,8 @@ th, td { padding: .35rem .7rem; text-align: left; vertical-align: top; white-spa
 thead th { background: var(--band); font-weight: 600; white-space: normal; vertical-align: bottom; }
 tbody th { font-weight: 500; }
 tbody tr { border-top: 1px solid var(--line); }
-td::first-line { font-weight: 500; }
+td:has(br)::first-line { font-weight: 600; }
+summary { cursor: pointer; }
 .wrapping td { white-space: normal; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
   gap: 0 1.5rem; }
@@ -52,13 +53,12 @@ def page(content: ReportContent) -> str:
         for section in content.sections
         if section.parts
     )
-    settings = "".join(f"<p>{escape(printable(group.setting))}.</p>" for group in content.groups)
     body = "\n".join(_section(section, content) for section in content.sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>Regrow report</title><style>{_STYLE}</style></head>\n<body>'
-        f"<header><h1>Regrow report</h1>{settings}</header>\n"
+        f"<header><h1>Regrow report</h1></header>\n"
         f'<div class="wrapping">{table.html(content.contents)}</div>\n'
         f"<nav><ul>{links}</ul></nav>\n<main>\n{body}\n</main></body></html>\n"
     )

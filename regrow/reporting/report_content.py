@@ -52,11 +52,8 @@ class ReportContent:
     def contents(self) -> Table:
         """A table of what was read."""
         rows = [(group.model, group.name, _runs(group), _versions(group)) for group in self.groups]
-        rows += [
-            (bench.result.rows[0].model, "speed", f"{bench.file.name} on {bench.device}", _made_with(bench))
-            for bench in self.benches
-        ]
-        columns = [Column(name, right=False) for name in ("model", "task", "results", "made with")]
+        rows += [(_models(bench), "speed", bench.name, _made_with(bench)) for bench in self.benches]
+        columns = [Column(name, right=False) for name in ("model", "task", "results", "device and version")]
         notes = [f"Left out: {why}." for _, why in self.left_out]
         return Table.of(columns, rows, "", notes)
 
@@ -94,23 +91,26 @@ def _runs(group: Group) -> str:
     sizes = ", ".join(map(str, group.batch_sizes))
     targets = ", ".join(f"{100 * target:g} %" for target in sorted({row.target for row in group.rows}))
     incomplete = sum(1 for row in group.answered if row.summary and row.summary.missing)
-    note = f", {incomplete} of them incomplete" if incomplete else ""
-    return f"{len(group.answered)} runs{note}; batch {sizes}; target sparsity {targets}"
+    note = f" ({incomplete} incomplete)" if incomplete else ""
+    count = len(group.answered)
+    return f"{count} run{'' if count == 1 else 's'}{note}; batch {sizes}; target sparsity {targets}"
 
 
 def _versions(group: Group) -> str:
-    made = dict.fromkeys(
-        f"regrow {v.get('regrow', 'unknown')}, torch {v.get('torch', 'unknown')}"
-        for row in group.answered
-        if row.summary
-        for v in row.summary.versions
-    )
-    return "; ".join(made) or "not stated"
+    made = {v.get("torch", "") for row in group.answered if row.summary for v in row.summary.versions}
+    return _on(group.config.device, *made)
 
 
 def _made_with(bench: Bench) -> str:
-    made = bench.result.made_with
-    return ", ".join(f"{name} {made[name]}" for name in ("regrow", "torch") if name in made) or "not stated"
+    return _on(bench.device, bench.result.made_with.get("torch", ""))
+
+
+def _on(device: str, *torch: str) -> str:
+    return ", ".join([device, *(f"torch {version}" for version in sorted(torch) if version)])
+
+
+def _models(bench: Bench) -> str:
+    return ", ".join(dict.fromkeys(row.model for row in bench.result.rows))
 
 
 def _group(group: Group) -> dict[str, Any]:

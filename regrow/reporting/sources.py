@@ -72,6 +72,11 @@ class Bench:
     result: Result
 
     @property
+    def name(self) -> str:
+        """Name of the file and of its folder."""
+        return "/".join(self.file.parts[-2:])
+
+    @property
     def device(self) -> str:
         return self.result.made_with.get("device", "an unnamed device")
 

@@ -48,13 +48,12 @@ class Timing:
             else f"{100 * self.sparsity:g} % target sparsity"
         )
         parts = ", ".join(part for part in (weights, dtype, target) if part)
-        return f"{self.bench.file.name}: {parts}; decode steps only, after the first T_init dense steps."
+        return f"{self.bench.name}: {parts}; decode steps only, after the first T_init dense steps."
 
     @property
     def name(self) -> str:
         first = self.rows[0]
-        place = self.bench.file.parent.name, self.bench.file.stem
-        return slug(*place, first.model, first.prompt, first.new)
+        return slug(self.bench.name, first.model, first.prompt, first.new)
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -102,9 +101,9 @@ def tradeoff(groups: Sequence[Group], found: Sequence[Timing]) -> Section:
     return Section(
         "trade-off",
         "Accuracy against throughput",
-        "Where a benchmark and an accuracy have the same method, target sparsity and batch size. The number "
-        "beside a marker is the batch size, bars along y are 95 % intervals, bars along x the range of the "
-        "rounds.",
+        "Where a benchmark and an accuracy have the same method, target sparsity and batch size. The "
+        "larger the batch, the larger the marker. Bars along y are 95 % intervals, bars along x the range of "
+        "the rounds.",
         tuple(charts),
         "No benchmark and accuracy have a method, sparsity and batch size in common.",
     )
@@ -165,7 +164,7 @@ def _tradeoffs(group: Group, timing: Timing) -> Iterator[Chart]:
         label = method(own[0])
         target = 0.0 if own[0].label == "dense" else timing.sparsity
         pairs = [(row, answers.get((label, -1.0 if target is None else target, row.rows))) for row in own]
-        points = [_point(row, answer) for row, answer in pairs if answer]
+        points = [_point(row, answer, timing.batch_sizes) for row, answer in pairs if answer]
         if any(points):
             lines.append(line(label, points))
     if any(one.label != "dense" for one in lines):
@@ -186,9 +185,9 @@ def _tradeoff(group: Group, timing: Timing, lines: Sequence[Line]) -> Chart:
     )
 
 
-def _point(row: BenchRow, answer: ComparisonRow) -> Point | None:
+def _point(row: BenchRow, answer: ComparisonRow, sizes: Sequence[int]) -> Point | None:
     found = percents(answer.summary.problems) if answer.summary else None
     if found is None:
         return None
-    along = (row.ratio.low, row.ratio.high)
-    return Point(row.ratio.median, found[0], found[1], along, str(row.rows))
+    size = sizes.index(row.rows) / max(1, len(sizes) - 1)
+    return Point(row.ratio.median, *found, along=(row.ratio.low, row.ratio.high), size=size)
