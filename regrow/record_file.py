@@ -24,21 +24,35 @@ _STARTS = tuple(b'{"format":%d,' % written for written in FORMATS)
 _RECORD = re.compile(rb'^\W*\{[ \t]*"(format"[ \t]*:[ \t]*\d|batch"[ \t]*:)', re.MULTILINE)
 
 
-def read(path: Path) -> tuple[Record, ...]:
-    """Returns the complete batches of a file, in order of batch. Another process may still be writing it.
+def read(*paths: Path) -> tuple[Record, ...]:
+    """Returns the complete batches of the files of one run, in order of batch.
 
-    Raises UsageError if the file cannot be read, RegrowError if it is damaged or holds no complete batch.
+    Other processes may still be writing them. Raises UsageError if a file cannot be read, RegrowError if a
+    file is damaged, if the files belong to different runs or hold a batch twice, or if none holds a batch.
     """
+    records: dict[int, Record] = {}
+    for path in paths:
+        for record in _read(path).values():
+            try:
+                _refuse_stray(record, records)
+            except ValueError as error:
+                raise RegrowError(
+                    f"{path} and {paths[0]} cannot be taken together: {error}; choose files of one run"
+                ) from error
+            records[record.batch] = record
+    if not records:
+        raise RegrowError(f"{paths[0]} holds no complete batch: run the evaluation first")
+    return tuple(records[batch] for batch in sorted(records))
+
+
+def _read(path: Path) -> dict[int, Record]:
     try:
         if path.exists() and not (path.is_file() or _is_open_pipe(path)):
             raise UsageError(f"{path} is not a regular file; give a record file")
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    records, _ = _parse(path, data)
-    if not records:
-        raise RegrowError(f"{path} holds no complete batch: run the evaluation first")
-    return tuple(records[batch] for batch in sorted(records))
+    return _parse(path, data)[0]
 
 
 def _is_open_pipe(path: Path) -> bool:
@@ -214,7 +228,6 @@ def _refuse_other(path: Path, records: Mapping[int, Record], config: RunConfig) 
             )
         if record.config.format != FORMAT:
             raise RegrowError(
-                f"{path} is of format {record.config.format}, which does not say what tokenizer, "
-                "chat template, generation config and attention it was made with: `regrow table` reads it, "
-                "but no run can continue it; choose another file"
+                f"{path} is of format {record.config.format}, which does not hold all the settings of a run: "
+                "`regrow table` reads it, but no run can continue it; choose another file"
             )

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Self, final
 
 from regrow.counters import Counters
-from regrow.run_config import FORMATS, RunConfig, canonical
+from regrow.run_config import FORMAT, FORMATS, RunConfig, canonical
 
 
 @final
@@ -32,6 +32,7 @@ class Record:
     counters: Mapping[str, Any]  # counters of the session for this batch
     versions: Mapping[str, str]
     seconds: float  # wall clock of the whole batch
+    golds: tuple[str, ...] | None = None  # gold answers; None in records of formats 2 and 3
 
     def __post_init__(self) -> None:
         """Raises ValueError if no batch can have produced this record."""
@@ -43,6 +44,12 @@ class Record:
             type(text) is str for text in self.ids + self.texts + self.finish_reasons + (self.prompts_sha256,)
         ):
             raise ValueError("ids, texts, finish_reasons and prompts_sha256 must be text")
+        if (self.golds is None) != (self.config.format < FORMAT):
+            raise ValueError(f"golds belong to records of format {FORMAT}, and to no others")
+        if self.golds is not None and (
+            len(self.golds) != len(self.ids) or not all(type(gold) is str for gold in self.golds)
+        ):
+            raise ValueError("golds must be texts, one for each prompt")
         if not all(type(token) is int for row in self.tokens for token in row):
             raise ValueError("tokens must be integers")
         if type(self.versions) is not dict or not all(
@@ -64,6 +71,8 @@ class Record:
     def line(self) -> bytes:
         """Returns the record as one line of JSON, newline included."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.golds is None:
+            del values["golds"]
         body = canonical(values | {"config": self.config.to_dict(), "key": self.config.key})
         return b'{"format":%d,%s\n' % (self.config.format, body[1:].encode())
 
@@ -82,7 +91,10 @@ class Record:
             config = RunConfig.from_dict(values.pop("config"), written)
             if key != config.key:
                 raise ValueError("the settings do not match their key")
-            values |= {name: tuple(values[name]) for name in ("ids", "texts", "finish_reasons")}
+            if type(values.get("golds", [])) is not list:
+                raise ValueError("golds must be texts, one for each prompt")
+            texts = ("ids", "texts", "finish_reasons", *(["golds"] if "golds" in values else []))
+            values |= {name: tuple(values[name]) for name in texts}
             tokens = tuple(tuple(row) for row in values.pop("tokens"))
             return cls(config=config, tokens=tokens, **values)
         except (KeyError, TypeError, AttributeError) as error:
@@ -104,22 +116,28 @@ def _no_number(name: str) -> float:
 @final
 @dataclass(frozen=True)
 class Mark:
-    """The grade of one problem: right or wrong."""
+    """The grade of one problem, by two scores. A grader with one score gives it twice."""
 
     family: str
-    right: bool
+    right: bool  # by the strict score
+    paper: bool  # by the lenient score, which stands for the evaluation framework of the paper
 
 
 @final
 @dataclass(frozen=True)
 class Grade:
-    """The marks of one prompt, which may ask several problems."""
+    """The marks of one prompt, which may ask several problems or none."""
 
     marks: tuple[Mark, ...]
+    timed_out: bool = False  # a score was not finished within the limits of the judge, and counts as wrong
 
     @property
     def right(self) -> int:
         return sum(mark.right for mark in self.marks)
+
+    @property
+    def paper(self) -> int:
+        return sum(mark.paper for mark in self.marks)
 
     @property
     def total(self) -> int:

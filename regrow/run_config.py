@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Self, final
 
-FORMAT = 3  # raise it when the meaning of a field changes
-# Format 2 lacks the fields in _SINCE_3: its records are read, graded and tabulated, but never continued.
-FORMATS = (2, FORMAT)
+FORMAT = 4  # raise it when the meaning of a field changes
+# Formats 2 and 3 lack fields that were added later: their records are read, graded and tabulated, but never
+# continued.
+FORMATS = (2, 3, FORMAT)
 _SINCE_3 = (
     "tokenizer_sha256",
     "chat_template_sha256",
@@ -20,6 +21,8 @@ _SINCE_3 = (
     "attention",
     "generation_config",
 )
+_SINCE_4 = ("grader", "prompt_template", "system", "data_sha256", "samples")
+_LATER = frozenset(_SINCE_3 + _SINCE_4)
 
 
 def canonical(value: object) -> str:
@@ -53,7 +56,7 @@ class RunConfig:
     limit: int  # number of prompts taken, from the first on
     batch_size: int
     max_new_tokens: int
-    sampling: str  # "greedy"
+    sampling: str  # "greedy", or temperature, top_p and seed
     chat: bool  # the prompts went through the model's chat template
     # The fields below are None in a record of format 2, which lacks them.
     tokenizer_sha256: str | None = None  # of the tokenizer's files
@@ -62,25 +65,35 @@ class RunConfig:
     padding: str | None = None  # "left"
     attention: str | None = None  # attention implementation of the model, which decides how sums are rounded
     generation_config: Mapping[str, Any] | None = None  # the model's own generation settings that apply
+    # The fields below are None in records of formats 2 and 3.
+    grader: str | None = None  # how the answers are compared with the golds
+    prompt_template: str | None = None  # the prompt, with {question} where the question goes
+    system: str | None = None  # system message; empty: none
+    data_sha256: str | None = None  # of the file or dataset with the questions; empty if there is none
+    samples: int | None = None  # answers to each prompt
 
     def __post_init__(self) -> None:
         """Raises ValueError if no run can have these settings."""
         for field in fields(self):
             value, kind = getattr(self, field.name), _KINDS[field.name]
-            if type(value) is not kind and not (value is None and field.name in _SINCE_3):
+            if type(value) is not kind and not (value is None and field.name in _LATER):
                 raise ValueError(f"setting {field.name} must be {_NAMED[kind]}")
         if not all(type(layer) is int for layer in self.skip_layers):
             raise ValueError("setting skip_layers must be a list of integers")
-        for name in ("limit", "batch_size", "max_new_tokens"):
-            if not 1 <= getattr(self, name) < 2**63:
+        for name in ("limit", "batch_size", "max_new_tokens", "samples"):
+            size = getattr(self, name)
+            if size is not None and not 1 <= size < 2**63:
                 raise ValueError(f"setting {name} must be at least 1")
-        if len({getattr(self, name) is None for name in _SINCE_3}) > 1:
-            raise ValueError(f"{', '.join(_SINCE_3)} must all be given, or none of them")
+        for names in (_SINCE_3, _SINCE_4):
+            if len({getattr(self, name) is None for name in names}) > 1:
+                raise ValueError(f"{', '.join(names)} must all be given, or none of them")
+        if self.grader is not None and self.attention is None:
+            raise ValueError(f"{', '.join(_SINCE_4)} are only given beside {', '.join(_SINCE_3)}")
 
     @property
     def format(self) -> int:
         """Format of the records that hold this configuration."""
-        return 2 if self.tokenizer_sha256 is None else FORMAT
+        return 2 if self.tokenizer_sha256 is None else 3 if self.grader is None else FORMAT
 
     @cached_property
     def key(self) -> str:
@@ -89,7 +102,15 @@ class RunConfig:
 
     @property
     def batches(self) -> int:
-        """Number of batches of a complete run."""
+        """Number of batches of a complete run.
+
+        With several samples, all prompts are answered once, then all of them again, and so on.
+        """
+        return self.batches_of_a_sample * (self.samples or 1)
+
+    @property
+    def batches_of_a_sample(self) -> int:
+        """Number of batches in which every prompt is answered once."""
         return -(-self.limit // self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +124,8 @@ class RunConfig:
 
         Raises ValueError if settings are missing, unknown or of another type.
         """
-        names = {field.name for field in fields(cls)} - (set(_SINCE_3) if written == 2 else set())
+        unknown = {2: _LATER, 3: frozenset(_SINCE_4), FORMAT: frozenset[str]()}[written]
+        names = {field.name for field in fields(cls)} - unknown
         if type(values) is not dict or set(values) != names or type(values["skip_layers"]) is not list:
             raise ValueError("fields of the settings are missing, unknown or of another type")
         return cls(**values | {"skip_layers": tuple(values["skip_layers"])})
@@ -124,6 +146,7 @@ _KINDS: dict[str, type] = {field.name: str for field in fields(RunConfig)} | {
     "max_new_tokens": int,
     "chat": bool,
     "generation_config": dict,
+    "samples": int,
 }
 _NAMED = {str: "text", dict: "an object", tuple: "a list", int: "an integer", bool: "true or false"}
 

@@ -15,7 +15,7 @@ $regrow evaluate --method dense --batch-size 16 --limit 500 --max-new-tokens 650
 running=()
 trap 'kill "${running[@]}" 2> /dev/null || true' EXIT # Ctrl-C does not reach background jobs
 for part in $(seq "$jobs"); do
-    $regrow compare --out results/comparison --dtype float32 --part "$part/$jobs" "$@" > /dev/null &
+    $regrow compare --out results/comparison --dtype float32 --shard "$part/$jobs" "$@" > /dev/null &
     running+=($!)
 done
 failed=0

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from regrow.evaluation.tasks import load
 from regrow.records import Record
-from regrow.run_config import RunConfig
+from regrow.run_config import FORMAT, RunConfig
+
+TASK = load("tiny_reasoner").first(8)
 
 CONFIG = RunConfig(
     model="tiny",
@@ -30,6 +33,11 @@ CONFIG = RunConfig(
     padding="left",
     attention="sdpa",
     generation_config={"eos_token_id": 2},
+    grader="exercises",
+    prompt_template="{question}",
+    system="",
+    data_sha256="",
+    samples=1,
 )
 
 COUNTED: dict[str, Any] = {
@@ -46,6 +54,10 @@ COUNTED: dict[str, Any] = {
 }
 
 
+def gold_of(start: int, rows: int) -> list[str]:
+    return [item.gold for item in TASK.items[start : start + rows]]
+
+
 def record(batch: int = 0, config: RunConfig = CONFIG, **changes: Any) -> Record:
     rows = min(config.batch_size, config.limit - batch * config.batch_size)
     made = Record(
@@ -59,5 +71,6 @@ def record(batch: int = 0, config: RunConfig = CONFIG, **changes: Any) -> Record
         counters=COUNTED,
         versions={"regrow": "0.1.0", "torch": "2.13"},
         seconds=2.75,
+        golds=None if config.format < FORMAT else tuple(gold_of(batch * config.batch_size, rows)),
     )
     return replace(made, **changes)

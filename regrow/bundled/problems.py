@@ -44,17 +44,23 @@ class Exercise:
         )
 
     def marks(self, text: str) -> tuple[bool, ...]:
-        """Grades a completion: returns for each problem whether its answer is right.
-
-        A problem's answer is read from the first line that has its label and an `=`: the text after the last
-        `=` of that line.
-        """
-        given: dict[str, str] = {}
-        for line in text.splitlines():
-            label, _, rest = line.partition(" ")
-            if "=" in rest:
-                given.setdefault(label, rest.rpartition("=")[2].strip())
+        """Grades a completion: returns for each problem whether its answer is right."""
+        given = answers(text)
         return tuple(given.get(label) == p.answer for label, p in zip(LABELS, self.problems, strict=False))
+
+
+def answers(text: str) -> dict[str, str]:
+    """Returns the answers of a completion by label.
+
+    An answer is read from the first line that has its label and an `=`: the text after the last `=` of that
+    line.
+    """
+    given: dict[str, str] = {}
+    for line in text.splitlines():
+        label, _, rest = line.partition(" ")
+        if "=" in rest:
+            given.setdefault(label, rest.rpartition("=")[2].strip())
+    return given
 
 
 def _number(rng: Random, digits: int) -> int:

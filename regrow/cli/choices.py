@@ -62,6 +62,12 @@ def _tasks() -> Iterable[str]:
     return TASKS
 
 
+def _matches() -> Iterable[str]:
+    from regrow.cli.choose_task import matches
+
+    return matches()
+
+
 def _default(parameter: str) -> Iterable[str]:
     """Returns the default of a parameter of Batch-wise Adaptive Pruning."""
     from regrow.method.presets import parameters
@@ -76,6 +82,7 @@ _LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "dtypes": _dtypes,
     "shapes": _shapes,
     "tasks": _tasks,
+    "matches": _matches,
     **{
         name: partial(_default, name)
         for name in ("sparsity", "init_steps", "explore_steps", "period", "aggregate", "memory", "decay")

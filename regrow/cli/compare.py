@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, final
 
@@ -9,7 +10,7 @@ import typer
 
 from regrow.cli import options
 from regrow.cli.bar import Bar
-from regrow.cli.choose_task import chosen
+from regrow.cli.choose_task import ChosenTasks, with_tasks
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
 from regrow.cli.terminal import say
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
     from regrow.evaluation.comparison import Comparison
     from regrow.evaluation.comparison_plan import ComparisonPlan
     from regrow.evaluation.grid import Cell
+    from regrow.evaluation.scale import Scale
+    from regrow.evaluation.tasks.task import Task
     from regrow.models import Loaded
 
 _GRID, _OUTPUT = "Grid", "Output"
 
 
+@with_tasks
 def compare(
+    *,
     out: Annotated[
         Path,
         typer.Option(
@@ -37,16 +42,7 @@ def compare(
         ),
     ],
     model: options.ModelName = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            "-t",
-            rich_help_panel=_GRID,
-            metavar="NAME",
-            help="Problems to answer: {tasks}. May be left out for the bundled model only.",
-        ),
-    ] = None,
+    chosen: ChosenTasks,
     quick: Annotated[
         bool,
         typer.Option(
@@ -112,7 +108,8 @@ def compare(
         typer.Option(
             min=2,
             rich_help_panel=_GRID,
-            help="Longest answer in tokens. Default: 600 (with --quick less for larger models).",
+            help="Longest answer in tokens. Default: 16000, or what the context leaves; 600 for the "
+            "exercises of the bundled model; less with --quick.",
         ),
     ] = None,
     text: Annotated[
@@ -126,14 +123,7 @@ def compare(
     dtype: options.DTypeName = "auto",
     device: options.DeviceName = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
-    part: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            rich_help_panel=_OUTPUT,
-            help="Run part I of N, such as 1/4, to share the work between N processes.",
-        ),
-    ] = "1/1",
+    shard: options.Shard = "1/1",
     table: Annotated[
         bool,
         typer.Option(
@@ -154,7 +144,7 @@ def compare(
         raise UsageError("--method and --only exclude each other; choose one")
     names, sparsities = options.several(method), _sparsities(sparsity)
     sizes = [options.batch_size(size) for size in options.several(batch_size)]
-    mine, count = _part(part)
+    mine, count = options.shard(shard)
     from regrow.evaluation import grid, scale
 
     batch_sizes = tuple(sizes or ((grid.SWEPT,) if quick else grid.BATCH_SIZES))
@@ -164,35 +154,84 @@ def compare(
             f"method {min(absent)!r} prunes two of each four weights, so it only runs at sparsity "
             f"{grid.SPARSITY}; add --sparsity {grid.SPARSITY}, or leave the method out"
         )
-    if not table:
-        found = chosen(task, model)
-        found.load(max(limit or 1, traced or 1))
-        loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        from regrow.evaluation import comparison
-        from regrow.evaluation.comparison_plan import ComparisonPlan
+    if table:
+        _show(_directories(out), cells)
+        return
+    tasks = chosen.load(model)
+    for task in tasks:
+        task.first(min(limit or traced or 1, len(task.items)))
+    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    from regrow.evaluation import comparison
 
-        size = scale.quick(loaded.model.num_parameters()) if quick else scale.FULL
-        if size.labels and not only and not names:
-            cells = [cell for cell in cells if cell.label in size.labels]
-        chat = bool(loaded.tokenizer.chat_template)
-        answers = limit or size.prompts, traced or size.traced, max_new_tokens or size.max_new_tokens
-        plan = ComparisonPlan(out, found, *answers, chat, text, size.sequences, size.length)
-        own = comparison.parts(cells, mine, count)
+    size = scale.quick(loaded.model.num_parameters()) if quick else scale.FULL
+    if size.labels and not only and not names:
+        cells = [cell for cell in cells if cell.label in size.labels]
+    asked = Asked(limit, traced, max_new_tokens, text)
+    plans = [_plan(loaded, task, asked, size, out if len(tasks) == 1 else out / task.name) for task in tasks]
+    own = comparison.parts(cells, mine, count)
+    for plan in plans:
         with Bar() as bar:
             progress = _CompareProgress(bar)
             runner = comparison.Comparison(loaded, plan, progress)
             runner.check(own)
             _announce(loaded, plan, own, bar)
-            _run(runner, own, progress, out)
-    if count > 1 and not table:  # other parts may still be running
+            _run(runner, own, progress, plan.directory)
+    if count > 1:  # other shards may still be running
         typer.echo(
-            f"part {part} is complete; when all parts are, "
+            f"shard {shard} is complete; when all shards are, "
             f"`regrow compare --out {out} --table` makes the tables"
         )
         return
+    _show([plan.directory for plan in plans], cells)
+
+
+@final
+@dataclass(frozen=True)
+class Asked:
+    """Sizes that the options ask for. None: the default."""
+
+    limit: int | None
+    traced: int | None
+    max_new_tokens: int | None
+    text: Path | None
+
+
+def _plan(loaded: Loaded, task: Task, asked: Asked, size: Scale, directory: Path) -> ComparisonPlan:
+    """Returns the plan for one task. Defaults shrink to what the task and the context hold."""
+    from regrow.evaluation.comparison_plan import ComparisonPlan
+    from regrow.evaluation.run_task import longest_answer
+
+    count, chat = len(task.items), bool(loaded.tokenizer.chat_template)
+    longest = longest_answer(loaded, task, chat)
+    usual = min(size.max_new_tokens, longest)  # also the most of a trace, whose logits stay in memory
+    answers = asked.max_new_tokens or (usual if size.labels or task.data_sha256 == "" else longest)
+    return ComparisonPlan(
+        directory,
+        task,
+        asked.limit or min(size.prompts, count),
+        asked.traced or min(size.traced, count),
+        answers,
+        min(answers, usual),
+        chat,
+        asked.text,
+        size.sequences,
+        size.length,
+    )
+
+
+def _directories(out: Path) -> list[Path]:
+    """Returns the directories of the comparisons in `out`: itself, or one for each task."""
+    inside = sorted(path.parent for path in out.glob("*/records"))
+    return inside if inside and not (out / "records").exists() else [out]
+
+
+def _show(directories: list[Path], cells: list[Cell]) -> None:
     from regrow.cli.comparison_view import show
 
-    show(out, cells)
+    for directory in directories:
+        if len(directories) > 1:
+            typer.echo(f"\n{directory.name}")
+        show(directory, cells)
 
 
 def _announce(loaded: Loaded, plan: ComparisonPlan, cells: list[Cell], bar: Bar) -> None:
@@ -251,11 +290,3 @@ def _sparsities(given: list[str] | None) -> list[str]:
         if not parse_sparsity(text):
             raise UsageError("--sparsity 0 is the dense model, which every comparison includes; leave it out")
     return found
-
-
-def _part(text: str) -> tuple[int, int]:
-    """Returns I and N of the text `I/N`. Raises UsageError if it is anything else."""
-    part, _, count = text.partition("/")
-    if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
-        raise UsageError(f"--part takes I/N with I from 1 to N, such as 1/2, not {text!r}")
-    return int(part), int(count)

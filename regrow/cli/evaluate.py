@@ -1,29 +1,33 @@
-"""`regrow evaluate`: answers the problems of a task and records every batch."""
+"""`regrow evaluate`: answers the questions of tasks and records every batch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
 
 from regrow.cli import method_options, options
 from regrow.cli.bar import Bar
-from regrow.cli.choose_task import chosen
+from regrow.cli.choose_task import ChosenTasks, Limit, with_tasks
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
+from regrow.cli.sampling import sampling
 from regrow.cli.table import show
-from regrow.format import duration
+from regrow.errors import UsageError
+from regrow.format import rate
 
 if TYPE_CHECKING:
     from regrow.decoding.loop import Progress
+    from regrow.evaluation.task_grid import Run
     from regrow.method.base import Method
     from regrow.records import Record
 
-_TASK = "Task"
+_RUN, _SAMPLING = "Run", "Sampling"
 
 
-@method_options.with_method
+@with_tasks
+@method_options.with_methods
 def evaluate(
     *,
     out: Annotated[
@@ -31,104 +35,145 @@ def evaluate(
         typer.Option(
             "--out",
             "-o",
-            metavar="FILE",
-            rich_help_panel=_TASK,
-            help="Record file (.jsonl). Batches that it already holds are not run again.",
+            metavar="FILE|DIR",
+            rich_help_panel=_RUN,
+            help="Record file (.jsonl), or a directory for the files of several runs. Batches that are there "
+            "already are not run again.",
         ),
     ],
     model: options.ModelName = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            "-t",
-            rich_help_panel=_TASK,
-            metavar="NAME",
-            help="Problems to answer: {tasks}. May be left out for the bundled model only.",
-        ),
-    ] = None,
+    chosen: ChosenTasks,
+    limit: Limit = None,
     batch_size: Annotated[
-        int,
+        list[str] | None,
         typer.Option(
-            min=1,
-            rich_help_panel=_TASK,
-            help="Prompts decoded together. They share one mask, so results depend on this number.",
+            metavar="N,...",
+            rich_help_panel=_RUN,
+            help="Prompts decoded together. They share one mask, so results depend on it. Default: 8.",
         ),
-    ] = 8,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, rich_help_panel=_TASK, help="Answer only the first N prompts. Default: all."),
     ] = None,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_TASK, help="Longest answer, in tokens.")
-    ] = 640,
-    pruning: Method,
-    calibration: options.CalibrationFile = None,
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=_RUN,
+            help="Longest answer, in tokens. Default: 16000, or what the context leaves if that is less.",
+        ),
+    ] = None,
+    shard: options.Shard = "1/1",
+    temperature: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=_SAMPLING, help="Temperature of sampling. Default: 0, greedy."),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=_SAMPLING, help="Sample from the likeliest tokens of this share only."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(rich_help_panel=_SAMPLING, help="Seed of sampling. Default: 0.")
+    ] = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            min=1, rich_help_panel=_SAMPLING, help="Answers to each prompt, for the mean over them."
+        ),
+    ] = 1,
+    prunings: list[Method],
+    calibration: options.CalibrationFiles = None,
     dtype: options.DTypeName = "auto",
     device: options.DeviceName = "auto",
     chat: options.Chat = None,
     skip_layers: options.SkipLayers = "",
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Answer the problems of a task greedily, record every batch, and show accuracy, sparsity and speed.
+    """Answer the questions of tasks, record every batch, and show accuracy, sparsity and speed.
 
-    An interrupted run continues with the same command. `regrow table` shows the results of record files at
-    any time, several side by side.
+    Several tasks, methods, sparsities or batch sizes make a grid, with a record file for each combination. An
+    interrupted run continues with the same command. `regrow table` and `regrow report` show the results at
+    any time.
 
-    Example: regrow evaluate --method bap --sparsity 0.5 --limit 40 --out run.jsonl
+    Example: regrow evaluate --method dense,bap --sparsity 0.3,0.5 --limit 40 --out results
     """
-    dense_layers = options.layers(skip_layers)
-    tensors = options.calibration(calibration)
-    found = chosen(task, model)
-    items = found.load(limit)  # before the model, so that a limit that is too large is found at once
+    from regrow.evaluation.task_grid import runs
+
+    how = sampling(temperature, top_p, 0 if temperature and seed is None else seed)
+    dense_layers, part = options.layers(skip_layers), options.shard(shard)
+    sizes = [options.batch_size(size) for size in options.several(batch_size)] or [8]
+    tensors = options.calibrations(calibration, prunings)
+    # Tasks are loaded before the model, so that data that cannot be used are found at once.
+    tasks = [task.first(limit) for task in chosen.load(model)]
+    planned = runs(tasks, prunings, sizes)
+    files = _files(out, planned, part)
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     from regrow.evaluation import run_task
 
     template = bool(loaded.tokenizer.chat_template) if chat is None else chat
-    progress = _EvaluateProgress(len(range(0, len(items), batch_size)), max_new_tokens)
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "chat": template,
+        "sampling": how,
+        "samples": samples,
+        "skip_layers": dense_layers,
+        "shard": part,
+    }
+    progress = _EvaluateProgress(len(planned), max_new_tokens or run_task.LONGEST_ANSWER)
     try:
         with progress.bar:
-            run_task.evaluate(
-                loaded,
-                found,
-                pruning,
-                batch_size=batch_size,
-                limit=limit,
-                max_new_tokens=max_new_tokens,
-                path=out,
-                chat=template,
-                skip_layers=dense_layers,
-                calibration=tensors,
-                progress=progress.on_batch,
-                watch=progress.on_step,
-            )
+            for run, file in zip(planned, files, strict=True):
+                progress.begin(run.title, len(run.batches(samples)[part[0] - 1 :: part[1]]))
+                run_task.evaluate(
+                    loaded,
+                    run.task,
+                    run.method,
+                    batch_size=run.batch_size,
+                    path=file,
+                    calibration=tensors.get(run.method),
+                    progress=progress.on_batch,
+                    watch=progress.on_step,
+                    **settings,
+                )
     except KeyboardInterrupt:
         fail(
             f"interrupted: {progress.recorded} batches of this run are kept in {out}; "
             "the same command continues from there",
             INTERRUPTED,
         )
-    show([out])
+    show([file for file in files if file.exists()])
+
+
+def _files(out: Path, planned: list[Run], shard: tuple[int, int]) -> list[Path]:
+    """Returns the record file of each run. Raises UsageError for one file and several runs."""
+    several = len(planned) > 1
+    if several and out.suffix == ".jsonl":
+        raise UsageError(f"--out {out} is one file, and {len(planned)} runs are asked for; give a directory")
+    if several or out.is_dir() or not (out.suffix or out.exists()):
+        return [run.file(out, shard) for run in planned]
+    return [out]
 
 
 @final
 class _EvaluateProgress:
     """Progress callbacks: show batches and steps on a bar, and count the recorded batches."""
 
-    def __init__(self, planned: int, max_new_tokens: int) -> None:
+    def __init__(self, runs: int, longest: int) -> None:
         self.bar, self.recorded = Bar(), 0
-        self._done, self._longest = 0, max_new_tokens
-        self.bar.begin("batches", planned)
+        self._runs, self._longest, self._number, self._done = runs, longest, 0, 0
+
+    def begin(self, title: str, batches: int) -> None:
+        """Starts the bar of the next run, which has so many batches."""
+        self._number, self._done = self._number + 1, 0
+        number = f"run {self._number} of {self._runs}: " if self._runs > 1 else ""
+        self.bar.begin(f"{number}{title}", batches)
 
     def on_batch(self, done: int, planned: int, record: Record) -> None:
-        if not self.recorded:
+        if not self._done:
             self.bar.skip(done - 1)
         self._done, self.recorded = done, self.recorded + 1
-        if planned > 1:
-            self.bar.ended(done, f"{done} of {planned}, the last took {duration(record.seconds)}")
+        speed = rate(record.counted.decode_tokens_per_second)
+        self.bar.ended(done, f"{done} of {planned} batches, the last at {speed} tokens/s")
 
     def on_step(self, progress: Progress) -> None:
         self.bar.show(
-            self._done + progress.step / self._longest,
+            self._done + min(progress.step / self._longest, 1.0),
             f"{self._done} done, the next at {progress.step} tokens",
         )

@@ -9,8 +9,8 @@ from typing import Any, final
 from torch import Tensor
 
 from regrow.calibration.calibration import Calibration
-from regrow.cli.sampling import Sampling
 from regrow.method.base import Method
+from regrow.sampling import Sampling
 
 LARGEST_BATCH = 16  # unless the user asks for more
 LONGEST_ANSWER = 1024  # tokens, unless the user asks for more

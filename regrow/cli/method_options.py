@@ -6,13 +6,13 @@ An option that is None was not given, so the default of the method applies.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from regrow.cli.options import option, sign
+from regrow.cli.options import option, several, sign
 from regrow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,26 @@ if TYPE_CHECKING:
 
 _METHOD = "Method"
 
+MethodNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        "-m",
+        metavar="NAME,...",
+        rich_help_panel=_METHOD,
+        help="Pruning methods: {methods}. `regrow methods` explains them. Default: bap.",
+    ),
+]
+Sparsities = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sparsity",
+        "-s",
+        metavar="SHARE,...",
+        rich_help_panel=_METHOD,
+        help="Shares of FFN neurons (or inputs, or weights) to leave out, in [0, 1). Default: {sparsity}.",
+    ),
+]
 MethodName = Annotated[
     str,
     typer.Option(
@@ -130,20 +150,72 @@ def with_method(command: Callable[..., None]) -> Callable[..., None]:
         own = {name: given.pop(name) for name in _PARAMETERS}
         command(pruning=chosen(method, param, **own), **given)
 
+    _spread(command, run, "pruning", option("method", MethodName, "bap"), _PARAMETERS)
+    return run
+
+
+def with_methods(command: Callable[..., None]) -> Callable[..., None]:
+    """Replaces a command's parameter `prunings: list[Method]` by all options of methods.
+
+    --method and --sparsity take several values.
+    """
+
+    @wraps(command)
+    def run(method: list[str] | None, param: list[str] | None, **given: Any) -> None:
+        own = {name: given.pop(name) for name in _PARAMETERS}
+        command(prunings=several_chosen(several(method) or ["bap"], param, own), **given)
+
+    parameters = _PARAMETERS | {"sparsity": Sparsities}
+    _spread(command, run, "prunings", option("method", MethodNames, None), parameters)
+    return run
+
+
+def _spread(
+    command: Callable[..., None],
+    run: Callable[..., None],
+    place: str,
+    method: inspect.Parameter,
+    parameters: Mapping[str, Any],
+) -> None:
+    """Signs `run` as the command, with the options of methods in the place of one of its parameters."""
     # Commands import Method for type checkers alone.
     hints = get_type_hints(command, localns={"Method": object}, include_extras=True)
     options = [
-        option("method", MethodName, "bap"),
-        *(option(name, annotation, None) for name, annotation in _PARAMETERS.items()),
+        method,
+        *(option(name, annotation, None) for name, annotation in parameters.items()),
         option("param", Params, None),
     ]
     spread = [
-        option
+        each
         for name, given in inspect.signature(command).parameters.items()
-        for option in (options if name == "pruning" else [given.replace(annotation=hints[name])])
+        for each in (options if name == place else [given.replace(annotation=hints[name])])
     ]
     sign(run, spread)
-    return run
+
+
+def several_chosen(
+    names: Sequence[str], params: Sequence[str] | None, options: Mapping[str, Any]
+) -> list[Method]:
+    """Returns each method at each sparsity. Of several methods, each takes the options that it knows.
+
+    Raises UsageError as `chosen` does, and for an option that none of the methods knows.
+    """
+    from regrow.method.presets import parameters
+
+    given = {name: value for name, value in options.items() if value is not None}
+    sparsities = several(given.pop("sparsity", None))
+    names = list(dict.fromkeys(names))
+    known = {name: parameters(name) for name in names}
+    prunings: list[Method] = []
+    for name in names:
+        strangers = {key for key in given if len(names) > 1 and key not in known[name]}
+        if unknown := [key for key in strangers if not any(key in of for of in known.values())]:
+            raise UsageError(f"none of the methods {', '.join(names)} has a parameter {unknown[0]}")
+        own = {key: value for key, value in given.items() if key not in strangers}
+        dense = len(names) > 1 and "sparsity" not in known[name]
+        shares: list[str | None] = [None] if dense or not sparsities else [*sparsities]
+        prunings += (chosen(name, params, sparsity=share, **own) for share in shares)
+    return list(dict.fromkeys(prunings))
 
 
 def chosen(name: str, params: Sequence[str] | None = None, **options: Any) -> Method:

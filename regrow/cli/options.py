@@ -18,6 +18,7 @@ from regrow.errors import UsageError
 
 if TYPE_CHECKING:
     from regrow.calibration.calibration import Calibration
+    from regrow.method.base import Method
 
 _METHOD, _MODEL, _OUTPUT = "Method", "Model", "Output"
 
@@ -92,6 +93,26 @@ CalibrationFile = Annotated[
     ),
 ]
 
+CalibrationFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        rich_help_panel=_METHOD,
+        help="File that `regrow calibrate` made for this model and a method that needs one; may be repeated.",
+    ),
+]
+
+Shard = Annotated[
+    str,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        rich_help_panel="Run",
+        help="Run part I of N, such as 1/4, to share the work between N processes or machines.",
+    ),
+]
+
 Json = Annotated[
     bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print only JSON to standard output.")
 ]
@@ -152,6 +173,39 @@ def calibration(path: Path | None) -> Calibration | None:
     from regrow.calibration.calibration import Calibration
 
     return Calibration.load(path)
+
+
+def calibrations(paths: Sequence[Path] | None, methods: Sequence[Method]) -> dict[Method, Calibration]:
+    """Loads calibrations, and returns the one of each method that has one.
+
+    A single one goes to a single method, whose own check says what does not fit. Raises UsageError if a
+    calibration was made for none of the methods, or if its file cannot be read; RegrowError if it is damaged.
+    """
+    if not paths:
+        return {}
+    from regrow.calibration.calibration import Calibration, calibrated
+
+    found = {path: Calibration.load(path) for path in paths}
+    if len(methods) == len(found) == 1:
+        return {methods[0]: next(iter(found.values()))}
+    fitting: dict[Method, Calibration] = {}
+    for path, calibration in found.items():
+        made_for = calibration.origin.method, dict(calibration.origin.params)
+        fitted = [method for method in methods if (method.name, calibrated(method)) == made_for]
+        if not fitted:
+            raise UsageError(
+                f"{path} was made for {made_for[0]}, with which no method here agrees; leave it out"
+            )
+        fitting |= dict.fromkeys(fitted, calibration)
+    return fitting
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Returns I and N of the text `I/N`. Raises UsageError if it is anything else."""
+    part, _, count = text.partition("/")
+    if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
+        raise UsageError(f"--shard takes I/N with I from 1 to N, such as 1/2, not {text!r}")
+    return int(part), int(count)
 
 
 def layers(text: str) -> list[int]:

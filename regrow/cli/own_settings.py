@@ -6,9 +6,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Self, final
 
-from regrow.cli.sampling import Sampling
 from regrow.errors import UsageError
 from regrow.models import Loaded
+from regrow.sampling import Sampling
 
 # Settings that `generate` applies always, and those that it applies only if it samples.
 _ALWAYS = (

@@ -57,16 +57,20 @@ class Comparison:
         # Traces hold the logits of every step, so only those of one batch size are kept.
         self._traces: tuple[int, list[Trace]] = 0, []
         self._texts: dict[Needs, Text] = {}
-        self._configs = {limit: self._configured(limit) for limit in (plan.prompts, plan.traced)}
+        self._answers = self._configured(plan.prompts, plan.max_new_tokens)
+        self._trace = self._configured(plan.traced, plan.traced_tokens)
         with _disk(plan.directory):
             plan.directory.mkdir(parents=True, exist_ok=True)
 
-    def _configured(self, limit: int) -> RunConfig:
+    def _configured(self, limit: int, max_new_tokens: int) -> RunConfig:
         """Returns the settings for `limit` prompts, without the method and the batch size of a cell."""
-        plan = self._plan
-        items, new = plan.task.load(limit), plan.max_new_tokens
         return configure(
-            self._loaded, plan.task, items, Dense(), batch_size=1, max_new_tokens=new, chat=plan.chat
+            self._loaded,
+            self._plan.task.first(limit),
+            Dense(),
+            batch_size=1,
+            max_new_tokens=max_new_tokens,
+            chat=self._plan.chat,
         )
 
     def check(self, cells: Sequence[Cell]) -> None:
@@ -100,10 +104,9 @@ class Comparison:
         self._listener.begin(f"{cell.title}: answers")
         evaluate(
             self._loaded,
-            self._plan.task,
+            self._plan.task.first(self._plan.prompts),
             cell.method,
             batch_size=cell.batch_size,
-            limit=self._plan.prompts,
             max_new_tokens=self._plan.max_new_tokens,
             path=records_file(self._plan.directory, cell),
             chat=self._plan.chat,
@@ -167,38 +170,35 @@ class Comparison:
         plan = self._plan
         if self._traces[0] != batch_size:
             self._traces = batch_size, []
-            planned = batches(plan.task.load(plan.traced), batch_size)
+            planned = batches(plan.task.first(plan.traced).items, batch_size)
             self._listener.begin(f"dense traces, batch {batch_size}")
             for done, items in enumerate(planned, 1):
                 made = trace(
                     self._loaded,
                     [item.prompt for item in items],
                     chat=plan.chat,
-                    max_new_tokens=plan.max_new_tokens,
+                    system=plan.task.system,
+                    max_new_tokens=plan.traced_tokens,
                 )
                 self._traces[1].append(made)
                 self._listener.batch(done, len(planned))
         return self._traces[1]
 
-    def _config(self, limit: int, cell: Cell, calibration: Calibration | None) -> RunConfig:
-        params = describe(cell.method, calibration)
-        return replace(
-            self._configs[limit], method=params.pop("name"), params=params, batch_size=cell.batch_size
-        )
-
     def _settings(self, cell: Cell, calibration: Calibration | None) -> dict[str, Any]:
-        settings: dict[str, Any] = json.loads(
-            json.dumps(self._config(self._plan.traced, cell, calibration).to_dict())
-        )
+        settings: dict[str, Any] = json.loads(json.dumps(_with(self._trace, cell, calibration).to_dict()))
         return settings
 
     def _refuse_other(self, cell: Cell, calibration: Calibration | None) -> None:
         path = divergence_file(self._plan.directory, cell)
         if path.exists():
             _refuse_settings(path, self._settings(cell, calibration))
-        refuse_other(
-            records_file(self._plan.directory, cell), self._config(self._plan.prompts, cell, calibration)
-        )
+        refuse_other(records_file(self._plan.directory, cell), _with(self._answers, cell, calibration))
+
+
+def _with(config: RunConfig, cell: Cell, calibration: Calibration | None) -> RunConfig:
+    """Returns the settings with the method and the batch size of a cell."""
+    params = describe(cell.method, calibration)
+    return replace(config, method=params.pop("name"), params=params, batch_size=cell.batch_size)
 
 
 def parts(cells: Sequence[Cell], part: int, count: int) -> list[Cell]:

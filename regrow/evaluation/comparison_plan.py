@@ -29,7 +29,8 @@ class ComparisonPlan:
     task: Task
     prompts: int  # number of prompts to answer
     traced: int  # number of prompts for the divergence from dense
-    max_new_tokens: int
+    max_new_tokens: int  # of an answer
+    traced_tokens: int  # of a dense answer along which divergence is measured; its logits are kept in memory
     chat: bool
     text: Path | None = None  # calibration text; None: see regrow.calibration.text.sequences
     # Limits on the calibration text. None: the method's default.
@@ -68,18 +69,20 @@ def estimate(loaded: Loaded, plan: ComparisonPlan, left: Left) -> float:
     Times a short dense generation at each batch size. Calibrations are not counted.
     """
     return sum(
-        count * _seconds(loaded, plan, size, owns_model=owns_model)
-        for counts, owns_model in ((left.traced, False), (left.answered, True))
+        count * _seconds(loaded, plan, size, most, owns_model=owns_model)
+        for counts, most, owns_model in (
+            (left.traced, plan.traced_tokens, False),
+            (left.answered, plan.max_new_tokens, True),
+        )
         for size, count in counts.items()
         if count
     )
 
 
-def _seconds(loaded: Loaded, plan: ComparisonPlan, batch_size: int, *, owns_model: bool) -> float:
-    """Returns the estimated seconds of one batch whose answers run to the limit."""
-    items = plan.task.load(min(batch_size, plan.prompts))
-    ids, mask = encode(loaded, [item.prompt for item in items], chat=plan.chat)
-    most = plan.max_new_tokens
+def _seconds(loaded: Loaded, plan: ComparisonPlan, batch_size: int, most: int, *, owns_model: bool) -> float:
+    """Returns the estimated seconds of one batch whose answers have `most` tokens."""
+    items = plan.task.first(min(batch_size, plan.prompts)).items
+    ids, mask = encode(loaded, [item.prompt for item in items], chat=plan.chat, system=plan.task.system)
     short, long = min(2, most), min(TIMED_TOKENS, most)
     with Engine(loaded.model, owns_model=owns_model) as engine:
 

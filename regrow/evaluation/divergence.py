@@ -58,9 +58,11 @@ class Trace:
     logits: list[Tensor]  # [N] of [B, V]: the logits that each token was chosen from
 
 
-def trace(loaded: Loaded, prompts: Sequence[str], *, chat: bool, max_new_tokens: int) -> Trace:
+def trace(
+    loaded: Loaded, prompts: Sequence[str], *, chat: bool, max_new_tokens: int, system: str = ""
+) -> Trace:
     """Answers one batch of prompts with the dense model, greedily, and keeps the logits."""
-    ids, mask = encode(loaded, prompts, chat=chat)
+    ids, mask = encode(loaded, prompts, chat=chat, system=system)
     seen = _Watcher()
     done = generate(
         loaded.model,

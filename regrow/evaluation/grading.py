@@ -1,41 +1,74 @@
-"""Grades a record file without a model. Grading can be repeated whenever a grader changes."""
+"""Grades record files without a model. Grading can be repeated whenever a grader changes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from regrow.errors import RegrowError
-from regrow.evaluation.tasks import find
-from regrow.evaluation.tasks.task import Item, Task, batches, fingerprint
+from regrow.evaluation.graders import find
+from regrow.evaluation.graders.judge import Judge
+from regrow.evaluation.tasks import load
+from regrow.evaluation.tasks.task import batches, fingerprint
 from regrow.record_file import read
-from regrow.records import Grade, Graded, Record
+from regrow.records import Graded, Record
+from regrow.run_config import RunConfig
+
+_EXERCISES: Final = "exercises"  # the grader of records of formats 2 and 3
+_SHARD: Final = re.compile(r"\.\d+-of-\d+(?=\.jsonl$)")
 
 
-def grade(path: Path) -> Graded:
-    """Grades every complete batch of a file. The other batches are listed in `missing`.
+def grade(*paths: Path) -> Graded:
+    """Grades every complete batch of a file, or of the files of the shards of one run.
 
-    Raises UsageError if the file cannot be read or its task is unknown. Raises RegrowError if the file is
-    damaged, or if its prompts differ from those that the task has now.
+    The other batches are listed in `missing`. Raises UsageError if a file cannot be read or its grader is
+    unknown. Raises RegrowError if a file is damaged, if the files are not of one run, or if a record without
+    gold answers holds other prompts than its task has now.
     """
-    records = read(path)
+    records = read(*paths)
     config = records[0].config
-    task = find(config.task)
-    items = task.load(config.limit)
-    if fingerprint(items) != config.task_sha256:
-        raise RegrowError(
-            f"{path} answers other prompts than {task.name} has now: grade it with the version in its records"
-        )
-    planned = batches(items, config.batch_size)
-    grades = [mark for record in records for mark in _batch(path, task, planned[record.batch], record)]
+    find(config.grader or _EXERCISES)
+    golds = _golds_of_the_task(paths[0], config) if config.grader is None else None
+    with Judge() as judge:
+        grades = [
+            judge.grade(config.grader or _EXERCISES, gold, text)
+            for record in records
+            for gold, text in zip(_golds(paths[0], record, golds), record.texts, strict=True)
+        ]
     missing = sorted(set(range(config.batches)) - {record.batch for record in records})
     return Graded(records, tuple(grades), tuple(missing))
 
 
-def _batch(path: Path, task: Task, items: Sequence[Item], record: Record) -> list[Grade]:
-    if record.ids != tuple(item.id for item in items):
+def together(paths: Sequence[Path]) -> list[list[Path]]:
+    """Groups the files of the shards of one run, such as bap-s0.5-b8.1-of-2.jsonl and ...2-of-2.jsonl."""
+    groups: dict[Path, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(path.with_name(_SHARD.sub("", path.name)), []).append(path)
+    return list(groups.values())
+
+
+def _golds_of_the_task(path: Path, config: RunConfig) -> dict[str, str]:
+    """Returns the gold answers by id, for records of the formats that do not hold them."""
+    items = load(config.task).first(config.limit).items
+    if fingerprint(items) != config.task_sha256:
+        raise RegrowError(
+            f"{path} answers other prompts than {config.task} has now: "
+            "grade it with the version in its records"
+        )
+    return {item.id: item.gold for item in items}
+
+
+def _golds(path: Path, record: Record, golds: dict[str, str] | None) -> Sequence[str]:
+    if record.golds is not None:
+        return record.golds
+    assert golds is not None
+    size = record.config.batch_size
+    planned = batches(list(golds), size)[record.batch]
+    if record.ids != tuple(planned):
         raise RegrowError(
             f"{path}: batch {record.batch} does not hold the prompts it should; "
             "restore the file or run it again"
         )
-    return [task.grade(item, text) for item, text in zip(items, record.texts, strict=True)]
+    return [golds[name] for name in record.ids]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -21,13 +21,17 @@ from regrow.models import Loaded, encode
 from regrow.record_file import RecordFile
 from regrow.records import Record
 from regrow.run_config import RunConfig, digest
+from regrow.sampling import Sampling
 from regrow.versions import versions
+
+LONGEST_ANSWER: Final = 16_000  # new tokens, as in the paper, where the context has room for them
+GREEDY: Final = Sampling()
 
 OnBatch = Callable[[int, int, Record], None]  # batches recorded, batches planned, the newest record
 # Generation settings that greedy decoding ignores.
 _SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
-# Generation settings of a model that do not affect a run, because they are ignored or overruled.
-_OVERRULED = _SAMPLING | {"do_sample", "max_new_tokens", "max_length"}
+# Generation settings of a model that do not affect a run, because they are overruled.
+_OVERRULED = {"do_sample", "max_new_tokens", "max_length"}
 
 
 def evaluate(
@@ -36,64 +40,82 @@ def evaluate(
     method: Method,
     *,
     batch_size: int,
-    limit: int | None,
-    max_new_tokens: int,
     path: Path,
     chat: bool,
+    max_new_tokens: int | None = None,
+    sampling: Sampling = GREEDY,
+    samples: int = 1,
     skip_layers: Collection[int] = (),
     calibration: Calibration | None = None,
+    shard: tuple[int, int] = (1, 1),
     progress: OnBatch | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Records the greedy answers to the first `limit` prompts (None: all) at `path`.
+    """Records the answers to the prompts of a task at `path`.
 
-    Batches that the file already holds are skipped. `progress` is called after each batch with the number of
-    batches recorded, the number planned, and the newest record. `watch` is called during a batch.
+    Batches that the file already holds are skipped. `max_new_tokens`: None means LONGEST_ANSWER, or what the
+    context leaves if that is less. `samples`: answers to each prompt. `shard` (i, n) runs every n-th batch
+    from batch i on, counted from 1. `progress` is called after each batch with the number of batches
+    recorded, the number planned, and the newest record. `watch` is called during a batch.
     Raises UsageError if the settings do not fit, RegrowError if records cannot be written (see `RecordFile`).
     """
-    items = task.load(limit)
-    sizes = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     config = configure(
-        loaded, task, items, method, **sizes, chat=chat, skip_layers=skip_layers, calibration=calibration
+        loaded,
+        task,
+        method,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        chat=chat,
+        sampling=sampling,
+        samples=samples,
+        skip_layers=skip_layers,
+        calibration=calibration,
     )
-    planned = batches(items, batch_size)
+    planned = batches(task.items, batch_size)
+    mine = range(config.batches)[shard[0] - 1 :: shard[1]]
     with RecordFile(path, config) as file:
-        todo = [index for index in range(len(planned)) if index not in file.done]
+        todo = [index for index in mine if index not in file.done]
         if not todo:
             return
         with Engine(loaded.model, method, config.skip_layers, calibration, owns_model=True) as engine:
             made_with = {**versions(), **engine.matmul.to_text()}
-            for index in todo:
-                record = _run(loaded, config, index, planned[index], made_with, watch)
+            for done, index in enumerate(todo, len(mine) - len(todo) + 1):
+                items = planned[index % len(planned)]
+                if sampling.temperature:
+                    torch.manual_seed(sampling.batch_seed(index * batch_size))
+                record = _run(loaded, config, index, items, sampling, made_with, watch)
                 file.append(record)
                 if progress is not None:
-                    progress(len(file.done), len(planned), record)
+                    progress(done, len(mine), record)
 
 
 def configure(
     loaded: Loaded,
     task: Task,
-    items: list[Item],
     method: Method,
     *,
     batch_size: int,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     chat: bool,
+    sampling: Sampling = GREEDY,
+    samples: int = 1,
     skip_layers: Collection[int] = (),
     calibration: Calibration | None = None,
 ) -> RunConfig:
-    """Returns the settings of a run over `items`.
+    """Returns the settings of a run.
 
-    Raises UsageError for sizes below 1, and for answers that do not fit the context.
+    Raises UsageError for sizes below 1, for several samples of greedy decoding, which would be equal, and for
+    answers that do not fit the context.
     """
-    for name, size in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
-        if size < 1:
+    for name, size in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens), ("samples", samples)):
+        if size is not None and size < 1:
             raise UsageError(f"{name} must be at least 1, not {size}")
-    prompts = _unpadded(*encode(loaded, [item.prompt for item in items], chat=chat))
-    _refuse_beyond_context(loaded, max(map(len, prompts)), max_new_tokens)
+    if samples > 1 and not sampling.temperature:
+        raise UsageError(f"{samples} samples of greedy decoding would be equal; give a temperature above 0")
+    prompts = _prompts(loaded, task, chat)
     params = describe(method, calibration)
     return RunConfig(
-        model=loaded.name,
+        model=_model_name(loaded),
         fingerprint=loaded.fingerprint,
         dtype=str(loaded.model.dtype).removeprefix("torch."),
         device=_device(loaded.model.device),
@@ -101,19 +123,24 @@ def configure(
         params=params,
         skip_layers=tuple(sorted(set(skip_layers))),
         task=task.name,
-        task_sha256=fingerprint(items),
+        task_sha256=fingerprint(task.items),
         order="dataset",
-        limit=len(items),
+        limit=len(task.items),
         batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        sampling="greedy",
+        max_new_tokens=_room(loaded, max(map(len, prompts)), max_new_tokens),
+        sampling=sampling.text,
         chat=chat,
         tokenizer_sha256=loaded.tokenizer_sha256,
         chat_template_sha256=(loaded.chat_template_sha256 or "") if chat else "",
         prompts_sha256=digest(prompts),
         padding="left",
         attention=str(loaded.model.config._attn_implementation),
-        generation_config=_in_force(loaded.generation_settings),
+        generation_config=_in_force(loaded.generation_settings, sampling),
+        grader=task.grader,
+        prompt_template=task.template,
+        system=task.system,
+        data_sha256=task.data_sha256,
+        samples=samples,
     )
 
 
@@ -122,18 +149,40 @@ def describe(method: Method, calibration: Calibration | None) -> dict[str, Any]:
     return method.describe() | ({} if calibration is None else {"calibration": calibration.digest[:12]})
 
 
-def _refuse_beyond_context(loaded: Loaded, longest: int, max_new_tokens: int) -> None:
-    if loaded.context is not None and longest + max_new_tokens > loaded.context:
+def _model_name(loaded: Loaded) -> str:
+    """Returns what the records call the model: its id on the hub, or the last part of its local path."""
+    local = Path(loaded.name).expanduser().is_dir()
+    return loaded.directory.resolve().name if local else loaded.name
+
+
+def longest_answer(loaded: Loaded, task: Task, chat: bool) -> int:
+    """Returns how many tokens an answer may have if the user sets no limit."""
+    return _room(loaded, max(map(len, _prompts(loaded, task, chat))), None)
+
+
+def _prompts(loaded: Loaded, task: Task, chat: bool) -> list[list[int]]:
+    """Returns the token ids of all prompts."""
+    encoded = encode(loaded, [item.prompt for item in task.items], chat=chat, system=task.system)
+    return _unpadded(*encoded)
+
+
+def _room(loaded: Loaded, longest: int, max_new_tokens: int | None) -> int:
+    """Returns how many tokens an answer may have. `longest`: tokens of the longest prompt."""
+    room = None if loaded.context is None else loaded.context - longest
+    if max_new_tokens is None:
+        return LONGEST_ANSWER if room is None else min(LONGEST_ANSWER, room)
+    if room is not None and max_new_tokens > room:
         raise UsageError(
-            f"the longest prompt has {longest} tokens, "
-            f"so {max_new_tokens} new ones do not fit the context of {loaded.context}; "
-            f"at most {loaded.context - longest} do"
+            f"the longest prompt has {longest} tokens, so {max_new_tokens} new ones do not fit "
+            f"the context of {loaded.context}; at most {room} do"
         )
+    return max_new_tokens
 
 
-def _in_force(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of the model's generation_config.json that affect a greedy run."""
-    return {name: value for name, value in settings.items() if name not in _OVERRULED}
+def _in_force(settings: Mapping[str, Any], sampling: Sampling) -> dict[str, Any]:
+    """Returns the settings of the model's generation_config.json that affect a run."""
+    without = _OVERRULED | (sampling.given if sampling.temperature else _SAMPLING)
+    return {name: value for name, value in settings.items() if name not in without}
 
 
 def _device(device: torch.device) -> str:
@@ -146,12 +195,15 @@ def _run(
     config: RunConfig,
     index: int,
     items: Sequence[Item],
+    sampling: Sampling,
     made_with: dict[str, str],
     watch: Callable[[Progress], None] | None,
 ) -> Record:
     began = time.perf_counter()
-    input_ids, mask = encode(loaded, [item.prompt for item in items], chat=config.chat)
-    limits = {"max_new_tokens": config.max_new_tokens, "do_sample": False, **loaded.beside_prompts}
+    prompts = [item.prompt for item in items]
+    input_ids, mask = encode(loaded, prompts, chat=config.chat, system=config.system or "")
+    arguments = sampling.arguments(loaded.model.generation_config.top_k)
+    limits = {"max_new_tokens": config.max_new_tokens, **arguments, **loaded.beside_prompts}
     try:
         done = generate(loaded.model, input_ids, mask, watch=watch, **limits)
     except (ValueError, TypeError) as error:
@@ -172,6 +224,7 @@ def _run(
         counters=done.report.to_dict(),
         versions=made_with,
         seconds=time.perf_counter() - began,
+        golds=tuple(item.gold for item in items),
     )
 
 

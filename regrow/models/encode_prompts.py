@@ -14,11 +14,14 @@ from regrow.models.blame import blaming
 from regrow.models.loaded import Loaded
 
 
-def encode(loaded: Loaded, prompts: Sequence[str], *, chat: bool | None = None) -> tuple[Tensor, Tensor]:
+def encode(
+    loaded: Loaded, prompts: Sequence[str], *, chat: bool | None = None, system: str = ""
+) -> tuple[Tensor, Tensor]:
     """Returns input_ids and attention_mask [B, P] of the prompts, left-padded, on the model's device.
 
     `chat`: put each prompt into the tokenizer's chat template as a user message; None does so if there is a
-    template. Raises UsageError if there are no prompts, if a required template is missing, or if a prompt is
+    template. `system`: the system message before each prompt; empty text means none.
+    Raises UsageError if there are no prompts, if a required template is missing, or if a prompt is
     not text, is empty or leaves no room in the context. Raises RegrowError if a prompt holds a token that the
     model lacks, or if the tokenizer or its chat template fails.
     """
@@ -27,10 +30,12 @@ def encode(loaded: Loaded, prompts: Sequence[str], *, chat: bool | None = None) 
     template = bool(loaded.tokenizer.chat_template)
     if chat and not template:
         raise UsageError(f"the tokenizer of {loaded.name} has no chat template; pass --no-chat (chat=False)")
-    rows = [
-        _row(loaded, f"prompt {i}", prompt, template if chat is None else chat)
-        for i, prompt in enumerate(prompts, 1)
-    ]
+    chat = template if chat is None else chat
+    if system and not chat:
+        raise UsageError(
+            "a system message needs a chat template, and this run uses none; put it into the prompts instead"
+        )
+    rows = [_row(loaded, f"prompt {i}", prompt, chat, system) for i, prompt in enumerate(prompts, 1)]
     pad, width = _pad_id(loaded), max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=loaded.model.device)
     mask = torch.tensor(
@@ -39,7 +44,7 @@ def encode(loaded: Loaded, prompts: Sequence[str], *, chat: bool | None = None) 
     return ids, mask
 
 
-def _row(loaded: Loaded, which: str, prompt: str, chat: bool) -> list[int]:
+def _row(loaded: Loaded, which: str, prompt: str, chat: bool, system: str) -> list[int]:
     _check_text(which, prompt)
     what, remedy = f"the tokenizer of {loaded.name} fails on {which}", "download or copy its files again"
     if chat:
@@ -48,7 +53,7 @@ def _row(loaded: Loaded, which: str, prompt: str, chat: bool) -> list[int]:
             "correct the template, or use --no-chat (chat=False)",
         )
     with blaming(what, remedy):
-        row = _tokens(loaded.tokenizer, prompt, chat)
+        row = _tokens(loaded.tokenizer, prompt, chat, system)
     if not row:
         raise UsageError(
             f"{which} encodes to no tokens, so there is nothing to continue; "
@@ -77,14 +82,15 @@ def _check_text(which: str, prompt: str) -> None:
         ) from error
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -> list[int]:
+def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool, system: str) -> list[int]:
     if not chat:
         ids: list[int] = tokenizer(prompt)["input_ids"]
         return ids
-    message = [{"role": "user", "content": prompt}]
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
     # The template writes the BOS itself, so its text must be tokenised without adding another one.
     encoded: Any = tokenizer.apply_chat_template(
-        message, tokenize=True, add_generation_prompt=True, return_dict=True
+        messages, tokenize=True, add_generation_prompt=True, return_dict=True
     )
     return list(encoded["input_ids"])
 

@@ -83,8 +83,8 @@ class _Setting:
 def groups(sources: Sources) -> list[Group]:
     """Grades the runs and groups them with the divergences.
 
-    Files that cannot be graded are added to `sources.left_out`. Raises UsageError if two files hold the same
-    batch of a run.
+    Files that cannot be graded are added to `sources.left_out`. Raises UsageError or RegrowError if the files
+    of one run cannot be graded together.
     """
     settings: dict[str, _Setting] = {}
     for run in sources.runs:

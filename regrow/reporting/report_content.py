@@ -34,8 +34,8 @@ class ReportContent:
     def of(cls, given: Sequence[Path]) -> ReportContent:
         """Reads and grades everything in these directories and files.
 
-        Raises UsageError if a path does not exist, if there is no result at all, or if two files hold the
-        same batch of a run.
+        Raises UsageError if a path does not exist or if there is no result at all, and UsageError or
+        RegrowError if the files of one run cannot be graded together.
         """
         sources = read(given)
         found = groups(sources)

@@ -12,8 +12,8 @@ from regrow.bench.bench_result import Result
 from regrow.errors import RegrowError, UsageError
 from regrow.evaluation.grading import grade
 from regrow.evaluation.results import read_divergence
-from regrow.records import Grade, Graded, Record
-from regrow.run_config import FORMAT, FORMATS, RunConfig
+from regrow.records import Graded, Record
+from regrow.run_config import FORMAT, RunConfig
 
 
 @final
@@ -25,33 +25,18 @@ class RecordedRun:
     files: tuple[Path, ...]
 
     def graded(self, left_out: list[tuple[Path, str]]) -> Graded | None:
-        """Grades the batches of all files; None if none of them can be graded.
+        """Grades the batches of all files together; None if the only file cannot be graded.
 
-        A file that cannot be graded is added to `left_out`, and its batches count as missing.
-        Raises UsageError if two files hold the same batch.
+        That file is added to `left_out`. Raises UsageError or RegrowError if one of several files cannot be
+        graded, or if two hold the same batch: a part of a run must not be left out silently.
         """
-        owner: dict[int, Path] = {}
-        found: list[tuple[Record, tuple[Grade, ...]]] = []
-        for path in self.files:
-            try:
-                part = grade(path)
-            except (UsageError, RegrowError) as error:
-                left_out.append((path, str(error)))
-                continue
-            for record, grades in zip(part.records, part.batches, strict=True):
-                if record.batch in owner:
-                    raise UsageError(
-                        f"{owner[record.batch]} and {path} both hold batch {record.batch} of the same run; "
-                        "leave one of them out"
-                    )
-                owner[record.batch] = path
-                found.append((record, grades))
-        if not found:
+        try:
+            return grade(*self.files)
+        except (UsageError, RegrowError) as error:
+            if len(self.files) > 1:
+                raise
+            left_out.append((self.files[0], str(error)))
             return None
-        found.sort(key=lambda batch: batch[0].batch)
-        records, marks = zip(*found, strict=True)
-        missing = tuple(sorted(set(range(self.config.batches)) - set(owner)))
-        return Graded(records, tuple(grade for batch in marks for grade in batch), missing)
 
 
 @final
@@ -172,8 +157,8 @@ def _divergence(path: Path) -> RecordedDivergence:
     """Reads a divergence file. Raises RegrowError if it is damaged."""
     content = read_divergence(path)
     settings = content["settings"]
+    written = 2 if "tokenizer_sha256" not in settings else 3 if "grader" not in settings else FORMAT
     try:
-        written = FORMAT if "tokenizer_sha256" in settings else FORMATS[0]
         return RecordedDivergence(RunConfig.from_dict(settings, written), content)
     except (ValueError, TypeError, AttributeError) as error:
         raise RegrowError(f"{path} is damaged ({error}); remove it, and run again") from error

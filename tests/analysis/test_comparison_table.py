@@ -41,7 +41,7 @@ def _row(
 ) -> ComparisonRow:
     config = replace(CONFIG, method="bap", params={"sparsity": 0.5, "init_steps": 64}, limit=2, batch_size=2)
     graded = Graded(
-        (record(0, config, counters={**COUNTED, **counted}),), (Grade((Mark("add", True),)),) * 2, ()
+        (record(0, config, counters={**COUNTED, **counted}),), (Grade((Mark("add", True, True),)),) * 2, ()
     )
     return row(label, batch_size, 0.5, traces, graded if answers else None, None)
 

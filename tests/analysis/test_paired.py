@@ -8,7 +8,7 @@ from regrow.records import Grade, Mark
 
 def grades(*rows: str) -> list[Grade]:
     """Return the grades of prompts: "110" has three problems, two of them right."""
-    return [Grade(tuple(Mark("add", mark == "1") for mark in row)) for row in rows]
+    return [Grade(tuple(Mark("add", mark == "1", mark == "1") for mark in row)) for row in rows]
 
 
 def alone(*rows: str) -> list[list[Grade]]:

@@ -10,7 +10,7 @@ from regrow.analysis.summary import Share, summarize
 from regrow.records import Grade, Graded, Mark
 from samples import CONFIG, COUNTED, record
 
-RIGHT, WRONG = Mark("add", True), Mark("sort", False)
+RIGHT, WRONG = Mark("add", True, True), Mark("sort", False, False)
 
 # The second batch has another size and other proportions, so that every mean of ratios differs from the ratio
 # of sums.

@@ -14,9 +14,9 @@ HEADERS = [column.header for column in COLUMNS]
 
 def _summary(config: RunConfig = CONFIG, missing: tuple[int, ...] = (), **changes: object) -> Summary:
     grades = (
-        Grade((Mark("add", True), Mark("sort", False))),
-        Grade((Mark("add", True),)),
-        Grade((Mark("add", False),)),
+        Grade((Mark("add", True, True), Mark("sort", False, False))),
+        Grade((Mark("add", True, True),)),
+        Grade((Mark("add", False, False),)),
     )
     return summarize(Graded((record(0, config, **changes), record(1, config)), grades, missing))
 
@@ -92,7 +92,7 @@ def test_a_rate_of_nothing_is_a_dash() -> None:
         "decode_seconds": 0.0,
     }
     graded = Graded(
-        (record(0, tokens=((2,), (2,)), counters=none),), (Grade((Mark("add", True),)),) * 2, (1,)
+        (record(0, tokens=((2,), (2,)), counters=none),), (Grade((Mark("add", True, True),)),) * 2, (1,)
     )
     row = dict(zip(HEADERS, _rows(markdown([summarize(graded)]))[2], strict=True))
     assert [row[name] for name in ("sparse steps", "actual sparsity", "FFN MB/step", "decode tokens/s")] == [

@@ -13,7 +13,7 @@ import pytest
 from command import run
 from regrow.bundled.problems import exercise
 from regrow.evaluation import grid, scale
-from regrow.evaluation.tasks import find
+from regrow.evaluation.tasks import load
 
 LABELS = ("dense", "TEAL", "Wanda 2:4", "BAP, T_init 0")
 
@@ -160,8 +160,8 @@ def test_a_text_that_only_a_later_cell_needs_is_looked_at_first(
 
 
 def test_prompts_that_only_the_answers_need_must_fit_too(tiny: Path, text: Path, tmp_path: Path) -> None:
-    longest = max(len(item.prompt) for item in find("tiny_reasoner").load(40))
-    few = max(len(item.prompt) for item in find("tiny_reasoner").load(2))
+    longest = max(len(item.prompt) for item in load("tiny_reasoner").first(40).items)
+    few = max(len(item.prompt) for item in load("tiny_reasoner").first(2).items)
     assert few < longest
     sizes = ("--limit", 40, "--max-new-tokens", 512 - longest + 20)
     assert "do not fit the context of 512" in _refused_before_anything_runs(

@@ -13,8 +13,8 @@ import torch
 
 from command import lines, run
 from regrow.cli import decode_prompts
-from regrow.cli.sampling import Sampling
 from regrow.models import encode, load
+from regrow.sampling import Sampling
 
 PROMPTS = ["A add 12 34", "A rev hello"]
 NEW = 12

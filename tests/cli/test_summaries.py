@@ -79,7 +79,7 @@ def test_runs_are_named_by_what_tells_them_apart(configs: list[RunConfig], shown
 
 
 def _summary(config: RunConfig) -> Summary:
-    return summarize(Graded((record(0, config),), (Grade((Mark("add", True),)),) * 2, ()))
+    return summarize(Graded((record(0, config),), (Grade((Mark("add", True, True),)),) * 2, ()))
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])

@@ -11,18 +11,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from command import run
-from regrow.evaluation.tasks import find
+from regrow.evaluation.tasks import load
 from regrow.evaluation.tasks.task import fingerprint
 from regrow.run_config import digest
 from samples import CONFIG, COUNTED, record
 
-TASK = find("tiny_reasoner")
+TASK = load("tiny_reasoner")
 SITES = {"down": {"kept": [30, 30], "dense": [50, 50]}}
 
 
 def _whole() -> dict[str, Any]:
     """Returns a record that can be graded, because it has the prompts of the task."""
-    config = {**CONFIG.to_dict(), "task_sha256": fingerprint(TASK.load(3))}
+    config = {**CONFIG.to_dict(), "task_sha256": fingerprint(TASK.first(3).items)}
     made = json.loads(record(counters={**COUNTED, "updates": 2, "sites": SITES}).line())
     return _keyed({**made, "config": json.loads(json.dumps(config))})
 

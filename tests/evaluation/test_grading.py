@@ -8,12 +8,12 @@ import pytest
 from regrow.bundled.problems import exercise
 from regrow.errors import RegrowError, UsageError
 from regrow.evaluation.grading import grade
-from regrow.evaluation.tasks import find
+from regrow.evaluation.tasks import load
 from regrow.evaluation.tasks.task import fingerprint
 from regrow.records import Record
 from samples import CONFIG, record
 
-OURS = replace(CONFIG, task_sha256=fingerprint(find("tiny_reasoner").load(3)))
+OURS = replace(CONFIG, task_sha256=fingerprint(load("tiny_reasoner").first(3).items))
 
 
 def _solved(batch: int) -> Record:

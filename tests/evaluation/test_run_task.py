@@ -16,7 +16,7 @@ from regrow.errors import RegrowError, UsageError
 from regrow.evaluation import run_task
 from regrow.evaluation.grading import grade
 from regrow.evaluation.run_task import evaluate
-from regrow.evaluation.tasks import find
+from regrow.evaluation.tasks import load as load_task
 from regrow.method.dense import Dense
 from regrow.method.griffin import Griffin
 from regrow.models import Loaded
@@ -24,7 +24,7 @@ from regrow.record_file import read
 from regrow.records import Record
 from regrow.run_config import digest
 
-TASK = find("tiny_reasoner")
+TASK = load_task("tiny_reasoner")
 FIRST = 3  # lowest token of a character; below are padding, start and end
 
 
@@ -39,7 +39,7 @@ def _tokens(prompt: str) -> list[int]:
     return [FIRST + ord(character) % 93 for character in prompt]
 
 
-def _encode(loaded: Loaded, prompts: Sequence[str], chat: bool) -> tuple[Tensor, Tensor]:
+def _encode(loaded: Loaded, prompts: Sequence[str], chat: bool, system: str) -> tuple[Tensor, Tensor]:
     rows = [_tokens(prompt) for prompt in prompts]
     width = max(map(len, rows))
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
@@ -60,8 +60,9 @@ def loaded(tmp_path: Path) -> Loaded:
 
 
 def _evaluate(loaded: Loaded, path: Path, **changes: Any) -> None:
-    settings = {"batch_size": 2, "limit": 5, "max_new_tokens": 6, "path": path, "chat": False}
-    evaluate(loaded, changes.pop("task", TASK), changes.pop("method", Griffin()), **settings | changes)
+    settings = {"batch_size": 2, "max_new_tokens": 6, "path": path, "chat": False}
+    task = changes.pop("task", TASK).first(changes.pop("limit", 5))
+    evaluate(loaded, task, changes.pop("method", Griffin()), **settings | changes)
 
 
 def _timeless(records: Sequence[Record]) -> list[Record]:
@@ -72,7 +73,7 @@ def _timeless(records: Sequence[Record]) -> list[Record]:
 def test_a_run_leaves_one_record_a_batch_with_what_happened(loaded: Loaded, tmp_path: Path) -> None:
     path, told = tmp_path / "run.jsonl", []
     _evaluate(loaded, path, progress=lambda *news: told.append(news), skip_layers=[1])
-    records, items = read(path), TASK.load(5)
+    records, items = read(path), TASK.first(5).items
     assert [record.ids for record in records] == [
         ("heldout-0", "heldout-1"),
         ("heldout-2", "heldout-3"),
@@ -117,10 +118,15 @@ def test_the_configuration_says_what_was_run(loaded: Loaded, tmp_path: Path) -> 
         "chat": False,
         "tokenizer_sha256": loaded.tokenizer_sha256,
         "chat_template_sha256": "",
-        "prompts_sha256": digest([_tokens(item.prompt) for item in TASK.load(3)]),
+        "prompts_sha256": digest([_tokens(item.prompt) for item in TASK.first(3).items]),
         "padding": "left",
         "attention": "sdpa",
         "generation_config": loaded.generation_settings,
+        "grader": "exercises",
+        "prompt_template": "{question}",
+        "system": "",
+        "data_sha256": "",
+        "samples": 1,
     }
 
 
@@ -225,7 +231,9 @@ def test_other_tokens_of_the_same_prompts_are_refused(
     monkeypatch.setattr(
         run_task,
         "encode",
-        lambda loaded, prompts, chat: _encode(loaded, [prompt + "." for prompt in prompts], chat),
+        lambda loaded, prompts, chat, system: _encode(
+            loaded, [prompt + "." for prompt in prompts], chat, system
+        ),
     )
     with pytest.raises(RegrowError, match=r"other settings \(prompts_sha256 "):
         _evaluate(loaded, path)

@@ -1,17 +1,16 @@
-"""The interface of tasks: prompts with gold answers, and the grading of completions."""
+"""Tasks: prompts with gold answers, and the name of the grader that compares answers with them."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
-from typing import ClassVar, TypeVar, final
+from dataclasses import astuple, dataclass, replace
+from typing import Protocol, Self, TypeVar, final
 
 from regrow.errors import UsageError
-from regrow.records import Grade
 from regrow.run_config import digest
 
 T = TypeVar("T")
+QUESTION = "{question}"  # the place of the question in a prompt template
 
 
 @final
@@ -24,30 +23,67 @@ class Item:
     gold: str
 
 
-class Task(ABC):
-    """A set of prompts and a grader of their answers. `load` returns the same items in the same order."""
+@final
+@dataclass(frozen=True)
+class Task:
+    """Prompts in a fixed order, how they are put to the model, and how its answers are graded."""
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    size: ClassVar[int]  # number of prompts
+    name: str
+    items: tuple[Item, ...]  # at least one
+    grader: str  # name in `regrow.evaluation.graders.GRADERS`
+    template: str = QUESTION  # the prompt, with `{question}` where the question goes
+    system: str = ""  # system message; empty: none
+    data_sha256: str = ""  # digest of the data; empty if the task makes its own questions
+    warning: str = ""  # a sentence for the user about the data; empty: none
 
-    @abstractmethod
-    def items(self, count: int) -> list[Item]:
-        """Returns the first `count` items, 1 <= count <= size."""
+    def first(self, limit: int | None) -> Self:
+        """Returns the task with its first `limit` items (None: all).
 
-    @abstractmethod
-    def grade(self, item: Item, text: str) -> Grade:
-        """Grades a completion without special tokens. The grade depends on the arguments alone."""
-
-    def load(self, limit: int | None) -> list[Item]:
-        """Returns the first `limit` items (None: all). Raises UsageError if there are not so many."""
-        count = self.size if limit is None else limit
-        if not 1 <= count <= self.size:
-            raise UsageError(f"limit must be from 1 to {self.size}, the prompts of {self.name}, not {limit}")
-        return self.items(count)
+        Raises UsageError if there are not so many.
+        """
+        count = len(self.items)
+        if limit is not None and not 1 <= limit <= count:
+            raise UsageError(f"limit must be from 1 to {count}, the prompts of {self.name}, not {limit}")
+        return replace(self, items=self.items[:limit])
 
 
-def fingerprint(items: list[Item]) -> str:
+class TaskSource(Protocol):
+    """Something that a task can be loaded from, by name."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str: ...
+
+    def load(self, request: TaskRequest) -> Task:
+        """Returns the whole task. Raises UsageError if its data cannot be had or are not what they should."""
+
+
+@final
+@dataclass(frozen=True)
+class TaskRequest:
+    """What a user asks of a task beside its name."""
+
+    data_dir: str | None = None  # folder with the data of benchmarks; None: the hub
+    template: str | None = None  # prompt template; None: the task's own
+    system: str = ""  # system message; empty: none
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a template without a place for the question."""
+        if self.template is not None and QUESTION not in self.template:
+            raise UsageError(
+                f"the prompt template {self.template!r:.80} does not say where the question goes; "
+                f"write {QUESTION} there"
+            )
+
+
+def make_items(questions: Sequence[tuple[str, str, str]], template: str) -> tuple[Item, ...]:
+    """Returns items from (id, question, gold). The question is put into the template as it is."""
+    return tuple(Item(name, template.replace(QUESTION, question), gold) for name, question, gold in questions)
+
+
+def fingerprint(items: Sequence[Item]) -> str:
     """Returns the sha256 of ids, prompts and gold answers, in order."""
     return digest([astuple(item) for item in items])
 

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from dataclasses import dataclass
+from typing import Final, final
 
-from regrow.bundled.problems import exercise, heldout
-from regrow.evaluation.tasks.task import Item, Task
-from regrow.records import Grade, Mark
+from regrow.bundled.problems import heldout
+from regrow.evaluation.tasks.task import QUESTION, Task, TaskRequest, make_items
+
+COUNT: Final = 500
 
 
 @final
-class TinyReasoner(Task):
-    """Held-out exercises of the bundled model.
+@dataclass(frozen=True)
+class TinyReasoner:
+    """Held-out exercises of the bundled model, which need no data.
 
     The id of an item is the seed of its exercise. Its gold answer has one line for each problem, with the
     family and the answer.
     """
 
-    name: ClassVar[str] = "tiny_reasoner"
-    summary: ClassVar[str] = (
-        "held-out exercises of the bundled model: ten families of small reasoning problems"
-    )
-    size: ClassVar[int] = 500
+    name: str = "tiny_reasoner"
+    summary: str = "held-out exercises of the bundled model: ten families of small reasoning problems"
 
-    def items(self, count: int) -> list[Item]:
-        return [
-            Item(
-                f"heldout-{i}",
-                held.prompt,
-                "\n".join(f"{problem.family} {problem.answer}" for problem in held.problems),
+    def load(self, request: TaskRequest) -> Task:
+        questions = [
+            (
+                f"heldout-{number}",
+                exercise.prompt,
+                "\n".join(f"{problem.family} {problem.answer}" for problem in exercise.problems),
             )
-            for i, held in enumerate(heldout(count))
+            for number, exercise in enumerate(heldout(COUNT))
         ]
-
-    def grade(self, item: Item, text: str) -> Grade:
-        held = exercise(item.id)
-        return Grade(
-            tuple(
-                Mark(problem.family, right)
-                for problem, right in zip(held.problems, held.marks(text), strict=True)
-            )
-        )
+        template = request.template or QUESTION
+        items = make_items(questions, template)
+        return Task(self.name, items, "exercises", template=template, system=request.system)

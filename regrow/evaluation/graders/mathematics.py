@@ -1,0 +1,166 @@
+"""Mathematical answers, by a strict and a lenient score."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import ClassVar, Final, final
+
+from regrow.evaluation.graders.answer_list import AnswerList, answer_list
+from regrow.evaluation.graders.grader import OneMark
+from regrow.evaluation.graders.plain_number import PlainNumber, plain_number
+from regrow.evaluation.graders.same_number import close_number, same_number
+from regrow.evaluation.graders.stated_answer import LONGEST, after_answer_is, after_thinking, last_boxed
+from regrow.evaluation.graders.symbolic import close, equivalent
+from regrow.evaluation.graders.tidy_latex import tidy, words
+
+_E_NOTATION = re.compile(r"(?<![\w.\\])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?![\w.])")
+_LITERAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_FINAL_ANSWER = re.compile(r"final answer is \$(.{1,2000}?)\$\. I hope", re.DOTALL)
+_NUMBER = re.compile(r"-?\d*\.?\d+", re.ASCII)
+_LETTER = re.compile(r"\\text\s*\{\s*\(?\s*([A-Z])\s*\)?\s*\}|\(?([A-Z])\)?")
+_LEADING_LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?\s*([A-Z])\s*\)")
+_TAIL = re.compile(r"\s*(?P<unit>[a-zA-Z°/%$][a-zA-Z°/\\. -]*(?:\^?\{?-?\d\}?[a-zA-Z/ .-]*)*)$")
+_ONE_LETTER_UNITS: Final = frozenset("mgslhJKNWVACFTLHcdy")
+_NO_UNITS: Final = frozenset(
+    {"million", "billion", "trillion", "thousand", "hundred", "dozen", "pi", "or", "and", "times"}
+)
+_MOST_PARTS: Final = 20  # of a list whose parts are compared with each other
+_PAPER_SHARE: Final = Fraction(1, 10_000)  # relative tolerance of the paper's framework
+
+
+@final
+class Mathematics(OneMark):
+    r"""Compares the last boxed answer with the gold one as mathematics.
+
+    The strict score takes the last `\boxed` after `</think>`, and nothing else counts. The golds of Minerva
+    in e-notation (`4.5e33`) are read as numbers. The lenient score follows the framework of the paper: it
+    also finds answers that are not boxed, allows a relative difference of 1e-4 and a factor of 100, and
+    takes golds as they are: of those in e-notation, only the same notation or the plain digits match.
+
+    Decided for both scores: units, words around an answer and degree signs do not count; a percent sign
+    counts neither if the other side has none; brackets of intervals count; the parts of sets and bare lists
+    may come in any order, those of tuples may not.
+    """
+
+    name: ClassVar[str] = "math"
+    summary: ClassVar[str] = "mathematics: the last \\boxed answer after </think>, compared by math-verify"
+
+    def strict(self, gold: str, text: str) -> bool:
+        answer = last_boxed(after_thinking(text))
+        return bool(answer) and _same(_powers(gold), _powers(answer or ""), _strictly)
+
+    def paper(self, gold: str, text: str) -> bool:
+        answer = _lenient_answer(text)
+        return bool(answer) and _same(gold, answer, _leniently)
+
+    def check_gold(self, gold: str) -> str | None:
+        if len(gold) > LONGEST:
+            return f"the gold answer has {len(gold)} characters, more than {LONGEST}"
+        if gold.strip() and last_boxed(self.restate(gold)) != gold.strip():
+            return "the braces of the gold answer do not match"
+        return super().check_gold(gold)
+
+
+def _powers(answer: str) -> str:
+    r"""Writes numbers in e-notation as powers of ten: `4.5e33` as `4.5 \times 10^{33}`."""
+    return _E_NOTATION.sub(lambda found: rf"{found[1]} \times 10^{{{int(found[2])}}}", answer)
+
+
+def _lenient_answer(text: str) -> str:
+    """Returns the answer that the framework of the paper reads, empty if there is none."""
+    template = _FINAL_ANSWER.search(text)
+    if template:
+        return template[1].strip()
+    answer = last_boxed(text)
+    if answer is None:
+        answer = after_answer_is(text)
+    if answer is None:
+        numbers = _NUMBER.findall(text.replace(",", ""))
+        answer = numbers[-1] if numbers else ""
+    return answer
+
+
+Comparison = Callable[[str, str], bool]
+
+
+def _same(gold: str, given: str, compare: Comparison) -> bool:
+    """Compares two answers: words with words, lists part by part, and everything else by `compare`."""
+    letter = _LETTER.fullmatch(gold.strip())
+    if letter and (lead := _LEADING_LETTER.match(given.strip())):
+        return lead[1] == (letter[1] or letter[2])
+    gold_words = words(gold)
+    if gold_words and (len(gold_words) > 2 or letter):
+        return gold_words == words(given)
+    gold, given = tidy(gold), tidy(given)
+    if not gold or not given:
+        return False
+    if gold.replace(" ", "") == given.replace(" ", ""):
+        return True
+    return _same_parts(gold, given, compare) or compare(gold, given)
+
+
+def _same_parts(gold: str, given: str, compare: Comparison) -> bool:
+    """Compares two lists part by part. Whether other lists are equal, math-verify may know."""
+    golds, answers = answer_list(gold), answer_list(given)
+    if golds is None or answers is None or len(golds.parts) != len(answers.parts):
+        return False
+    if golds.ordered or answers.ordered:
+        same_brackets = (golds.opening, golds.closing) == (answers.opening, answers.closing)
+        pairs = zip(golds.parts, answers.parts, strict=True)
+        return same_brackets and all(_same(one, other, compare) for one, other in pairs)
+    return len(golds.parts) <= _MOST_PARTS and _same_set(golds, answers, compare)
+
+
+def _same_set(golds: AnswerList, answers: AnswerList, compare: Comparison) -> bool:
+    left = list(answers.parts)
+    for part in golds.parts:
+        match = next((index for index, other in enumerate(left) if _same(part, other, compare)), None)
+        if match is None:
+            return False
+        del left[match]
+    return True
+
+
+def _strictly(gold: str, given: str) -> bool:
+    number = plain_number(gold)
+    if number is not None:
+        answer = plain_number(_without_unit(given))
+        if answer is not None:
+            return same_number(number, answer)
+        given = _without_unit(given)
+    return equivalent(gold, given) and _bases_agree(gold, given)
+
+
+def _leniently(gold: str, given: str) -> bool:
+    number, answer = _literal(gold), _literal(_without_unit(given))
+    if number is not None and answer is not None:
+        shares = (Fraction(1), Fraction(1, 100), Fraction(100))
+        return any(close_number(PlainNumber(number.value * share), answer, _PAPER_SHARE) for share in shares)
+    if number is not None:
+        given = _without_unit(given)
+    return close(gold, given, float(_PAPER_SHARE)) or (equivalent(gold, given) and _bases_agree(gold, given))
+
+
+def _literal(text: str) -> PlainNumber | None:
+    """Returns a number that is written as a Python literal; thousands separators and a percent sign may stay."""
+    body = text.replace(",", "").strip().removesuffix("%").removesuffix("\\").strip()
+    return plain_number(body) if _LITERAL.fullmatch(body) else None
+
+
+def _without_unit(given: str) -> str:
+    """Removes bare words after a number (`5 apples`, `1.6cm`), unless they change its value."""
+    found = _TAIL.search(given)
+    if not found or plain_number(given[: found.start()]) is None:
+        return given
+    unit = found["unit"].strip(" .")
+    if unit in ("%", "\\%") or any(word in _NO_UNITS for word in unit.split()):
+        return given
+    return given[: found.start()] if len(unit) > 1 or unit in _ONE_LETTER_UNITS else given
+
+
+def _bases_agree(gold: str, given: str) -> bool:
+    """Returns False for numbers in different bases, whose base math-verify drops."""
+    one, other = (re.fullmatch(r"[\dA-F]+_\{?(\d+)\}?", text.replace(" ", "")) for text in (gold, given))
+    return not (one and other) or one[1] == other[1]

@@ -1,0 +1,112 @@
+r"""Rewrites an answer in LaTeX, plain text or Unicode into the LaTeX that math-verify reads best.
+
+The meaning stays the same, except for units and words around an answer, which are removed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_SUPERSCRIPTS: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_SYMBOLS: Final = {
+    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ",
+    "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ",
+    "θ": r"\theta ", "ω": r"\omega ", "α": r"\alpha ", "λ": r"\lambda ", "\u2009": " ", "\u202f": " ", "\u00a0": " ",
+}  # fmt: skip
+
+_DELIMITERS = re.compile(r"^(?:\$+|\\\(|\\\[)(.*?)(?:\$+|\\\)|\\\])\.?$", re.DOTALL)
+_SPACES = re.compile(
+    r"\\[,;:!]|\\ |\\q?quad(?![a-zA-Z])|\\(?:displaystyle|textstyle|limits)(?![a-zA-Z])|(?<!\\)~|\s+"
+)
+_THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:\{,\}|,?\\[,!:;]\s*|,\s?\\[,!:;]\s*)\d{3})+)(?!\d)")
+_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|[a-zA-Z]))")
+_BARE_ROOT = re.compile(r"\\sqrt\s*(\d+)")
+_BARE_POWER = re.compile(r"\^\s*(-?\d+)(?![\d.])|\^\(\s*(-?\d+)\s*\)")
+_POINT_BEFORE_SLASH = re.compile(r"(?<=\d)\.(?=\s*/)")
+_DEGREES = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])")
+_NUMPY = re.compile(r"\bnp\.(?=[a-z])")
+_FUNCTION = re.compile(r"(?<![\\a-zA-Z])(arcsin|arccos|arctan|sin|cos|tan|ln|log|exp|sqrt)(?=\s*[({])")
+_LEADING = re.compile(r"^(?:\\(?:approx|sim|therefore|implies)(?![a-zA-Z])|=|≈)\s*")
+_MEMBER = re.compile(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*")
+_WORD_GROUP = r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|rm)\s*\{[^{}]*\}"
+_LEADING_WORDS = re.compile(rf"^{_WORD_GROUP}\s*:?\s*(?=[\d\\(\[.-])(?!\\times|\\cdot)")
+_UNIT = rf"(?:{_WORD_GROUP}|\\[dt]?frac\s*\{{\s*{_WORD_GROUP}\s*\}}\s*\{{\s*{_WORD_GROUP}\s*\}})(?:\s*\^\s*(?:\{{\s*-?\d+\s*\}}|-?\d))?"
+_TRAILING_UNITS = re.compile(rf"(?:\s*(?:/|\\cdot|\\times|\*)?\s*{_UNIT})+\s*\.?$")
+_SCALE = re.compile(r"hundred|thousand|million|billion|trillion|dozen|percent|%|\bpi\b|\band\b|\bor\b")
+_PARENTHESISED_BASE = re.compile(r"^(?:\(\s*(\w+)\s*\)|\\text\s*\{\s*(\w+)\s*\})\s*(?=_)")
+_BASE = re.compile(
+    r"_\s*\{?\s*(?:\\text\s*\{\s*(?:base\s*)?)?\(?\s*(\d+|two|three|four|five|six|seven|eight|nine)\s*\)?\s*\}?\s*\}?$"
+)
+_BASES: Final = {
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+}
+
+
+def tidy(answer: str) -> str:
+    """Returns the answer without delimiters, spacing commands, words around it and units, in plain LaTeX."""
+    text = _outer(answer)
+    text = _THOUSANDS.sub(lambda found: found[1] + re.sub(r"\D", "", found[2]), text)
+    text = _SPACES.sub(" ", text).strip()
+    text = _SUPERSCRIPT_RUN.sub(lambda found: "^{" + found[0].translate(_SUPERSCRIPTS) + "}", text)
+    text = _ROOT.sub(lambda found: r"\sqrt{" + (found[1] or found[2]) + "}", text)
+    for symbol, latex in _SYMBOLS.items():
+        text = text.replace(symbol, latex)
+    text = _BARE_ROOT.sub(r"\\sqrt{\1}", text)
+    text = _BARE_POWER.sub(lambda found: "^{" + (found[1] or found[2]) + "}", text)
+    text = _POINT_BEFORE_SLASH.sub("", text)
+    text = _FUNCTION.sub(r"\\\1", _NUMPY.sub("", text))
+    text = _DEGREES.sub("", text)
+    text = _MEMBER.sub("", _LEADING.sub("", text)).rstrip(" .,;")
+    return _based(_without_words(text)).strip()
+
+
+def _outer(answer: str) -> str:
+    """Removes the delimiters of a formula, and a full stop after it."""
+    text = answer.strip()
+    while (found := _DELIMITERS.match(text)) and "$" not in found[1]:
+        text = found[1].strip()
+    return text
+
+
+def _without_words(text: str) -> str:
+    r"""Removes `\text{...}` before an answer and units after it, unless the answer is nothing but words."""
+    rest = _LEADING_WORDS.sub("", text)
+    units = _TRAILING_UNITS.search(rest)
+    if units and not _SCALE.search(units[0]):
+        before = rest[: units.start()]
+        if re.search(r"[\d}\])a-zA-Z]$", before):
+            rest = before
+    return rest or text
+
+
+def _based(text: str) -> str:
+    """Writes a number in another base as `digits_{base}`: `(52)_8`, `52_{eight}` and `52_{\text{base }8}`."""
+    if not re.match(r"^\(?\s*(?:\\text\s*\{)?\s*[\dA-F]+\s*\}?\)?\s*_", text):
+        return text
+    text = _PARENTHESISED_BASE.sub(lambda found: found[1] or found[2], text)
+    return _BASE.sub(lambda found: "_{" + _BASES.get(found[1], found[1]) + "}", text)
+
+
+def words(answer: str) -> str | None:
+    r"""Returns an answer that is nothing but words, in lower case; None for any other answer.
+
+    Fonts, parentheses, a full stop and an article are dropped: `\text{(C)}` is c, `\textbf{An ellipse.}` is
+    ellipse.
+    """
+    text = re.sub(
+        r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|mathbf|rm)(?![a-zA-Z])", " ", _outer(answer)
+    )
+    text = re.sub(r"[{}()\"'`$.,~]|\\[ ,;:!]", " ", text)
+    found = [
+        word for word in text.casefold().split() if word not in ("a", "an", "the")
+    ] or text.casefold().split()
+    return " ".join(found) if found and all(re.fullmatch(r"[a-z-]+", word) for word in found) else None
