@@ -7,7 +7,7 @@ work is a batch, and a file holds the batches of one configuration. Standard lib
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
@@ -159,6 +159,23 @@ class Graded:
 
     @property
     def batches(self) -> tuple[tuple[Grade, ...], ...]:
-        """The grades of each record."""
+        """The grades of each batch of prompts. With several samples, those of one batch are together."""
+        found: dict[int, tuple[Grade, ...]] = {}
+        for place, grades in self._placed():
+            found[place] = found.get(place, ()) + grades
+        return tuple(found.values())
+
+    @property
+    def prompts(self) -> tuple[tuple[Grade, ...], ...]:
+        """The grades of the samples of each prompt."""
+        found: dict[tuple[int, int], tuple[Grade, ...]] = {}
+        for place, grades in self._placed():
+            for row, grade in enumerate(grades):
+                found[place, row] = (*found.get((place, row), ()), grade)
+        return tuple(found.values())
+
+    def _placed(self) -> Iterator[tuple[int, tuple[Grade, ...]]]:
+        """Yields, for each record, the number of its batch within a sample and its grades."""
         grades = iter(self.grades)
-        return tuple(tuple(islice(grades, len(record.ids))) for record in self.records)
+        for record in self.records:
+            yield record.batch % self.config.batches_of_a_sample, tuple(islice(grades, len(record.ids)))

@@ -35,9 +35,7 @@ def write_benchmark(benchmark: Benchmark, directory: Path, count: int | None = N
     """Writes a file with `count` rows (None: as many as the benchmark has) and returns its path."""
     path = directory / benchmark.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [
-        made_row(benchmark.name, number) for number in range(1, 1 + (count or benchmark.count))
-    ]
+    rows = [made_row(benchmark.name, number) for number in range(1, 1 + (count or benchmark.count))]
     if path.suffix == ".csv":
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import ceil, sqrt
 from statistics import NormalDist, median
 from typing import Any, Final, final
 
 from regrow.counters import Counters
-from regrow.records import Graded
+from regrow.records import Grade, Graded
 from regrow.report import why_dense
 from regrow.run_config import RunConfig
 
@@ -56,9 +56,11 @@ class Summary:
     config: RunConfig
     versions: tuple[Mapping[str, str], ...]  # one entry, unless a run was resumed with other versions
     missing: tuple[int, ...]  # batches that are not recorded; the fields below cover the others
-    problems: Share
+    problems: Share  # by the strict score
+    paper: Share  # by the lenient score, which stands for the evaluation framework of the paper
     prompts: Share  # prompts with every problem right
     families: Mapping[str, Share]  # right problems of each family
+    timed_out: int  # answers whose grading did not finish in time, and which count as wrong
     at_cap: Share  # rows that ended at max_new_tokens
     median_tokens: float  # new tokens of a row, including its EOS
     p90_tokens: int  # nine rows of ten have at most so many new tokens
@@ -75,13 +77,15 @@ class Summary:
                 f"{self.at_cap.right} of {self.at_cap.total} answers were cut at the limit of "
                 f"{self.config.max_new_tokens} tokens and count as they stand"
             )
+        if self.timed_out:
+            found.append(f"{self.timed_out} answers could not be graded in time and count as wrong")
         return found
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values: rates instead of counters, and shares with their value and 95 % interval."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         del found["counters"]
-        shares = {name: getattr(self, name).to_dict() for name in ("problems", "prompts", "at_cap")}
+        shares = {name: getattr(self, name).to_dict() for name in ("problems", "paper", "prompts", "at_cap")}
         families = {name: share.to_dict() for name, share in self.families.items()}
         return found | {"config": self.config.to_dict()} | shares | {"families": families} | self._rates()
 
@@ -113,7 +117,9 @@ def summarize(graded: Graded) -> Summary:
         config=graded.config,
         versions=_versions(graded),
         missing=graded.missing,
-        problems=_problems(graded),
+        problems=_problems(graded, strict=True),
+        paper=_problems(graded, strict=False),
+        timed_out=sum(grade.timed_out for grade in graded.grades),
         prompts=Share(sum(grade.right == grade.total for grade in graded.grades), len(graded.grades)),
         families=_families(graded),
         at_cap=Share(total.finish_reasons.count("length"), len(total.finish_reasons)),
@@ -123,21 +129,35 @@ def summarize(graded: Graded) -> Summary:
     )
 
 
-def _problems(graded: Graded) -> Share:
-    """Share of right problems. Its inflation comes from the spread between batches.
+def _problems(graded: Graded, *, strict: bool) -> Share:
+    """Share of right problems. Its inflation comes from the spread between batches and between prompts.
 
-    Batches are the independent trials, because problems share a prompt and prompts share a mask. The spread
-    is that of a linearised ratio, because batches hold different numbers of problems.
+    Batches are the independent trials, because problems share a prompt, samples answer the same prompt, and
+    prompts share a mask. Where there are few batches, the spread between prompts may be the larger one.
     """
-    counts = [
-        (sum(grade.right for grade in batch), sum(grade.total for grade in batch)) for batch in graded.batches
+    groups = (_counts(graded.batches, strict), _counts(graded.prompts, strict))
+    right, total = (sum(column) for column in zip(*groups[0], strict=True))
+    return Share(right, total, max(_inflation(counts, right, total) for counts in groups))
+
+
+def _counts(groups: Sequence[Sequence[Grade]], strict: bool) -> list[tuple[int, int]]:
+    """Returns the right problems and all problems of each group."""
+    return [
+        (sum(grade.right if strict else grade.paper for grade in group), sum(grade.total for grade in group))
+        for group in groups
     ]
-    right, total = (sum(column) for column in zip(*counts, strict=True))
+
+
+def _inflation(counts: Sequence[tuple[int, int]], right: int, total: int) -> float:
+    """Returns the variance of the share of right problems over that of independent problems, at least 1.
+
+    The variance is that of a linearised ratio, because groups hold different numbers of problems.
+    """
     independent = right * (total - right) / total if total else 0.0
     if len(counts) < 2 or not independent:
-        return Share(right, total)
+        return 1.0
     spread = sum((r - right / total * t) ** 2 for r, t in counts) * len(counts) / (len(counts) - 1)
-    return Share(right, total, max(1.0, spread / independent))
+    return max(1.0, spread / independent)
 
 
 def target(config: RunConfig) -> float:

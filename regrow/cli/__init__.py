@@ -17,6 +17,7 @@ from regrow.cli.compare import compare
 from regrow.cli.demo import demo
 from regrow.cli.evaluate import evaluate
 from regrow.cli.generate import generate
+from regrow.cli.grade import grade
 from regrow.cli.group import Command, Group
 from regrow.cli.methods import methods
 from regrow.cli.options import Verbose, with_verbose
@@ -61,9 +62,10 @@ for panel, command in (
     (_MEASURE, evaluate),
     (_MEASURE, compare),
     (_MEASURE, bench),
+    (_MEASURE, report),
 ):
     app.command(cls=Command, rich_help_panel=panel)(with_verbose(command))
-for command in (table, report):
+for command in (grade, table):  # these work without torch
     app.command(rich_help_panel=_MEASURE)(with_verbose(command))
 
 

@@ -177,7 +177,7 @@ class ChosenTasks:
         return list(dict.fromkeys(map(_known, names))) or [_DEFAULT]
 
     def _own(self, request: TaskRequest) -> Task:
-        from regrow.evaluation.graders import GRADERS
+        from regrow.evaluation.graders.judge import Judge
         from regrow.evaluation.tasks.own_questions import OwnQuestions
 
         assert self.data is not None
@@ -191,10 +191,14 @@ class ChosenTasks:
             raise UsageError("--answer-field is not read with --match none; leave one of them out")
         question, answer = (getattr(self, name) or default for name, default in _OF_DATA.items())
         own = OwnQuestions(self.data, question, answer, self.match).load(request)
-        for item in own.items:
-            problem = GRADERS[self.match].check_gold(item.gold)
-            if problem:
-                raise UsageError(f"{self.data}, row {item.id}: {problem}")
+        with Judge() as judge:
+            for item in own.items:
+                problem = judge.check_gold(self.match, item.gold)
+                if problem:
+                    raise UsageError(
+                        f"{self.data}, row {item.id}: {problem} by --match {self.match}; correct it, or "
+                        "choose another --match"
+                    )
         return own
 
 

@@ -38,10 +38,10 @@ def table(
     """
     if markdown and json:
         raise UsageError("--markdown and --json exclude each other; choose one")
-    show([path for given in files for path in _records(given)], markdown=markdown, json=json)
+    show([path for given in files for path in record_files(given)], markdown=markdown, json=json)
 
 
-def _records(given: Path) -> list[Path]:
+def record_files(given: Path) -> list[Path]:
     """Returns the record files in a directory, at any depth and dense ones first, or the file itself.
 
     Raises UsageError if a directory holds none.
@@ -57,14 +57,14 @@ def _records(given: Path) -> list[Path]:
 
 
 def show(files: Sequence[Path], *, markdown: bool = False, json: bool = False) -> None:
-    """Prints the results of record files: tables for a terminal, Markdown or JSON.
+    """Prints the results of record files: tables for a terminal, Markdown or JSON. Shards count as one run.
 
     Raises UsageError or RegrowError if a file cannot be read or graded.
     """
     from regrow.analysis import summary, tables
-    from regrow.evaluation.grading import grade
+    from regrow.evaluation.grading import grade, together
 
-    summaries = [summary.summarize(grade(path)) for path in files]
+    summaries = [summary.summarize(grade(*shards)) for shards in together(files)]
     if json:
         typer.echo(tables.to_json(summaries), nl=False)
     elif markdown:

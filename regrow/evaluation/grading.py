@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from regrow.errors import RegrowError
 from regrow.evaluation.graders import find
 from regrow.evaluation.graders.judge import Judge
+from regrow.evaluation.kept_grades import read_grades
 from regrow.evaluation.tasks import load
 from regrow.evaluation.tasks.task import batches, fingerprint
 from regrow.record_file import read
-from regrow.records import Graded, Record
+from regrow.records import Grade, Graded, Record
 from regrow.run_config import RunConfig
 
 _EXERCISES: Final = "exercises"  # the grader of records of formats 2 and 3
@@ -25,27 +26,39 @@ def grade(*paths: Path) -> Graded:
 
     The other batches are listed in `missing`. Raises UsageError if a file cannot be read or its grader is
     unknown. Raises RegrowError if a file is damaged, if the files are not of one run, or if a record without
-    gold answers holds other prompts than its task has now.
+    gold answers holds other prompts than its task has now. Grades that `regrow grade` has kept are used as
+    long as neither the records nor the graders have changed.
     """
     records = read(*paths)
     config = records[0].config
-    find(config.grader or _EXERCISES)
-    golds = _golds_of_the_task(paths[0], config) if config.grader is None else None
-    with Judge() as judge:
-        grades = [
-            judge.grade(config.grader or _EXERCISES, gold, text)
-            for record in records
-            for gold, text in zip(_golds(paths[0], record, golds), record.texts, strict=True)
-        ]
     missing = sorted(set(range(config.batches)) - {record.batch for record in records})
-    return Graded(records, tuple(grades), tuple(missing))
+    grades = read_grades(run_of(paths[0]), paths)
+    if grades is None or len(grades) != sum(len(record.ids) for record in records):
+        grades = tuple(_grades(paths[0], records))
+    return Graded(records, grades, tuple(missing))
+
+
+def run_of(path: Path) -> Path:
+    """Returns the record file's path without the number of a shard, which names the run."""
+    return path.with_name(_SHARD.sub("", path.name))
+
+
+def _grades(path: Path, records: Sequence[Record]) -> Iterator[Grade]:
+    config = records[0].config
+    grader = config.grader or _EXERCISES
+    find(grader)
+    golds = _golds_of_the_task(path, config) if config.grader is None else None
+    with Judge() as judge:
+        for record in records:
+            for gold, text in zip(_golds(path, record, golds), record.texts, strict=True):
+                yield judge.grade(grader, gold, text)
 
 
 def together(paths: Sequence[Path]) -> list[list[Path]]:
     """Groups the files of the shards of one run, such as bap-s0.5-b8.1-of-2.jsonl and ...2-of-2.jsonl."""
     groups: dict[Path, list[Path]] = {}
     for path in paths:
-        groups.setdefault(path.with_name(_SHARD.sub("", path.name)), []).append(path)
+        groups.setdefault(run_of(path), []).append(path)
     return list(groups.values())
 
 

@@ -25,9 +25,10 @@ def accuracy(groups: Sequence[Group]) -> Section:
     return Section(
         "accuracy",
         "Accuracy",
-        "Problems answered right, with the 95 % interval (Wilson, widened for prompts that share a mask), "
-        "and the difference from dense at the same batch size in percentage points, with the p-value of a "
-        "paired sign-flip test over batches.",
+        "Problems answered right by the strict score, with the 95 % interval (Wilson, widened for prompts that "
+        "share a mask); the lenient score, which stands for the evaluation framework of the paper, where it "
+        "differs; and the difference from dense at the same batch size in percentage points, with the p-value "
+        "of a paired sign-flip test over batches.",
         tuple(overviews + [_table(group) for group in groups if group.answered]),
         "No record files, so there are no accuracies.",
     )
@@ -97,11 +98,18 @@ def _cell(row: ComparisonRow | None) -> str:
         return NONE
     found, missing = percents(row.summary.problems), row.summary.missing
     lines = [NONE] if found is None else [f"{found[0]:.1f} %", f"({found[1][0]:.1f} to {found[1][1]:.1f})"]
+    if found is not None and _lenient(row):
+        lines.append(f"lenient {percent(row.summary.paper.value)}")
     if missing:
         lines.append(f"{len(missing)} of {row.summary.config.batches} batches missing")
     if row.against_dense is not None:
         lines.append(_difference(row.against_dense))
     return "\n".join(lines)
+
+
+def _lenient(row: ComparisonRow) -> bool:
+    """Returns True if the two scores of the row differ."""
+    return row.summary is not None and row.summary.paper.right != row.summary.problems.right
 
 
 def _difference(paired: Paired) -> str:
@@ -114,7 +122,7 @@ def _overview(groups: Sequence[Group]) -> Table:
     found = [{(row.label, row.target, row.batch_size): row for row in group.answered} for group in groups]
     means, keys = _means(groups), dict.fromkeys(key for rows in found for key in rows)
     who = (Column("method", right=False), Column("sparsity"), Column("batch"))
-    columns = [*who, *(Column(group.name) for group in groups), Column("mean")]
+    columns = [*who, *(Column(group.name) for group in groups), Column("mean, strict")]
     lines = [
         (
             *(key[0], percent(key[1], 0), str(key[2])),
@@ -123,14 +131,18 @@ def _overview(groups: Sequence[Group]) -> Table:
         )
         for key in keys
     ]
-    note = "The mean is over the tasks, and only given where every task has been answered completely."
+    note = (
+        "Strict score, with the lenient one in brackets where it differs. The mean is over the tasks, and only "
+        "given where every task has been answered completely."
+    )
     return Table.of(columns, lines, f"{groups[0].model}: all tasks", [note])
 
 
 def _short(row: ComparisonRow | None) -> str:
     if row is None or row.summary is None:
         return NONE
-    return percent(row.summary.problems.value) + (" (incomplete)" if row.summary.missing else "")
+    lenient = f" ({percent(row.summary.paper.value)})" if _lenient(row) else ""
+    return percent(row.summary.problems.value) + lenient + ("\nincomplete" if row.summary.missing else "")
 
 
 def _means(groups: Sequence[Group]) -> _Means:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from regrow import paper_results
 from regrow.analysis.comparison_table import ComparisonRow
+from regrow.analysis.summary import Share
 from regrow.format import NONE, percent, rate, ratio
 from regrow.paper_results import SHAPES, Accuracy
 from regrow.reporting.groups import Group
@@ -36,7 +37,8 @@ def _accuracies(groups: Sequence[Group]) -> Table:
         Column("model of the paper", right=False),
         Column("paper"),
         Column("model here", right=False),
-        Column("here"),
+        Column("lenient score here"),
+        Column("strict score here"),
         Column("same model", right=False),
     ]
     rows = [
@@ -59,7 +61,7 @@ def _same_cell(group: Group, row: ComparisonRow, printed: Accuracy) -> bool:
 
 
 def _row(group: Group, row: ComparisonRow, printed: Accuracy) -> list[str]:
-    own = percents(row.summary.problems) if row.summary else None
+    scores = (row.summary.paper, row.summary.problems) if row.summary else ()
     same = group.model.rsplit("/", 1)[-1] == printed.model
     batch = str(row.batch_size) if printed.batch_size else f"{row.batch_size} (the paper: not stated)"
     return [
@@ -70,9 +72,14 @@ def _row(group: Group, row: ComparisonRow, printed: Accuracy) -> list[str]:
         printed.model,
         f"{printed.percent:.1f} %",
         group.model,
-        NONE if own is None else f"{own[0]:.1f} %\n({own[1][0]:.1f} to {own[1][1]:.1f})",
+        *(_score(share) for share in scores),
         "yes, by name" if same else "no",
     ]
+
+
+def _score(share: Share) -> str:
+    found = percents(share)
+    return NONE if found is None else f"{found[0]:.1f} %\n({found[1][0]:.1f} to {found[1][1]:.1f})"
 
 
 def _speeds(timings: Sequence[Timing]) -> Table:

@@ -87,7 +87,7 @@ def test_too_few_rows_and_missing_fields_are_refused(name: str, tmp_path: Path) 
 
 def test_a_row_without_a_gold_answer_is_refused(tmp_path: Path) -> None:
     for name, there, other in (
-        ("tinygsm8k", "#### 7\"", "## 7\""),
+        ("tinygsm8k", '#### 7"', '## 7"'),
         ("minerva", "boxed{7.5e30}", "box{7.5e30}"),
         ("aime24", '"answer": "7"', '"answer": "7.5"'),
     ):
@@ -95,7 +95,7 @@ def test_a_row_without_a_gold_answer_is_refused(tmp_path: Path) -> None:
         text = path.read_text()
         assert there in text
         path.write_text(text.replace(there, other))
-        with pytest.raises(UsageError, match="row 7: .* holds no gold answer"):
+        with pytest.raises(UsageError, match=r"row 7: .* holds no gold answer"):
             _load(name, tmp_path)
 
 

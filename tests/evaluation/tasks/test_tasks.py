@@ -83,7 +83,9 @@ def test_an_unknown_task_is_named_beside_the_known_ones() -> None:
 
 
 def test_a_template_without_a_question_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"'Solve:' does not say where the question goes; write \{question\}"):
+    with pytest.raises(
+        UsageError, match=r"'Solve:' does not say where the question goes; write \{question\}"
+    ):
         TaskRequest(template="Solve:")
 
 
