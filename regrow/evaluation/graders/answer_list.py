@@ -33,14 +33,14 @@ def answer_list(answer: str) -> AnswerList | None:
     text = _AND.sub(",", _BRACKET.sub("", answer).strip())
     opening = next((mark for mark in _OPEN if text.startswith(mark)), "")
     closing = next((mark for mark in _CLOSE if text.endswith(mark)), "")
-    if opening and closing and _encloses(text, opening, closing):
+    if opening and closing and _encloses(text):
         parts = _split(text[len(opening) : len(text) - len(closing)])
         return AnswerList(opening, parts, closing) if len(parts) > 1 else None
     parts = _split(text)
     return AnswerList("", parts, "") if len(parts) > 1 else None
 
 
-def _encloses(text: str, opening: str, closing: str) -> bool:
+def _encloses(text: str) -> bool:
     """Whether the first bracket is closed by the last one: not so in `(0,9) \\cup (9,36)`."""
     depth, inside = 0, 0
     tokens = _TOKEN.findall(text)

@@ -11,7 +11,7 @@ from regrow.evaluation.graders.stated_answer import after_thinking, last_boxed
 _MOST: Final = "ABCDEFGHIJ"
 _USUAL: Final = "ABCD"
 
-_OPEN = r"(?:[\s(\[{*_$\"'`<:]|\\\(|\\\[|\\(?:boxed|text|textbf|mathbf|mathrm|rm)(?![a-zA-Z]))*"
+_OPEN = r"(?:[ \t(\[{*_$\"'`<:]|\\\(|\\\[|\\(?:boxed|text|textbf|mathbf|mathrm|rm)(?![a-zA-Z]))*"
 # "A" and "I" before a word in lower case are an article and a pronoun, unless the word gives a reason.
 _WORD_AFTER = r"(?!(?<=[AI])\s+(?!(?:because|since|as|is|and|or|due|with|for)\b)[a-z])(?!(?<=I)')"
 _ANSWER = re.compile(r"\banswer\s*[*_]*:", re.IGNORECASE)
@@ -20,7 +20,7 @@ _WITHIN: Final = 50  # characters after "Answer:"
 
 def _letter(letters: str) -> str:
     """Returns the pattern of a letter that stands alone."""
-    return rf"(?<![\w\\'’^-])(?P<letter>[{letters}])(?![\w'’^=-]){_WORD_AFTER}"
+    return rf"(?<![\w\\'\u2019^-])(?P<letter>[{letters}])(?![\w'\u2019^=-]){_WORD_AFTER}"
 
 
 _AFTER_ANSWER = re.compile(_letter(_MOST))

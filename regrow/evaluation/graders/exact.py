@@ -9,7 +9,7 @@ from regrow.evaluation.graders.grader import OneMark
 from regrow.evaluation.graders.stated_answer import after_thinking, last_boxed
 
 _ANSWER = re.compile(r"\banswer\s*:[\s*]*([^\n]*)", re.IGNORECASE)
-_EDGES = "\"'`“”‘’*$. \t\r\n"
+_EDGES = "\"'`“”\u2018\u2019*$. \t\r\n"
 
 
 @final

@@ -32,7 +32,8 @@ class Judge:
 
     Each score of an answer has `seconds` of CPU time. CPU time, unlike wall clock, hardly depends on what
     else the machine does. A score that is not finished by then, or whose process dies, counts as wrong, and
-    the grade says `timed_out`. The child starts with the first answer that needs it and ends with the context.
+    the grade says `timed_out`. The child starts with the first answer that needs it, and ends with the
+    context.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:

@@ -21,7 +21,7 @@ _FINAL_ANSWER = re.compile(r"final answer is \$(.{1,2000}?)\$\. I hope", re.DOTA
 _NUMBER = re.compile(r"-?\d*\.?\d+", re.ASCII)
 _LETTER = re.compile(r"\\text\s*\{\s*\(?\s*([A-Z])\s*\)?\s*\}|\(?([A-Z])\)?")
 _LEADING_LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?\s*([A-Z])\s*\)")
-_TAIL = re.compile(r"\s*(?P<unit>[a-zA-Z°/%$][a-zA-Z°/\\. -]*(?:\^?\{?-?\d\}?[a-zA-Z/ .-]*)*)$")
+_TAIL = re.compile(r"\s*(?P<unit>[a-zA-Z°%$][a-zA-Z°/\\. -]*(?:\^?\{?-?\d\}?[a-zA-Z/ .-]*)*)$")
 _ONE_LETTER_UNITS: Final = frozenset("mgslhJKNWVACFTLHcdy")
 _NO_UNITS: Final = frozenset(
     {"million", "billion", "trillion", "thousand", "hundred", "dozen", "pi", "or", "and", "times"}
@@ -91,7 +91,7 @@ def _same(gold: str, given: str, compare: Comparison) -> bool:
     if letter and (lead := _LEADING_LETTER.match(given.strip())):
         return lead[1] == (letter[1] or letter[2])
     gold_words = words(gold)
-    if gold_words and (len(gold_words) > 2 or letter):
+    if gold_words and (letter or "\\text" in gold or all(len(word) > 2 for word in gold_words.split())):
         return gold_words == words(given)
     gold, given = tidy(gold), tidy(given)
     if not gold or not given:
@@ -144,7 +144,7 @@ def _leniently(gold: str, given: str) -> bool:
 
 
 def _literal(text: str) -> PlainNumber | None:
-    """Returns a number that is written as a Python literal; thousands separators and a percent sign may stay."""
+    """Returns a number that is written as a literal of Python; commas and a percent sign are dropped."""
     body = text.replace(",", "").strip().removesuffix("%").removesuffix("\\").strip()
     return plain_number(body) if _LITERAL.fullmatch(body) else None
 
@@ -152,7 +152,7 @@ def _literal(text: str) -> PlainNumber | None:
 def _without_unit(given: str) -> str:
     """Removes bare words after a number (`5 apples`, `1.6cm`), unless they change its value."""
     found = _TAIL.search(given)
-    if not found or plain_number(given[: found.start()]) is None:
+    if not found or plain_number(given) is not None or plain_number(given[: found.start()]) is None:
         return given
     unit = found["unit"].strip(" .")
     if unit in ("%", "\\%") or any(word in _NO_UNITS for word in unit.split()):

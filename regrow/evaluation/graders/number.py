@@ -13,18 +13,19 @@ from regrow.evaluation.graders.stated_answer import after_answer_is, after_think
 
 _SHARE: Final = Fraction(1, 1_000_000)
 
-_DECIMAL = r"(?:\d{1,3}(?:(?:,|\{,\}|\\[,!:;])\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
-_POWER = (
-    r"\s*(?:\\times|\\cdot|×|·|\*)\s*10\s*(?:\^|\*\*)\s*(?:\{\s*[+-]?\d+\s*\}|\(\s*[+-]?\d+\s*\)|[+-]?\d+)"
-)
-_FRACTION = r"(?:\d+\s*)?\\[dtc]?frac\s*(?:\{\s*-?[\d.]+\s*\}|\d)\s*(?:\{\s*[\d.]+\s*\}|\d)"
-_UNSIGNED = (
-    rf"(?:{_FRACTION}|\d+\s+\d+\s?/\s?\d+|{_DECIMAL}\s?/\s?{_DECIMAL}|{_DECIMAL}(?:[eE][+-]?\d+|{_POWER})?)"
-)
+# Lengths are limited, so that no text makes the search slow.
+_DIGITS = r"\d{1,40}"
+_DECIMAL = rf"(?:\d{{1,3}}(?:(?:,|\{{,\}}|\\[,!:;])\d{{3}}){{1,12}}(?!\d)(?:\.{_DIGITS})?|{_DIGITS}(?:\.{_DIGITS})?|\.{_DIGITS})"
+_EXPONENT = r"(?:\{\s?[+-]?\d{1,4}\s?\}|\([+-]?\d{1,4}\)|[+-]?\d{1,4})"
+_POWER = rf"\s?(?:\\times|\\cdot|×|·|\*)\s?10\s?(?:\^|\*\*)\s?{_EXPONENT}"
+_FRACTION = rf"(?:{_DIGITS}\s?)?\\[dtc]?frac\s?(?:\{{-?[\d.]{{1,40}}\}}|\d)\s?(?:\{{[\d.]{{1,40}}\}}|\d)"
+_SLASHED = rf"(?:{_DIGITS}\s)?{_DECIMAL}\s?/\s?{_DECIMAL}"
+_UNSIGNED = rf"(?:{_FRACTION}|{_SLASHED}|{_DECIMAL}(?:[eE][+-]?\d{{1,4}}|{_POWER})?)"
+_CURRENCY = r"(?:\\?\$\s?|[€£¥]\s?)?"
 # A minus sign after a letter, digit or closing bracket is a hyphen or a subtraction.
+_MINUS = r"(?:(?<![\w)\]}.])[-+−]\s?)?"
 _NUMBER = re.compile(
-    rf"(?:(?<![\w)\]}}.])[-+−]\s?)?(?:\\?\$\s?|[€£¥]\s?)?(?:(?<![\w.)\]}}])[-−])?(?<![\w.])(?:{_UNSIGNED})(?:\s?(?:\\?%|percent\b))?",
-    re.ASCII,
+    rf"{_MINUS}{_CURRENCY}{_MINUS}(?<![\w.])(?:{_UNSIGNED})(?:\s?(?:\\?%|percent\b))?", re.ASCII
 )
 
 

@@ -17,7 +17,10 @@ _CURRENCY = re.compile(
 _PERCENT = re.compile(r"(?:\\?%|\\text\{\s*\\?%\s*\}|\s*\bpercent\b|\\text\{\s*percent\s*\})\s*$")
 _TIMES = r"\s*(?:\\times|\\cdot|×|·|\*)\s*"
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
-_POWER = r"10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<braced>[+-]?\s*\d+)\s*\}|\(\s*(?P<parens>[+-]?\d+)\s*\)|(?P<bare>[+-]?\d+))"
+_POWER = (
+    r"10\s*(?:\^|\*\*)\s*"
+    r"(?:\{\s*(?P<braced>[+-]?\s*\d+)\s*\}|\(\s*(?P<parens>[+-]?\d+)\s*\)|(?P<bare>[+-]?\d+))"
+)
 _E_NOTATION = re.compile(rf"(?P<mantissa>{_DECIMAL})[eE](?P<exponent>[+-]?\d+)")
 _SCIENTIFIC = re.compile(rf"(?:(?P<mantissa>{_DECIMAL}){_TIMES})?{_POWER}")
 _FRACTION = re.compile(
@@ -85,7 +88,7 @@ def _unsigned(body: str) -> PlainNumber | None:
 
 
 def _quotient(whole: str | None, top: str, under: str) -> PlainNumber | None:
-    """Returns the mixed number `whole top/under`; None for a division by zero, or a signed part after a whole."""
+    """Returns a mixed number; None for a division by zero, or for a sign after the whole part."""
     bottom = Fraction(under.rstrip("."))
     if not bottom or (whole and top.startswith("-")):
         return None

@@ -21,7 +21,7 @@ def same_number(gold: PlainNumber, given: PlainNumber) -> bool:
 
 
 def close_number(gold: PlainNumber, given: PlainNumber, relative: Fraction) -> bool:
-    """Returns whether two numbers differ by at most the share `relative` of the gold one; percent as above."""
+    """Returns whether two numbers differ by at most the share `relative` of the gold one."""
     return any(
         abs(gold.value - given.value * scale) <= relative * abs(gold.value) for scale in _scales(gold, given)
     )

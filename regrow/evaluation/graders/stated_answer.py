@@ -30,9 +30,7 @@ def last_boxed(text: str) -> str | None:
     blank or at the end of the formula. The result is None if there is no box, if the last one is not closed,
     or if it holds more than LONGEST characters.
     """
-    last = None
-    for last in _BOX.finditer(text):
-        pass
+    last = _last(_BOX, text)
     if last is None:
         return None
     start = last.end()
@@ -43,6 +41,10 @@ def last_boxed(text: str) -> str | None:
         return content if 0 < len(content) <= LONGEST else None
     end_brace = _closing_brace(text, start, LONGEST + 2)
     return None if end_brace is None else text[start + 1 : end_brace].strip()
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return max(pattern.finditer(text), key=lambda found: found.start(), default=None)
 
 
 def _closing_brace(text: str, start: int, within: int) -> int | None:
@@ -68,9 +70,7 @@ def after_answer_is(text: str) -> str | None:
 
     The result is None if the text does not say "answer is", or says nothing within LONGEST characters.
     """
-    last = None
-    for last in _ANSWER_IS.finditer(text):
-        pass
+    last = _last(_ANSWER_IS, text)
     if last is None:
         return None
     rest = text[last.end() : last.end() + LONGEST].lstrip()

@@ -11,13 +11,14 @@ from typing import Final
 _SUPERSCRIPTS: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SYMBOLS: Final = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ",
-    "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ",
-    "θ": r"\theta ", "ω": r"\omega ", "α": r"\alpha ", "λ": r"\lambda ", "\u2009": " ", "\u202f": " ", "\u00a0": " ",
+    "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "\u222a": r"\cup ", "∈": r"\in ",
+    "θ": r"\theta ", "ω": r"\omega ", "\u03b1": r"\alpha ", "λ": r"\lambda ", "\u2009": " ", "\u202f": " ",
+    "\u00a0": " ",
 }  # fmt: skip
 
 _DELIMITERS = re.compile(r"^(?:\$+|\\\(|\\\[)(.*?)(?:\$+|\\\)|\\\])\.?$", re.DOTALL)
 _SPACES = re.compile(
-    r"\\[,;:!]|\\ |\\q?quad(?![a-zA-Z])|\\(?:displaystyle|textstyle|limits)(?![a-zA-Z])|(?<!\\)~|\s+"
+    r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\(?:displaystyle|textstyle|limits)(?![a-zA-Z])|(?<!\\)~|\s+"
 )
 _THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:\{,\}|,?\\[,!:;]\s*|,\s?\\[,!:;]\s*)\d{3})+)(?!\d)")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
@@ -27,28 +28,21 @@ _BARE_POWER = re.compile(r"\^\s*(-?\d+)(?![\d.])|\^\(\s*(-?\d+)\s*\)")
 _POINT_BEFORE_SLASH = re.compile(r"(?<=\d)\.(?=\s*/)")
 _DEGREES = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])")
 _NUMPY = re.compile(r"\bnp\.(?=[a-z])")
-_FUNCTION = re.compile(r"(?<![\\a-zA-Z])(arcsin|arccos|arctan|sin|cos|tan|ln|log|exp|sqrt)(?=\s*[({])")
+_FUNCTION = re.compile(r"(?<![\\a-zA-Z])(arcsin|arccos|arctan|sin|cos|tan|ln|log|exp)(?=\s*[({])")
 _LEADING = re.compile(r"^(?:\\(?:approx|sim|therefore|implies)(?![a-zA-Z])|=|≈)\s*")
 _MEMBER = re.compile(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*")
 _WORD_GROUP = r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|rm)\s*\{[^{}]*\}"
 _LEADING_WORDS = re.compile(rf"^{_WORD_GROUP}\s*:?\s*(?=[\d\\(\[.-])(?!\\times|\\cdot)")
-_UNIT = rf"(?:{_WORD_GROUP}|\\[dt]?frac\s*\{{\s*{_WORD_GROUP}\s*\}}\s*\{{\s*{_WORD_GROUP}\s*\}})(?:\s*\^\s*(?:\{{\s*-?\d+\s*\}}|-?\d))?"
+_QUOTIENT = rf"\\[dt]?frac\s*\{{\s*{_WORD_GROUP}\s*\}}\s*\{{\s*{_WORD_GROUP}\s*\}}"
+_UNIT = rf"(?:{_WORD_GROUP}|{_QUOTIENT})(?:\s*\^\s*(?:\{{\s*-?\d+\s*\}}|-?\d))?"
 _TRAILING_UNITS = re.compile(rf"(?:\s*(?:/|\\cdot|\\times|\*)?\s*{_UNIT})+\s*\.?$")
 _SCALE = re.compile(r"hundred|thousand|million|billion|trillion|dozen|percent|%|\bpi\b|\band\b|\bor\b")
 _PARENTHESISED_BASE = re.compile(r"^(?:\(\s*(\w+)\s*\)|\\text\s*\{\s*(\w+)\s*\})\s*(?=_)")
+_BASES: Final = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8"}
 _BASE = re.compile(
-    r"_\s*\{?\s*(?:\\text\s*\{\s*(?:base\s*)?)?\(?\s*(\d+|two|three|four|five|six|seven|eight|nine)\s*\)?\s*\}?\s*\}?$"
+    r"_\s*\{?\s*(?:\\text\s*\{\s*(?:base\s*)?)?\(?\s*(\d+|" + "|".join(_BASES) + r")\s*\)?\s*\}?\s*\}?$"
 )
-_BASES: Final = {
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-}
+_WORD = re.compile("[a-z]+(?:-[a-z]+)*")
 
 
 def tidy(answer: str) -> str:
@@ -106,7 +100,6 @@ def words(answer: str) -> str | None:
         r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|mathbf|rm)(?![a-zA-Z])", " ", _outer(answer)
     )
     text = re.sub(r"[{}()\"'`$.,~]|\\[ ,;:!]", " ", text)
-    found = [
-        word for word in text.casefold().split() if word not in ("a", "an", "the")
-    ] or text.casefold().split()
-    return " ".join(found) if found and all(re.fullmatch(r"[a-z-]+", word) for word in found) else None
+    found = text.casefold().split()
+    found = [word for word in found if word not in ("a", "an", "the")] or found
+    return " ".join(found) if found and all(_WORD.fullmatch(word) for word in found) else None
