@@ -25,10 +25,10 @@ def accuracy(groups: Sequence[Group]) -> Section:
     return Section(
         "accuracy",
         "Accuracy",
-        "Problems answered right by the strict score, with the 95 % interval (Wilson, widened for prompts that "
-        "share a mask); the lenient score, which stands for the evaluation framework of the paper, where it "
-        "differs; and the difference from dense at the same batch size in percentage points, with the p-value "
-        "of a paired sign-flip test over batches.",
+        "Problems answered right by the strict score, with the 95 % interval (Wilson, widened for prompts "
+        "that share a mask); the lenient score, which stands for the evaluation framework of the paper, where "
+        "it differs; and the difference from dense at the same batch size in percentage points, with the "
+        "p-value of a paired sign-flip test over batches.",
         tuple(overviews + [_table(group) for group in groups if group.answered]),
         "No record files, so there are no accuracies.",
     )
@@ -132,8 +132,8 @@ def _overview(groups: Sequence[Group]) -> Table:
         for key in keys
     ]
     note = (
-        "Strict score, with the lenient one in brackets where it differs. The mean is over the tasks, and only "
-        "given where every task has been answered completely."
+        "Strict score, with the lenient one in brackets where it differs. The mean is over the tasks, and "
+        "only given where every task has been answered completely."
     )
     return Table.of(columns, lines, f"{groups[0].model}: all tasks", [note])
 

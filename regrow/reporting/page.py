@@ -34,7 +34,8 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { padding: .35rem .7rem; text-align: left; vertical-align: top; white-space: nowrap; }
 .right { text-align: right; }
 thead th { background: var(--band); font-weight: 600; white-space: normal; vertical-align: bottom; }
-tbody th { font-weight: 500; }
+tbody th { font-weight: 500; position: sticky; left: 0; background: var(--page); }
+@media (max-width: 40rem) { th, td { padding: .3rem .5rem; } .scroll { max-width: 100%; } }
 tbody tr { border-top: 1px solid var(--line); }
 td:has(br)::first-line { font-weight: 600; }
 summary { cursor: pointer; }
