@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from regrow import table
-from regrow.analysis.chart import Chart, as_file, draw
+from regrow.analysis.chart import Chart, as_file
 from regrow.format import printable
 from regrow.reporting.report_content import ReportContent
 from regrow.reporting.section import Section
@@ -21,10 +21,8 @@ def document(content: ReportContent) -> str:
 
 def figures(content: ReportContent) -> Iterator[tuple[str, bytes]]:
     """Yields the name and the content of every chart's file."""
-    for section in content.sections:
-        for part in section.parts:
-            if isinstance(part, Chart):
-                yield _file(part), as_file(draw(part, content.styles))
+    for name, svg in content.drawings.items():
+        yield f"{name}.svg", as_file(svg)
 
 
 def _section(section: Section) -> Iterator[str]:
@@ -32,12 +30,8 @@ def _section(section: Section) -> Iterator[str]:
     yield section.about if section.parts else section.absent
     for part in section.parts:
         if isinstance(part, Chart):
-            yield f"![{part.title}: {part.y_label} against {part.x_label}]({_file(part)})"
+            yield f"![{part.title}: {part.y_label} against {part.x_label}]({part.name}.svg)"
             if part.note:
                 yield part.note
         else:
             yield table.markdown(part)
-
-
-def _file(chart: Chart) -> str:
-    return f"{chart.name}.svg"

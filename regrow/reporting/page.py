@@ -6,7 +6,7 @@ from html import escape
 from typing import Final
 
 from regrow import table
-from regrow.analysis.chart import Chart, draw
+from regrow.analysis.chart import Chart
 from regrow.format import printable
 from regrow.reporting.report_content import ReportContent
 from regrow.reporting.section import Section
@@ -85,4 +85,4 @@ def _section(section: Section, content: ReportContent) -> str:
 def _chart(chart: Chart, content: ReportContent) -> str:
     note = f'<p class="note">{escape(printable(chart.note))}</p>' if chart.note else ""
     caption = f"<figcaption>{escape(printable(chart.title))}</figcaption>"
-    return f"<figure>{caption}{draw(chart, content.styles)}{note}</figure>"
+    return f"<figure>{caption}{content.drawings[chart.name]}{note}</figure>"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from regrow.analysis.chart import styles
+from regrow.analysis.chart import Chart, draw, styles
 from regrow.analysis.comparison_table import ComparisonRow
 from regrow.reporting import accuracy, cost
 from regrow.reporting.groups import Group, groups
@@ -47,6 +48,12 @@ class ReportContent:
             tuple(sources.left_out),
             styles([*_labels(found), *(method(row) for one in timed for row in one.rows)]),
         )
+
+    @cached_property
+    def drawings(self) -> Mapping[str, str]:
+        """The charts by name, as `svg` elements."""
+        charts = [part for section in self.sections for part in section.parts if isinstance(part, Chart)]
+        return {chart.name: draw(chart, self.styles) for chart in charts}
 
     @property
     def contents(self) -> Table:
