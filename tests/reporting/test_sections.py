@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,8 @@ def test_accuracy_against_batch_size_has_a_chart_of_the_mean_first(content: Repo
     charts = _charts(content, "batch-size")
     assert [chart.title for chart in charts if "50 %" in chart.title] == [
         "tiny: mean over the tasks, 50 % target sparsity",
-        "tiny: math500, 50 % target sparsity",
         "tiny: amc23, 50 % target sparsity",
+        "tiny: math500, 50 % target sparsity",
     ]
     mean, own = charts[0], next(chart for chart in charts if "math500" in chart.title)
     assert [point.y for point in _points(mean, "BAP")] == [75.0, 75.0]
@@ -201,7 +202,7 @@ def test_what_is_missing_is_said_in_one_line(tmp_path: Path) -> None:
     for section in speeds.sections:
         if not section.parts:
             assert f"## {section.title}\n\n{section.absent}\n" in text
-            assert section.absent in page(speeds)
+            assert escape(section.absent) in page(speeds)
 
 
 def test_page_and_document_hold_every_chart_and_table_once(content: ReportContent) -> None:
@@ -210,7 +211,7 @@ def test_page_and_document_hold_every_chart_and_table_once(content: ReportConten
     charts = [part for section in content.sections for part in section.parts if isinstance(part, Chart)]
     assert text.count("<svg ") == len(drawn) == len(charts)
     assert text.count("<table>") == len(tables) + 1
-    assert written.count("| --- |") == len(tables) + 1
+    assert sum(line.startswith("| ---") for line in written.splitlines()) == len(tables) + 1
     assert set(re.findall(r"\]\(([^)]+\.svg)\)", written)) == set(drawn)
     assert {line.label for chart in charts for line in chart.lines} <= set(content.styles)
     ids = re.findall(r'\bid="([^"]+)"', text)
@@ -225,9 +226,9 @@ def test_a_page_asks_for_nothing_from_elsewhere(content: ReportContent) -> None:
 
 
 def test_equal_results_give_equal_reports(content: ReportContent) -> None:
-    again = replace(content)  # without the drawings
-    assert page(again) == page(content)
-    assert document(again) == document(content)
+    one, other = (replace(content, sections=content.sections[:2]) for _ in range(2))
+    assert page(one) == page(other)
+    assert document(one) == document(other)
 
 
 def test_json_holds_the_numbers(content: ReportContent) -> None:
