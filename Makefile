@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs check format bench-ffn bench-vllm gpu clean
+.PHONY: help demo test docs check format real-model bench-ffn bench-vllm gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ check: $(INSTALLED) ## check formatting, lint, types and documentation, then run
 format: $(INSTALLED) ## format the code and apply the safe lint fixes
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+real-model: $(INSTALLED) ## fetch a real model (NAME=smollm2-135m or qwen2.5-coder-1.5b)
+	$(BIN)/python recipes/real_models/fetch.py $(NAME)
 
 bench-ffn: $(INSTALLED) ## time one pruned FFN against the dense one
 	$(BIN)/python -m regrow.bench.ffn

@@ -1,9 +1,11 @@
-"""Settings for all tests: no network, one thread, the same property-based examples in every run."""
+"""Settings for all tests: no hub, one thread, the same property-based examples in every run; a real model."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # transformers and torch read these variables when they are imported, so a fixture would be too late.
@@ -20,3 +22,11 @@ settings.register_profile(
     "deterministic", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("deterministic")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Return the folder of SmolLM2-135M-Instruct, a real model whose weights went through 4 bits once."""
+    from real_model import fetched
+
+    return fetched("smollm2-135m")

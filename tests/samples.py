@@ -40,6 +40,9 @@ CONFIG = RunConfig(
     samples=1,
 )
 
+# What records of format 3 say, which do not hold gold answers.
+FORMAT_3 = replace(CONFIG, grader=None, prompt_template=None, system=None, data_sha256=None, samples=None)
+
 COUNTED: dict[str, Any] = {
     "decode_steps": 4,
     "sparse_steps": 3,

@@ -7,11 +7,13 @@ import pytest
 
 from regrow.bundled.problems import exercise
 from regrow.errors import RegrowError, UsageError
-from regrow.evaluation.grading import grade
+from regrow.evaluation.graders.judge import Judge
+from regrow.evaluation.grading import grade, together
+from regrow.evaluation.kept_grades import write_grades
 from regrow.evaluation.tasks import load
 from regrow.evaluation.tasks.task import fingerprint
 from regrow.records import Record
-from samples import CONFIG, record
+from samples import CONFIG, FORMAT_3, record
 
 OURS = replace(CONFIG, task_sha256=fingerprint(load("tiny_reasoner").first(3).items))
 
@@ -51,19 +53,60 @@ def test_grading_twice_gives_the_same_and_changes_nothing(tmp_path: Path) -> Non
     assert path.read_bytes() == before
 
 
-def test_other_prompts_than_the_task_has_are_refused(tmp_path: Path) -> None:
+def test_a_record_is_graded_by_the_golds_it_holds(tmp_path: Path) -> None:
+    """Neither the task nor its data are needed."""
+    unknown = replace(OURS, task="chess", grader="number")
+    made = replace(record(0, unknown), golds=("3", "4"), texts=("so 3", "so \\boxed{5}"))
+    assert [given.right for given in grade(_write(tmp_path / "run.jsonl", made)).grades] == [1, 0]
+
+
+def test_records_without_golds_are_graded_by_those_of_their_task(tmp_path: Path) -> None:
+    earlier = replace(FORMAT_3, task_sha256=OURS.task_sha256)
+    solved = replace(_solved(0), config=earlier, golds=None)
+    assert [given.right == given.total for given in grade(_write(tmp_path / "a.jsonl", solved)).grades] == [
+        True, True
+    ]  # fmt: skip
     with pytest.raises(RegrowError, match="other prompts than tiny_reasoner has now"):
-        grade(_write(tmp_path / "run.jsonl", record(0)))
-
-
-def test_a_batch_of_the_wrong_prompts_is_refused(tmp_path: Path) -> None:
-    swapped = replace(_solved(0), ids=("heldout-1", "heldout-0"))
+        grade(_write(tmp_path / "b.jsonl", record(0, FORMAT_3)))
+    swapped = replace(solved, ids=("heldout-1", "heldout-0"))
     with pytest.raises(RegrowError, match="batch 0 does not hold the prompts"):
-        grade(_write(tmp_path / "run.jsonl", swapped))
-
-
-def test_an_unknown_task_and_a_missing_file_are_usage_errors(tmp_path: Path) -> None:
+        grade(_write(tmp_path / "c.jsonl", swapped))
     with pytest.raises(UsageError, match="unknown task 'chess'"):
-        grade(_write(tmp_path / "run.jsonl", record(0, replace(OURS, task="chess"))))
+        grade(_write(tmp_path / "d.jsonl", record(0, replace(earlier, task="chess"))))
+
+
+def test_shards_are_graded_as_one_run(tmp_path: Path) -> None:
+    one, two = tmp_path / "bap-b2.1-of-2.jsonl", tmp_path / "bap-b2.2-of-2.jsonl"
+    other, whole = tmp_path / "dense-b2.jsonl", tmp_path / "whole.jsonl"
+    _write(one, _solved(0))
+    _write(two, _solved(1))
+    whole.write_bytes(two.read_bytes() + one.read_bytes())
+    assert together([one, other, two]) == [[one, two], [other]]
+    assert grade(one, two) == grade(whole)
+    assert grade(one).missing == (1,)
+    with pytest.raises(RegrowError, match="cannot be taken together: batch 0 is there twice"):
+        grade(one, whole)
+
+
+def test_kept_grades_are_used_until_the_records_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _write(tmp_path / "run.jsonl", _solved(0))
+    graded = grade(path)
+    kept = write_grades(path, [path], graded)
+    with monkeypatch.context() as patch:
+        patch.delattr(Judge, "grade")
+        assert grade(path) == graded
+    _write(path, _solved(0), record(1, OURS))
+    assert len(grade(path).grades) == 3  # the kept ones are of other records
+    write_grades(path, [path], grade(path))
+    assert kept.exists()
+    kept.write_text(kept.read_text()[:100])
+    assert len(grade(path).grades) == 3
+
+
+def test_an_unknown_grader_and_a_missing_file_are_usage_errors(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown grader 'chess'"):
+        grade(_write(tmp_path / "run.jsonl", record(0, replace(OURS, grader="chess"))))
     with pytest.raises(UsageError, match="cannot be read"):
         grade(tmp_path / "none.jsonl")

@@ -17,12 +17,15 @@ from regrow.evaluation import run_task
 from regrow.evaluation.grading import grade
 from regrow.evaluation.run_task import evaluate
 from regrow.evaluation.tasks import load as load_task
+from regrow.evaluation.tasks.task import Item
 from regrow.method.dense import Dense
 from regrow.method.griffin import Griffin
 from regrow.models import Loaded
 from regrow.record_file import read
 from regrow.records import Record
 from regrow.run_config import digest
+from regrow.sampling import Sampling
+from timeless import timeless
 
 TASK = load_task("tiny_reasoner")
 FIRST = 3  # lowest token of a character; below are padding, start and end
@@ -66,8 +69,7 @@ def _evaluate(loaded: Loaded, path: Path, **changes: Any) -> None:
 
 
 def _timeless(records: Sequence[Record]) -> list[Record]:
-    clocks = dict.fromkeys(("prefill_seconds", "decode_seconds", "sparse_seconds", "refresh_seconds"), 0.0)
-    return [replace(record, seconds=0.0, counters={**record.counters, **clocks}) for record in records]
+    return [timeless(record) for record in records]
 
 
 def test_a_run_leaves_one_record_a_batch_with_what_happened(loaded: Loaded, tmp_path: Path) -> None:
@@ -278,7 +280,87 @@ def test_answers_that_do_not_fit_the_context_are_refused_before_any_is_decoded(
     assert not path.exists()
 
 
-@pytest.mark.parametrize("size", ["batch_size", "max_new_tokens", "limit"])
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"system": "Be brief."}, 'system ""/"Be brief."'),
+        ({"template": "Q: {question}"}, r'prompt_template "\{question\}"/"Q: \{question\}"'),
+        ({"data_sha256": "e" * 64}, 'data_sha256 ""/"eeeeeeeeeee…'),
+        ({"grader": "math"}, 'grader "exercises"/"math"'),
+        ({"items": (Item("1", "A add 1 2", "add 3"),) * 5}, "task_sha256 .*, prompts_sha256 "),
+    ],
+)
+def test_questions_put_in_another_way_are_refused_and_named(
+    loaded: Loaded, tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    path = tmp_path / "run.jsonl"
+    _evaluate(loaded, path)
+    with pytest.raises(RegrowError, match=rf"other settings \({named}.*there/asked\)"):
+        _evaluate(loaded, path, task=replace(TASK, **changes))
+
+
+SAMPLED = Sampling(temperature=1.5, seed=7)
+
+
+def test_samples_answer_all_prompts_again_each_time_with_other_seeds(loaded: Loaded, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    _evaluate(loaded, path, sampling=SAMPLED, samples=2, limit=3)
+    records = read(path)
+    assert [record.ids for record in records] == [("heldout-0", "heldout-1"), ("heldout-2",)] * 2
+    assert records[0].config.sampling == "temperature=1.5, seed=7"
+    assert (records[0].config.samples, records[0].config.batches) == (2, 4)
+    assert records[0].tokens != records[2].tokens
+    graded = grade(path)
+    assert [len(batch) for batch in graded.batches] == [4, 2]
+    assert [len(prompt) for prompt in graded.prompts] == [2, 2, 2]
+
+
+def test_a_sample_depends_on_its_seed_and_its_batch_alone(loaded: Loaded, tmp_path: Path) -> None:
+    _evaluate(loaded, tmp_path / "whole.jsonl", sampling=SAMPLED, samples=2, limit=3)
+    path = tmp_path / "parts.jsonl"
+    for shard in ((2, 3), (1, 3), (3, 3)):
+        torch.rand(3)  # draws in between change nothing
+        _evaluate(loaded, path, sampling=SAMPLED, samples=2, limit=3, shard=shard)
+    assert _timeless(read(path)) == _timeless(read(tmp_path / "whole.jsonl"))
+    _evaluate(loaded, tmp_path / "other.jsonl", sampling=replace(SAMPLED, seed=8), samples=2, limit=3)
+    assert read(tmp_path / "other.jsonl")[0].tokens != read(path)[0].tokens
+
+
+def test_samples_of_greedy_decoding_are_refused(loaded: Loaded, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="2 samples of greedy decoding would be equal"):
+        _evaluate(loaded, tmp_path / "run.jsonl", samples=2)
+
+
+def test_shards_are_disjoint_and_merge_by_concatenation(loaded: Loaded, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    for part in (1, 2):
+        _evaluate(
+            loaded,
+            tmp_path / f"{part}.jsonl",
+            shard=(part, 2),
+            progress=lambda done, planned, _: told.append((done, planned)),
+        )
+    assert told == [(1, 2), (2, 2), (1, 1)]
+    _evaluate(loaded, tmp_path / "whole.jsonl")
+    merged = tmp_path / "merged.jsonl"
+    merged.write_bytes((tmp_path / "2.jsonl").read_bytes() + (tmp_path / "1.jsonl").read_bytes())
+    assert _timeless(read(merged)) == _timeless(read(tmp_path / "whole.jsonl"))
+
+
+def test_without_a_limit_an_answer_may_fill_the_context_up_to_the_papers(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = max(len(item.prompt) for item in TASK.first(2).items)
+    assert loaded.context is not None
+    loaded.model.generation_config.eos_token_id = list(range(96))  # every answer ends at once
+    _evaluate(loaded, tmp_path / "a.jsonl", limit=2, max_new_tokens=None)
+    assert read(tmp_path / "a.jsonl")[0].config.max_new_tokens == loaded.context - longest
+    monkeypatch.setattr(run_task, "LONGEST_ANSWER", 50)
+    _evaluate(loaded, tmp_path / "b.jsonl", limit=2, max_new_tokens=None)
+    assert read(tmp_path / "b.jsonl")[0].config.max_new_tokens == 50
+
+
+@pytest.mark.parametrize("size", ["batch_size", "max_new_tokens", "limit", "samples"])
 def test_sizes_below_one_are_usage_errors_and_leave_no_file(
     loaded: Loaded, tmp_path: Path, size: str
 ) -> None:

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import final
 
-_BRACKET = re.compile(r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?)\s*(?=[()\[\]|.]|\\[{}])")
 _OPEN = ("(", "[", r"\{")
 _CLOSE = (")", "]", r"\}")
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|.", re.DOTALL)
@@ -30,7 +29,7 @@ class AnswerList:
 
 def answer_list(answer: str) -> AnswerList | None:
     """Splits a tidied answer at its outermost commas, semicolons and "and"s; None if it has only one part."""
-    text = _AND.sub(",", _BRACKET.sub("", answer).strip())
+    text = _AND.sub(",", answer.strip())
     opening = next((mark for mark in _OPEN if text.startswith(mark)), "")
     closing = next((mark for mark in _CLOSE if text.endswith(mark)), "")
     if opening and closing and _encloses(text):

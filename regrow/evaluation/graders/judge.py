@@ -32,8 +32,7 @@ class Judge:
 
     Each score of an answer has `seconds` of CPU time. CPU time, unlike wall clock, hardly depends on what
     else the machine does. A score that is not finished by then, or whose process dies, counts as wrong, and
-    the grade says `timed_out`. The child starts with the first answer that needs it, and ends with the
-    context.
+    the grade says `timed_out`. The child starts when an answer needs it, and ends with the context.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
@@ -63,7 +62,7 @@ class Judge:
         return Grade((mark,), timed_out=strict is None or paper is None)
 
     def check_gold(self, grader: str, gold: str) -> str | None:
-        """Returns what is wrong with a gold answer, or None if the grader takes it as its own right answer."""
+        """Returns what is wrong with a gold answer, or None if it equals itself."""
         chosen = find(grader)
         if problem := chosen.check_gold(gold):
             return problem

@@ -98,22 +98,30 @@ def _same(gold: str, given: str, compare: Comparison) -> bool:
         return False
     if gold.replace(" ", "") == given.replace(" ", ""):
         return True
-    return _same_parts(gold, given, compare) or compare(gold, given)
-
-
-def _same_parts(gold: str, given: str, compare: Comparison) -> bool:
-    """Compares two lists part by part. Whether other lists are equal, math-verify may know."""
-    golds, answers = answer_list(gold), answer_list(given)
-    if golds is None or answers is None or len(golds.parts) != len(answers.parts):
+    if not _bases_agree(gold, given):
         return False
-    if golds.ordered or answers.ordered:
-        same_brackets = (golds.opening, golds.closing) == (answers.opening, answers.closing)
-        pairs = zip(golds.parts, answers.parts, strict=True)
-        return same_brackets and all(_same(one, other, compare) for one, other in pairs)
-    return len(golds.parts) <= _MOST_PARTS and _same_set(golds, answers, compare)
+    golds, answers = answer_list(gold), answer_list(given)
+    if golds and answers and golds.ordered and answers.ordered:
+        return _same_sequence(golds, answers, compare)
+    # Of a set and a tuple, for instance, math-verify decides.
+    return (golds and answers and _same_set(golds, answers, compare)) or compare(gold, given)
+
+
+def _same_sequence(golds: AnswerList, answers: AnswerList, compare: Comparison) -> bool:
+    """Compares tuples or intervals: brackets, and then part by part."""
+    if (golds.opening, golds.closing) != (answers.opening, answers.closing):
+        return False
+    if len(golds.parts) != len(answers.parts):
+        return False
+    return all(_same(one, other, compare) for one, other in zip(golds.parts, answers.parts, strict=True))
 
 
 def _same_set(golds: AnswerList, answers: AnswerList, compare: Comparison) -> bool:
+    """Compares sets or bare lists, in any order."""
+    if golds.ordered or answers.ordered or len(golds.parts) != len(answers.parts):
+        return False
+    if len(golds.parts) > _MOST_PARTS:
+        return False
     left = list(answers.parts)
     for part in golds.parts:
         match = next((index for index, other in enumerate(left) if _same(part, other, compare)), None)
@@ -126,11 +134,11 @@ def _same_set(golds: AnswerList, answers: AnswerList, compare: Comparison) -> bo
 def _strictly(gold: str, given: str) -> bool:
     number = plain_number(gold)
     if number is not None:
-        answer = plain_number(_without_unit(given))
+        given = _without_unit(given)
+        answer = plain_number(given.rpartition("=")[2])
         if answer is not None:
             return same_number(number, answer)
-        given = _without_unit(given)
-    return equivalent(gold, given) and _bases_agree(gold, given)
+    return equivalent(gold, given)
 
 
 def _leniently(gold: str, given: str) -> bool:
@@ -140,7 +148,7 @@ def _leniently(gold: str, given: str) -> bool:
         return any(close_number(PlainNumber(number.value * share), answer, _PAPER_SHARE) for share in shares)
     if number is not None:
         given = _without_unit(given)
-    return close(gold, given, float(_PAPER_SHARE)) or (equivalent(gold, given) and _bases_agree(gold, given))
+    return close(gold, given, float(_PAPER_SHARE)) or equivalent(gold, given)
 
 
 def _literal(text: str) -> PlainNumber | None:

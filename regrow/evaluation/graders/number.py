@@ -15,7 +15,8 @@ _SHARE: Final = Fraction(1, 1_000_000)
 
 # Lengths are limited, so that no text makes the search slow.
 _DIGITS = r"\d{1,40}"
-_DECIMAL = rf"(?:\d{{1,3}}(?:(?:,|\{{,\}}|\\[,!:;])\d{{3}}){{1,12}}(?!\d)(?:\.{_DIGITS})?|{_DIGITS}(?:\.{_DIGITS})?|\.{_DIGITS})"
+_GROUPED = r"\d{1,3}(?:(?:,|\{,\}|\\[,!:;])\d{3}){1,12}(?!\d)"
+_DECIMAL = rf"(?:{_GROUPED}(?:\.{_DIGITS})?|{_DIGITS}(?:\.{_DIGITS})?|\.{_DIGITS})"
 _EXPONENT = r"(?:\{\s?[+-]?\d{1,4}\s?\}|\([+-]?\d{1,4}\)|[+-]?\d{1,4})"
 _POWER = rf"\s?(?:\\times|\\cdot|×|·|\*)\s?10\s?(?:\^|\*\*)\s?{_EXPONENT}"
 _FRACTION = rf"(?:{_DIGITS}\s?)?\\[dtc]?frac\s?(?:\{{-?[\d.]{{1,40}}\}}|\d)\s?(?:\{{[\d.]{{1,40}}\}}|\d)"
@@ -68,8 +69,8 @@ def _first(text: str) -> PlainNumber | None:
 
 
 def _last(text: str) -> PlainNumber | None:
-    numbers = _numbers(text)
-    return numbers[-1] if numbers else None
+    found = (numbers[-1] for line in reversed(text.splitlines()) if (numbers := _numbers(line)))
+    return next(found, None)
 
 
 def _numbers(text: str) -> list[PlainNumber]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 _SMALLEST_SHARE: Final = 1e-6  # relative difference of equal numbers; math-verify alone has an absolute one
@@ -9,6 +10,9 @@ _ROUNDING: Final = (
     1e-12  # relative difference of the same number in floating point, computed in another order
 )
 _DIGITS: Final = 30  # with which constants are evaluated
+
+# latex2sympy reads E as Euler's number, and cannot read E_1. Ξ stands in for it, which no answer uses.
+_SUBSCRIPTED_E = re.compile(r"(?<![a-zA-Z\\])E(?=_)")
 
 
 def equivalent(gold: str, given: str) -> bool:
@@ -42,8 +46,14 @@ def _parsed(answer: str) -> list[Any]:
     cleaning = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
     )
-    read = LatexExtractionConfig(boxed_match_priority=0, normalization_config=cleaning)
-    parsed: list[Any] = parse(f"\\boxed{{{answer}}}", [read], parsing_timeout=None)
+    # Only the whole answer counts: math-verify would also look for a fraction in what it cannot parse.
+    read = LatexExtractionConfig(
+        boxed_match_priority=0, try_extract_without_anchor=False, normalization_config=cleaning
+    )
+    text = _SUBSCRIPTED_E.sub(r"\\Xi ", answer)
+    parsed: list[Any] = parse(
+        f"\\boxed{{{text}}}", [read], extraction_mode="first_match", parsing_timeout=None
+    )
     return parsed
 
 

@@ -11,9 +11,9 @@ from typing import Final
 _SUPERSCRIPTS: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SYMBOLS: Final = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ",
-    "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "\u222a": r"\cup ", "∈": r"\in ",
-    "θ": r"\theta ", "ω": r"\omega ", "\u03b1": r"\alpha ", "λ": r"\lambda ", "\u2009": " ", "\u202f": " ",
-    "\u00a0": " ",
+    "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "\u222a": r"\cup ",
+    "∈": r"\in ", "θ": r"\theta ", "ω": r"\omega ", "\u03b1": r"\alpha ", "λ": r"\lambda ",
+    "\u2009": r"\,", "\u202f": r"\,", "\u00a0": " ", r"\$": "",
 }  # fmt: skip
 
 _DELIMITERS = re.compile(r"^(?:\$+|\\\(|\\\[)(.*?)(?:\$+|\\\)|\\\])\.?$", re.DOTALL)
@@ -21,6 +21,7 @@ _SPACES = re.compile(
     r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\(?:displaystyle|textstyle|limits)(?![a-zA-Z])|(?<!\\)~|\s+"
 )
 _THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:\{,\}|,?\\[,!:;]\s*|,\s?\\[,!:;]\s*)\d{3})+)(?!\d)")
+_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)\s*(?=[()\[\]|]|\\[{}|])")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|[a-zA-Z]))")
 _BARE_ROOT = re.compile(r"\\sqrt\s*(\d+)")
@@ -32,6 +33,7 @@ _FUNCTION = re.compile(r"(?<![\\a-zA-Z])(arcsin|arccos|arctan|sin|cos|tan|ln|log
 _LEADING = re.compile(r"^(?:\\(?:approx|sim|therefore|implies)(?![a-zA-Z])|=|≈)\s*")
 _MEMBER = re.compile(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*")
 _WORD_GROUP = r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|rm)\s*\{[^{}]*\}"
+_ONLY_WORDS = re.compile(r"\\(?:text|mathrm|mbox|textrm|textbf|mathbf)\s*\{([^{}]*)\}")
 _LEADING_WORDS = re.compile(rf"^{_WORD_GROUP}\s*:?\s*(?=[\d\\(\[.-])(?!\\times|\\cdot)")
 _QUOTIENT = rf"\\[dt]?frac\s*\{{\s*{_WORD_GROUP}\s*\}}\s*\{{\s*{_WORD_GROUP}\s*\}}"
 _UNIT = rf"(?:{_WORD_GROUP}|{_QUOTIENT})(?:\s*\^\s*(?:\{{\s*-?\d+\s*\}}|-?\d))?"
@@ -48,12 +50,15 @@ _WORD = re.compile("[a-z]+(?:-[a-z]+)*")
 def tidy(answer: str) -> str:
     """Returns the answer without delimiters, spacing commands, words around it and units, in plain LaTeX."""
     text = _outer(answer)
+    if wrapped := _ONLY_WORDS.fullmatch(text):
+        text = wrapped[1]
+    text = _SIZES.sub("", text)
+    for symbol, latex in _SYMBOLS.items():
+        text = text.replace(symbol, latex)
     text = _THOUSANDS.sub(lambda found: found[1] + re.sub(r"\D", "", found[2]), text)
     text = _SPACES.sub(" ", text).strip()
     text = _SUPERSCRIPT_RUN.sub(lambda found: "^{" + found[0].translate(_SUPERSCRIPTS) + "}", text)
     text = _ROOT.sub(lambda found: r"\sqrt{" + (found[1] or found[2]) + "}", text)
-    for symbol, latex in _SYMBOLS.items():
-        text = text.replace(symbol, latex)
     text = _BARE_ROOT.sub(r"\\sqrt{\1}", text)
     text = _BARE_POWER.sub(lambda found: "^{" + (found[1] or found[2]) + "}", text)
     text = _POINT_BEFORE_SLASH.sub("", text)
@@ -97,7 +102,9 @@ def words(answer: str) -> str | None:
     ellipse.
     """
     text = re.sub(
-        r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|mathbf|rm)(?![a-zA-Z])", " ", _outer(answer)
+        r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|mathbf|rm|displaystyle)(?![a-zA-Z])",
+        " ",
+        _outer(answer),
     )
     text = re.sub(r"[{}()\"'`$.,~]|\\[ ,;:!]", " ", text)
     found = text.casefold().split()
