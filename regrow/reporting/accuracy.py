@@ -26,7 +26,7 @@ def accuracy(groups: Sequence[Group]) -> Section:
         "accuracy",
         "Accuracy",
         "Problems answered right by the strict score, with the 95 % interval (Wilson, widened for prompts "
-        "that share a mask); the lenient score, which stands for the evaluation framework of the paper, if it "
+        "that share a mask); the lenient score, which stands for the paper's evaluation framework, if it "
         "differs; and the difference from dense at the same batch size in percentage points, with the "
         "p-value of a paired sign-flip test over batches.",
         tuple(overviews + [_table(group) for group in groups if group.answered]),
