@@ -32,6 +32,7 @@ _DASHES: Final = ("-", "--", ":")
 _WIDTH: Final = 4.7  # inches; a phone shows this at four fifths, so that text of 9 points can be read
 _HEIGHT: Final = 3.0  # inches, without the legend
 _LEGEND_ROW: Final = 0.2  # inches
+_LEGEND_COLUMNS: Final = {8: 4, 20: 3, 10**9: 2}  # longest label in characters: columns
 _DODGE: Final = 0.05  # categories, by which lines are moved apart so that their error bars can be seen
 _INK: Final = "#010203"  # stands for the colour of the page's text while a chart is drawn
 _GRID: Final = "#040506"  # stands for the same colour, nearly transparent
@@ -110,7 +111,8 @@ def draw(chart: Chart, styles: Mapping[str, Mapping[str, Any]]) -> str:
     background is transparent, and all ids begin with the chart's name.
     """
     labels = [line.label for line in chart.lines]
-    columns = 3 if max(map(len, labels), default=0) <= 20 else 2
+    longest = max(map(len, labels), default=0)
+    columns = next(count for most, count in _LEGEND_COLUMNS.items() if longest <= most)
     rows = -(-len(labels) // columns)
     with rc_context(_LOOKS):
         page = Figure(figsize=(_WIDTH, _HEIGHT + _LEGEND_ROW * rows), layout="constrained")

@@ -37,7 +37,7 @@ thead th { background: var(--band); font-weight: 600; white-space: normal; verti
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--page); }
 @media (max-width: 40rem) { th, td { padding: .3rem .5rem; } .scroll { max-width: 100%; } }
 tbody tr { border-top: 1px solid var(--line); }
-td:has(br)::first-line { font-weight: 600; }
+td.right:has(br)::first-line { font-weight: 600; }
 summary { cursor: pointer; }
 .wrapping td { white-space: normal; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from regrow import paper_results
 from regrow.analysis.comparison_table import ComparisonRow
 from regrow.analysis.summary import Share
+from regrow.bench.bench_result import TITLES
 from regrow.format import NONE, percent, rate, ratio
 from regrow.paper_results import SHAPES, Accuracy
 from regrow.reporting.groups import Group
@@ -106,7 +107,8 @@ def _speeds(timings: Sequence[Timing]) -> Table:
         )
         for timing in timings
         if timing.sparsity in (None, 0.5)
-        for row in timing.rows
+        if any(row.label in TITLES and row.label != "dense" for row in timing.rows)
+        for row in sorted(timing.rows, key=lambda row: row.rows)
         for printed in paper_results.speeds()
         if (method(row), row.rows, row.model) == (printed.method, printed.batch_size, SHAPES[printed.model])
     ]
