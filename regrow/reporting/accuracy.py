@@ -50,8 +50,8 @@ def against_sparsity(groups: Sequence[Group]) -> Section:
     return Section(
         "sparsity",
         "Accuracy and actual sparsity against target sparsity",
-        "Actual sparsity is the share of the prunable weights that all decode steps together left out. "
-        "The dashed line is where it would equal the target.",
+        "Actual sparsity is the share of the prunable weights that all decode steps together left out. Bars "
+        "are 95 % intervals.",
         tuple(chart for group in groups for chart in _sparsity_charts(group)),
         "No method was run at two target sparsities or more.",
     )
@@ -235,6 +235,7 @@ def _sparsity_charts(group: Group) -> Iterator[Chart]:
             tuple(line(label, [_actual(row) for row in own]) for label, own in lines.items()),
             y_range=(0, 100),
             diagonal=True,
+            note="On the dashed line, actual and target sparsity are equal.",
         )
 
 
