@@ -1,8 +1,8 @@
-"""Formats numbers for people, and Markdown tables. None (nothing was counted) becomes a dash."""
+"""Formats numbers for people. None (nothing was counted) becomes a dash."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 NONE = "–"
 
@@ -34,14 +34,8 @@ def parameters(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items()) or NONE
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a Markdown table without a final newline. Cells are escaped as by `cell`."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
-
-
 def cell(text: str) -> str:
-    """Returns the text on one line, with `|` escaped and lone surrogates replaced."""
+    """Returns the text as a cell of a Markdown table: one line, `|` escaped, lone surrogates replaced."""
     return printable(" ".join(text.split())).replace("|", "\\|")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Self, final
@@ -158,6 +158,13 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
         for name in mine
         if name in theirs and _differ(mine[name], theirs[name])
     )
+
+
+def differing(many: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns, for each mapping, the entries that are not the same in all mappings."""
+    everything = dict.fromkeys(name for one in many for name in one)
+    varying = [name for name in everything if len({canonical(one.get(name)) for one in many}) > 1]
+    return [{name: one.get(name, "none") for name in varying} for one in many]
 
 
 def _differ(mine: object, theirs: object) -> bool:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from regrow.bench.bench_result import BenchRow, Result
-from regrow.format import markdown
+from regrow.table import Column, Table, markdown
 
 
 def tables(result: Result) -> str:
@@ -32,7 +32,7 @@ def tables(result: Result) -> str:
         for label, part in kinds
     ]
     return "\n\n".join(
-        [markdown(["tokens a second", *batches], speeds), markdown(["milliseconds", *batches], parts)]
+        [_markdown(["tokens a second", *batches], speeds), _markdown(["milliseconds", *batches], parts)]
     )
 
 
@@ -42,7 +42,11 @@ def prompts(result: Result) -> str:
     labels = list(dict.fromkeys(row.label for row in result.rows))
     found = {(row.label, row.prompt): row for row in result.rows}
     lines = [[label, *(_prompt_speed(found.get((label, length))) for length in lengths)] for label in labels]
-    return markdown(["prompt tokens a second", *(f"{length} tokens" for length in lengths)], lines)
+    return _markdown(["prompt tokens a second", *(f"{length} tokens" for length in lengths)], lines)
+
+
+def _markdown(headers: list[str], rows: list[list[str]]) -> str:
+    return markdown(Table.of([Column(header) for header in headers], rows))
 
 
 def _prompt_speed(row: BenchRow | None) -> str:

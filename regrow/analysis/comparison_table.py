@@ -7,40 +7,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, final
 
+from regrow import table
 from regrow.analysis.paired import Paired, paired
 from regrow.analysis.summary import Summary, summarize
 from regrow.analysis.tables import setting
 from regrow.format import NONE, megabytes, percent
-from regrow.format import markdown as markdown_table
 from regrow.records import Graded
+from regrow.table import Column, Table
 
 COLUMNS: Final = (
-    "method",
-    "batch",
-    "target",
-    "actual sparsity",
-    "MB/token",
-    "KL to dense",
-    "same top token",
-    "problems right",
-    "95 % interval",
-    "against dense",
-    "median tokens",
-    "at length cap",
+    Column("method", right=False),
+    Column("batch"),
+    Column("target", narrow=False),
+    Column("actual sparsity"),
+    Column("MB/token", narrow=False),
+    Column("KL to dense"),
+    Column("same top token"),
+    Column("problems right"),
+    Column("95 % interval", narrow=False),
+    Column("against dense"),
+    Column("median tokens", narrow=False),
+    Column("at length cap", narrow=False),
 )
 
 CLOSE: Final = 0.05  # answers and traces count as equally sparse if their sparsities differ by no more
-
-# The columns that fit a terminal.
-NARROW: Final = (
-    "method",
-    "batch",
-    "actual sparsity",
-    "KL to dense",
-    "same top token",
-    "problems right",
-    "against dense",
-)
 
 
 @final
@@ -109,6 +99,12 @@ def row(
     )
 
 
+def compared(rows: Sequence[ComparisonRow], title: str = "") -> Table:
+    """Returns the table of these rows, with their notes."""
+    notes = [note for row in rows for note in row.notes]
+    return Table.of(COLUMNS, [cells(row) for row in rows], title, notes)
+
+
 def cells(row: ComparisonRow) -> list[str]:
     """Returns the texts of a row, in the order of COLUMNS."""
     s, d, a = row.summary, row.measured, row.against_dense
@@ -132,9 +128,7 @@ def cells(row: ComparisonRow) -> list[str]:
 def markdown(rows: Sequence[ComparisonRow]) -> str:
     """Returns the table, followed by the notes of its rows."""
     settings = dict.fromkeys(setting(row.summary.config) for row in rows if row.summary is not None)
-    table = markdown_table(COLUMNS, [cells(row) for row in rows])
-    notes = [note for row in rows for note in row.notes]
-    return "\n\n".join([*settings, table, *notes]) + "\n"
+    return "\n\n".join([*settings, table.markdown(compared(rows))]) + "\n"
 
 
 def to_json(rows: Sequence[ComparisonRow]) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from regrow.analysis.chart import style
 from regrow.analysis.comparison_table import ComparisonRow
 
 Value = Callable[[ComparisonRow], float | None]
 
-MARKERS: Final = "osD^v<>pP*XhH8d"
 SMALLEST, LARGEST = 4.0, 9.0  # points, of the markers of the smallest and the largest batch size
 
 
@@ -89,27 +89,18 @@ def _draw(
     axis: Axes, number: int, points: Sequence[tuple[float, float]], scale: Sequence[float] = ()
 ) -> None:
     """Draws one method: a thin line, and markers whose sizes follow `scale` in [0, 1]."""
-    style = _style(number)
-    axis.plot([x for x, _ in points], [y for _, y in points], **{**style, "marker": ""}, linewidth=1.0)
+    drawn = style(number)
+    axis.plot([x for x, _ in points], [y for _, y in points], **{**drawn, "marker": ""}, linewidth=1.0)
     for place, (x, y) in enumerate(points):
         size = SMALLEST + (LARGEST - SMALLEST) * (scale[place] if scale else 0.2)
-        axis.plot([x], [y], **{**style, "linestyle": ""}, markersize=size, alpha=0.85)
-
-
-def _style(number: int) -> dict[str, Any]:
-    """Returns how the method of this number is drawn, in every panel and in the legend."""
-    return {
-        "color": f"C{number % 10}",
-        "linestyle": ("-", "--", ":")[number // 10 % 3],
-        "marker": MARKERS[number % len(MARKERS)],
-    }
+        axis.plot([x], [y], **{**drawn, "linestyle": ""}, markersize=size, alpha=0.85)
 
 
 def _save(
     page: Figure, axes: Sequence[Axes], labels: Sequence[str], sparsity: float, file: IO[bytes] | Path
 ) -> None:
     page.suptitle(f"target sparsity {100 * sparsity:g} %", fontsize=10)
-    handles = [axes[0].plot([], [], **_style(number), label=label)[0] for number, label in enumerate(labels)]
+    handles = [axes[0].plot([], [], **style(number), label=label)[0] for number, label in enumerate(labels)]
     for axis in axes:
         axis.title.set_fontsize(10)
     page.legend(handles=handles, loc="outside right center", fontsize=8)

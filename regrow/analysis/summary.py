@@ -70,7 +70,7 @@ class Summary:
     def notes(self) -> list[str]:
         """Sentences, without a full stop, that a reader must know to read the numbers right."""
         found = []
-        if why := why_dense(self.config.params, _target(self.config), self.counters):
+        if why := why_dense(self.config.params, target(self.config), self.counters):
             found.append(why)
         if self.at_cap.right > MANY_CUT * self.at_cap.total:
             found.append(
@@ -160,10 +160,10 @@ def _inflation(counts: Sequence[tuple[int, int]], right: int, total: int) -> flo
     return max(1.0, spread / independent)
 
 
-def _target(config: RunConfig) -> float:
+def target(config: RunConfig) -> float:
     """Target sparsity of the run; 0 for a method without one."""
-    target = config.params.get("sparsity", 0.0)
-    return float(target) if isinstance(target, int | float) else 0.0
+    found = config.params.get("sparsity", 0.0)
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _families(graded: Graded) -> dict[str, Share]:

@@ -1,33 +1,36 @@
-"""Summaries as Markdown tables for people and as JSON for programs."""
+"""Summaries as tables for people and as JSON for programs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Final
 
+from regrow import table
 from regrow.analysis.summary import Share, Summary
-from regrow.format import NONE, cell, megabytes, percent
-from regrow.format import markdown as markdown_table
+from regrow.format import NONE, megabytes, percent
 from regrow.run_config import RunConfig
+from regrow.table import Column, Table
 
-COLUMNS = (
-    "method",
-    "parameters",
-    "batch",
-    "problems right",
-    "95 % interval",
-    "prompts fully right",
-    "sparse steps",
-    "actual sparsity",
-    "MB/token",
-    "FFN MB/token",
-    "refresh MB/token",
-    "FFN MB/step",
-    "median tokens",
-    "90th percentile",
-    "at length cap",
-    "decode tokens/s",
+COLUMNS: Final = (
+    Column("method", right=False, narrow=False),
+    Column("parameters", right=False, narrow=False),
+    Column("batch"),
+    Column("problems right"),
+    Column("95 % interval"),
+    Column("prompts fully right", narrow=False),
+    Column("sparse steps", narrow=False),
+    Column("actual sparsity"),
+    Column("MB/token", narrow=False),
+    Column("FFN MB/token", narrow=False),
+    Column("refresh MB/token", narrow=False),
+    Column("FFN MB/step", narrow=False),
+    Column("median tokens"),
+    Column("90th percentile", narrow=False),
+    Column("at length cap", narrow=False),
+    Column("decode tokens/s"),
 )
+_WHO: Final = COLUMNS[:3]  # method, parameters, batch
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
@@ -60,31 +63,36 @@ def setting(config: RunConfig) -> str:
     )
 
 
+def runs(rows: Sequence[Summary], title: str = "", *, numbered: str = "Row") -> Table:
+    """Returns the table of the runs. Its notes begin with the word `numbered` and the number of the row."""
+    return Table.of(COLUMNS, [_run(row) for row in rows], title, _notes(rows, numbered))
+
+
+def families(rows: Sequence[Summary]) -> Table:
+    """Returns the accuracy of the runs by problem family. Narrow tables have the families alone."""
+    names = sorted({family for row in rows for family in row.families})
+    who = [Column(column.header, right=column.right, narrow=False) for column in _WHO]
+    return Table.of(
+        [*who, *map(Column, names)], [[*_who(row.config), *_by_family(row, names)] for row in rows]
+    )
+
+
 def _section(title: str, rows: Sequence[Summary]) -> str:
-    families = sorted({family for row in rows for family in row.families})
-    parts = [
-        f"### {cell(title)}",
-        markdown_table(COLUMNS, [_run(row) for row in rows]),
-        *_notes(rows),
-        markdown_table(
-            ("method", "parameters", "batch", *families),
-            [[*_who(row.config), *_by_family(row, families)] for row in rows],
-        ),
-    ]
-    return "\n\n".join(parts)
+    return "\n\n".join(map(table.markdown, (runs(rows, title), families(rows))))
 
 
-def _notes(rows: Sequence[Summary]) -> list[str]:
+def _notes(rows: Sequence[Summary], numbered: str) -> list[str]:
     """Returns notes that a reader needs before comparing the rows."""
     notes = []
     for number, row in enumerate(rows, 1):
         if row.missing:
             notes.append(
-                f"Row {number} is incomplete: {len(row.missing)} of {row.config.batches} batches are missing."
+                f"{numbered} {number} is incomplete: "
+                f"{len(row.missing)} of {row.config.batches} batches are missing."
             )
         if len(row.versions) > 1:
-            notes.append(f"Row {number} was made with {len(row.versions)} different sets of versions.")
-        notes += [f"Row {number}: {note}." for note in row.notes]
+            notes.append(f"{numbered} {number} was made with {len(row.versions)} different sets of versions.")
+        notes += [f"{numbered} {number}: {note}." for note in row.notes]
     return notes
 
 

@@ -7,9 +7,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Final, Self, final
 
 from regrow.errors import RegrowError, UsageError
+from regrow.paper_results import SHAPES, speeds
+
+# How the tables of accuracies call the methods that a benchmark calls by their plain names.
+TITLES: Final = {"dense": "dense", "griffin": "GRIFFIN", "teal": "TEAL", "bap": "BAP"}
 
 
 @final
@@ -80,7 +84,7 @@ class Result:
         if path.exists() and not path.is_file():  # reading a pipe without a writer would block forever
             raise UsageError(f"{path} is not a regular file; give a file that `regrow bench --out` wrote")
         try:
-            found = json.loads(path.read_bytes())
+            found = _today(json.loads(path.read_bytes()))
             rows = [_row(row) for row in found["rows"]]
             return cls(
                 found["made_with"],
@@ -97,6 +101,20 @@ class Result:
             raise RegrowError(
                 f"{path} is not a result of `regrow bench`; give a file that `regrow bench --out` wrote"
             ) from error
+
+
+def _today(found: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of a result file. The first files had other fields and did not name settings."""
+    if set(found) != {"bw", "device", "rows"}:
+        return found
+    made_with = {"device": found["device"]}
+    return {
+        "made_with": made_with,
+        "bandwidth": found["bw"],
+        "settings": {},
+        "rows": found["rows"],
+        "lost": [],
+    }
 
 
 def _row(found: Mapping[str, Any]) -> BenchRow:
@@ -136,28 +154,13 @@ class Reference:
         return next((self.ratios[key] for key in keys if key in self.ratios), None)
 
 
-# Tokens a second on one H200 at batch 1, 4, 8 and 16, from tables 5 and 6 of "Batch-wise Adaptive Pruning".
 # The paper does not state the lengths or the precision.
-_PAPER: Mapping[str, Mapping[str, Sequence[float]]] = {
-    "qwen-7b": {
-        "dense": (200.9, 813.0, 1596.0, 3040.5),
-        "teal": (290.7, 971.1, 1769.1, 3335.9),
-        "griffin": (323.5, 1084.5, 2111.0, 3854.3),
-        "bap": (265.6, 925.3, 1794.7, 3331.8),
-    },
-    "llama-8b": {
-        "dense": (175.0, 755.2, 1471.7, 2713.0),
-        "teal": (263.8, 837.2, 1618.2, 2997.4),
-        "griffin": (269.5, 1010.5, 1957.1, 3747.6),
-        "bap": (227.3, 868.1, 1685.9, 3124.9),
-    },
-}
 PAPER = Reference(
     "the paper",
     {
-        (model, label, rows, None): speed / dense
-        for model, labels in _PAPER.items()
-        for label, speeds in labels.items()
-        for rows, speed, dense in zip((1, 4, 8, 16), speeds, labels["dense"], strict=True)
+        (SHAPES[speed.model], label, speed.batch_size, None): speed.ratio
+        for label, title in TITLES.items()
+        for speed in speeds()
+        if speed.method == title
     },
 )

@@ -23,6 +23,7 @@ from regrow.cli.inspect import inspect
 from regrow.cli.lm_eval import lm_eval
 from regrow.cli.methods import methods
 from regrow.cli.options import Verbose, with_verbose
+from regrow.cli.report import report
 from regrow.cli.table import table
 
 app = typer.Typer(
@@ -64,6 +65,7 @@ for panel, command in (
     (_MEASURE, compare),
     (_MEASURE, inspect),
     (_MEASURE, bench),
+    (_MEASURE, report),
 ):
     app.command(cls=Command, rich_help_panel=panel)(with_verbose(command))
 # All arguments are lm-eval's, --help too.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from regrow.analysis import comparison_table
+from regrow.cli.terminal_table import terminal_table
 from regrow.evaluation import grid, results
 from regrow.evaluation.grid import Cell
 from regrow.format import percent
@@ -25,18 +25,11 @@ def show(directory: Path, asked: Sequence[Cell]) -> None:
     results.write(directory, rows)
     console = Console(highlight=False)
     for target, title in _targets(rows):
-        table = Table(*comparison_table.NARROW, title=title, title_justify="left", pad_edge=False)
-        for column in table.columns:
-            column.overflow = "fold"  # wraps a long label instead of cutting it off
-        for column in table.columns[1:]:
-            column.justify = "right"
         sizes = {row.batch_size for row in rows if row.target == target}
-        for row in rows:
-            # Dense is part of every table.
-            if row.target == target or (not row.target and row.batch_size in sizes):
-                found = dict(zip(comparison_table.COLUMNS, comparison_table.cells(row), strict=True))
-                table.add_row(*(found[name] for name in comparison_table.NARROW))
-        console.print(table)
+        # Dense is part of every table.
+        shown = [row for row in rows if row.target == target or (not row.target and row.batch_size in sizes)]
+        table = comparison_table.compared(shown, title).narrowed()
+        console.print(terminal_table(table))
     for note in (note for row in rows for note in row.notes):
         console.print(note, style="yellow")
     there = {(row.label, row.batch_size, row.target) for row in rows if row.summary}

@@ -47,7 +47,7 @@ def _row(
 
 
 def _cells(made: ComparisonRow) -> dict[str, str]:
-    return dict(zip(COLUMNS, cells(made), strict=True))
+    return dict(zip((column.header for column in COLUMNS), cells(made), strict=True))
 
 
 def test_a_divergence_stands_beside_the_sparsity_it_was_measured_at() -> None:

@@ -9,6 +9,8 @@ from regrow.records import Grade, Graded, Mark
 from regrow.run_config import RunConfig
 from samples import CONFIG, COUNTED, record
 
+HEADERS = [column.header for column in COLUMNS]
+
 
 def _summary(config: RunConfig = CONFIG, missing: tuple[int, ...] = (), **changes: object) -> Summary:
     grades = (
@@ -29,8 +31,8 @@ def _rows(text: str) -> list[list[str]]:
 
 def test_a_row_shows_every_number() -> None:
     rows = _rows(markdown([_summary()]))
-    assert tuple(rows[0]) == COLUMNS
-    assert dict(zip(COLUMNS, rows[2], strict=True)) == {
+    assert rows[0] == HEADERS
+    assert dict(zip(HEADERS, rows[2], strict=True)) == {
         "method": "griffin",
         "parameters": "sparsity=0.5, skip_layers=0",
         "batch": "2",
@@ -92,7 +94,7 @@ def test_a_rate_of_nothing_is_a_dash() -> None:
     graded = Graded(
         (record(0, tokens=((2,), (2,)), counters=none),), (Grade((Mark("add", True, True),)),) * 2, (1,)
     )
-    row = dict(zip(COLUMNS, _rows(markdown([summarize(graded)]))[2], strict=True))
+    row = dict(zip(HEADERS, _rows(markdown([summarize(graded)]))[2], strict=True))
     assert [row[name] for name in ("sparse steps", "actual sparsity", "FFN MB/step", "decode tokens/s")] == [
         "–"
     ] * 4
