@@ -183,8 +183,7 @@ class ChosenTasks:
         assert self.data is not None
         if self.match is None:
             raise UsageError(
-                "--data needs --match, which says how answers are compared with yours: "
-                f"{', '.join(MATCHES)}"
+                f"--data needs --match, which says how answers are compared with yours: {', '.join(MATCHES)}"
             )
         require_one_of(MATCHES, match=self.match)
         if self.match == "none" and self.answer_field is not None:
