@@ -81,7 +81,7 @@ def test_a_second_run_makes_nothing_again(tiny: Path, text: Path, compared: tupl
 
 def test_parts_make_the_whole(tiny: Path, text: Path, compared: tuple[Path, str], tmp_path: Path) -> None:
     for part in ("1/2", "2/2"):
-        assert _compare(tiny, text, tmp_path / "out", "--part", part).exit_code == 0
+        assert _compare(tiny, text, tmp_path / "out", "--shard", part).exit_code == 0
     _compare(tiny, text, tmp_path / "out", "--table")
     whole, parts = (json.loads((out / "table.json").read_text()) for out in (compared[0], tmp_path / "out"))
 
@@ -92,7 +92,7 @@ def test_parts_make_the_whole(tiny: Path, text: Path, compared: tuple[Path, str]
 
 
 def test_a_table_of_what_is_there(tiny: Path, text: Path, tmp_path: Path) -> None:
-    part = _compare(tiny, text, tmp_path / "out", "--part", "1/4")
+    part = _compare(tiny, text, tmp_path / "out", "--shard", "1/4")
     assert "part 1/4 is complete" in part.stdout
     assert not (tmp_path / "out" / "table.json").exists()  # other parts may still be running
     result = _compare(tiny, text, tmp_path / "out", "--table")
