@@ -8,7 +8,7 @@ import pytest
 
 from model_files import edit_json, one_sentence
 from regrow.errors import RegrowError, UsageError
-from regrow.models import load, tokenizer
+from regrow.models import encode, load, tokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -78,3 +78,40 @@ def test_what_another_kind_of_tokenizer_needs_is_named(
     ) as refusal:
         load(copy)
     one_sentence(refusal.value)
+
+
+def _as_r1(copy: Path, *, template: bool) -> None:
+    """Gives the tokenizer the tokens of R1 models, and takes its chat template away unless asked not to."""
+    found = load(copy).tokenizer
+    found.add_special_tokens({"bos_token": "<s>"})
+    found.add_tokens(["<｜User｜>", "<｜Assistant｜>"], special_tokens=True)
+    if not template:
+        found.chat_template = None
+        (copy / "chat_template.jinja").unlink()
+    found.save_pretrained(copy)
+
+
+def test_an_r1_model_without_a_chat_template_gets_deepseeks(copy: Path) -> None:
+    _as_r1(copy, template=False)
+    found = load(copy).tokenizer
+    message = [{"role": "system", "content": "S"}, {"role": "user", "content": "ab"}]
+    text = found.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    assert text == "<s>S<｜User｜>ab<｜Assistant｜><think>\n"
+
+
+def test_an_r1_model_keeps_a_chat_template_of_its_own(copy: Path) -> None:
+    before = load(copy).tokenizer.chat_template
+    _as_r1(copy, template=True)
+    assert load(copy).tokenizer.chat_template == before
+
+
+def test_a_system_message_and_one_bos(copy: Path) -> None:
+    _as_r1(copy, template=False)
+    loaded = load(copy)
+    loaded.model.resize_token_embeddings(len(loaded.tokenizer))
+    ids, _ = encode(loaded, ["ab"], system="S")
+    text = loaded.tokenizer.decode(ids[0], skip_special_tokens=False)
+    assert text.count("<s>") == 1
+    assert text.startswith("<s>S<｜User｜>ab")
+    with pytest.raises(UsageError, match="a system message needs a chat template"):
+        encode(loaded, ["ab"], chat=False, system="S")

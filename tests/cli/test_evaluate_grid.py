@@ -1,0 +1,178 @@
+"""`regrow evaluate` with several runs, with the user's own questions, and `regrow grade`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark_files import write_benchmark
+from command import run
+from regrow.evaluation.tasks import TASKS
+from regrow.evaluation.tasks.benchmark import Benchmark
+from regrow.record_file import read
+
+SMALL = ("--no-chat", "--max-new-tokens", 6, "--init-steps", 2)
+
+
+def _evaluate(model: Path, out: Path, *options: object) -> Any:
+    return run("evaluate", model, "--out", out, *SMALL, *options)
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "Own questions.csv"
+    path.write_text("q,a\nA add 1 2,3\nA add 2 2,4\nA add 3 2,5\n")
+    return path
+
+
+OWN = ("--question-field", "q", "--answer-field", "a")
+
+
+def test_a_grid_leaves_a_file_for_every_combination(tiny: Path, tmp_path: Path) -> None:
+    write_benchmark(_benchmark("tinygsm8k"), tmp_path)
+    out = tmp_path / "runs"
+    result = _evaluate(
+        tiny, out, "--task", "tinygsm8k,tiny-reasoner", "--data-dir", tmp_path, "--limit", 3,
+        "--method", "dense,bap", "--sparsity", "0.3,0.5", "--batch-size", "1,2", "--explore-steps", 1,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.jsonl")) == sorted(
+        f"{task}/{method}-b{size}.jsonl"
+        for task in ("tinygsm8k", "tiny-reasoner")
+        for method in (
+            "dense",
+            "bap-init-steps-2-explore-steps-1-s0.3",
+            "bap-init-steps-2-explore-steps-1-s0.5",
+        )
+        for size in (1, 2)
+    )
+    lines = result.stderr.splitlines()
+    first = [line for line in lines if line.startswith("regrow: run 1 of 12: tinygsm8k, dense, batch 1: ")]
+    assert [line.split(": ")[3].split(" batches")[0] for line in first] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert all(" tokens/s (" in line for line in first)
+    assert "about" in first[0]
+    assert "left)" in first[0]
+    again = _evaluate(
+        tiny, out, "--task", "tinygsm8k", "--data-dir", tmp_path, "--limit", 3, "--method", "dense",
+        "--batch-size", 2,
+    )  # fmt: skip
+    assert again.exit_code == 2
+    assert "init_steps" in again.stderr  # dense alone has no such parameter
+
+
+def test_own_questions_are_asked_as_the_options_say(tiny: Path, questions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.jsonl"
+    result = _evaluate(
+        tiny, out, "--data", questions, *OWN, "--match", "number", "--prompt-template", "{question} {x}"
+    )
+    assert result.exit_code == 0, result.output
+    record = read(out)[0]
+    assert record.ids == ("1", "2", "3")
+    assert record.golds == ("3", "4", "5")
+    assert (record.config.task, record.config.grader) == (questions.name, "number")
+    assert record.config.prompt_template == "{question} {x}"
+    assert "0/3" in result.stdout or "/3 (" in result.stdout
+    questions.write_text(questions.read_text().replace("A add 3 2,5", "A add 3 2,6"))
+    changed = _evaluate(
+        tiny, out, "--data", questions, *OWN, "--match", "number", "--prompt-template", "{question} {x}"
+    )
+    assert changed.exit_code == 1
+    assert "was made with other settings (task_sha256 " in changed.stderr
+
+
+def test_without_a_grader_answers_are_recorded_and_no_accuracy_is_shown(
+    tiny: Path, questions: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "mine.jsonl"
+    result = _evaluate(tiny, out, "--data", questions, "--question-field", "q", "--match", "none")
+    assert result.exit_code == 0, result.output
+    assert read(out)[0].golds == ("", "", "")
+    assert "0/0 (–)" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--data", "Q", "--task", "gsm8k", "--match", "number"], "--task and --data exclude each other"),
+        (["--data", "Q"], "--data needs --match, which says how answers are compared with yours: number"),
+        (["--data", "Q", "--match", "fuzzy"], "unknown match 'fuzzy'; choose one of "),
+        (["--data", "Q", "--match", "exercises"], "unknown match 'exercises'; choose one of "),
+        (["--data", "Q", "--match", "number"], "row 1 has no field 'question'; its fields are q, a"),
+        (["--data", "Q", *OWN, "--match", "choice"], "row 1: "),
+        (["--data", "Q", *OWN, "--match", "none"], "--answer-field is not read with --match none"),
+        (["--data", "Q", *OWN, "--match", "number", "--data-dir", "."], "--data-dir is for --task"),
+        (["--match", "number"], "--match describes a file of your own questions; give that with --data"),
+        (["--task", "gsm8k", "--answer-field", "a"], "--answer-field describes a file of your own"),
+        ([], "no task is named, and the exercises of the bundled model say nothing about"),
+        (["--task", "tiny_reasoner", "--prompt-template", "Q:"], "does not say where the question goes"),
+        (["--task", "tiny_reasoner", "--system", "S"], "a system message needs a chat template"),
+        (["--task", "gsm8k", "--data-dir", "EMPTY"], "gsm8k is not in "),
+        (["--task", "tiny_reasoner", "--shard", "3/2"], "--shard takes I/N with I from 1 to N"),
+        (["--task", "tiny_reasoner", "--batch-size", "0"], "--batch-size takes whole numbers from 1 on"),
+        (["--task", "tiny_reasoner", "--samples", "2"], "2 samples of greedy decoding would be equal"),
+        (["--task", "tiny_reasoner", "--batch-size", "1,2"], "is one file, and 2 runs are asked for"),
+        (["--task", "tiny_reasoner", "--method", "bap,dense", "-P", "period"], "--param takes NAME=VALUE"),
+        (["--task", "tiny_reasoner", "--method", "dense,griffin"], "has a parameter init_steps"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_one_sentence(
+    tiny: Path, questions: Path, tmp_path: Path, options: list[object], sentence: str
+) -> None:
+    places = {"Q": questions, "EMPTY": tmp_path / "empty"}
+    out = tmp_path / "run.jsonl"
+    result = _evaluate(tiny, out, *(places.get(str(option), option) for option in options))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not out.exists()
+
+
+def test_shards_have_files_of_their_own_and_count_as_one_run(tiny: Path, tmp_path: Path) -> None:
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    options = ("--task", "tiny_reasoner", "--limit", 5, "--batch-size", 2)
+    assert _evaluate(tiny, whole, *options).exit_code == 0
+    for shard in ("2/2", "1/2"):
+        result = _evaluate(tiny, shared, *options, "--shard", shard)
+        assert result.exit_code == 0, result.output
+    name = "bap-init-steps-2-s0.5-b2"
+    assert sorted(path.name for path in shared.rglob("*.jsonl")) == [
+        f"{name}.1-of-2.jsonl", f"{name}.2-of-2.jsonl"
+    ]  # fmt: skip
+    tables = [json.loads(run("table", out, "--json").stdout) for out in (whole, shared)]
+    assert [len(table) for table in tables] == [1, 1]
+    for key in ("problems", "prompts", "families", "tokens", "decode_steps", "missing", "key"):
+        assert tables[0][0][key] == tables[1][0][key]
+
+
+def test_sampled_answers_are_a_mean_over_all_samples(tiny: Path, questions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sampled.jsonl"
+    result = _evaluate(
+        tiny, out, "--data", questions, *OWN, "--match", "exact", "--temperature", 0.8, "--samples", 3
+    )
+    assert result.exit_code == 0, result.output
+    config = read(out)[0].config
+    assert (config.sampling, config.samples) == ("temperature=0.8, seed=0", 3)
+    assert json.loads(run("table", out, "--json").stdout)[0]["problems"]["total"] == 9
+
+
+def test_grades_are_kept_beside_the_records(tiny: Path, questions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.jsonl"
+    assert _evaluate(tiny, out, "--data", questions, *OWN, "--match", "number").exit_code == 0
+    before, table = out.read_bytes(), run("table", out).stdout
+    result = run("grade", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == table
+    kept = json.loads((tmp_path / "mine.grades.json").read_text())
+    assert [answer["gold"] for answer in kept["answers"]] == ["3", "4", "5"]
+    assert all(set(answer["marks"][0]) == {"family", "right", "paper"} for answer in kept["answers"])
+    assert out.read_bytes() == before
+    assert run("table", tmp_path).stdout == table
+
+
+def _benchmark(name: str) -> Benchmark:
+    found = TASKS[name]
+    assert isinstance(found, Benchmark)
+    return found
