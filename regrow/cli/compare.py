@@ -159,7 +159,7 @@ def compare(
         return
     tasks = chosen.load(model)
     for task in tasks:
-        task.first(min(limit or traced or 1, len(task.items)))
+        task.first(max(limit or 1, traced or 1))  # refuses more prompts than there are
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     from regrow.evaluation import comparison
 
@@ -200,11 +200,12 @@ def _plan(loaded: Loaded, task: Task, asked: Asked, size: Scale, directory: Path
     """Returns the plan for one task. Defaults shrink to what the task and the context hold."""
     from regrow.evaluation.comparison_plan import ComparisonPlan
     from regrow.evaluation.run_task import longest_answer
+    from regrow.evaluation.scale import FULL
 
     count, chat = len(task.items), bool(loaded.tokenizer.chat_template)
     longest = longest_answer(loaded, task, chat)
     usual = min(size.max_new_tokens, longest)  # also the most of a trace, whose logits stay in memory
-    answers = asked.max_new_tokens or (usual if size.labels or task.data_sha256 == "" else longest)
+    answers = asked.max_new_tokens or (usual if task.generated or size != FULL else longest)
     return ComparisonPlan(
         directory,
         task,

@@ -36,6 +36,11 @@ class Task:
     data_sha256: str = ""  # digest of the data; empty if the task makes its own questions
     warning: str = ""  # a sentence for the user about the data; empty: none
 
+    @property
+    def generated(self) -> bool:
+        """True if the task makes its own questions, and reads no data."""
+        return not self.data_sha256
+
     def first(self, limit: int | None) -> Self:
         """Returns the task with its first `limit` items (None: all).
 
