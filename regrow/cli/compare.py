@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, final
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from regrow.evaluation.comparison import Comparison
     from regrow.evaluation.comparison_plan import ComparisonPlan
     from regrow.evaluation.grid import Cell
-    from regrow.evaluation.scale import Scale
-    from regrow.evaluation.tasks.task import Task
     from regrow.models import Loaded
 
 _GRID, _OUTPUT = "Grid", "Output"
@@ -100,7 +97,8 @@ def compare(
         typer.Option(
             min=1,
             rich_help_panel=_GRID,
-            help="Prompts for the comparison with dense, token by token. Default: 48 (with --quick 4).",
+            help="Prompts for the comparison with dense, token by token. Default: 48 (with --quick 4), or "
+            "one batch if their logits take too much memory.",
         ),
     ] = None,
     max_new_tokens: Annotated[
@@ -161,13 +159,14 @@ def compare(
     for task in tasks:
         task.first(max(limit or 1, traced or 1))  # refuses more prompts than there are
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    from regrow.cli.compare_plan import Asked
     from regrow.evaluation import comparison
 
     size = scale.quick(loaded.model.num_parameters()) if quick else scale.FULL
     if size.labels and not only and not names:
         cells = [cell for cell in cells if cell.label in size.labels]
-    asked = Asked(limit, traced, max_new_tokens, text)
-    plans = [_plan(loaded, task, asked, size, out if len(tasks) == 1 else out / task.name) for task in tasks]
+    asked = Asked(limit, traced, max_new_tokens, text, size, max(batch_sizes))
+    plans = [asked.plan(loaded, task, out if len(tasks) == 1 else out / task.name) for task in tasks]
     own = comparison.parts(cells, mine, count)
     for plan in plans:
         with Bar() as bar:
@@ -183,41 +182,6 @@ def compare(
         )
         return
     _show([plan.directory for plan in plans], cells)
-
-
-@final
-@dataclass(frozen=True)
-class Asked:
-    """Sizes that the options ask for. None: the default."""
-
-    limit: int | None
-    traced: int | None
-    max_new_tokens: int | None
-    text: Path | None
-
-
-def _plan(loaded: Loaded, task: Task, asked: Asked, size: Scale, directory: Path) -> ComparisonPlan:
-    """Returns the plan for one task. Defaults shrink to what the task and the context hold."""
-    from regrow.evaluation.comparison_plan import ComparisonPlan
-    from regrow.evaluation.run_task import longest_answer
-    from regrow.evaluation.scale import FULL
-
-    count, chat = len(task.items), bool(loaded.tokenizer.chat_template)
-    longest = longest_answer(loaded, task, chat)
-    usual = min(size.max_new_tokens, longest)  # also the most of a trace, whose logits stay in memory
-    answers = asked.max_new_tokens or (usual if task.generated or size != FULL else longest)
-    return ComparisonPlan(
-        directory,
-        task,
-        asked.limit or min(size.prompts, count),
-        asked.traced or min(size.traced, count),
-        answers,
-        min(answers, usual),
-        chat,
-        asked.text,
-        size.sequences,
-        size.length,
-    )
 
 
 def _directories(out: Path) -> list[Path]:

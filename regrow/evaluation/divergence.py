@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -22,6 +22,13 @@ from regrow.hosts.hugging_face import prune
 from regrow.method.base import Method
 from regrow.method.dense import Dense
 from regrow.models import Loaded, encode
+
+TRACE_BYTES: Final = 2**31  # memory that the logits of dense answers may take
+
+
+def most_traced_tokens(loaded: Loaded) -> int:
+    """Returns how many tokens of dense answers can be kept with their logits, which are float32."""
+    return TRACE_BYTES // (4 * loaded.embeddings)
 
 
 @final
