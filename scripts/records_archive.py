@@ -3,8 +3,8 @@
     python scripts/records_archive.py pack results/comparison
     python scripts/records_archive.py unpack results/comparison
 
-The archive is DIR/records.tar.xz. Equal records give an equal archive, byte for byte, so its sha256 identifies
-them. `regrow table`, `regrow grade` and `regrow report` read the unpacked files.
+The archive is DIR/records.tar.xz. Equal records give an equal archive, byte for byte, so its sha256
+identifies them. `regrow table`, `regrow grade` and `regrow report` read the unpacked files.
 """
 
 from __future__ import annotations

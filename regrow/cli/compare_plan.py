@@ -27,15 +27,14 @@ class Asked:
     largest_batch: int
 
     def plan(self, loaded: Loaded, task: Task, directory: Path) -> ComparisonPlan:
-        """Returns the plan for one task. Defaults shrink to what the task, the context and the memory hold."""
+        """Returns the plan for one task. Defaults shrink to what task, context and memory hold."""
         count, chat = len(task.items), bool(loaded.tokenizer.chat_template)
         longest = longest_answer(loaded, task, chat)
         usual = min(self.size.max_new_tokens, longest)
         answers = self.max_new_tokens or (usual if task.generated or self.size != FULL else longest)
         traceable = most_traced_tokens(loaded)
-        whole = min(
-            self.size.traced, count
-        )  # with a large vocabulary one batch, whose answers are longer instead
+        whole = min(self.size.traced, count)
+        # With a large vocabulary, one batch is traced, and its answers are the longer.
         traced = self.traced or (whole if whole * usual <= traceable else min(whole, self.largest_batch))
         return ComparisonPlan(
             directory,
