@@ -37,6 +37,7 @@ def test_help_lists_every_command() -> None:
         "compare",
         "inspect",
         "bench",
+        "report",
         "lm-eval",
         "grade",
         "table",
