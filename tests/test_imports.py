@@ -79,6 +79,7 @@ LIBRARIES: dict[str, set[str]] = {
         "bench",
     },
     "huggingface_hub": {"models", "calibration"},
+    "datasets": {"evaluation"},
     "safetensors": {"models", "calibration"},
     "matplotlib": {"analysis"},
     "triton": {"kernels"},

@@ -56,10 +56,16 @@ def _grades(path: Path, records: Sequence[Record]) -> Iterator[Grade]:
 
 def together(paths: Sequence[Path]) -> list[list[Path]]:
     """Groups the files of the shards of one run, such as bap-s0.5-b8.1-of-2.jsonl and ...2-of-2.jsonl."""
-    groups: dict[Path, list[Path]] = {}
+    groups: list[list[Path]] = []
+    shards: dict[Path, list[Path]] = {}
     for path in paths:
-        groups.setdefault(run_of(path), []).append(path)
-    return list(groups.values())
+        run = run_of(path)
+        if run == path or run not in shards:
+            groups.append([path])
+            shards[run] = groups[-1]
+        else:
+            shards[run].append(path)
+    return groups
 
 
 def _golds_of_the_task(path: Path, config: RunConfig) -> dict[str, str]:

@@ -79,7 +79,7 @@ def test_a_second_run_makes_nothing_again(tiny: Path, text: Path, compared: tupl
     assert _files(out) == before
 
 
-def test_parts_make_the_whole(tiny: Path, text: Path, compared: tuple[Path, str], tmp_path: Path) -> None:
+def test_shards_make_the_whole(tiny: Path, text: Path, compared: tuple[Path, str], tmp_path: Path) -> None:
     for part in ("1/2", "2/2"):
         assert _compare(tiny, text, tmp_path / "out", "--shard", part).exit_code == 0
     _compare(tiny, text, tmp_path / "out", "--table")
@@ -93,7 +93,7 @@ def test_parts_make_the_whole(tiny: Path, text: Path, compared: tuple[Path, str]
 
 def test_a_table_of_what_is_there(tiny: Path, text: Path, tmp_path: Path) -> None:
     part = _compare(tiny, text, tmp_path / "out", "--shard", "1/4")
-    assert "part 1/4 is complete" in part.stdout
+    assert "shard 1/4 is complete" in part.stdout
     assert not (tmp_path / "out" / "table.json").exists()  # other parts may still be running
     result = _compare(tiny, text, tmp_path / "out", "--table")
     rows = {row["label"]: row for row in json.loads((tmp_path / "out" / "table.json").read_text())}
@@ -235,7 +235,7 @@ BAD: tuple[dict[str, Any], ...] = (
     ("options", "code", "sentence"),
     [
         (["--only", "BAPP"], 2, "unknown entry 'BAPP' at batch 4; choose from: dense; BAP;"),
-        (["--part", "3/2"], 2, "--part takes I/N with I from 1 to N, such as 1/2, not '3/2'"),
+        (["--shard", "3/2"], 2, "--shard takes I/N with I from 1 to N, such as 1/2, not '3/2'"),
         (["--limit", "100000"], 2, "limit must be from 1 to "),
         (["--max-new-tokens", "13"], 1, "was made with other settings"),
     ],

@@ -91,7 +91,7 @@ def test_an_incomplete_file_is_called_that(recorded: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "code", "sentence"),
     [
-        (["--task", "riddles"], 2, "unknown task 'riddles'; choose one of tiny_reasoner"),
+        (["--task", "riddles"], 2, "unknown task 'riddles'; choose one of gsm8k, tinygsm8k"),
         (["--limit", "100000"], 2, "limit must be from 1 to "),
         (["--sparsity", "0.25"], 1, "was made with other settings"),
     ],

@@ -213,12 +213,12 @@ def test_an_evaluation_gives_the_tokenizer_where_a_setting_needs_it(
             "--max-new-tokens",
             4,
             "--out",
-            tmp_path / "out",
+            tmp_path / "out.jsonl",
         ).exit_code
         == 130
     )
     assert isinstance(given[0], transformers.PreTrainedTokenizerBase)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_prompt_is_utf_8_in_a_locale_of_ascii(tiny: Path) -> None:

@@ -101,7 +101,8 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(
         result = run(*command)
     assert (result.exit_code, result.stdout) == (130, "")
     batch, last = result.stderr.splitlines()
-    assert batch.startswith("regrow: batches: 1 of 2, the last took ")
+    title = "tiny_reasoner, bap (sparsity=0.5), batch 2"
+    assert batch.startswith(f"regrow: {title}: 1 of 2 batches, the last at ")
     assert last == (
         f"regrow: interrupted: 1 batches of this run are kept in {path}; "
         "the same command continues from there"

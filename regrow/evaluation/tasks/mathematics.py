@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from regrow.errors import UsageError
+from regrow.evaluation.graders.stated_answer import last_boxed
 from regrow.evaluation.tasks.benchmark import Benchmark, Hub
-from regrow.evaluation.tasks.boxed import last_boxed
 from regrow.evaluation.tasks.rows import Rows, text_field
 
 Questions = Callable[[Rows], Sequence[tuple[str, str]]]
