@@ -9,7 +9,7 @@ from regrow.evaluation.tasks import load
 from regrow.records import Record
 from regrow.run_config import FORMAT, RunConfig
 
-TASK = load("tiny_reasoner").first(8)
+TASK = load("tiny_reasoner").first(16)
 
 CONFIG = RunConfig(
     model="tiny",
@@ -62,11 +62,12 @@ def gold_of(start: int, rows: int) -> list[str]:
 
 
 def record(batch: int = 0, config: RunConfig = CONFIG, **changes: Any) -> Record:
-    rows = min(config.batch_size, config.limit - batch * config.batch_size)
+    first = batch % config.batches_of_a_sample * config.batch_size
+    rows = min(config.batch_size, config.limit - first)
     made = Record(
         config=config,
         batch=batch,
-        ids=tuple(f"heldout-{batch * config.batch_size + row}" for row in range(rows)),
+        ids=tuple(f"heldout-{first + row}" for row in range(rows)),
         prompts_sha256="b" * 64,
         tokens=((5, 6, 7, 8, 2),) * rows,
         texts=("A 1+2 1+2+0:03 3 =3\nü ",) * rows,
@@ -74,6 +75,6 @@ def record(batch: int = 0, config: RunConfig = CONFIG, **changes: Any) -> Record
         counters=COUNTED,
         versions={"regrow": "0.1.0", "torch": "2.13"},
         seconds=2.75,
-        golds=None if config.format < FORMAT else tuple(gold_of(batch * config.batch_size, rows)),
+        golds=None if config.format < FORMAT else tuple(gold_of(first, rows)),
     )
     return replace(made, **changes)

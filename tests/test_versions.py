@@ -140,5 +140,5 @@ def test_help_is_there_in_any_version(monkeypatch: pytest.MonkeyPatch, command: 
     result = run(command, "--help")
     assert result.exit_code == 0
     assert f"regrow {command}" in result.stdout
-    assert "{" not in result.stdout
+    assert "{" not in result.stdout.replace("{question}", "")  # that is part of a prompt template
     assert "left out: Regrow needs transformers 5.17 to 5.19, and 4.57.1 is installed" in result.stderr

@@ -136,7 +136,7 @@ def _problems(graded: Graded, *, strict: bool) -> Share:
     prompts share a mask. A single batch has no spread, and that between its prompts stands in for it.
     """
     counts = _counts(graded.batches if len(graded.batches) > 1 else graded.prompts, strict)
-    right, total = (sum(column) for column in zip(*counts, strict=True))
+    right, total = sum(count[0] for count in counts), sum(count[1] for count in counts)
     return Share(right, total, _inflation(counts, right, total))
 
 

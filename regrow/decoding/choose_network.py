@@ -52,8 +52,8 @@ class Networks:
         self._model, self._layout = model, layout
         size = sum(parameter.nbytes for parameter in model.parameters())
         self.matmul = choose_matmul(model.dtype, model.device, size)
-        if self.matmul.speed:
-            _LOG.info("matmul on this CPU: %s", self.matmul.to_text()["products"])
+        for products in self.matmul.to_text().values():
+            _LOG.info("matmul on this CPU: %s", products)
         self._kernels = model.device.type == "cuda" and model.dtype != torch.float64
         self._fused: FusedNetwork | None = None
         self._laid_out: LaidOut | None = None  # the model's linear layers, if they may be laid out

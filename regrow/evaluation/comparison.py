@@ -25,6 +25,7 @@ from regrow.evaluation.results import divergence_file, read_divergence, records_
 from regrow.evaluation.run_task import configure, describe, evaluate
 from regrow.evaluation.tasks.task import batches
 from regrow.hosts.hugging_face import prune
+from regrow.kernels import repeatable_matmul
 from regrow.method.base import Method, Needs
 from regrow.method.dense import Dense
 from regrow.models import Loaded
@@ -100,7 +101,8 @@ class Comparison:
         Raises RegrowError if results cannot be written, or were made with other settings.
         """
         calibration = self._calibration(cell.method)
-        self._divergence(cell, calibration)
+        with repeatable_matmul():
+            self._divergence(cell, calibration)
         self._listener.begin(f"{cell.title}: answers")
         evaluate(
             self._loaded,

@@ -16,6 +16,7 @@ from regrow.errors import RegrowError, UsageError, said
 from regrow.evaluation.tasks.task import Item, Task, batches, fingerprint
 from regrow.hosts.engine import Engine
 from regrow.hosts.generate import generate
+from regrow.kernels import repeatable_matmul
 from regrow.method.base import Method
 from regrow.models import Loaded, encode
 from regrow.record_file import RecordFile
@@ -77,7 +78,8 @@ def evaluate(
         todo = [index for index in mine if index not in file.done]
         if not todo:
             return
-        with Engine(loaded.model, method, config.skip_layers, calibration, owns_model=True) as engine:
+        own = loaded.model, method, config.skip_layers, calibration
+        with repeatable_matmul(), Engine(*own, owns_model=True) as engine:
             made_with = {**versions(), **engine.matmul.to_text()}
             for done, index in enumerate(todo, len(mine) - len(todo) + 1):
                 items = planned[index % len(planned)]

@@ -20,7 +20,12 @@ from regrow.kernels.checksums import cpu as checksum_cpu
 from regrow.kernels.checksums import reference as checksum_reference
 from regrow.kernels.cpu_library import KINDS, library
 from regrow.kernels.gate.reference import activation
-from regrow.kernels.laid_out.choose_matmul import MatmulChoice, choose_matmul, native
+from regrow.kernels.laid_out.choose_matmul import (
+    MatmulChoice,
+    choose_matmul,
+    native,
+    repeatable_matmul,
+)
 from regrow.kernels.laid_out.gate import LaidOutGate
 from regrow.kernels.laid_out.weight import LaidOutWeight
 from regrow.kernels.norm import cpu as norm_cpu
@@ -61,6 +66,7 @@ __all__ = [
     "observe",
     "record",
     "relative",
+    "repeatable_matmul",
     "rope_cache",
     "sparse_ffn",
     "steps_compiled",

@@ -52,8 +52,7 @@ def test_counters_are_summed_before_any_ratio_is_taken() -> None:
 def test_samples_of_a_prompt_are_one_trial() -> None:
     """Four prompts in one batch, each right in all of its three samples or in none: four trials."""
     config = replace(CONFIG, limit=4, batch_size=4, samples=3, sampling="temperature=1, seed=0")
-    records = tuple(record(sample, config, ids=("1", "2", "3", "4"), golds=("",) * 4, tokens=((1,),) * 4,
-                           texts=("",) * 4, finish_reasons=("eos",) * 4) for sample in range(3))  # fmt: skip
+    records = tuple(record(sample, config) for sample in range(3))
     grades = (Grade((RIGHT,)), Grade((WRONG,)), Grade((RIGHT,)), Grade((WRONG,))) * 3
     problems = summarize(Graded(records, grades, ())).problems
     assert (problems.right, problems.total) == (6, 12)

@@ -27,6 +27,7 @@ from regrow.kernels.laid_out.choose_matmul import (
     MatmulChoice,
     choose_matmul,
     chosen,
+    repeatable_matmul,
 )
 from regrow.kernels.laid_out.weight import MOST, can_lay_out, few_rows_are_right, has_blocks
 from regrow.kernels.pruned_ffn.cpu import CompiledFFN
@@ -222,6 +223,18 @@ def test_the_product_that_is_clearly_the_fastest_is_taken(
     assert found.lays_out(2) == (several in (LAID_OUT, OWN))
     assert (found.native(1), found.native(2)) == (alone == NATIVE, False)
     assert "one row" in found.to_text()["products"]
+
+
+def test_a_repeatable_choice_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regrow.kernels.laid_out.choose_matmul._measured", None)
+    with repeatable_matmul():
+        for dtype in (torch.bfloat16, torch.float32):
+            found = choose_matmul(dtype, torch.device("cpu"), 10**9)
+            assert found == choose_matmul(dtype, torch.device("cpu"), 10**9)
+            ours = can_lay_out(dtype) and few_rows_are_right(dtype)
+            assert (found.several, bool(found.to_text())) == ((OWN, True) if ours else (ONEDNN, False))
+    with pytest.raises(TypeError):  # outside of it the matmuls are measured again
+        choose_matmul(torch.bfloat16, torch.device("cpu"), 10**9)
 
 
 @pytest.mark.parametrize(

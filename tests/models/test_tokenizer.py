@@ -109,9 +109,9 @@ def test_a_system_message_and_one_bos(copy: Path) -> None:
     _as_r1(copy, template=False)
     loaded = load(copy)
     loaded.model.resize_token_embeddings(len(loaded.tokenizer))
-    ids, _ = encode(loaded, ["ab"], system="S")
+    ids, _ = encode(loaded, ["ab"], system="add")
     text = loaded.tokenizer.decode(ids[0], skip_special_tokens=False)
     assert text.count("<s>") == 1
-    assert text.startswith("<s>S<｜User｜>ab")
+    assert text.startswith("<s>add<｜User｜>ab")
     with pytest.raises(UsageError, match="a system message needs a chat template"):
-        encode(loaded, ["ab"], chat=False, system="S")
+        encode(loaded, ["ab"], chat=False, system="add")

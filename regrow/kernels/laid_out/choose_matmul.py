@@ -1,6 +1,7 @@
 """Chooses the matmul for a few rows on this CPU, torch's, oneDNN's or our own, by measuring them.
 
-The measurement runs once per process, on more weights than the CPU's caches hold.
+The measurement runs once per process, on more weights than the CPU's caches hold. Within `repeatable_matmul`
+nothing is measured, because two measurements need not agree, and another matmul rounds differently.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, final
@@ -25,6 +27,7 @@ FILLED: Final = 4  # rows to pad a single row to: oneDNN multiplied them faster 
 ROWS: Final = (1, FILLED, 16)  # numbers of rows that are measured
 CLEARLY: Final = 1.05  # factor by which another matmul has to be faster to be chosen
 _SIZE, _BYTES, _ROUNDS = (2048, 4096), 256 * 2**20, 4
+_REPEATABLE: Final = ContextVar("repeatable", default=False)
 
 
 @final
@@ -45,9 +48,9 @@ class MatmulChoice:
     def to_text(self) -> dict[str, str]:
         """Describes the choice for records, because it decides the last bits of bfloat16 results.
 
-        Empty if nothing was measured.
+        Empty for the matmul that is torch's default.
         """
-        return {"products": f"one row {self.alone}, more {self.several}"} if self.speed else {}
+        return {} if self == STORED else {"products": f"one row {self.alone}, more {self.several}"}
 
     def lays_out(self, rows: int) -> bool:
         """Returns True if the matmul for `rows` rows reads laid-out weights."""
@@ -66,11 +69,24 @@ def choose_matmul(dtype: torch.dtype, device: torch.device, size: int) -> Matmul
     """Returns the matmul for a model with `size` bytes of weights.
 
     Returns STORED for devices other than the CPU, models smaller than SMALL, and dtypes other than bfloat16
-    and float32.
+    and float32. Within `repeatable_matmul` the choice depends on the CPU and the dtype alone.
     """
     if device.type != "cpu" or size < SMALL or dtype not in (torch.bfloat16, torch.float32):
         return STORED
+    if _REPEATABLE.get():
+        own = can_lay_out(dtype) and few_rows_are_right(dtype)
+        return MatmulChoice(COMPILED, COMPILED, 1, MOST, {}) if own else STORED
     return _measured(dtype, torch.get_num_threads())
+
+
+@contextmanager
+def repeatable_matmul() -> Iterator[None]:
+    """Makes `choose_matmul` choose without measuring, so that equal runs on one machine are equal."""
+    token = _REPEATABLE.set(True)
+    try:
+        yield
+    finally:
+        _REPEATABLE.reset(token)
 
 
 @contextmanager
