@@ -2,15 +2,19 @@
 
 For each benchmark whose file is in DIR, the script checks the number of rows and their fields, and that the
 grader finds every gold answer equal to itself: boxed (strict score), and as a final answer in a sentence
-(lenient score). It prints one line a file, then every gold answer that fails, and exits 1 if one does, or if
-no file exists.
+(lenient score). For mathematics, math-verify alone must find so too, without Regrow's own reading of answers.
+The script prints one line a file, then every gold answer that fails, and exits 1 if one does, or if no file
+exists.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+
+from math_verify import parse, verify
 
 from regrow.errors import UsageError
 from regrow.evaluation.graders import find
@@ -22,23 +26,29 @@ from regrow.evaluation.tasks.task import Task, TaskRequest
 
 def check(task: Task, judge: Judge) -> list[str]:
     """Checks the gold answers of a task, prints its line and returns what is wrong, a sentence each."""
-    start, problems, strict, paper = time.monotonic(), [], 0, 0
+    start, problems, right = time.monotonic(), [], Counter[str]()
     for item in task.items:
-        restated = find(task.grader).restate(item.gold)
-        stated = (
-            f"The final answer is ${item.gold}$. I hope it is correct." if task.grader == "math" else restated
-        )
-        right = judge.grade(task.grader, item.gold, restated).right
-        lenient = judge.grade(task.grader, item.gold, stated).paper
-        strict, paper = strict + right, paper + lenient
-        failed = [score for score, found in (("strict", right), ("paper", lenient)) if not found]
+        found = _equal_to_itself(item.gold, task.grader, judge)
+        right.update(score for score, equal in found.items() if equal)
+        failed = [score for score, equal in found.items() if not equal]
         if failed:
             problems.append(f"{item.id}: {item.gold!r} does not equal itself ({', '.join(failed)})")
-    seconds = time.monotonic() - start
-    print(
-        f"{task.name}: {len(task.items)} rows, {strict} golds verified strict, {paper} paper, {seconds:.1f} s"
-    )
+    counts = ", ".join(f"{count} {score}" for score, count in right.items())
+    print(f"{task.name}: {len(task.items)} rows, golds verified: {counts}; {time.monotonic() - start:.1f} s")
     return problems
+
+
+def _equal_to_itself(gold: str, grader: str, judge: Judge) -> dict[str, bool]:
+    """Returns whether a gold answer is right by each score."""
+    restated = find(grader).restate(gold)
+    if grader != "math":
+        return {"strict": bool(judge.grade(grader, gold, restated).right)}
+    sentence = f"The final answer is ${gold}$. I hope it is correct."
+    return {
+        "strict": bool(judge.grade(grader, gold, restated).right),
+        "paper": bool(judge.grade(grader, gold, sentence).paper),
+        "math-verify alone": bool(verify(parse(restated), parse(restated))),
+    }
 
 
 def main() -> int:

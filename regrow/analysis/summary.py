@@ -77,6 +77,8 @@ class Summary:
                 f"{self.at_cap.right} of {self.at_cap.total} answers were cut at the limit of "
                 f"{self.config.max_new_tokens} tokens and count as they stand"
             )
+        if self.paper.right != self.problems.right:
+            found.append(f"{self.paper.right} of {self.paper.total} are right by the lenient score (paper)")
         if self.timed_out:
             found.append(f"{self.timed_out} answers could not be graded in time and count as wrong")
         return found

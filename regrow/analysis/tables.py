@@ -77,13 +77,19 @@ def families(rows: Sequence[Summary]) -> Table:
     )
 
 
+def has_families(rows: Sequence[Summary]) -> bool:
+    """Returns False if no run has families, because its prompts ask one problem each."""
+    return any(family for row in rows for family in row.families)
+
+
 def _section(title: str, rows: Sequence[Summary]) -> str:
-    return "\n\n".join(map(table.markdown, (runs(rows, title), families(rows))))
+    found = [runs(rows, title), *([families(rows)] if has_families(rows) else [])]
+    return "\n\n".join(map(table.markdown, found))
 
 
 def _notes(rows: Sequence[Summary], numbered: str) -> list[str]:
-    """Returns notes that a reader needs before comparing the rows."""
-    notes = []
+    """Returns notes that a reader needs before comparing the rows. Rows with the same note share it."""
+    notes, shared = [], dict[str, list[int]]()
     for number, row in enumerate(rows, 1):
         if row.missing:
             notes.append(
@@ -92,7 +98,11 @@ def _notes(rows: Sequence[Summary], numbered: str) -> list[str]:
             )
         if len(row.versions) > 1:
             notes.append(f"{numbered} {number} was made with {len(row.versions)} different sets of versions.")
-        notes += [f"{numbered} {number}: {note}." for note in row.notes]
+        for note in row.notes:
+            shared.setdefault(note, []).append(number)
+    for note, numbers in shared.items():
+        plural = "s" if len(numbers) > 1 else ""
+        notes.append(f"{numbered}{plural} {', '.join(map(str, numbers))}: {note}.")
     return notes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,9 @@ MOST_FAMILIES = 5  # runs that fit beside each other; `regrow table --markdown` 
 NARROWEST = 60  # tables are never narrower; a narrower terminal wraps their lines
 _OTHERS = 58  # width of a table without the names of its runs
 # Settings that names leave out: they have a column, follow from other settings, or are shown one by one.
-_ELSEWHERE = {"method", "params", "batch_size", "task_sha256", "prompts_sha256", "generation_config"}
+_ELSEWHERE = {"method", "params", "batch_size", "generation_config"}
+_OF_A_TASK = {"task_sha256", "prompts_sha256", "data_sha256", "grader"}
+_OF_OTHER_TASKS = {"limit", "prompt_template", "max_new_tokens"}  # they differ between tasks by themselves
 
 
 def print_tables(console: Console, summaries: Sequence[Summary]) -> None:
@@ -37,7 +39,7 @@ def print_tables(console: Console, summaries: Sequence[Summary]) -> None:
     who = Column("run", right=False), Column("method", right=False)
     runs = found.after(who, list(zip(numbers, lines, strict=True)))
     console.print(terminal_table(runs, padding=int(console.width >= WIDE), whole=1))
-    if len(summaries) <= MOST_FAMILIES:
+    if len(summaries) <= MOST_FAMILIES and tables.has_families(summaries):
         by_family = tables.families(summaries).narrowed()
         console.print(
             terminal_table(by_family.transposed("problems right", [f"run {number}" for number in numbers]))
@@ -56,7 +58,9 @@ def names(configs: Sequence[RunConfig]) -> list[str]:
 
     If a method has only one run, its name shows the sparsity and all parameters that are not defaults.
     """
-    settings = differing([_settings(config) for config in configs])
+    tasks = {config.task for config in configs}
+    left_out = _ELSEWHERE | _OF_A_TASK | (_OF_OTHER_TASKS if len(tasks) > 1 else set())
+    settings = differing([_settings(config, left_out) for config in configs])
     return [
         _name(config, _params(config, configs) | settings_)
         for config, settings_ in zip(configs, settings, strict=True)
@@ -83,9 +87,9 @@ def _params(config: RunConfig, configs: Sequence[RunConfig]) -> dict[str, Any]:
     )
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
-    """Returns the settings without a column. The model's generation settings appear by their own names."""
+def _settings(config: RunConfig, left_out: Collection[str]) -> dict[str, Any]:
+    """Returns the settings that are not left out. The model's generation settings have names of their own."""
     found = config.to_dict()
-    return {name: value for name, value in found.items() if name not in _ELSEWHERE} | dict(
+    return {name: value for name, value in found.items() if name not in left_out} | dict(
         found.get("generation_config", {})
     )
