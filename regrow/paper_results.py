@@ -15,6 +15,11 @@ _ABLATED: Final = {"init_steps": "T_init", "explore_steps": "T_e", "period": "T_
 SHAPES: Final = {"DeepSeek-R1-Distill-Qwen-7B": "qwen-7b", "DeepSeek-R1-Distill-Llama-8B": "llama-8b"}
 
 
+def shape_of(model: str) -> str:
+    """Returns the shape of a model of the paper, given by hub id or directory; any other name as it is."""
+    return SHAPES.get(Path(model).name, model)
+
+
 @final
 @dataclass(frozen=True)
 class Accuracy:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self, final
 
 from regrow.errors import RegrowError, UsageError
-from regrow.paper_results import SHAPES, speeds
+from regrow.paper_results import SHAPES, shape_of, speeds
 
 # How the tables of accuracies call the methods that a benchmark calls by their plain names.
 TITLES: Final = {"dense": "dense", "griffin": "GRIFFIN", "teal": "TEAL", "bap": "BAP"}
@@ -149,8 +149,12 @@ class Reference:
         )
 
     def ratio(self, row: BenchRow) -> float | None:
-        """Returns the ratio for the same contender and setting; None if the reference has none."""
-        keys = ((row.model, row.label, row.rows, prompt) for prompt in (row.prompt, None))
+        """Returns the ratio for the same contender and setting; None if the reference has none.
+
+        A model of the paper may stand for its shape.
+        """
+        models = dict.fromkeys((row.model, shape_of(row.model)))
+        keys = ((model, row.label, row.rows, prompt) for model in models for prompt in (row.prompt, None))
         return next((self.ratios[key] for key in keys if key in self.ratios), None)
 
 

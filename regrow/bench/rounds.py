@@ -110,7 +110,8 @@ class Runner:
         """
         generator = torch.Generator().manual_seed(0)
         vocabulary = self._model.config.vocab_size
-        ids = torch.randint(vocabulary, (setting.rows, setting.prompt), generator=generator).to(
+        # Without an attention mask, token 0 would count as padding (see `_run`).
+        ids = torch.randint(1, vocabulary, (setting.rows, setting.prompt), generator=generator).to(
             self._model.device
         )
         # On a GPU a warm-up run is as long as a measured one, so that it captures every kind of step and

@@ -9,7 +9,7 @@ from regrow.analysis.comparison_table import ComparisonRow
 from regrow.analysis.summary import Share
 from regrow.bench.bench_result import TITLES
 from regrow.format import NONE, percent, rate, ratio
-from regrow.paper_results import SHAPES, Accuracy
+from regrow.paper_results import SHAPES, Accuracy, shape_of
 from regrow.reporting.groups import Group
 from regrow.reporting.section import Section, percents
 from regrow.reporting.speed import Timing, method
@@ -110,7 +110,8 @@ def _speeds(timings: Sequence[Timing]) -> Table:
         if any(row.label in TITLES and row.label != "dense" for row in timing.rows)
         for row in sorted(timing.rows, key=lambda row: row.rows)
         for printed in paper_results.speeds()
-        if (method(row), row.rows, row.model) == (printed.method, printed.batch_size, SHAPES[printed.model])
+        if (method(row), row.rows) == (printed.method, printed.batch_size)
+        if shape_of(row.model) == SHAPES[printed.model]
     ]
     silent = dict.fromkeys(timing.bench.name for timing in timings if timing.sparsity is None and rows)
     notes = [f"{name} does not state its target sparsity." for name in silent]

@@ -13,7 +13,7 @@ from regrow.bench import shapes
 from regrow.bench.bench_result import Result
 from regrow.bench.contenders import methods
 from regrow.bench.machine import bandwidth
-from regrow.bench.rounds import Setting
+from regrow.bench.rounds import Contender, Runner, Setting
 from regrow.bench.run import BenchPlan, Listener, run
 from regrow.bench.shapes import Shape
 from regrow.errors import UsageError
@@ -126,3 +126,14 @@ def test_a_plan_of_something_unknown_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         BenchPlan(**PLAN | changed)
+
+
+def test_random_prompts_hold_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Token 0 is the padding of every contender, and a prompt that ends with it would be refused."""
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(Runner, "_run", lambda self, contender, ids, *_: seen.append(ids))
+    model = shapes.SHAPES["one"].build(torch.float32, torch.device("cpu"))
+    Runner(model, None).measure([Contender("dense")], Setting(16, 64, 6), 1, lambda _: None)
+    assert len(seen) == 2
+    assert seen[0].min() == 1
+    assert seen[0].max() == 99

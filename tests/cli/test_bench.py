@@ -119,6 +119,8 @@ def test_prompts_of_other_lengths_are_not_compared_and_the_papers_ratios_stand_f
     assert (
         PAPER.ratio(of_paper) == PAPER.ratio(replace(of_paper, prompt=4096)) == pytest.approx(925.3 / 813.0)
     )
+    itself = replace(of_paper, model="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B")
+    assert PAPER.ratio(itself) == PAPER.ratio(of_paper)
 
 
 def test_a_contender_without_enough_memory_is_left_out(

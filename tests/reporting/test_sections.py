@@ -194,6 +194,21 @@ def test_a_model_of_the_papers_name_is_said_to_be_so(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("model", "note"), [("models/DeepSeek-R1-Distill-Qwen-7B", ""), ("qwen-7b", ", random weights")]
+)
+def test_speeds_of_the_papers_own_model_and_of_its_shape_stand_beside_the_papers(
+    tmp_path: Path, model: str, note: str
+) -> None:
+    write_bench(tmp_path / "bench.json", model=model)
+    (section,) = (one for one in ReportContent.of([tmp_path]).sections if one.name == "paper")
+    (table,) = section.parts
+    assert isinstance(table, Table)
+    assert {(row[0], row[1], row[5].split("\n")[0]) for row in table.rows} == {
+        (method, "4", model + note) for method in ("dense", "GRIFFIN", "BAP")
+    }
+
+
 def test_what_is_missing_is_said_in_one_line(tmp_path: Path) -> None:
     write_bench(tmp_path / "bench.json", model="tiny")
     speeds = ReportContent.of([tmp_path])
