@@ -22,6 +22,7 @@ from regrow.hosts.generate import Generation
 from regrow.hosts.lm_eval.generation import Generating, groups
 from regrow.hosts.lm_eval.settings import NO_CACHE, Settings
 from regrow.hosts.lm_eval.stop_strings import StopStrings
+from regrow.kernels import repeatable_matmul
 from regrow.models import encode, load
 from regrow.models.blame import blaming
 from regrow.report import Report, why_dense
@@ -60,9 +61,10 @@ class RegrowLM(LM):  # type: ignore[misc]
         self.tokenizer = self.loaded.tokenizer  # lm-eval describes it in its results
         self.reports: list[Report] = []  # one for each batch
         # The engine lives as long as this object, which owns the model.
-        self._engine = Engine(
-            self.loaded.model, own.method, own.skip_layers, own.calibration, owns_model=True
-        )
+        with repeatable_matmul():
+            self._engine = Engine(
+                self.loaded.model, own.method, own.skip_layers, own.calibration, owns_model=True
+            )
 
     @classmethod
     def create_from_arg_obj(
@@ -229,7 +231,8 @@ class RegrowLM(LM):  # type: ignore[misc]
             stop = StopStrings(generating.until, self.tokenizer, ids.shape[1])
             arguments["stopping_criteria"] = StoppingCriteriaList([stop])
         try:
-            done = self._engine.generate(ids, mask, max_new_tokens=generating.max_new_tokens, **arguments)
+            with repeatable_matmul():
+                done = self._engine.generate(ids, mask, max_new_tokens=generating.max_new_tokens, **arguments)
         except (ValueError, TypeError) as error:
             if isinstance(error, RegrowError) or not generating.arguments:
                 raise
