@@ -214,7 +214,8 @@ def _refuse_stray(record: Record, earlier: Mapping[int, Record]) -> None:
         raise ValueError(f"batch {record.batch} is there twice")
     for other in list(earlier.values())[:1]:
         if record.config.key != other.config.key:
-            raise ValueError("its settings differ from those of the lines before")
+            differing = other.config.differences(record.config) or "other formats"
+            raise ValueError(f"settings differ ({differing}, in earlier records/here)")
         _ = record.counted + other.counted  # raises ValueError if the layers differ
 
 
