@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from regrow.cli.bar import Bar
-from regrow.cli.options import Json
+from regrow.cli.options import Json, RecordFiles
 from regrow.cli.table import record_files, show
 
 
 def grade(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE|DIR...",
-            help="Record files that `regrow evaluate --out` wrote, or directories with such files, also in "
-            "subdirectories.",
-            show_default=False,
-        ),
-    ],
+    files: RecordFiles,
     json: Json = False,
 ) -> None:
     """Grade recorded answers by both scores, keep the grades beside the records, and show the accuracies.

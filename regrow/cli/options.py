@@ -113,6 +113,16 @@ Shard = Annotated[
     ),
 ]
 
+RecordFiles = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE|DIR...",
+        help="Record files that `regrow evaluate --out` wrote, or directories with such files, also in "
+        "subdirectories.",
+        show_default=False,
+    ),
+]
+
 Json = Annotated[
     bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print only JSON to standard output.")
 ]

@@ -9,21 +9,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from regrow.cli.options import Json
+from regrow.cli.options import Json, RecordFiles
 from regrow.cli.summaries import print_tables
 from regrow.errors import UsageError
 
 
 def table(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE|DIR...",
-            help="Record files that `regrow evaluate --out` wrote, or directories with such files, also in "
-            "subdirectories.",
-            show_default=False,
-        ),
-    ],
+    files: RecordFiles,
     markdown: Annotated[
         bool,
         typer.Option("--markdown", rich_help_panel="Output", help="Print Markdown tables with all columns."),
