@@ -14,6 +14,7 @@ from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
 from regrow.cli.sampling import sampling
 from regrow.cli.table import show
+from regrow.cli.terminal import say
 from regrow.errors import UsageError
 from regrow.format import rate
 
@@ -138,7 +139,11 @@ def evaluate(
             "the same command continues from there",
             INTERRUPTED,
         )
-    show([file for file in files if file.exists()])
+    recorded = [file for file in files if file.exists()]
+    if recorded:
+        show(recorded)
+    else:
+        say(f"shard {shard} holds no batch, because there are fewer batches than shards")
 
 
 def _files(out: Path, planned: list[Run], shard: tuple[int, int]) -> list[Path]:

@@ -156,6 +156,13 @@ def test_the_bundled_model_has_a_task_of_its_own(
     assert read(out)[0].config.task == "tiny_reasoner"
 
 
+def test_a_shard_without_batches_says_so(tiny: Path, tmp_path: Path) -> None:
+    result = _evaluate(tiny, tmp_path / "results", "--shard", "4/4")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "shard 4/4 holds no batch, because there are fewer batches than shards" in result.stderr
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
 def test_answers_too_short_for_the_schedule_say_so(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     result = _evaluate(tiny, path, "--sparsity", "0.5")
