@@ -115,8 +115,17 @@ def evaluate(
         "sampling": how,
         "samples": samples,
         "skip_layers": dense_layers,
-        "shard": part,
     }
+    for run, file in zip(planned, files, strict=True) if len(planned) > 1 else ():
+        run_task.check(
+            loaded,
+            run.task,
+            run.method,
+            path=file,
+            batch_size=run.batch_size,
+            calibration=tensors.get(run.method),
+            **settings,
+        )
     progress = _EvaluateProgress(len(planned), max_new_tokens or run_task.LONGEST_ANSWER)
     try:
         with progress.bar:
@@ -129,6 +138,7 @@ def evaluate(
                     batch_size=run.batch_size,
                     path=file,
                     calibration=tensors.get(run.method),
+                    shard=part,
                     progress=progress.on_batch,
                     watch=progress.on_step,
                     **settings,

@@ -16,10 +16,11 @@ from regrow.errors import RegrowError, UsageError, said
 from regrow.evaluation.tasks.task import Item, Task, batches, fingerprint
 from regrow.hosts.engine import Engine
 from regrow.hosts.generate import generate
+from regrow.hosts.hugging_face import prune
 from regrow.kernels import repeatable_matmul
 from regrow.method.base import Method
 from regrow.models import Loaded, encode
-from regrow.record_file import RecordFile
+from regrow.record_file import RecordFile, refuse_other
 from regrow.records import Record
 from regrow.run_config import RunConfig, digest
 from regrow.sampling import Sampling
@@ -89,6 +90,27 @@ def evaluate(
                 file.append(record)
                 if progress is not None:
                     progress(done, len(mine), record)
+
+
+def check(
+    loaded: Loaded,
+    task: Task,
+    method: Method,
+    *,
+    path: Path,
+    skip_layers: Collection[int] = (),
+    calibration: Calibration | None = None,
+    **settings: Any,
+) -> None:
+    """Raises what `evaluate` would raise with these arguments before it decodes anything.
+
+    `settings` are the further arguments of `configure`. Several runs are checked before the first one begins,
+    so that none of them is refused hours later.
+    """
+    config = configure(loaded, task, method, skip_layers=skip_layers, calibration=calibration, **settings)
+    refuse_other(path, config)
+    with prune(loaded.model, method, config.skip_layers, calibration):
+        pass
 
 
 def configure(

@@ -130,6 +130,22 @@ def test_what_does_not_fit_together_is_one_sentence(
     assert not out.exists()
 
 
+def test_a_run_that_will_be_refused_is_refused_before_the_first_one_begins(
+    tiny: Path, questions: Path, tmp_path: Path
+) -> None:
+    out, asked = tmp_path / "runs", ("--data", questions, *OWN, "--match", "number", "--batch-size", 1)
+    result = _evaluate(tiny, out, *asked, "--method", "bap,teal")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "method 'teal' needs a calibration of this model" in result.stderr
+    assert not list(out.rglob("*"))
+    assert _evaluate(tiny, out, *asked, "--method", "griffin,bap").exit_code == 0
+    (out / "own-questions.csv" / "griffin-s0.5-b1.jsonl").unlink()
+    changed = _evaluate(tiny, out, *asked, "--method", "griffin,bap", "--max-new-tokens", 5)
+    assert changed.exit_code == 1
+    assert "bap-init-steps-2-s0.5-b1.jsonl was made with other settings (max_new_tokens 6/5" in changed.stderr
+    assert not (out / "own-questions.csv" / "griffin-s0.5-b1.jsonl").exists()
+
+
 def test_shards_have_files_of_their_own_and_count_as_one_run(tiny: Path, tmp_path: Path) -> None:
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     options = ("--task", "tiny_reasoner", "--limit", 5, "--batch-size", 2)
