@@ -13,6 +13,7 @@ from regrow.errors import RegrowError, UsageError
 from regrow.evaluation import run_task
 from regrow.evaluation.grading import grade
 from regrow.evaluation.tasks.task import Item
+from regrow.method.batchwise_adaptive import BatchwiseAdaptive
 from regrow.method.dense import Dense
 from regrow.method.griffin import Griffin
 from regrow.models import Loaded
@@ -205,6 +206,15 @@ def test_greedy_means_greedy_whatever_the_model_prefers(loaded: Loaded, tmp_path
     evaluate_task(loaded, tmp_path / "two.jsonl")
     one, two = (read(tmp_path / name) for name in ("one.jsonl", "two.jsonl"))
     assert [record.tokens for record in one] == [record.tokens for record in two]
+
+
+def test_no_matmul_is_measured_because_two_measurements_need_not_agree(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regrow.kernels.laid_out.choose_matmul.SMALL", 0)
+    monkeypatch.setattr("regrow.kernels.laid_out.choose_matmul._measured", None)
+    evaluate_task(loaded, tmp_path / "run.jsonl", method=BatchwiseAdaptive(init_steps=2), limit=2)
+    assert read(tmp_path / "run.jsonl")[0].counters["sparse_steps"] > 0
 
 
 def test_steps_can_be_watched(loaded: Loaded, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from characters import evaluate_task, timeless_all
-from regrow.errors import UsageError
+from regrow.errors import RegrowError, UsageError
 from regrow.evaluation.grading import grade
 from regrow.models import Loaded
 from regrow.record_file import read
@@ -40,6 +40,18 @@ def test_a_sample_depends_on_its_seed_and_its_batch_alone(loaded: Loaded, tmp_pa
     assert timeless_all(read(path)) == timeless_all(read(tmp_path / "whole.jsonl"))
     evaluate_task(loaded, tmp_path / "other.jsonl", sampling=replace(SAMPLED, seed=8), samples=2, limit=3)
     assert read(tmp_path / "other.jsonl")[0].tokens != read(path)[0].tokens
+
+
+def test_settings_that_sampling_obeys_are_part_of_the_run(loaded: Loaded, tmp_path: Path) -> None:
+    path, settings = tmp_path / "run.jsonl", {"sampling": SAMPLED, "limit": 3}
+    evaluate_task(loaded, path, **settings)
+    again = Loaded(loaded.model, loaded.tokenizer, loaded.name, loaded.directory)
+    again.model.generation_config.update(temperature=0.3)  # the run's own temperature replaces it
+    evaluate_task(again, path, **settings)
+    again = Loaded(loaded.model, loaded.tokenizer, loaded.name, loaded.directory)
+    again.model.generation_config.update(top_k=3)
+    with pytest.raises(RegrowError, match=r"other settings \(generation_config \(top_k none/3\)"):
+        evaluate_task(again, path, **settings)
 
 
 def test_samples_of_greedy_decoding_are_refused(loaded: Loaded, tmp_path: Path) -> None:
