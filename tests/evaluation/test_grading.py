@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +98,13 @@ def test_kept_grades_are_used_until_the_records_change(
     with monkeypatch.context() as patch:
         patch.delattr(Judge, "grade")
         assert grade(path) == graded
+    lacking = json.loads(kept.read_text())
+    del lacking["answers"][1]
+    kept.write_text(json.dumps(lacking))
+    assert grade(path) == graded
+    write_grades(path, [path], graded)
+    _write(path, replace(_solved(0), texts=("", "")))  # other answers of the same prompts
+    assert [given.right for given in grade(path).grades] == [0, 0]
     _write(path, _solved(0), record(1, OURS))
     assert len(grade(path).grades) == 3  # the kept ones are of other records
     write_grades(path, [path], grade(path))
