@@ -11,6 +11,7 @@ from rich.console import Console
 
 from regrow.cli.options import Json, RecordFiles
 from regrow.cli.summaries import print_tables
+from regrow.cli.terminal import say
 from regrow.errors import UsageError
 
 
@@ -36,11 +37,16 @@ def table(
 def record_files(given: Path) -> list[Path]:
     """Returns the record files in a directory, at any depth and dense ones first, or the file itself.
 
-    Raises UsageError if a directory holds none.
+    Files in a directory that are empty, because a run has just begun, are left out with a note. Raises
+    UsageError if a directory holds no others.
     """
     if not given.is_dir():
         return [given]
-    found = sorted(given.rglob("*.jsonl"), key=lambda path: (not path.name.startswith("dense"), path))
+    there = sorted(given.rglob("*.jsonl"), key=lambda path: (not path.name.startswith("dense"), path))
+    found = [path for path in there if path.stat().st_size]
+    for path in there:
+        if path not in found:
+            say(f"note: {path} holds no batch yet and is left out")
     if not found:
         raise UsageError(
             f"{given} holds no record files (*.jsonl); name files that `regrow evaluate --out` wrote"
