@@ -13,6 +13,8 @@ from typer.main import get_group
 from command import run
 from regrow.cli import app
 from scripts.readme_table import table
+from scripts.real_model_table import RESULTS as REAL_MODEL
+from scripts.real_model_table import tables as real_model_tables
 
 HOME = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/index.md", "docs/getting-started.md", "docs/command-line.md")
@@ -88,6 +90,21 @@ def test_the_accuracies_are_those_of_the_results() -> None:
         if row["label"] == "BAP" and row["target"] == 0.5
     ]
     assert f"{min(actual):.0f} to {max(actual):.0f} %" in text
+
+
+def test_the_accuracies_of_the_real_model_are_those_of_its_records() -> None:
+    (table,) = (text for task, text in real_model_tables(REAL_MODEL).items() if task == "tinygsm8k")
+    assert f"\n\n{table}\n\n" in (HOME / "docs" / "results.md").read_text(), (
+        "run python scripts/real_model_table.py, and put what it prints in docs/results.md"
+    )
+    right = {
+        tuple(cell.strip() for cell in line.split("|")[1:4]): line.split("|")[6].split("(")[0].strip()
+        for line in table.splitlines()[2:]
+    }
+    text = " ".join((HOME / "README.md").read_text().split())
+    assert f"dense answers {right['dense', '16', '0 %']} of the problems right" in text
+    assert " / ".join(right["BAP", "16", f"{share} %"] for share in (30, 40, 50)) in text
+    assert f"(GRIFFIN) answers {right['GRIFFIN', '16', '50 %']} at 50 %" in text
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "examples/README.md"])
