@@ -48,8 +48,13 @@ class Calibration:
 
     @property
     def digest(self) -> str:
-        """sha256 over origin and tensors, which does not depend on how the file was written."""
-        total = hashlib.sha256(json.dumps(asdict(self.origin), sort_keys=True).encode())
+        """sha256 over origin and tensors.
+
+        It depends neither on how the file was written nor on what the user called the model and the text,
+        which their digests identify.
+        """
+        origin = {name: value for name, value in asdict(self.origin).items() if name not in ("model", "text")}
+        total = hashlib.sha256(json.dumps(origin, sort_keys=True).encode())
         for name in sorted(self.tensors):
             total.update(f"{name} {list(self.tensors[name].shape)} {self.tensors[name].dtype}".encode())
             total.update(_bytes(self.tensors[name]))
