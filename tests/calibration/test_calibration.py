@@ -74,7 +74,7 @@ def test_its_digest_is_of_what_it_holds(tmp_path: Path) -> None:
     assert len(set(digests)) == len(digests) == 7
     renamed = replace(CALIBRATION.origin, model="/elsewhere/model", text="/elsewhere/text.jsonl")
     assert replace(CALIBRATION, origin=renamed).digest == CALIBRATION.digest
-    other = replace(CALIBRATION.origin, text_sha256="0" * 64)
+    other = replace(CALIBRATION.origin, text_sha256="1" * 64)
     assert replace(CALIBRATION, origin=other).digest != CALIBRATION.digest
 
 
