@@ -38,6 +38,11 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+def written_format(settings: Mapping[str, Any]) -> int:
+    """Returns the format of settings whose file does not state it."""
+    return 2 if _SINCE_3[0] not in settings else 3 if _SINCE_4[0] not in settings else FORMAT
+
+
 @final
 @dataclass(frozen=True)
 class RunConfig:
@@ -93,7 +98,7 @@ class RunConfig:
     @property
     def format(self) -> int:
         """Format of the records that hold this configuration."""
-        return 2 if self.tokenizer_sha256 is None else 3 if self.grader is None else FORMAT
+        return written_format(self.to_dict())
 
     @cached_property
     def key(self) -> str:

@@ -136,10 +136,11 @@ def to_json(rows: Sequence[ComparisonRow]) -> str:
 
     Shares include their value and 95 % interval.
     """
-    return json.dumps([_object(row) for row in rows], indent=1, allow_nan=False) + "\n"
+    return json.dumps([to_dict(row) for row in rows], indent=1, allow_nan=False) + "\n"
 
 
-def _object(row: ComparisonRow) -> dict[str, Any]:
+def to_dict(row: ComparisonRow) -> dict[str, Any]:
+    """Returns the fields of a row as JSON values, with the rates of its summary."""
     return {**asdict(row), "summary": None if row.summary is None else row.summary.to_dict()}
 
 

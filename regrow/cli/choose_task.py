@@ -1,17 +1,16 @@
-"""The options of tasks, `--task` to `--limit`, for the commands that answer questions."""
+"""The options of tasks, `--task` to `--data-dir`, for the commands that answer questions."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, final, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, final
 
 import typer
 
-from regrow.cli.options import option, several, sign
+from regrow.cli.options import option, several, spread
 from regrow.cli.terminal import say
 from regrow.errors import UsageError, require_one_of
 
@@ -89,10 +88,6 @@ DataDir = Annotated[
         help="Folder with the data of tasks, such as DIR/gsm8k/test.jsonl. Default: the Hugging Face hub.",
     ),
 ]
-Limit = Annotated[
-    int | None,
-    typer.Option(min=1, rich_help_panel=_TASK, help="Answer only the first N prompts. Default: all."),
-]
 _OPTIONS: Final[dict[str, Any]] = {
     "task": TaskNames,
     "data": DataFile,
@@ -114,14 +109,7 @@ def with_tasks(command: Callable[..., None]) -> Callable[..., None]:
         own = {name: given.pop(name) for name in _OPTIONS}
         command(chosen=ChosenTasks(**own), **given)
 
-    hints = get_type_hints(command, localns={"Method": object}, include_extras=True)
-    options = [option(name, annotation, None) for name, annotation in _OPTIONS.items()]
-    spread = [
-        each
-        for name, parameter in inspect.signature(command).parameters.items()
-        for each in (options if name == "chosen" else [parameter.replace(annotation=hints[name])])
-    ]
-    sign(run, spread)
+    spread(command, run, "chosen", [option(name, kind, None) for name, kind in _OPTIONS.items()])
     return run
 
 

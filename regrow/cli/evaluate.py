@@ -9,7 +9,7 @@ import typer
 
 from regrow.cli import method_options, options
 from regrow.cli.bar import Bar
-from regrow.cli.choose_task import ChosenTasks, Limit, with_tasks
+from regrow.cli.choose_task import ChosenTasks, with_tasks
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
 from regrow.cli.sampling import sampling
@@ -44,7 +44,10 @@ def evaluate(
     ],
     model: options.ModelName = None,
     chosen: ChosenTasks,
-    limit: Limit = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, rich_help_panel=_RUN, help="Answer only the first N prompts. Default: all."),
+    ] = None,
     batch_size: Annotated[
         list[str] | None,
         typer.Option(

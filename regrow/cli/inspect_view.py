@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from regrow.analysis.inspection import Energy, Inspection, Share, average, over
+from regrow.cli.terminal_table import terminal_table
 from regrow.format import parameters, percent
+from regrow.table import Column, Table
 
 _ALL = "all"
 
@@ -28,7 +29,7 @@ def show(
         style="dim",
         soft_wrap=True,
     )
-    console.print(_table(found))
+    console.print(terminal_table(_table(found)))
     console.print(_reading(found), soft_wrap=True)
     for note in found.notes:
         console.print(f"{note}.", style="yellow", soft_wrap=True)
@@ -36,20 +37,8 @@ def show(
 
 
 def _table(found: Inspection) -> Table:
-    table = Table(
-        "layer",
-        f"kept of {found.neurons}",
-        "refreshes",
-        "samples",
-        "own kept",
-        "energy",
-        "best",
-    )
-    for column in table.columns:
-        column.justify = "right"
-    for layer in [*found.drawn, None]:
-        table.add_row(*_row(found, layer))
-    return table
+    names = ("layer", f"kept of {found.neurons}", "refreshes", "samples", "own kept", "energy", "best")
+    return Table.of([Column(name) for name in names], [_row(found, layer) for layer in [*found.drawn, None]])
 
 
 def _row(found: Inspection, layer: int | None) -> list[str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regrow.cli.options import option, several, sign
+from regrow.cli.options import option, several, spread
 from regrow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def with_method(command: Callable[..., None]) -> Callable[..., None]:
         own = {name: given.pop(name) for name in _PARAMETERS}
         command(pruning=chosen(method, param, **own), **given)
 
-    _spread(command, run, "pruning", option("method", MethodName, "bap"), _PARAMETERS)
+    spread(command, run, "pruning", _options(option("method", MethodName, "bap"), _PARAMETERS))
     return run
 
 
@@ -166,31 +166,16 @@ def with_methods(command: Callable[..., None]) -> Callable[..., None]:
         command(prunings=several_chosen(several(method) or ["bap"], param, own), **given)
 
     parameters = _PARAMETERS | {"sparsity": Sparsities}
-    _spread(command, run, "prunings", option("method", MethodNames, None), parameters)
+    spread(command, run, "prunings", _options(option("method", MethodNames, None), parameters))
     return run
 
 
-def _spread(
-    command: Callable[..., None],
-    run: Callable[..., None],
-    place: str,
-    method: inspect.Parameter,
-    parameters: Mapping[str, Any],
-) -> None:
-    """Signs `run` as the command, with the options of methods in the place of one of its parameters."""
-    # Commands import Method for type checkers alone.
-    hints = get_type_hints(command, localns={"Method": object}, include_extras=True)
-    options = [
+def _options(method: inspect.Parameter, parameters: Mapping[str, Any]) -> list[inspect.Parameter]:
+    return [
         method,
         *(option(name, annotation, None) for name, annotation in parameters.items()),
         option("param", Params, None),
     ]
-    spread = [
-        each
-        for name, given in inspect.signature(command).parameters.items()
-        for each in (options if name == place else [given.replace(annotation=hints[name])])
-    ]
-    sign(run, spread)
 
 
 def several_chosen(

@@ -157,6 +157,23 @@ def sign(command: Callable[..., None], parameters: Sequence[inspect.Parameter]) 
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
+def spread(
+    command: Callable[..., None], run: Callable[..., None], place: str, options: Sequence[inspect.Parameter]
+) -> None:
+    """Signs `run` as the command, with these options in the place of its parameter `place`."""
+    # Commands import Method for type checkers alone.
+    hints = get_type_hints(command, localns={"Method": object}, include_extras=True)
+    given = inspect.signature(command).parameters.items()
+    sign(
+        run,
+        [
+            each
+            for name, parameter in given
+            for each in (options if name == place else [parameter.replace(annotation=hints[name])])
+        ],
+    )
+
+
 def option(name: str, annotation: Any, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

@@ -81,7 +81,7 @@ def _params(config: RunConfig, configs: Sequence[RunConfig]) -> dict[str, Any]:
 
     alike = [other for other in configs if other.method == config.method]
     return (
-        unusual(config)
+        unusual(config.method, config.params)
         if len(alike) == 1
         else differing([dict(other.params) for other in alike])[alike.index(config)]
     )

@@ -88,7 +88,7 @@ class Comparison:
             for cell in cells
             if cell.method.needs is None and cell.method.target
         }.values():
-            with prune(self._loaded.model, method):
+            with repeatable_matmul(), prune(self._loaded.model, method):
                 pass
         for cell in cells:
             kept = records_file(self._plan.directory, cell), divergence_file(self._plan.directory, cell)

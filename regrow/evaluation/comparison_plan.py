@@ -14,6 +14,7 @@ from regrow.evaluation.grid import Cell
 from regrow.evaluation.results import divergence_file, records_file
 from regrow.evaluation.tasks.task import Task
 from regrow.hosts.engine import Engine
+from regrow.kernels import repeatable_matmul
 from regrow.models import Loaded, encode
 from regrow.record_file import read
 
@@ -84,7 +85,7 @@ def _seconds(loaded: Loaded, plan: ComparisonPlan, batch_size: int, most: int, *
     items = plan.task.first(min(batch_size, plan.prompts)).items
     ids, mask = encode(loaded, [item.prompt for item in items], chat=plan.chat, system=plan.task.system)
     short, long = min(2, most), min(TIMED_TOKENS, most)
-    with Engine(loaded.model, owns_model=owns_model) as engine:
+    with repeatable_matmul(), Engine(loaded.model, owns_model=owns_model) as engine:
 
         def timed(tokens: int) -> float:
             began = time.perf_counter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regrow.evaluation.grid import ABLATIONS, ENTRIES, UNSTRUCTURED
@@ -14,19 +14,20 @@ from regrow.run_config import RunConfig, differing
 _CALIBRATION = "calibration"  # the digest of a calibration, which is no parameter of the method
 
 
-def unusual(config: RunConfig) -> dict[str, Any]:
-    """Returns the sparsity and the parameters that are not defaults."""
-    known = {**METHODS[config.method].retired, **defaults(config.method)} if config.method in METHODS else {}
+def unusual(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the sparsity and the parameters of a method that are not defaults."""
+    known = {**METHODS[method].retired, **defaults(method)} if method in METHODS else {}
     return {
         name: value
-        for name, value in config.params.items()
+        for name, value in params.items()
         if name == "sparsity" or name not in known or value != known[name]
     }
 
 
 def label(config: RunConfig) -> str:
     """Returns the name of a run's method, without its sparsity and batch size."""
-    found = {name: value for name, value in unusual(config).items() if name not in ("sparsity", _CALIBRATION)}
+    own = unusual(config.method, config.params)
+    found = {name: value for name, value in own.items() if name not in ("sparsity", _CALIBRATION)}
     known = {**ENTRIES, **ABLATIONS, UNSTRUCTURED: ("wanda", {"pattern": "unstructured"})}
     name = next((name for name, entry in known.items() if entry == (config.method, found)), None)
     if name is None:

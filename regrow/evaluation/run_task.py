@@ -109,7 +109,7 @@ def check(
     """
     config = configure(loaded, task, method, skip_layers=skip_layers, calibration=calibration, **settings)
     refuse_other(path, config)
-    with prune(loaded.model, method, config.skip_layers, calibration):
+    with repeatable_matmul(), prune(loaded.model, method, config.skip_layers, calibration):
         pass
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import final
 
 from regrow.errors import UsageError
+from regrow.evaluation.labels import unusual
 from regrow.evaluation.tasks.task import Task
 from regrow.format import parameters
 from regrow.method.base import Method
-from regrow.method.presets import parameters as defaults
 
 
 @final
@@ -46,12 +46,8 @@ class Run:
     @property
     def _named(self) -> dict[str, object]:
         """The sparsity and the parameters that are not defaults."""
-        usual = defaults(self.method.name)
-        return {
-            name: value
-            for name, value in self.method.describe().items()
-            if name == "sparsity" or (name != "name" and value != usual.get(name))
-        }
+        described = self.method.describe()
+        return unusual(described.pop("name"), described)
 
 
 def runs(tasks: Sequence[Task], methods: Sequence[Method], batch_sizes: Sequence[int]) -> list[Run]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import sqrt
 from typing import Final
@@ -74,27 +74,33 @@ def target_text(target: float) -> str:
     return f"{100 * target:g} % target sparsity"
 
 
-def _table(group: Group) -> Table:
-    """Returns the table of one group: a row for each method and sparsity, a column for each batch size."""
-    sizes = sorted({row.batch_size for row in group.answered})
-    cells: dict[tuple[str, float], dict[int, ComparisonRow]] = {}
-    for row in group.answered:
-        cells.setdefault((row.label, row.target), {})[row.batch_size] = row
+def by_batch_size(
+    group: Group, rows: Sequence[ComparisonRow], cell: Callable[[ComparisonRow], str], notes: Sequence[str]
+) -> Table:
+    """Returns a table with a row for each method and sparsity, and a column for each batch size."""
+    sizes = sorted({row.batch_size for row in rows})
+    found: dict[tuple[str, float], dict[int, str]] = {}
+    for row in rows:
+        found.setdefault((row.label, row.target), {})[row.batch_size] = cell(row)
     columns = [
         Column("method", right=False),
         Column("sparsity"),
         *(Column(f"batch {size}") for size in sizes),
     ]
     lines = [
-        (label, percent(target, 0), *(_cell(found.get(size)) for size in sizes))
-        for (label, target), found in cells.items()
+        (label, percent(target, 0), *(cells.get(size, NONE) for size in sizes))
+        for (label, target), cells in found.items()
     ]
-    notes = [group.setting + ".", *(note for row in group.answered for note in row.notes)]
     return Table.of(columns, lines, titled(group), notes)
 
 
-def _cell(row: ComparisonRow | None) -> str:
-    if row is None or row.summary is None:
+def _table(group: Group) -> Table:
+    notes = [group.setting + ".", *(note for row in group.answered for note in row.notes)]
+    return by_batch_size(group, group.answered, _cell, notes)
+
+
+def _cell(row: ComparisonRow) -> str:
+    if row.summary is None:
         return NONE
     found, missing = percents(row.summary.problems), row.summary.missing
     lines = [NONE] if found is None else [f"{found[0]:.1f} %", f"({found[1][0]:.1f} to {found[1][1]:.1f})"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from regrow.analysis.chart import Chart, Point
 from regrow.analysis.comparison_table import ComparisonRow
 from regrow.format import NONE, percent
-from regrow.reporting.accuracy import RANGE, target_text, titled
+from regrow.reporting.accuracy import RANGE, by_batch_size, target_text, titled
 from regrow.reporting.groups import Group, main, slug
 from regrow.reporting.section import Section, by_label, complete, line, percents
 from regrow.table import Column, Table
@@ -56,7 +56,7 @@ def divergence(groups: Sequence[Group]) -> Section:
         "Mean KL(dense ‖ pruned) of a token in nats, and the share of tokens at which both models have the "
         "same top token, along dense answers.",
         tuple(
-            _by_batch_size(group, rows, _divergence, [])
+            by_batch_size(group, rows, _divergence, [])
             for group in groups
             if (rows := [row for row in group.rows if row.target and row.divergence is not None])
         ),
@@ -70,7 +70,7 @@ def lengths(groups: Sequence[Group]) -> Section:
     for group in groups:
         if group.answered:
             limit = f"An answer is cut at {group.config.max_new_tokens} tokens."
-            parts.append(_by_batch_size(group, group.answered, _length, [limit]))
+            parts.append(by_batch_size(group, group.answered, _length, [limit]))
     return Section(
         "lengths",
         "Tokens to an answer",
@@ -79,26 +79,6 @@ def lengths(groups: Sequence[Group]) -> Section:
         tuple(parts),
         "No record files, so there are no lengths.",
     )
-
-
-def _by_batch_size(
-    group: Group, rows: Sequence[ComparisonRow], cell: Callable[[ComparisonRow], str], notes: Sequence[str]
-) -> Table:
-    """Returns a table with a row for each method and sparsity, and a column for each batch size."""
-    sizes = sorted({row.batch_size for row in rows})
-    found: dict[tuple[str, float], dict[int, str]] = {}
-    for row in rows:
-        found.setdefault((row.label, row.target), {})[row.batch_size] = cell(row)
-    columns = [
-        Column("method", right=False),
-        Column("sparsity"),
-        *(Column(f"batch {size}") for size in sizes),
-    ]
-    lines = [
-        (label, percent(target, 0), *(cells.get(size, NONE) for size in sizes))
-        for (label, target), cells in found.items()
-    ]
-    return Table.of(columns, lines, titled(group), notes)
 
 
 def _ablations(group: Group) -> Iterator[Table]:

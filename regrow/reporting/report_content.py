@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from regrow.analysis.chart import Chart, draw, styles
-from regrow.analysis.comparison_table import ComparisonRow
+from regrow.analysis.comparison_table import to_dict
 from regrow.reporting import accuracy, cost
 from regrow.reporting.groups import Group, groups
 from regrow.reporting.paper import beside_the_paper
@@ -121,9 +121,5 @@ def _models(bench: Bench) -> str:
 
 
 def _group(group: Group) -> dict[str, Any]:
-    rows = [_row(row) for row in group.rows]
+    rows = [to_dict(row) for row in group.rows]
     return {"model": group.model, "task": group.config.task, "setting": group.setting, "rows": rows}
-
-
-def _row(row: ComparisonRow) -> dict[str, Any]:
-    return {**asdict(row), "summary": None if row.summary is None else row.summary.to_dict()}

@@ -13,7 +13,7 @@ from regrow.errors import RegrowError, UsageError
 from regrow.evaluation.grading import grade
 from regrow.evaluation.results import read_divergence
 from regrow.records import Graded, Record
-from regrow.run_config import FORMAT, RunConfig
+from regrow.run_config import RunConfig, written_format
 
 
 @final
@@ -157,8 +157,7 @@ def _divergence(path: Path) -> RecordedDivergence:
     """Reads a divergence file. Raises RegrowError if it is damaged."""
     content = read_divergence(path)
     settings = content["settings"]
-    written = 2 if "tokenizer_sha256" not in settings else 3 if "grader" not in settings else FORMAT
     try:
-        return RecordedDivergence(RunConfig.from_dict(settings, written), content)
+        return RecordedDivergence(RunConfig.from_dict(settings, written_format(settings)), content)
     except (ValueError, TypeError, AttributeError) as error:
         raise RegrowError(f"{path} is damaged ({error}); remove it, and run again") from error

@@ -26,7 +26,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     _limit_memory()
     try:
-        import math_verify  # type: ignore[import-untyped]  # noqa: F401 - the first answer must not wait for it
+        # The first answer must not wait for the import.
+        import math_verify  # type: ignore[import-untyped]  # noqa: F401
 
         from regrow.evaluation.graders import BOUNDED
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent tells the user

@@ -104,7 +104,7 @@ def _equal(one: str, other: str) -> bool:
 @pytest.mark.skipif(DATA is None, reason="REGROW_DATA does not name the folder of the benchmark files")
 @pytest.mark.parametrize(("name", "share"), [("amc23", 4), ("math500", 25), ("minerva", 20)])
 def test_variants_of_the_golds_of_benchmarks(judge: Judge, name: str, share: int) -> None:
-    """One gold in `share`; REGROW_EVERY_GOLD=1 takes them all, which takes half an hour."""
+    """One gold in `share`; REGROW_EVERY_GOLD=1 takes them all, which takes long."""
     rng, failed, graded = Random(0), [], 0
     found = [item.gold for item in load(name, TaskRequest(data_dir=DATA)).items]
     chosen = found[:: 1 if "REGROW_EVERY_GOLD" in os.environ else share]
