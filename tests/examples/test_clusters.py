@@ -40,12 +40,13 @@ def _program(folder: Path, name: str, script: str) -> None:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A folder with stand-ins: `srun` runs its command, `regrow` writes a line with its arguments."""
+    """A folder with stand-ins: `srun` runs its command, `regrow` writes its arguments to a file of its own."""
     folder = tmp_path / "programs"
     folder.mkdir()
+    (tmp_path / "calls").mkdir()
     _program(folder, "srun", 'exec "$@"')
     told = "import json, os, sys; print(json.dumps([os.environ.get('CUDA_VISIBLE_DEVICES'), *sys.argv[1:]]))"
-    _program(folder, "regrow", f'{sys.executable} -c "{told}" "$@" >> {tmp_path / "calls"}')
+    _program(folder, "regrow", f'{sys.executable} -c "{told}" "$@" > {tmp_path / "calls"}/$$')
     return folder
 
 
@@ -53,7 +54,7 @@ def _calls(programs: Path, script: str, *arguments: str, **variables: str) -> li
     """Runs a script; returns the arguments of each call of `regrow`, with the GPU that it may use first."""
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", **variables}
     subprocess.run([CLUSTERS / script, *arguments], env=environment, check=True, timeout=60)
-    return sorted(json.loads(line) for line in (programs.parent / "calls").read_text().splitlines())
+    return sorted(json.loads(path.read_text()) for path in (programs.parent / "calls").iterdir())
 
 
 def _evaluated(calls: Sequence[Sequence[str]]) -> None:
