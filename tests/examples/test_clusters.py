@@ -40,7 +40,7 @@ def _program(folder: Path, name: str, script: str) -> None:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A folder with stand-ins: `srun` runs its command, `regrow` writes its arguments to a file of its own."""
+    """A folder with stand-ins: `srun` runs its command, `regrow` writes its arguments to a new file."""
     folder = tmp_path / "programs"
     folder.mkdir()
     (tmp_path / "calls").mkdir()
