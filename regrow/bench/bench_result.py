@@ -47,6 +47,7 @@ class BenchRow:
     bound: float  # bytes of a dense step / `bytes_per_step`
     bandwidth_share: float  # bytes read a second / memory bandwidth
     turnover: float | None  # share of the retained neurons that a refresh replaced
+    sparsity: float | None = None  # actual one, of a method that decides by thresholds; else its target holds
 
 
 @final

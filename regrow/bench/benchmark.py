@@ -75,7 +75,7 @@ class Benchmark:
     def _row(
         self, contender: Contender, measured: Measured, dense: Sequence[float], setting: Setting
     ) -> BenchRow:
-        size = self.runner.bytes_per_step(contender, setting)
+        size = self.runner.bytes_per_step(contender, setting, measured.sparsity)
         steps = setting.new - 1
         step = statistics.median(measured.decode) / steps
         return BenchRow(
@@ -91,4 +91,5 @@ class Benchmark:
             bound=self.runner.weights.dense(setting.rows, setting.context) / size,
             bandwidth_share=size / step / self._bandwidth,
             turnover=measured.turnover,
+            sparsity=measured.sparsity,
         )

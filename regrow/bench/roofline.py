@@ -32,10 +32,11 @@ class Weights:
         """Bytes that a dense decode step of `rows` samples reads, each with `context` cached tokens."""
         return sum(self.sites.values()) + self.head + rows * context * self.kv_token
 
-    def pruned(self, method: Method, rows: int, context: int) -> int:
-        """Bytes that a decode step reads if the method reaches its target sparsity at all its sites."""
+    def pruned(self, method: Method, rows: int, context: int, sparsity: float | None = None) -> int:
+        """Bytes that a decode step reads with this sparsity at all its sites (default: its target)."""
         return self.dense(rows, context) - round(
-            float(method.target) * sum(self.sites.get(site, 0) for site in method.sites)
+            float(method.target if sparsity is None else sparsity)
+            * sum(self.sites.get(site, 0) for site in method.sites)
         )
 
 

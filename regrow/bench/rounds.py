@@ -49,7 +49,7 @@ class Contender:
 
     label: str
     method: Method | None = None
-    calibration: Calibration | None = None
+    calibration: Callable[[int], Calibration] | None = None  # for a batch of so many rows
     cache: str = "dynamic"  # kind of KV cache that transformers' own `generate` uses
     peer: Peer | None = None
 
@@ -78,6 +78,7 @@ class Measured:
     # Phases: prompt, dense, observe, sparse (one entry a step), refresh (one entry a mask).
     parts: dict[str, list[float]] = field(default_factory=dict)
     turnover: float | None = None
+    sparsity: float | None = None  # actual one, of a method that decides by thresholds
 
     def add(self, spans: Sequence[tuple[str, float]]) -> None:
         """Adds the phases of one run, with their seconds."""
@@ -144,9 +145,8 @@ class Runner:
         if contender.method is None:
             self._stock(contender, ids, options, into)
             return
-        with Engine(
-            self._model, contender.method, calibration=contender.calibration, owns_model=True
-        ) as engine:
+        calibration = None if contender.calibration is None else contender.calibration(len(ids))
+        with Engine(self._model, contender.method, calibration=calibration, owns_model=True) as engine:
             session = engine.session
             if self._turnover is not None:
                 session.pruner.memory.dictate(
@@ -158,6 +158,8 @@ class Runner:
             generate(ids, mark=clock.mark, **options)
             into.add(clock.spans())
             report = session.report()
+            if contender.calibration is not None:
+                into.sparsity = report.actual_sparsity
             if len(report.turnover) and report.updates > 1:
                 into.turnover = statistics.mean(report.turnover)
 
@@ -175,20 +177,25 @@ class Runner:
         generate(ids, logits_processor=LogitsProcessorList([_Marks(clock)]), **cache, **options)
         into.add(clock.spans())
 
-    def bytes_per_step(self, contender: Contender, setting: Setting) -> float:
-        """Mean bytes of a decode step over a period of the method, with those that its refreshes move."""
+    def bytes_per_step(self, contender: Contender, setting: Setting, sparsity: float | None = None) -> float:
+        """Mean bytes of a decode step over a period of the method, with those that its refreshes move.
+
+        `sparsity`: the actual one, if it is not the method's target.
+        """
         dense, method = self.weights.dense(setting.rows, setting.context), contender.method
         if method is None:
             return float(dense)
-        schedule = self._schedule(method, contender.calibration)
+        schedule = self._schedule(method)
         # A CPU copies the neurons of a new mask. A GPU reads them in place, through an index.
         copies = schedule.explore_steps > 0 and self._model.device.type == "cpu"
         moved = 2 * (self._turnover or 0) * (1 - float(method.target)) * self.weights.ffn if copies else 0
-        return per_step(dense, self.weights.pruned(method, setting.rows, setting.context), schedule, moved)
+        return per_step(
+            dense, self.weights.pruned(method, setting.rows, setting.context, sparsity), schedule, moved
+        )
 
-    def _schedule(self, method: Method, calibration: Calibration | None) -> Schedule:
+    def _schedule(self, method: Method) -> Schedule:
         blocks, _ = survey(self._model, method.surface, method.sites)
-        return method.pruner(blocks, calibration.tensors if calibration else {}).schedule
+        return method.pruner(blocks, {}).schedule
 
 
 @final

@@ -48,7 +48,7 @@ def measure(
     sequences: Sequence[Tensor],
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """Computes the tensors of a calibration from `sequences` of token ids, [T] each; see `calibrate`."""
+    """Computes the tensors of a calibration from `sequences` of ids; see `calibrate` and `thresholds`."""
     if method.needs is None:
         raise UsageError(f"method {method.name!r} with these parameters needs no calibration")
     if method.needs is Needs.THRESHOLDS:

@@ -34,8 +34,9 @@ def thresholds(
     """Returns a threshold [] float64 for each module that the method can prune, keyed by module name.
 
     The share `method.target` of the module's scores over the text is at or below the threshold. The text is
-    given as `sequences` of token ids, [T] each, and is run densely. `progress(done, total)` is called after
-    each sequence. Raises RegrowError if the model overflows, or if a module is never run.
+    given as `sequences` of token ids, [T] each, and is run densely. A batch [B, T] stands for decode steps of
+    B rows, which share one score: the mean of theirs. `progress(done, total)` is called after each sequence.
+    Raises RegrowError if the model overflows, or if a module is never run.
     """
     # All sites, including those that the method could prune but does not prune with these parameters.
     blocks, modules = survey(model, method.surface, tuple(Site))
@@ -46,7 +47,7 @@ def thresholds(
         for place, (module, name) in enumerate(zip(modules, names, strict=True)):
             patch.replace(module, "forward", _Recorder(pruner, place, name, seen[place]))
         for done, ids in enumerate(sequences, 1):
-            model(input_ids=ids[None], use_cache=False)
+            model(input_ids=ids.view(-1, ids.shape[-1]), use_cache=False)
             if progress is not None:
                 progress(done, len(sequences))
     return {
@@ -65,7 +66,10 @@ class _Recorder:
         self._pruner, self._place, self._name, self._seen = pruner, place, name, seen
 
     def __call__(self, x: Tensor) -> Tensor:
-        scores = self._pruner.scores(self._place, x.flatten(0, -2)).flatten().float()
+        scores = self._pruner.scores(self._place, x.flatten(0, -2)).float()
+        if len(x) > 1:  # a batch
+            scores = scores.view(*x.shape[:-1], -1).mean(dim=0)
+        scores = scores.flatten()
         require_finite(scores, self._name)
         bins = scores.view(torch.int32) >> _SHIFT
         self._seen += torch.bincount(bins, minlength=_BINS)

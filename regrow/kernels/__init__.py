@@ -36,16 +36,16 @@ from regrow.kernels.pruned_ffn.compact import CompactFFN
 from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeightsLinears
+from regrow.kernels.pruned_linear.threshold import AboveThreshold, magnitude
 from regrow.kernels.recorded.recording import Replay, record
 from regrow.kernels.rotary import cpu as rotary_cpu
 from regrow.kernels.rotary import reference as rotary_reference
 from regrow.kernels.scores import cpu as scores_cpu
 from regrow.kernels.scores import reference as scores_reference
 from regrow.kernels.scores.reference import relative
-from regrow.kernels.threshold import reference as threshold_reference
-from regrow.kernels.threshold.reference import magnitude
 
 __all__ = [
+    "AboveThreshold",
     "LaidOutGate",
     "LaidOutWeight",
     "MaskedLinear",
@@ -58,7 +58,6 @@ __all__ = [
     "checksum",
     "choose_matmul",
     "decode_attention",
-    "exceeding",
     "magnitude",
     "masked_linear",
     "masked_linears",
@@ -136,30 +135,6 @@ def masked_linears(weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -
 
         return SideBySideLinears(weights, biases)
     return AllWeightsLinears(weights, biases)
-
-
-def exceeding(
-    x: Tensor,
-    slot: Tensor,
-    norms: Tensor | None,
-    threshold: float,
-    abs_mean: bool,
-    weights: int,
-    measured: Tensor,
-) -> Tensor:
-    """Returns the mask [in] bool of the inputs of x [T, in] that exceed `threshold`.
-
-    An input's score is its `magnitude` over the tokens whose `slot` [T] is not negative, times `norms` [in]
-    if given. Adds `weights` times the number of kept inputs to `measured` [] int64.
-    """
-    keep = torch.empty(x.shape[1], dtype=torch.bool, device=x.device)
-    if not _on_gpu(x):
-        threshold_reference.exceeding(x, slot, norms, threshold, abs_mean, weights, measured, keep)
-        return keep
-    from regrow.kernels.threshold import triton
-
-    triton.exceeding(x, slot, norms, threshold, abs_mean, weights, measured, keep)
-    return keep
 
 
 def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:

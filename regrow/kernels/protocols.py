@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from regrow.kernels.pruned_linear.threshold import AboveThreshold
+
 
 class SparseFFN(Protocol):
     """A gated FFN that computes only its retained neurons (paper, eq. 4)."""
@@ -37,8 +39,11 @@ class MaskedLinear(Protocol):
         """Bytes allocated in addition to the model's own weights."""
         ...
 
-    def __call__(self, x: Tensor, keep: Tensor, /) -> Tensor:
-        """Computes y [..., out] from x [..., in], with every input outside `keep` [in] bool set to zero."""
+    def __call__(self, x: Tensor, keep: Tensor | AboveThreshold, /) -> Tensor:
+        """Computes y [..., out] from x [..., in], with every input that is not kept set to zero.
+
+        `keep` is a mask [in] bool, or says how the mask follows from x.
+        """
         ...
 
 
@@ -50,6 +55,6 @@ class MaskedLinears(Protocol):
         """Bytes allocated in addition to the model's own weights."""
         ...
 
-    def __call__(self, x: Tensor, keep: Tensor, /) -> Sequence[Tensor]:
+    def __call__(self, x: Tensor, keep: Tensor | AboveThreshold, /) -> Sequence[Tensor]:
         """Computes y [..., out] of every layer, each as `MaskedLinear` does."""
         ...

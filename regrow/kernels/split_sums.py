@@ -20,6 +20,8 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
+from regrow.kernels.early import begin, early
+
 LARGEST_ROWS: Final = 64  # rows of x; up to this many, reading the weight limits the speed
 DTYPES: Final = ("torch.float16", "torch.bfloat16", "torch.float32")
 PROCESSORS: Final = 132  # multiprocessors of an H100 or H200
@@ -81,8 +83,10 @@ def partial_dot(
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     """Computes one split's partial sums of OUTPUTS outputs on tensor cores; rows of x are padded to ROWS."""
+    begin(EARLY)
     split = tl.program_id(1)
     row = tl.arange(0, ROWS).to(tl.int64)[:, None]
     column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)[None, :]
@@ -117,8 +121,10 @@ def add_partials(
     out_stride: tl.tensor,
     SPLITS: tl.constexpr,
     OUTPUTS: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     """Adds up the splits in ascending order, and the bias last."""
+    begin(EARLY)
     column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     row = tl.program_id(1).to(tl.int64)
     inside = column < outputs
@@ -254,8 +260,17 @@ def sum_rows(
     grid = blocks(outputs, tile.outputs), splits
     partial_dot[grid](
         x, weight, index, count, workspace, rows, inputs, outputs, share, x.stride(0), weight.stride(0),
-        tile.rows, tile.inputs, tile.outputs, tile.stages, num_warps=tile.warps,
+        tile.rows, tile.inputs, tile.outputs, tile.stages, num_warps=tile.warps, **early(x.device),
     )  # fmt: skip
     add_partials[blocks(outputs, ADD), rows](
-        workspace, bias, out, rows, outputs, out.stride(0), SPLITS=splits, OUTPUTS=ADD, num_warps=2
+        workspace,
+        bias,
+        out,
+        rows,
+        outputs,
+        out.stride(0),
+        SPLITS=splits,
+        OUTPUTS=ADD,
+        num_warps=2,
+        **early(x.device),
     )

@@ -12,7 +12,7 @@ from typing import final
 from torch import Tensor
 
 from regrow.core import Linear
-from regrow.kernels import MaskedLinears, masked_linears
+from regrow.kernels import AboveThreshold, MaskedLinears, masked_linears
 
 
 def share_an_input(
@@ -60,8 +60,8 @@ class InputGroup:
     def state_bytes(self) -> int:
         return self._linears.state_bytes
 
-    def run(self, place: int, x: Tensor, keep: Callable[[], Tensor]) -> Tensor:
-        """Returns y `[..., out]` for x `[..., in]`, using only the inputs that `keep()` `[in]` bool selects.
+    def run(self, place: int, x: Tensor, keep: Callable[[], Tensor | AboveThreshold]) -> Tensor:
+        """Returns y `[..., out]` for x `[..., in]`, using only the inputs that `keep()` selects.
 
         `keep` is called once for all layers of the group that are called with this very tensor.
         """

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from regrow.core import Blocks, Mode, Pass, score_dtype
 from regrow.errors import require_one_of
-from regrow.kernels import exceeding, magnitude
+from regrow.kernels import AboveThreshold, magnitude
 from regrow.pruning.input_groups import InputGroup, share_an_input
 from regrow.pruning.meter import Meter
 from regrow.pruning.pruner import Pruner
@@ -102,14 +102,13 @@ class InputPruner(Pruner):
     def scores(self, place: int, x: Tensor) -> Tensor:
         return self._score(place, x.to(score_dtype(x)).abs())
 
-    def _shared(self, place: int, x: Tensor, slot: Tensor) -> Tensor:
-        """Returns the inputs `[in]` bool that all rows of x `[T, in]` keep."""
+    def _shared(self, place: int, x: Tensor, slot: Tensor) -> Tensor | AboveThreshold:
+        """Returns the inputs `[in]` bool that all rows of x `[T, in]` keep, or the rule that decides it."""
         linear, abs_mean = self._linears[place], self._rule.share == "abs_mean"
         if self._threshold is None:
             return largest(self._score(place, magnitude(x, slot, abs_mean=abs_mean)), self._keep[place])
         measured = self._meter.measured(linear.site, linear.layer)
-        return exceeding(
-            x,
+        return AboveThreshold(
             slot,
             self._norms[place],
             self._threshold[place],

@@ -26,8 +26,8 @@ from regrow.decoding import attention, choose_network, fused
 from regrow.kernels.attention import reference as attention_reference
 from regrow.kernels.pruned_ffn import reference as ffn_reference
 from regrow.kernels.pruned_linear import reference as linear_reference
+from regrow.kernels.pruned_linear import threshold as threshold_reference
 from regrow.kernels.scores import reference as scores_reference
-from regrow.kernels.threshold import reference as threshold_reference
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,11 @@ from regrow.kernels.attention.triton import attention_workspace, decode_attentio
 from regrow.kernels.pruned_ffn import reference as ffn_reference
 from regrow.kernels.pruned_ffn.gather import GatherFFN
 from regrow.kernels.pruned_linear import reference as linear_reference
+from regrow.kernels.pruned_linear import threshold as threshold_reference
+from regrow.kernels.pruned_linear.triton import gather_exceeding, gather_workspace
 from regrow.kernels.scores import reference as scores_reference
 from regrow.kernels.scores.triton import observe, observe_workspace
-from regrow.kernels.threshold import reference as threshold_reference
-from regrow.kernels.threshold.triton import exceeding
+from regrow.kernels.split_sums import blocks
 
 HEAD_WIDTH = 128
 
@@ -78,21 +79,38 @@ def test_scores() -> None:
 
 
 def test_inputs_above_a_threshold() -> None:
-    """Kernel and reference keep the same inputs, except for those within 1e-5 of the threshold."""
+    """Kernel and reference keep the same inputs, except for those within 1e-5 of the threshold.
+
+    One workspace serves launch after launch, without a synchronisation between them.
+    """
     neurons, odd, threshold = SIZES.neurons, 0, 0.8
+    room, counts = (
+        blocks(neurons, 16) * 16,
+        torch.zeros(gather_workspace(neurons), dtype=torch.int32, device=DEVICE),
+    )
     for dtype in SIZES.halves:
         for tokens in (1, 4, 64, 200):
             x, slot = random(dtype, tokens, neurons), torch.randint(-1, 4, (tokens,), device=DEVICE)
             norms = torch.rand(neurons, device=DEVICE) + 0.5
             score = threshold_reference.magnitude(x, slot, abs_mean=False) * norms
-            keep, measured = (
-                torch.zeros(neurons, dtype=torch.bool, device=DEVICE),
-                torch.zeros(2, dtype=torch.int64, device=DEVICE),
-            )
-            exceeding(x, slot, norms, threshold, False, 7, measured[1], keep)
-            odd += int(((keep != (score > threshold)) & ((score - threshold).abs() > 1e-5)).sum())
-            counted, kept = measured.tolist(), int(keep.sum())
-            assert counted == [0, 7 * kept], f"{counted} weights counted for {kept} inputs"
+            measured = torch.zeros(2, dtype=torch.int64, device=DEVICE)
+            index, count = counts.new_full((room,), -1), counts.new_full((1,), -1)
+            kept = torch.full((tokens, room), torch.nan, dtype=dtype, device=DEVICE)
+            again = [one.clone() for one in (kept, index, count)]
+            rule = x, slot, norms, threshold, False, 7, measured[1]
+            gather_exceeding(*rule, kept, index, count, counts)
+            for _ in range(20):
+                gather_exceeding(*rule, *again, counts)
+            chosen = int(count)
+            mask = torch.zeros_like(score, dtype=torch.bool)
+            mask[index[:chosen].long()] = True
+            odd += int(((mask != (score > threshold)) & ((score - threshold).abs() > 1e-5)).sum())
+            assert torch.equal(index[:chosen], mask.nonzero().flatten().int()), "the index is not ascending"
+            assert torch.equal(kept[:, :chosen], x[:, mask]), "other inputs are gathered"
+            for one, other in zip((kept, index, count), again, strict=True):
+                assert torch.equal(one.nan_to_num(), other.nan_to_num()), "two launches differ"
+            counted = measured.tolist()
+            assert counted == [0, 21 * 7 * chosen], f"{counted} weights counted for {chosen} inputs"
     print(f"{odd} inputs differ")
     assert not odd, "other inputs are kept"
 

@@ -21,6 +21,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from regrow.kernels.early import HOPPER
+
 ARCHITECTURES = (80, 90)
 LARGEST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a block may use
 SMALL_SHARED = 99 * 1024  # the same on cards of these generations without HBM
@@ -43,14 +45,17 @@ class Variant:
 
     def compile(self, architecture: int) -> dict[str, Any]:
         """Compiles the kernel for a compute capability, such as 90, and returns its resources."""
-        signature = {**self.types, **dict.fromkeys(self.constants, "constexpr")}
+        constants, options = dict(self.constants), dict(self.options)
+        if "EARLY" in self.kernel.arg_names:
+            constants["EARLY"] = options["launch_pdl"] = architecture >= 10 * HOPPER
+        signature = {**self.types, **dict.fromkeys(constants, "constexpr")}
         order = {name: signature[name].removesuffix(":16") for name in self.kernel.arg_names}
         aligned = [
             place for place, name in enumerate(self.kernel.arg_names) if signature[name].endswith(":16")
         ]
         attributes = {(place,): [["tt.divisibility", 16]] for place in aligned}
-        source = ASTSource(fn=self.kernel, signature=order, constexprs=dict(self.constants), attrs=attributes)
-        done = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=dict(self.options))
+        source = ASTSource(fn=self.kernel, signature=order, constexprs=constants, attrs=attributes)
+        done = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
         registers, stack = resources(done.asm["cubin"])
         names = {
             "variant": self.name,

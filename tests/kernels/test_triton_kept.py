@@ -16,7 +16,7 @@ from kernels.operands import framed, poisoned, random, summed, within
 from kernels.test_triton_gather import case
 from regrow.kernels.pruned_linear import reference
 from regrow.kernels.pruned_linear import triton as pruned_linear
-from regrow.kernels.pruned_linear.triton import gather_inputs, kept_linear
+from regrow.kernels.pruned_linear.triton import gather_inputs, gather_workspace, kept_linear
 from regrow.kernels.split_sums import Tile, blocks, sum_rows, workspace_shape
 
 KEPT = {
@@ -50,6 +50,10 @@ def beyond(inputs: int) -> int:
     return inputs + 5
 
 
+def counts(inputs: int) -> Tensor:
+    return torch.zeros(gather_workspace(inputs), dtype=torch.int32)
+
+
 def gather(x: Tensor, keep: Tensor, more: int = 0) -> Gathered:
     """Runs `gather_inputs`, with NaN for dropped inputs of x and for all outputs."""
     given, room = framed(x), blocks(x.shape[1], 16) * 16 + more
@@ -59,7 +63,7 @@ def gather(x: Tensor, keep: Tensor, more: int = 0) -> Gathered:
         torch.full((room,), beyond(inputs := x.shape[1]), dtype=torch.int32),
         torch.full((1,), inputs, dtype=torch.int32),
     )
-    gather_inputs(given.inner, keep, into.inner, index, count)
+    gather_inputs(given.inner, keep, into.inner, index, count, counts(inputs))
     assert into.frame_is_untouched()
     return Gathered(into.inner, index, count)
 
@@ -67,7 +71,7 @@ def gather(x: Tensor, keep: Tensor, more: int = 0) -> Gathered:
 @pytest.fixture(params=["as it is", "small"])
 def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "small":  # so that small operands have several blocks
-        for name, value in {"ROWS": 2, "INPUTS": 16, "FLAGS": 16}.items():
+        for name, value in {"ROWS": 2, "INPUTS": 16}.items():
             monkeypatch.setattr(pruned_linear, name, value)
 
 
@@ -179,7 +183,8 @@ def test_one_row_lies_anywhere(inputs: int, width: int) -> None:
     stored, given, out = framed(weight_t), framed(x), framed(poisoned(1, width))
     room = blocks(inputs, 16) * 16
     into, index = framed(poisoned(1, room)), torch.full((room,), beyond(inputs), dtype=torch.int32)
-    gather_inputs(given.inner, keep, into.inner, index, count := torch.zeros(1, dtype=torch.int32))
+    count = torch.zeros(1, dtype=torch.int32)
+    gather_inputs(given.inner, keep, into.inner, index, count, counts(inputs))
     kept_linear(
         into.inner, stored.inner, index, count, None, poisoned(*workspace_shape(1, inputs, width)), out.inner
     )
@@ -217,7 +222,7 @@ def test_two_runs_agree_bit_for_bit(rows: int) -> None:
 
 def operands() -> tuple[Tensor, ...]:
     index, count = torch.zeros(48, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-    return random(0, 2, 37), kept("some", 37), torch.zeros(2, 48), index, count
+    return random(0, 2, 37), kept("some", 37), torch.zeros(2, 48), index, count, counts(37)
 
 
 def test_gathering_is_a_custom_operator() -> None:
@@ -225,8 +230,8 @@ def test_gathering_is_a_custom_operator() -> None:
 
 
 def test_the_linear_is_a_custom_operator() -> None:
-    x, keep, into, index, count = operands()
-    gather_inputs(x, keep, into, index, count)
+    _, _, into, index, count, _ = given = operands()
+    gather_inputs(*given)
     workspace = torch.zeros(workspace_shape(2, 37, 24))
     check_custom_op(
         kept_linear, (into, random(1, 37, 24), index, count, random(2, 24), workspace, torch.zeros(2, 24))
@@ -237,11 +242,15 @@ def test_the_linear_is_a_custom_operator() -> None:
     ("place", "value", "message"),
     [
         (0, random(0, 37, 2).t(), "adjacent"),
-        (1, torch.ones(36, dtype=torch.bool), "filled up"),
+        (1, torch.ones(36, dtype=torch.bool), "keep is"),
+        (1, torch.ones(37, dtype=torch.int32), "keep is"),
+        (1, torch.ones(74, dtype=torch.bool)[::2], "keep is"),
         (2, torch.zeros(2, 37), "filled up"),
         (3, torch.zeros(37, dtype=torch.int32), "filled up"),
         (3, torch.zeros(48, dtype=torch.int64), "int32"),
         (4, torch.zeros(1, dtype=torch.int64), "int32"),
+        (5, torch.zeros(3, dtype=torch.int32), "counts is"),
+        (5, torch.zeros(2), "int32"),
     ],
 )
 def test_refuses(place: int, value: Tensor, message: str) -> None:
@@ -263,8 +272,8 @@ WRONG = {
 
 @pytest.mark.parametrize("message", WRONG)
 def test_the_linear_refuses(message: str) -> None:
-    x, keep, into, index, count = operands()
-    gather_inputs(x, keep, into, index, count)
+    _, _, into, index, count, _ = given = operands()
+    gather_inputs(*given)
     workspace = torch.zeros(workspace_shape(2, 37, 24))
     arguments = [into, random(1, 37, 24), index, count, random(2, 24), workspace, torch.zeros(2, 24)]
     for place, value in WRONG[message].items():

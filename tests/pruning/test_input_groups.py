@@ -117,8 +117,8 @@ def step(pruner: InputPruner, xs: list[Tensor]) -> tuple[list[Tensor], dict[Site
 
 def test_a_step_is_the_same_bit_for_bit_as_without_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs and counts are equal, and groups need fewer decisions."""
-    blocks, decisions, real = Blocks([0], [], linears(), {}, {}), [], inputs.exceeding
-    monkeypatch.setattr(inputs, "exceeding", lambda *given: decisions.append(1) or real(*given))
+    blocks, decisions, real = Blocks([0], [], linears(), {}, {}), [], inputs.AboveThreshold
+    monkeypatch.setattr(inputs, "AboveThreshold", lambda *given: decisions.append(1) or real(*given))
     rule, threshold = InputRule(Decimal("0.5"), False, "mean_abs", True), torch.full((6,), 0.7)
     shared = {site: normal(place, 3, 1, WIDTH) for place, site in enumerate(Site)}
     xs = [shared[of.site] for of in blocks.linears]

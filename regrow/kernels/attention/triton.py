@@ -15,6 +15,8 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
+from regrow.kernels.early import begin, early
+
 # Target number of programs: about four on each of some 130 multiprocessors, which evens out rows of different
 # lengths.
 PROGRAMS = 512
@@ -109,12 +111,12 @@ def decode_attention(
         q, k_cache, v_cache, start, length, partial, mass, scale,
         *q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3],
         width, groups, head_width, blocks, tile.queries, tile.channels, tile.positions, tile.least,
-        num_warps=tile.warps, num_stages=STAGES,
+        num_warps=tile.warps, num_stages=STAGES, **early(q.device),
     )  # fmt: skip
     merge[(heads, width, rows)](
         partial, mass, start, length, out, *out.stride()[:3],
         splits, width, groups, head_width, triton.next_power_of_2(splits), tile.channels, tile.least,
-        num_warps=MERGE_WARPS,
+        num_warps=MERGE_WARPS, **early(q.device),
     )  # fmt: skip
 
 
@@ -131,8 +133,10 @@ def attend(
     k_row: int, k_head: int, k_position: int, v_row: int, v_head: int, v_position: int,
     WIDTH: tl.constexpr, GROUPS: tl.constexpr, HEAD: tl.constexpr, BLOCKS: tl.constexpr,
     QUERIES: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, LEAST: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:  # fmt: skip
     """Writes the weighted mean of one split's values to `partial`, and log2 of the weight sum to `mass`."""
+    begin(EARLY)
     split, block = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS
     splits = tl.num_programs(0) // BLOCKS
     kv_head, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -195,9 +199,10 @@ def merge(
     partial: tl.tensor, mass: tl.tensor, start: tl.tensor, length: tl.tensor, out: tl.tensor,
     out_row: int, out_token: int, out_head: int, splits: tl.tensor,
     WIDTH: tl.constexpr, GROUPS: tl.constexpr, HEAD: tl.constexpr,
-    SPLITS: tl.constexpr, CHANNELS: tl.constexpr, LEAST: tl.constexpr,
+    SPLITS: tl.constexpr, CHANNELS: tl.constexpr, LEAST: tl.constexpr, EARLY: tl.constexpr,
 ) -> None:  # fmt: skip
     """Combines the splits of one query, weighted by their `mass`."""
+    begin(EARLY)
     head, token, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     first = tl.load(start + row).to(tl.int32)
     end = tl.load(length + row).to(tl.int32) + WIDTH

@@ -7,6 +7,8 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
+from regrow.kernels.early import begin, early
+
 
 def norm_warps(width: int) -> int:
     """Returns the warps that load `width` 2-byte channels with one load of 16 bytes per thread."""
@@ -31,6 +33,7 @@ def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float,
         residual if x is None else x, residual, weight, out, eps,
         0 if x is None else x.stride(0), residual.stride(0), out.stride(0),
         x is not None, width, triton.next_power_of_2(width), num_warps=norm_warps(width),
+        **early(residual.device),
     )  # fmt: skip
 
 
@@ -38,9 +41,10 @@ def add_rms_norm(x: Tensor | None, residual: Tensor, weight: Tensor, eps: float,
 def norm_token(
     x: tl.tensor, residual: tl.tensor, weight: tl.tensor, out: tl.tensor, eps: float,
     x_token: int, residual_token: int, out_token: int,
-    ADD: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+    ADD: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, EARLY: tl.constexpr,
 ) -> None:  # fmt: skip
     """Processes one token."""
+    begin(EARLY)
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, PADDED)
     inside = column < WIDTH

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from regrow.kernels.pruned_linear.threshold import AboveThreshold, kept_inputs
+
 
 @final
 class AllWeightsLinear:
@@ -19,9 +21,9 @@ class AllWeightsLinear:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight, self._bias = weight, bias
 
-    def __call__(self, x: Tensor, keep: Tensor) -> Tensor:
-        """Computes y [..., out] from x [..., in] and keep [in] bool."""
-        return functional.linear(torch.where(keep, x, 0), self._weight, self._bias)
+    def __call__(self, x: Tensor, keep: Tensor | AboveThreshold) -> Tensor:
+        """Computes y [..., out] from the kept inputs of x [..., in]."""
+        return functional.linear(torch.where(kept_inputs(x, keep), x, 0), self._weight, self._bias)
 
 
 @final
@@ -33,6 +35,7 @@ class AllWeightsLinears:
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
         self._linears = [AllWeightsLinear(*pair) for pair in zip(weights, biases, strict=True)]
 
-    def __call__(self, x: Tensor, keep: Tensor) -> Sequence[Tensor]:
-        """Computes y [..., out] of every layer from x [..., in] and keep [in] bool."""
-        return [linear(x, keep) for linear in self._linears]
+    def __call__(self, x: Tensor, keep: Tensor | AboveThreshold) -> Sequence[Tensor]:
+        """Computes y [..., out] of every layer from the kept inputs of x [..., in]."""
+        mask = kept_inputs(x, keep)
+        return [linear(x, mask) for linear in self._linears]

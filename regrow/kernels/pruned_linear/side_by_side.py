@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regrow.kernels.pruned_linear.input_major import InputMajorLinear
+from regrow.kernels.pruned_linear.threshold import AboveThreshold
 
 
 @final
@@ -33,6 +34,6 @@ class SideBySideLinears:
         """Bytes allocated in addition to the model's own weights."""
         return self._joint.state_bytes
 
-    def __call__(self, x: Tensor, keep: Tensor) -> Sequence[Tensor]:
-        """Computes y [..., out] of every layer from x [..., in] and keep [in] bool: views of one tensor."""
+    def __call__(self, x: Tensor, keep: Tensor | AboveThreshold) -> Sequence[Tensor]:
+        """Computes y [..., out] of every layer from the kept inputs of x [..., in]: views of one tensor."""
         return self._joint(x, keep).split_with_sizes(self._widths, dim=-1)

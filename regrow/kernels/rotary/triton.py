@@ -7,6 +7,8 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
+from regrow.kernels.early import begin, early
+
 HEADS = 8  # heads per program of `turn_heads`
 TURN_WARPS = 2  # one load of 16 bytes per thread
 
@@ -41,7 +43,7 @@ def rope_cache(
         position, at, k_cache, v_cache, out,
         *qkv.stride()[:2], *k_cache.stride()[:3], *v_cache.stride()[:3], *out.stride()[:3],
         q_weight is not None, heads, kv_heads, head_width // 2, triton.next_power_of_2(head_width // 2),
-        HEADS, num_warps=TURN_WARPS,
+        HEADS, num_warps=TURN_WARPS, **early(qkv.device),
     )  # fmt: skip
 
 
@@ -52,9 +54,10 @@ def turn_heads(
     qkv_row: int, qkv_token: int, k_row: int, k_head: int, k_position: int,
     v_row: int, v_head: int, v_position: int, out_row: int, out_token: int, out_head: int,
     NORM: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr, PADDED: tl.constexpr,
-    HEADS: tl.constexpr,
+    HEADS: tl.constexpr, EARLY: tl.constexpr,
 ) -> None:  # fmt: skip
     """Processes HEADS heads of one token."""
+    begin(EARLY)
     token, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
     # Query heads come first, then key heads, then value heads.
     head = tl.program_id(0) * HEADS + tl.arange(0, HEADS)

@@ -11,7 +11,6 @@ from regrow.kernels.attention import triton as attention
 from regrow.kernels.norm import triton as norm
 from regrow.kernels.rotary import triton as rotary
 from regrow.kernels.scores import triton as score
-from regrow.kernels.threshold import triton as retaining
 
 # D, F, query heads, key-value heads.
 SHAPES = {
@@ -20,7 +19,6 @@ SHAPES = {
 }
 HEAD, CAPACITY, BATCH = 128, 4096, 16
 WIDTHS = 1, 5, 17
-DTYPES = "bf16", "fp16"
 
 
 def variant(
@@ -80,25 +78,6 @@ def observe(shape: str, dtype: str) -> list[Variant]:
             found.append(variant(f"find {name}", score.find, search, {"SLOTS": seen}, score.FIND_WARPS))
             found.append(variant(f"add {name}", score.add_one_by_one, types | search, sizes, score.ADD_WARPS))
     return found
-
-
-def retain(dtype: str, norms: bool, abs_mean: bool) -> Variant:
-    types = {
-        "x": f"*{dtype}",
-        "slot": "*i64",
-        "norms": "*fp32",
-        "keep": "*i1",
-        "inputs": "i32",
-        "x_token": "i32",
-    }
-    odd = {"measured": "*i64", "tokens": "i32", "weights": "i32", "threshold": "fp32"}
-    constants: dict[str, Any] = {"ABS_MEAN": abs_mean, "ROWS": retaining.ROWS, "INPUTS": retaining.INPUTS}
-    if not norms:
-        del types["norms"]
-        constants["norms"] = None
-    kinds = {**{key: f"{kind}:16" for key, kind in types.items()}, **odd}
-    name = f"retain {dtype}{' norms' * norms}{' of the mean' * abs_mean}"
-    return Variant(name, retaining.retain, kinds, constants, {"num_warps": retaining.WARPS})
 
 
 def attend(name: str, groups: int, head: int, width: int, dtype: str) -> Variant:
@@ -179,7 +158,6 @@ MODELS = (QWEN, "bf16"), (QWEN, "fp16"), (LLAMA, "bf16")
 
 VARIANTS: list[Variant] = [
     *[made for model in MODELS for made in observe(*model)],
-    *[retain(dtype, norms, norms) for dtype in DTYPES for norms in (False, True)],
     *[attend(shape, GROUPS[shape], HEAD, width, dtype) for shape, dtype in MODELS for width in WIDTHS],
     # A head width that is padded; wide heads with one query, and with more queries than a program holds.
     *[

@@ -12,6 +12,7 @@ from regrow.kernels.split_sums import (
     PROCESSORS,
     RESIDENT,
     add_partials,
+    blocks,
     partial_dot,
     partial_tile,
     workspace_shape,
@@ -90,11 +91,25 @@ def partial(
     return variant(name, partial_dot, types, constants, tile.warps, programs=RESIDENT // PROCESSORS)
 
 
-def gather_inputs(dtype: str) -> Variant:
-    types = {"x": f"*{dtype}", "kept": f"*{dtype}", "keep": "*i1", "index": "*i32", "count": "*i32"}
-    types |= integers("tokens", "inputs", "x_token", "kept_token")
-    constants = {"ROWS": inputs.ROWS, "INPUTS": inputs.INPUTS, "FLAGS": inputs.FLAGS}
-    return variant(f"gather inputs {dtype}", inputs.side_by_side, types, constants, inputs.WARPS, ("tokens",))
+def gather_inputs(dtype: str, count: int, masked: bool = False, weighed: bool = False) -> Variant:
+    """Gathers the kept ones of `count` inputs, given by a mask or by a threshold of scores."""
+    types = {"x": f"*{dtype}", "kept": f"*{dtype}", "index": "*i32", "count": "*i32", "counts": "*i32"}
+    types |= integers("inputs", "x_token", "kept_token") | {"tokens": "i32"}
+    types |= {"keep": "*i1"} if masked else {"slot": "*i64", "measured": "*i64"}
+    types |= {"norms": "*fp32"} if weighed else {}
+    scalars = {"threshold": "fp32", "weights": "i32"}
+    programs = blocks(count, inputs.INPUTS)
+    constants = {
+        "ABS_MEAN": weighed,
+        "ROWS": inputs.ROWS,
+        "INPUTS": inputs.INPUTS,
+        "BLOCKS": 1 << (programs - 1).bit_length(),
+        "COUNTS": inputs.COUNTS,
+        "LAUNCHES": inputs.LAUNCHES,
+    }
+    name = f"gather inputs {dtype} {count}{' masked' * masked}{' weighed' * weighed}"
+    odd = ("tokens", "measured", *scalars)
+    return variant(name, inputs.side_by_side, types | scalars, constants, inputs.WARPS, odd)
 
 
 def add(rows: int, dtype: str, biased: bool) -> Variant:
@@ -119,7 +134,9 @@ VARIANTS: list[Variant] = [
     partial(1, "bf16", "i32"),
     *[partial(rows, dtype, "i32", counted=True) for rows in SUM_ROWS for dtype in DTYPES],
     *[partial(rows, "bf16", "i32", SMALL_SHARED, counted=True) for rows in SUM_ROWS],
-    *[gather_inputs(dtype) for dtype in DTYPES],
+    *[gather_inputs(dtype, count) for dtype in DTYPES for count in (WIDTH, NEURONS)],
+    gather_inputs("bf16", WIDTH, masked=True),
+    gather_inputs("bf16", NEURONS, weighed=True),
     *[partial(rows, "fp32") for rows in SUM_ROWS],
     *[add(rows, dtype, biased) for rows, dtype in ((16, "bf16"), (64, "fp16")) for biased in (False, True)],
 ]
