@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from regrow.bench.bench_result import PAPER
 
 RESULTS = Path(__file__).parents[1] / "results"
-SIZES = (1, 4, 8, 16, 64)
 NONE = "–"
 METHODS = {"bap": "Batch-wise Adaptive", "griffin": "GRIFFIN", "teal": "TEAL"}
 STEPS = {
@@ -24,6 +24,11 @@ STEPS = {
     "GRIFFIN's step": ("griffin", "sparse"),
     "TEAL's step": ("teal", "sparse"),
     "transformers' step": ("transformers", "dense"),
+    "the same, static cache": ("transformers, static cache", "dense"),
+}
+STOCK = {
+    "transformers": "transformers' own loop",
+    "transformers, static cache": "the same, static cache (compiled)",
 }
 KERNELS = (
     "dense FFN (cuBLAS)",
@@ -41,12 +46,15 @@ def main() -> None:
 
 
 def tables() -> list[str]:
-    """Returns tables of speed and step times on the H200, of both on the H100, and of kernels on the H100."""
+    """Returns tables of speed and step times: two pairs of the H200, one of the H100, and its kernels."""
+    early = _rows("h200/decode-early.json")
     newer = [row for row in _rows("h200/decode.json") if row["model"] == "qwen-7b"]
     older = _rows("h100/decode.json")
     return [
         "\n".join(lines)
         for lines in (
+            speed(early),
+            steps(early),
             speed(newer),
             steps(newer),
             speed(older),
@@ -63,41 +71,48 @@ def _rows(name: str) -> list[dict[str, Any]]:
 
 def speed(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the speeds relative to dense, their upper bounds by bytes read, and the ratios of the paper."""
-    dense, lines = _by_batch_size(rows, "label", "dense"), []
-    lines.append(_line("dense, tokens a second", lambda n: f"{dense[n]['tokens_per_second']['median']:,.0f}"))
-    lines.append(_line("its share of the copy bandwidth", lambda n: _percent(dense[n]["bandwidth_share"])))
+    sizes, dense = _sizes(rows), _by_batch_size(rows, "label", "dense")
+    line = partial(_line, sizes)
+    lines = [
+        line("dense, tokens a second", lambda n: f"{dense[n]['tokens_per_second']['median']:,.0f}"),
+        line("its share of the copy bandwidth", lambda n: _percent(dense[n]["bandwidth_share"])),
+    ]
     for label, name in METHODS.items():
         found = _by_batch_size(rows, "label", label)
-        paper = {n: PAPER.ratios.get(("qwen-7b", label, n, None)) for n in SIZES}
+        paper = {n: PAPER.ratios.get(("qwen-7b", label, n, None)) for n in sizes}
         lines.append(
-            _line(f"**{name}, 50 %**", lambda n, found=found: f"**{found[n]['ratio']['median']:.2f}x**")
+            line(f"**{name}, 50 %**", lambda n, found=found: f"**{found[n]['ratio']['median']:.2f}x**")
         )
-        lines.append(_line("at most, by bytes", lambda n, found=found: f"{found[n]['bound']:.2f}x"))
+        if any(found[n].get("sparsity") for n in sizes):
+            lines.append(line("weights left out", lambda n, found=found: _percent(found[n]["sparsity"])))
+        lines.append(line("at most, by bytes", lambda n, found=found: f"{found[n]['bound']:.2f}x"))
         lines.append(
-            _line("the paper, on an H200", lambda n, paper=paper: f"{paper[n]:.2f}x" if paper[n] else NONE)
+            line("the paper, on an H200", lambda n, paper=paper: f"{paper[n]:.2f}x" if paper[n] else NONE)
         )
-    if stock := _by_batch_size(rows, "label", "transformers"):
-        lines.append(
-            _line(
-                "transformers' own loop",
-                lambda n: f"{stock[n]['ratio']['median']:.2f}x" if n in stock else NONE,
+    for label, name in STOCK.items():
+        if stock := _by_batch_size(rows, "label", label):
+            lines.append(
+                line(
+                    name,
+                    lambda n, stock=stock: f"{stock[n]['ratio']['median']:.2f}x" if n in stock else NONE,
+                )
             )
-        )
-    return [*_head("ratio to dense"), *lines]
+    return [*_head("ratio to dense", sizes), *lines]
 
 
 def steps(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the milliseconds of each part of a generation."""
-    lines = []
+    sizes, lines = _sizes(rows), []
     for name, (label, part) in STEPS.items():
         if found := _by_batch_size(rows, "label", label):
             lines.append(
                 _line(
+                    sizes,
                     name,
                     lambda n, found=found, part=part: f"{found[n]['ms'][part]:.2f}" if n in found else NONE,
                 )
             )
-    return [*_head("milliseconds"), *lines]
+    return [*_head("milliseconds", sizes), *lines]
 
 
 def kernels(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -105,16 +120,20 @@ def kernels(rows: Sequence[dict[str, Any]]) -> list[str]:
 
     For kernels that are not bound by memory bandwidth, the time in microseconds is given instead.
     """
-    lines = []
+    sizes, lines = _sizes(rows), []
     for name in KERNELS:
         found = _by_batch_size(rows, "kernel", name)
-        lines.append(_line(name, lambda n, found=found: _percent(found[n]["share"]) if n in found else NONE))
+        lines.append(
+            _line(sizes, name, lambda n, found=found: _percent(found[n]["share"]) if n in found else NONE)
+        )
     for name in TIMED:
         found = _by_batch_size(rows, "kernel", name)
         lines.append(
-            _line(f"{name}, µs", lambda n, found=found: f"{found[n]['us']:.0f}" if n in found else NONE)
+            _line(
+                sizes, f"{name}, µs", lambda n, found=found: f"{found[n]['us']:.0f}" if n in found else NONE
+            )
         )
-    return [*_head("share of the copy bandwidth"), *lines]
+    return [*_head("share of the copy bandwidth", sizes), *lines]
 
 
 def _by_batch_size(rows: Sequence[dict[str, Any]], key: str, value: str) -> dict[int, dict[str, Any]]:
@@ -126,12 +145,16 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _head(what: str) -> list[str]:
-    return [_line(what, lambda n: f"batch {n}"), "|---" * (len(SIZES) + 1) + "|"]
+def _sizes(rows: Sequence[dict[str, Any]]) -> list[int]:
+    return sorted({row["rows"] for row in rows})
 
 
-def _line(name: str, cell: Callable[[int], str]) -> str:
-    return f"| {name} | {' | '.join(cell(size) for size in SIZES)} |"
+def _head(what: str, sizes: Sequence[int]) -> list[str]:
+    return [_line(sizes, what, lambda n: f"batch {n}"), "|---" * (len(sizes) + 1) + "|"]
+
+
+def _line(sizes: Sequence[int], name: str, cell: Callable[[int], str]) -> str:
+    return f"| {name} | {' | '.join(cell(size) for size in sizes)} |"
 
 
 if __name__ == "__main__":

@@ -48,14 +48,25 @@ def _method(name: str, sparsity: str) -> Method:
 
 
 def contenders(
-    model: PreTrainedModel, methods: Mapping[str, Method], peers: Mapping[str, Peer] | None = None
+    model: PreTrainedModel,
+    methods: Mapping[str, Method],
+    peers: Mapping[str, Peer] | None = None,
+    *,
+    stock: bool = True,
 ) -> list[Contender]:
-    """Returns the methods, then the other engines, then transformers' own loop with each kind of KV cache."""
+    """Returns the methods, then the other engines.
+
+    With `stock`, transformers' own loop with each kind of KV cache follows.
+    """
     ours = [
         Contender(name, method, None if method.needs is None else cache(partial(_calibration, model, method)))
         for name, method in methods.items()
     ]
-    return ours + [Contender(name, peer=peer) for name, peer in (peers or {}).items()] + list(STOCK)
+    return (
+        ours
+        + [Contender(name, peer=peer) for name, peer in (peers or {}).items()]
+        + list(STOCK if stock else ())
+    )
 
 
 def _calibration(model: PreTrainedModel, method: Method, rows: int) -> Calibration:

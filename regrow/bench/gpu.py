@@ -76,6 +76,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", action="append", type=int, help="default: 1, 4, 8, 16, 64")
     parser.add_argument("--prompt", action="append", type=int, help="tokens; default: 128")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--without-transformers",
+        action="store_true",
+        help="leave out transformers' own loop; its static cache compiles for a minute at every batch size",
+    )
     parser.add_argument("--part", action="append", choices=PARTS, help="default: both")
     return parser.parse_args(given)
 
@@ -96,6 +101,7 @@ def _plan(args: argparse.Namespace, device: torch.device) -> BenchPlan:
         turnover=None,
         dtype="bfloat16",
         device=device,
+        stock=not args.without_transformers,
     )
 
 

@@ -43,6 +43,9 @@ class BenchPlan:
     vllm: Path | None = None  # Python of an environment that has vLLM
     vllm_eager: bool = False
     untimed: Sequence[str] = ()  # methods left out because their time would say nothing
+    stock: bool = (
+        True  # also measure transformers' own loop, whose static cache compiles for a minute a batch size
+    )
 
     def __post_init__(self) -> None:
         """Raises UsageError for an unknown shape, an unknown dtype, or a Python without vLLM."""
@@ -104,7 +107,7 @@ def run(plan: BenchPlan, listener: Listener, keep: Callable[[Result], None]) -> 
                 )
                 result.made_with["vllm, torch there"] = worker.version
                 peers[f"vLLM, {'eager' if plan.vllm_eager else 'compiled'}"] = worker
-            found = contenders(model, plan.methods, peers)
+            found = contenders(model, plan.methods, peers, stock=plan.stock)
             _measure(plan, Benchmark(name, model, found, speed, turnover), result, listener, keep)
     listener.end(result)
     return result

@@ -21,6 +21,7 @@ from gpu.sizes import SMALL
 from regrow.bench import gpu, gpu_kernels, shapes
 from regrow.bench.bench_result import Reference, Result
 from regrow.bench.machine import bandwidth
+from regrow.bench.roofline import weights_of
 from regrow.bench.shapes import Shape
 from regrow.decoding import attention, choose_network, fused
 from regrow.kernels.attention import reference as attention_reference
@@ -300,6 +301,25 @@ def test_its_parts_can_be_run_apart(
 ) -> None:
     assert measure("--part", part) == 0
     assert [path.name for path in tmp_path.iterdir()] == [there]
+
+
+def test_the_loops_of_transformers_can_be_left_out(measure: Callable[..., int], tmp_path: Path) -> None:
+    assert measure("--part", "decode", "--without-transformers") == 0
+    result = Result.load(tmp_path / "decode.json")
+    assert [row.label for row in result.rows] == ["dense", "griffin", "teal", "bap"]
+
+
+def test_the_bytes_of_teal_are_those_it_reads(measure: Callable[..., int], tmp_path: Path) -> None:
+    """Its thresholds decide how much it leaves out, near to its target of a half."""
+    assert measure("--part", "decode", "--without-transformers") == 0
+    rows = {row.label: row for row in Result.load(tmp_path / "decode.json").rows}
+    teal, sparsity = rows["teal"], rows["teal"].sparsity
+    assert sparsity is not None
+    assert 0.4 < sparsity < 0.6
+    assert {label for label, row in rows.items() if row.sparsity is not None} == {"teal"}
+    linears = sum(weights_of(TINY.build(torch.bfloat16, CPU)).sites.values())
+    assert rows["dense"].bytes_per_step - teal.bytes_per_step == pytest.approx(sparsity * linears, abs=1)
+    assert teal.bound == rows["dense"].bytes_per_step / teal.bytes_per_step
 
 
 def test_results_that_cannot_be_kept_are_one_sentence(

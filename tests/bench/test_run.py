@@ -110,7 +110,7 @@ def test_the_share_of_bandwidth_is_of_what_the_device_reads_best(
     monkeypatch.setattr("regrow.bench.run.bandwidth", lambda _: {"read": 1.0, "copy": 2.0})
     monkeypatch.setattr("regrow.bench.run.device_name", str)
     monkeypatch.setattr("regrow.bench.run._model", lambda plan, name: (None, None))
-    monkeypatch.setattr("regrow.bench.run.contenders", lambda model, methods, peers: [])
+    monkeypatch.setattr("regrow.bench.run.contenders", lambda model, methods, peers, stock: [])
     monkeypatch.setattr("regrow.bench.run.Benchmark", caught)
     with pytest.raises(CaughtError):
         run(BenchPlan(**PLAN | {"device": torch.device(device)}), Log(), lambda _: None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -125,6 +125,24 @@ def test_sequences_are_run_one_by_one_in_any_order(kind: str) -> None:
     assert [share_below(found[name], thresholds[name]) for name in found] == pytest.approx(
         [0.5] * len(found), abs=0.005
     )
+
+
+def test_the_rows_of_a_batch_share_the_mean_of_their_scores() -> None:
+    model, rows = build("llama"), torch.stack([torch.roll(TEXT[0], shift) for shift in range(3)])
+    inputs: dict[str, Tensor] = {}
+    with torch.no_grad(), ExitStack() as stack:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear):
+                hook = module.register_forward_pre_hook(
+                    lambda _, given, name=name: inputs.update({name: given[0]})
+                )
+                stack.callback(hook.remove)
+        model(input_ids=rows)
+    found = measure(model, method_of("teal"), [rows])
+    shares = [share_below(inputs[name].abs().mean(dim=0), threshold) for name, threshold in found.items()]
+    assert shares == pytest.approx([0.5] * len(found), abs=0.005)
+    alone = measure(model, method_of("teal"), list(rows))
+    assert all(float(found[name]) > float(alone[name]) for name in found)  # means lie closer together
 
 
 def test_thresholds_of_a_float64_model_are_those_of_float32() -> None:
