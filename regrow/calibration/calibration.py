@@ -135,8 +135,8 @@ def fitting(calibration: Calibration | None, model: nn.Module, method: Method) -
     if calibration is None:
         raise UsageError(
             f"method {method.name!r} needs a calibration of this model: "
-            f"make one with `regrow calibrate MODEL --method {method.name}` "
-            "and pass it (--calibration FILE, or calibration=regrow.Calibration.load(FILE))"
+            f"make one with `{command_for(method)}` and pass it "
+            "(--calibration FILE, or calibration=regrow.Calibration.load(FILE))"
         )
     origin, wanted = calibration.origin, calibrated(method)
     if (origin.method, dict(origin.params)) != (method.name, wanted):
@@ -150,6 +150,16 @@ def fitting(calibration: Calibration | None, model: nn.Module, method: Method) -
             f"not for this model (weights {fingerprint(model)[:12]}); make one with `regrow calibrate`"
         )
     return calibration.tensors
+
+
+def command_for(method: Method) -> str:
+    """Returns the command that makes a calibration for the method."""
+    usual = type(method)().describe()
+    given = calibrated(method) | {
+        name: value for name, value in method.describe().items() if value != usual[name]
+    }
+    options = " ".join(f"-P {name}={value}" for name, value in given.items())
+    return f"regrow calibrate MODEL --method {method.name} {options} --out FILE"
 
 
 def calibrated(method: Method) -> dict[str, Any]:

@@ -72,7 +72,8 @@ PromptTemplate = Annotated[
         "--prompt-template",
         metavar="TEXT",
         rich_help_panel=_TASK,
-        help="The prompt, with {question} where the question goes. Default: that of the task.",
+        help="The prompt, with {question} where the question goes; other braces stay as they are. "
+        "Default: that of the task.",
     ),
 ]
 System = Annotated[

@@ -48,9 +48,19 @@ def lm_eval(ctx: typer.Context) -> None:
         if options.command == "run":
             _fill_in(options)
         harness.execute(options)
+    except ConnectionError as error:
+        raise RegrowError(
+            f"the data of the tasks cannot be loaded from the hub ({said(error)}); go online once so that "
+            "they are kept, or use a task whose dataset_path names local files"
+        ) from error
     except (ValueError, FileNotFoundError) as error:
         if isinstance(error, RegrowError):
             raise
+        if str(error).startswith("Tasks not found"):
+            where = f", and in {options.include_path}" if options.include_path else ""
+            raise UsageError(
+                f"{said(error)}; `regrow lm-eval ls tasks` lists those that lm-eval knows{where}"
+            ) from error
         raise RegrowError(f"lm-eval stopped: {said(error)}") from error
 
 

@@ -11,6 +11,8 @@ from errno import EPIPE
 from io import TextIOWrapper
 from typing import TextIO
 
+from regrow.errors import said
+
 _STAND_INS = str.maketrans({"–": "-", "−": "-", "×": "x", "…": "...", "✓": "+", "✗": "x", "•": "*"})
 
 
@@ -34,6 +36,8 @@ def standard_streams() -> Iterator[None]:
             sys.stdout.flush()
     except OSError as error:
         _discard(sys.stdout)
+        if error.errno is None:  # raised by a library, of something else
+            _end(f"error: {said(error)}")
         place = "standard output" if error.filename is None else error.filename
         _end(None if error.errno == EPIPE else f"error: {place} cannot be written: {error.strerror or error}")
 

@@ -91,7 +91,7 @@ def throughput(found: Sequence[Timing]) -> Section:
         "Tokens a second of decoding, and the speedup over dense decoding through the same loop in the same "
         "round: the median of the rounds, with the lowest and the highest.",
         tuple(parts),
-        "No results of `regrow bench`, so there are no speeds.",
+        "No results of regrow bench, so there are no speeds.",
     )
 
 

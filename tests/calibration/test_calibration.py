@@ -265,6 +265,7 @@ def test_none_where_one_is_needed_is_refused(method: Method) -> None:
     with pytest.raises(
         UsageError,
         match=f"^method '{method.name}' needs a calibration of this model: "
-        f"make one with .*{method.name}` and",
-    ):
+        f"make one with `regrow calibrate MODEL --method {method.name} .*-P sparsity={method.target}.*` and",
+    ) as refused:
         fitting(None, build("qwen2"), method)
+    assert ("-P selection=threshold" in str(refused.value)) == (method is BAP)

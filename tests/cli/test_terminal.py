@@ -13,6 +13,7 @@ import pytest
 
 from command import SCRIPT, lines, run
 from regrow.cli import app
+from regrow.cli.terminal import standard_streams
 
 FULL = "regrow: error: standard output cannot be written: No space left on device\n"
 CLOSED = "regrow: error: standard output is closed; redirect it to /dev/null if nobody reads it\n"
@@ -107,3 +108,10 @@ def test_an_error_that_cannot_be_said_keeps_its_exit_code(
 ) -> None:
     with Path("/dev/full").open("w") as full:
         assert _end(monkeypatch, "table", "no-such-file", stderr=None if closed else full) == 2
+
+
+def test_an_error_of_a_library_is_not_one_of_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, standard_streams():
+        raise OSError("the hub was not reached")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "regrow: error: the hub was not reached\n"

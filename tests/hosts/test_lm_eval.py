@@ -269,8 +269,20 @@ def test_a_config_file_is_checked_too(tmp_path: Path) -> None:
 
 def test_an_unknown_task_is_one_sentence(task: Path) -> None:
     result = run("lm-eval", "--tasks", "there_is_no_such_task", "--include_path", task)
+    assert result.exit_code == 2
+    said = result.stderr.splitlines()[-1]
+    assert "Tasks not found: there_is_no_such_task" in said
+    assert said.endswith(f"and in {task}")
+
+
+def test_data_that_cannot_be_loaded_are_one_sentence(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach 'a/b' on the Hub")
+
+    monkeypatch.setattr("lm_eval._cli.HarnessCLI.execute", unreachable)
+    result = run("lm-eval", "--tasks", "adding", "--include_path", task)
     assert result.exit_code == 1
-    assert "Tasks not found: there_is_no_such_task" in result.stderr.splitlines()[-1]
+    assert "the data of the tasks cannot be loaded from the hub (Couldn't reach 'a/b'" in result.stderr
 
 
 def test_a_task_that_takes_no_decode_step_is_refused(task: Path) -> None:

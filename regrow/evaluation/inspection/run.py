@@ -64,7 +64,10 @@ def inspect(
         schedule = session.schedule
     if not recorded:
         why = why_dense(report.method, report.target_sparsity, report.counters)
-        raise RegrowError(f"no mask was selected: {why or 'no sample had scores'}; choose other prompts")
+        raise RegrowError(
+            f"no mask was selected: {why or 'no sample had scores'}; choose prompts with longer answers, or "
+            "fewer initial dense steps (init_steps)"
+        )
     masks = Masks(recorded, len(blocks.ffns[0].weights.gate), schedule, report.decode_steps)
     own = None if scores is None else overlap(masks.kept[-1], scores)
     energy = EnergyKept(masks, len(done.tokens))

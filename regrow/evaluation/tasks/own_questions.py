@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, final
 
 from regrow.evaluation.graders import GRADERS
-from regrow.evaluation.tasks.rows import read_file, text_field
+from regrow.evaluation.tasks.rows import Rows, read_file, text_field
 from regrow.evaluation.tasks.task import QUESTION, Task, TaskRequest, make_items
 
 NO_GRADER: Final = "none"
@@ -20,7 +20,8 @@ MATCHES: Final = tuple(name for name in GRADERS if name != "exercises")
 class OwnQuestions:
     """Questions of a .jsonl, .json or .csv file, one a row.
 
-    Without a grader (`none`) the rows need no answer.
+    Without a grader (`none`) the rows need no answer. If every row has an `id` of its own, records name the
+    rows by it, and otherwise by their numbers.
     """
 
     path: Path
@@ -42,14 +43,30 @@ class OwnQuestions:
         graded = self.grader != NO_GRADER
         questions = [
             (
-                str(number),
-                text_field(rows, number, self.question_field),
-                text_field(rows, number, self.answer_field).strip() if graded else "",
+                name,
+                text_field(rows, number, self.question_field, "name one with --question-field"),
+                text_field(
+                    rows,
+                    number,
+                    self.answer_field,
+                    "name one with --answer-field, or use --match none to record answers without grading",
+                ).strip()
+                if graded
+                else "",
             )
-            for number in range(1, len(rows.rows) + 1)
+            for number, name in enumerate(_names(rows), 1)
         ]
         template = request.template or QUESTION
         items = make_items(questions, template)
         return Task(
             self.name, items, self.grader, template=template, system=request.system, data_sha256=rows.sha256
         )
+
+
+def _names(rows: Rows) -> list[str]:
+    """Returns a name for each row."""
+    given = [row.get("id") for row in rows.rows]
+    names = [str(name) for name in given if isinstance(name, str | int) and str(name).strip()]
+    if len(set(names)) == len(rows.rows):
+        return names
+    return [str(number) for number in range(1, len(rows.rows) + 1)]

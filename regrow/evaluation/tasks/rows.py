@@ -33,6 +33,8 @@ def read_file(path: Path) -> Rows:
     Raises UsageError if the file cannot be read or is none of these.
     """
     kind = path.suffix.lower()
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; give a file with one question a row")
     if kind not in KINDS:
         raise UsageError(
             f"{path} is of a kind that is not read; give a {', '.join(KINDS[:-1])} or .json file"
@@ -72,16 +74,17 @@ def read_hub(dataset: str, configuration: str | None, split: str) -> Rows:
     return Rows(dataset, rows, hashlib.sha256(lines.encode()).hexdigest())
 
 
-def text_field(rows: Rows, number: int, field: str) -> str:
+def text_field(rows: Rows, number: int, field: str, hint: str = "") -> str:
     """Returns a field of row `number` (from 1) as text; numbers are written as Python writes them.
 
-    Raises UsageError if the row lacks the field, or if it is neither text nor a number, or is empty.
+    Raises UsageError if the row lacks the field, or if it is neither text nor a number, or is empty. `hint`
+    says what to do if the field is missing.
     """
     row = rows.rows[number - 1]
     if field not in row:
-        raise UsageError(
-            f"{rows.source}, row {number} has no field {field!r}; its fields are {', '.join(map(str, row))}"
-        )
+        names = ", ".join(map(str, row))
+        what = f"{rows.source}, row {number} has no field {field!r}"
+        raise UsageError(f"{what}; its fields are {names}{hint and f'; {hint}'}")
     value = row[field]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UsageError(
@@ -126,6 +129,9 @@ def _csv(path: Path, text: str) -> list[Row]:
 def _loads(where: str, text: str) -> object:
     try:
         return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"column {error.colno}" if "\n" not in text else f"line {error.lineno}, column {error.colno}"
+        raise UsageError(f"{where} is not valid JSON ({error.msg} at {place}); correct it") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where} is not valid JSON ({error}); correct it") from error
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, final
 
-from regrow.calibration.calibration import Calibration
+from regrow.calibration.calibration import Calibration, command_for
 from regrow.errors import UsageError, require_one_of
 from regrow.hosts.arguments import layer_numbers
 from regrow.method.base import Method
@@ -68,8 +68,8 @@ class Settings:
         path = given["calibration"]
         if method.needs is not None and path is None:
             raise UsageError(
-                f"method {name!r} needs a calibration: make one with `regrow calibrate MODEL "
-                f"--method {name}`, and add calibration=FILE to the model arguments"
+                f"method {name!r} needs a calibration: make one with `{command_for(method)}`, "
+                "and add calibration=FILE to the model arguments"
             )
         require_one_of(DTYPES, dtype=given["dtype"])
         pretrained = given["pretrained"]
