@@ -73,6 +73,29 @@ class Batch:
         ids = self.ids[:, :length]
         return ids if self.highest is None else ids.clamp(0, self.highest)
 
+    def position_of(self, columns: Tensor) -> Tensor:
+        """Returns the positions [B] of these columns [B] in the rows' own texts."""
+        return columns - (self.mask == 0).sum(dim=1)
+
+    def within(self, position: Tensor) -> Tensor:
+        """Returns `position`, with -1 for positions that no text of this batch reaches."""
+        return torch.where(position < self.capacity, position, -1)
+
+    def append(self, tokens: Tensor, count: Tensor) -> None:
+        """Appends the first `count` [B] of `tokens` [B, n] to the rows."""
+        last = self.prompt_length + self.lengths[:, None] - 1
+        number = torch.arange(tokens.shape[1], device=tokens.device)
+        fits = number < count[:, None]
+        # What is not appended is written where the last token is, and is that token.
+        columns = torch.where(fits, last + 1 + number, last)
+        self.ids.scatter_(1, columns, torch.where(fits, tokens, self.ids.gather(1, last)))
+        self.lengths.add_(count)
+
+    @property
+    def room(self) -> Tensor:
+        """The tokens [B] that each row may still get; 0 for a row that has ended."""
+        return torch.where(self.ended, 0, self.capacity - self.prompt_length - self.lengths)
+
     @property
     def capacity(self) -> int:
         """Number of columns, P + N."""

@@ -40,7 +40,6 @@ class Progress:
     tokens: Tensor
 
 
-@final
 class Loop:
     """Runs one batch: the prompt, then decode steps.
 
@@ -92,14 +91,20 @@ class Loop:
         length = batch.prompt_length
         over = self._settle(*self._prompt(), length, "prompt")
         counters.prefill_seconds = time.perf_counter() - began
-        while not over:
-            length += 1
-            over = self._settle(*self._step(length), length)
+        if not over:
+            self._decode()
         counters.decode_seconds = time.perf_counter() - began - counters.prefill_seconds
         counters.tokens, counters.finish_reasons = batch.lengths.tolist(), batch.finish_reasons()
         self._sampler.end()
         # If the host does not check every step, some steps ran after the last row's end.
         return batch.ids[:, : batch.prompt_length + max(counters.tokens)]
+
+    def _decode(self) -> None:
+        """Decodes until every row has ended, or has its last token."""
+        length, over = self._batch.prompt_length, False
+        while not over:
+            length += 1
+            over = self._settle(*self._step(length), length)
 
     def _prompt(self) -> tuple[Pass, Tensor]:
         """Runs the whole prompt, in chunks if it is long.

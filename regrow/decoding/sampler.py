@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Protocol, final
+from typing import Final, Protocol, final
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    GenerationConfig,
+    InfNanRemoveLogitsProcessor,
+    LogitNormalization,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from regrow.decoding.batch import Batch
 from regrow.errors import UsageError
+
+# Logits processors that read no tokens, and treat every row for itself.
+_OF_SCORES: Final = (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    InfNanRemoveLogitsProcessor,
+    LogitNormalization,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
 
 
 class Streamer(Protocol):
@@ -68,15 +94,12 @@ class Sampler:
             self.scores += (scores,)
         if self.logits is not None:
             self.logits += (logits,)
-        if self._config.do_sample:
-            token = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
-        else:
-            token = scores.argmax(dim=-1)
+        token = self._drawn(scores)
         if self._pads:
             token = torch.where(batch.ended, self.pad, token)
         batch.ids[:, length] = token
         batch.lengths.add_(~batch.ended)
-        batch.by_eos.logical_or_(torch.isin(token, self._eos) & ~batch.ended)
+        batch.by_eos.logical_or_(self.is_eos(token) & ~batch.ended)
         batch.ended.logical_or_(batch.by_eos)
         if self._others:
             ids = _handed_out(batch, length + 1)
@@ -84,6 +107,37 @@ class Sampler:
             batch.ids[:, : length + 1] = ids
         if self._streamer is not None:
             self._streamer.put(token.cpu())
+
+    @property
+    def reads_scores_alone(self) -> bool:
+        """True if a token depends on nothing but the logits after the tokens before it.
+
+        The tokens of several rows and positions can then be chosen at once, by `pick`.
+        """
+        returns = self.scores is not None or self.logits is not None
+        return not (self.has_callbacks or returns) and all(
+            type(one) in _OF_SCORES for one in self._processors
+        )
+
+    def pick(self, logits: Tensor) -> Tensor:
+        """Returns a token [n] for each of the logits [n, V]."""
+        no_ids = torch.empty(len(logits), 0, dtype=torch.int64, device=logits.device)
+        scores: Tensor = self._processors(no_ids, logits)  # type: ignore[arg-type]
+        return self._drawn(scores)
+
+    def is_eos(self, tokens: Tensor) -> Tensor:
+        """Returns which of `tokens` are an EOS."""
+        return torch.isin(tokens, self._eos)
+
+    @property
+    def pads_ended_rows(self) -> bool:
+        """True if a row that has ended gets pad tokens; otherwise it goes on as long as the others do."""
+        return self._pads
+
+    def _drawn(self, scores: Tensor) -> Tensor:
+        if self._config.do_sample:
+            return torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
+        return scores.argmax(dim=-1)
 
     @property
     def has_callbacks(self) -> bool:

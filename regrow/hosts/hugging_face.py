@@ -20,6 +20,7 @@ from regrow.decoding.batch import Batch
 from regrow.decoding.choose_network import Networks
 from regrow.decoding.late_hooks import LateHooks
 from regrow.decoding.loop import Loop, Progress
+from regrow.decoding.lossless import Lossless
 from regrow.decoding.memory import out_of_memory
 from regrow.decoding.network import Network
 from regrow.decoding.sampler import Sampler, Streamer
@@ -65,6 +66,7 @@ class _Generate:
         streamer: Streamer | None = None,
         watch: Callable[[Progress], None] | None = None,
         mark: Callable[[str], None] | None = None,
+        lossless: Lossless | None = None,
         **kwargs: Any,
     ) -> Tensor | GenerateDecoderOnlyOutput:
         """Decodes one batch through Regrow's loop, for a caller that holds the lock of the model.
@@ -110,17 +112,18 @@ class _Generate:
                 chunk = generation_config.prefill_chunk_size
                 late = LateHooks(partial(self._check, network))
                 natively = self.matmul.native(len(input_ids))
-                loop = Loop(
-                    self.session,
-                    network,
-                    batch,
-                    sampler,
-                    chunk=chunk,
-                    watch=watch,
-                    mark=mark,
-                    every_step=returned,
-                    late=late,
-                    natively=natively,
+                settings = {
+                    "chunk": chunk,
+                    "watch": watch,
+                    "mark": mark,
+                    "every_step": returned,
+                    "late": late,
+                    "natively": natively,
+                }
+                loop = (
+                    Loop(self.session, network, batch, sampler, **settings)
+                    if lossless is None
+                    else lossless.loop(self.session, network, batch, sampler, **settings)
                 )
                 try:
                     sequences = loop.run()

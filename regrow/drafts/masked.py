@@ -1,0 +1,36 @@
+"""Drafts by the pruned model: sparse steps with the mask that the latest check has selected."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from regrow.core import Role
+from regrow.decoding.batch import Batch
+from regrow.decoding.network import Network
+from regrow.session import Session
+
+
+@final
+class MaskedGuesser:
+    """Runs sparse decode steps that nobody commits; the check rewrites their keys and values."""
+
+    def __init__(self, session: Session, network: Network) -> None:
+        self._session, self._network = session, network
+
+    def guess(self, batch: Batch, columns: Tensor, window: int) -> Tensor:
+        """Returns the likeliest tokens [B, window] of the pruned model; see `Guesser`."""
+        token = batch.fed(batch.capacity).gather(1, columns[:, None])
+        slot = torch.where(batch.ended, -1, batch.rows)
+        position = batch.position_of(columns)[:, None]
+        found = []
+        for _ in range(window):
+            planned = self._session.plan(slot, batch.within(position), role=Role.DRAFT)
+            with self._session.running(planned) as key:
+                logits = self._network.forward(planned, token, length=batch.capacity, key=key)
+            token = logits.argmax(dim=-1, keepdim=True)
+            found.append(token)
+            position = position + 1
+        return torch.cat(found, dim=1)
