@@ -232,6 +232,11 @@ def _without_unit(given: str) -> str:
 
 
 def _bases_agree(gold: str, given: str) -> bool:
-    """Returns False for numbers in different bases, whose base math-verify drops."""
+    """Returns False for numbers in different bases, whose base math-verify drops.
+
+    A number without a base is decimal, but a gold answer in another base may be given without it.
+    """
     one, other = (re.fullmatch(r"[\dA-F]+_\{?(\d+)\}?", text.replace(" ", "")) for text in (gold, given))
+    if other and plain_number(gold) is not None:
+        return other[1] == "10"
     return not (one and other) or one[1] == other[1]
