@@ -22,7 +22,7 @@ _THIN = r"(?:\\[,;: ]|~|\s)*"
 _REWRITES: Final = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"\\(?:textsf|texttt|textit|textnormal|emph)(?=\s*\{)", r"\\text"),
+        (r"\\(?:textbf|textsf|texttt|textit|textnormal|emph)(?=\s*\{)", r"\\text"),
         (r"\\text\s*\{\s+\}", " "),
         (rf"{_TEXT}\{{\s*([\d./]+)\s*\}}", r"\1"),
         # Symbols in upright letters: the imaginary unit, Euler's number, the d of a derivative.
