@@ -178,7 +178,16 @@ def test_records_that_cannot_be_written(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = _evaluate(tiny, tmp_path / "file" / "records.jsonl")
     assert result.exit_code == 1
-    assert "cannot be written" in result.stderr
+    assert result.stderr == (
+        f"regrow: error: {tmp_path}/file/records.jsonl cannot be written: {tmp_path}/file is a file and not "
+        "a directory; choose another file\n"
+    )
+
+
+def test_a_refused_run_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    result = _evaluate(tiny, tmp_path / "o" / "sl", "--skip-layers", "99")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_of_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +193,24 @@ def test_grades_are_kept_beside_the_records(tiny: Path, questions: Path, tmp_pat
     again = run("table", tmp_path)
     assert again.stdout == table
     assert again.stderr == f"regrow: note: {tmp_path}/begun.jsonl holds no batch yet and is left out\n"
+
+
+def test_grades_that_cannot_be_written_name_what_helps(
+    tiny: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "mine.jsonl"
+    assert _evaluate(tiny, out, "--data", questions, *OWN, "--match", "number").exit_code == 0
+
+    def read_only(_: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", read_only)
+    result = run("grade", out)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"regrow: error: {tmp_path}/mine.grades.json cannot be written: Read-only file system; "
+        "copy the records to a directory that can be written\n"
+    )
 
 
 def _benchmark(name: str) -> Benchmark:
