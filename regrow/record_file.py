@@ -225,7 +225,7 @@ def _refuse_stray(record: Record, earlier: Mapping[int, Record]) -> None:
     for other in list(earlier.values())[:1]:
         if record.config.key != other.config.key:
             differing = other.config.differences(record.config) or "other formats"
-            raise ValueError(f"settings differ ({differing}, in earlier records/here)")
+            raise ValueError(f"settings differ from those of earlier records ({differing})")
         _ = record.counted + other.counted  # raises ValueError if the layers differ
 
 
@@ -234,8 +234,7 @@ def _refuse_other(path: Path, records: Mapping[int, Record], config: RunConfig) 
         differing = record.config.differences(config)
         if differing:
             raise RegrowError(
-                f"{path} was made with other settings ({differing}, there/asked): "
-                "ask for the same or choose another file"
+                f"{path} was made with other settings ({differing}): ask for the same or choose another file"
             )
         if record.config.format != FORMAT:
             raise RegrowError(

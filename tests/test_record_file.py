@@ -179,7 +179,7 @@ def test_records_of_earlier_formats_are_read_but_no_run_goes_on_in_them(
         match=rf"is of format {config.format}, which does not hold all the settings .*; choose another file$",
     ):
         RecordFile(path, CONFIG)
-    with pytest.raises(RegrowError, match=r"other settings \(batch_size 2/3, there/asked\)"):
+    with pytest.raises(RegrowError, match=r"other settings \(batch_size is 2 there and 3 here\)"):
         RecordFile(path, replace(CONFIG, batch_size=3))
     assert path.read_bytes() == content
 
@@ -189,7 +189,7 @@ def test_a_file_of_other_settings_is_refused_by_their_names(path: Path) -> None:
     asked = replace(CONFIG, batch_size=8, params={"sparsity": 0.9})
     with pytest.raises(RegrowError) as raised:
         RecordFile(path, asked)
-    assert "params (sparsity 0.5/0.9), batch_size 2/8" in str(raised.value)
+    assert "(sparsity is 0.5 there and 0.9 here, batch_size is 2 there and 8 here)" in str(raised.value)
     assert "dtype" not in str(raised.value)
     assert path.read_bytes() == content
 

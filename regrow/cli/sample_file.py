@@ -160,10 +160,11 @@ class SampleFile:
         ]
         if names:
             differing = ", ".join(
-                f"{name} {_short(there.get(name))} / {_short(asked.get(name))}" for name in names
+                f"{name} is {_short(there.get(name))} there and {_short(asked.get(name))} here"
+                for name in names
             )
             raise UsageError(
-                f"{self.path} was made with other settings ({differing}, there / asked): "
+                f"{self.path} was made with other settings ({differing}): "
                 "ask for the same or choose another --output"
             )
 

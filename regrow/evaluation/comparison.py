@@ -215,7 +215,7 @@ def _refuse_settings(path: Path, asked: dict[str, Any]) -> None:
         return
     differing = differences(there, asked)
     problem = (
-        f"was made with other settings ({differing}, there/asked)"
+        f"was made with other settings ({differing})"
         if differing
         else "does not say all the settings it was made with"
     )

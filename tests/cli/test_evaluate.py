@@ -118,7 +118,7 @@ def test_a_model_edited_since_is_refused_by_what_was_edited(tiny: Path, tmp_path
         (
             "generation_config.json",
             lambda text: text.replace("{", '{"repetition_penalty": 1.3,', 1),
-            "generation_config (repetition_penalty none/1.3)",
+            "generation_config repetition_penalty is none there and 1.3 here)",
         ),
         ("chat_template.jinja", lambda text: "Hello" + text, "chat_template_sha256 "),
         ("tokenizer.json", lambda text: text + "\n", "tokenizer_sha256 "),

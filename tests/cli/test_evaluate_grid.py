@@ -84,7 +84,7 @@ def test_own_questions_are_asked_as_the_options_say(tiny: Path, questions: Path,
         tiny, out, "--data", questions, *OWN, "--match", "number", "--prompt-template", "{question} {x}"
     )
     assert changed.exit_code == 1
-    assert "was made with other settings (task_sha256 " in changed.stderr
+    assert "was made with other settings (data_sha256 is " in changed.stderr
 
 
 def test_without_a_grader_answers_are_recorded_and_no_accuracy_is_shown(
@@ -146,7 +146,10 @@ def test_a_run_that_will_be_refused_is_refused_before_the_first_one_begins(
     (out / "own-questions.csv" / "griffin-s0.5-b1.jsonl").unlink()
     changed = _evaluate(tiny, out, *asked, "--method", "griffin,bap", "--max-new-tokens", 5)
     assert changed.exit_code == 1
-    assert "bap-init-steps-2-s0.5-b1.jsonl was made with other settings (max_new_tokens 6/5" in changed.stderr
+    assert (
+        "bap-init-steps-2-s0.5-b1.jsonl was made with other settings (max_new_tokens is 6 there and 5 here)"
+        in changed.stderr
+    )
     assert not (out / "own-questions.csv" / "griffin-s0.5-b1.jsonl").exists()
 
 
