@@ -46,6 +46,14 @@ def read(*paths: Path) -> tuple[Record, ...]:
     return tuple(records[batch] for batch in sorted(records))
 
 
+def recorded(path: Path) -> int:
+    """Returns the number of complete batches in a file, 0 if it does not exist or is damaged."""
+    try:
+        return len(_read(path))
+    except RegrowError:
+        return 0
+
+
 def _read(path: Path) -> dict[int, Record]:
     try:
         if path.exists() and not (path.is_file() or _is_open_pipe(path)):

@@ -29,11 +29,7 @@ class Run:
         """The run in words, for progress lines."""
         named = parameters(self._named)
         method = f"{self.method.name} ({named})" if self._named else self.method.name
-        return f"{self.task.name}, {method}, batch {self.batch_size}"
-
-    def batches(self, samples: int) -> range:
-        """Returns the numbers of the run's batches, with so many answers to each prompt."""
-        return range(samples * -(-len(self.task.items) // self.batch_size))
+        return f"{self.task.name}, {method}, batch size {self.batch_size}"
 
     def file(self, directory: Path, shard: tuple[int, int]) -> Path:
         """Returns the record file. Every shard has its own."""

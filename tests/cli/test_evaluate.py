@@ -11,6 +11,7 @@ import pytest
 
 from command import run
 from regrow.analysis.summary import summarize
+from regrow.cli.bar import Bar
 from regrow.evaluation.grading import grade
 from regrow.models import load
 from regrow.record_file import read
@@ -61,6 +62,37 @@ def test_a_second_run_repeats_nothing_and_prints_the_table_again(tiny: Path, rec
     assert again.exit_code == 0
     assert recorded.read_bytes() == before
     assert again.stdout == run("table", recorded).stdout
+    title = "tiny_reasoner, bap (sparsity=0.5, init_steps=2), batch size 2"
+    assert again.stderr.splitlines() == [
+        f"regrow: {title}: found 3 of 3 batches in {recorded}; nothing is left to run",
+        f"regrow: the records are in {recorded}",
+    ]
+
+
+def test_json_is_that_of_the_table(tiny: Path, recorded: Path, tmp_path: Path) -> None:
+    result = _evaluate(tiny, recorded, "--init-steps", 2, "--skip-layers", "1", "--json")
+    assert (result.exit_code, result.stdout) == (0, run("table", recorded, "--json").stdout)
+    assert json.loads(_evaluate(tiny, tmp_path, "--shard", "4/4", "--json").stdout) == []
+
+
+def test_progress_within_a_batch_is_out_of_the_tokens_that_it_may_have(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regrow.cli.bar.SECONDS_BETWEEN_LINES", 0)
+    shares: list[float] = []
+    show = Bar.show
+    monkeypatch.setattr(Bar, "show", lambda bar, done, note: (shares.append(done), show(bar, done, note)))
+    path = tmp_path / "run.jsonl"
+    result = run("evaluate", tiny, "--task", "tiny_reasoner", "--limit", 1, "--no-chat", "--out", path)
+    assert result.exit_code == 0, result.output
+    longest = read(path)[0].config.max_new_tokens
+    assert longest < 512  # the context
+    title = "tiny_reasoner, bap (sparsity=0.5), batch size 8"
+    first = result.stderr.splitlines()[0]
+    assert first.startswith(f"regrow: {title}: batch 1 of 1 at 1 of {longest} tokens (")
+    assert first.endswith(" left)")
+    assert shares[0] == 1 / longest
+    assert f"regrow: {title}: 1 of 1 batch, the last at " in result.stderr
 
 
 def test_the_table_says_what_the_records_say(recorded: Path) -> None:

@@ -53,11 +53,13 @@ def test_a_grid_leaves_a_file_for_every_combination(tiny: Path, tmp_path: Path) 
         for size in (1, 2)
     )
     lines = result.stderr.splitlines()
-    first = [line for line in lines if line.startswith("regrow: run 1 of 12: tinygsm8k, dense, batch 1: ")]
+    title = "regrow: run 1 of 12: tinygsm8k, dense, batch size 1: "
+    first = [line for line in lines if line.startswith(title)]
     assert [line.split(": ")[3].split(" batches")[0] for line in first] == ["1 of 3", "2 of 3", "3 of 3"]
     assert all(" tokens/s (" in line for line in first)
     assert "about" in first[0]
-    assert "left)" in first[0]
+    assert "left of this run)" in first[0]
+    assert lines[-1] == f"regrow: the records are in 12 files in {out}"
     again = _evaluate(
         tiny, out, "--task", "tinygsm8k", "--data-dir", tmp_path, "--limit", 3, "--method", "dense",
         "--batch-size", 2,
