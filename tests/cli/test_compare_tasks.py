@@ -56,6 +56,18 @@ def test_own_questions_are_compared(tiny: Path, tmp_path: Path) -> None:
     assert {row["summary"]["config"]["grader"] for row in rows} == {"number"}
 
 
+def test_answers_without_grades_are_compared_by_their_divergence_alone(tiny: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "open.jsonl", tmp_path / "out"
+    data.write_text('{"question": "A add 1 2"}\n' * 2)
+    result = run("compare", tiny, "--data", data, "--match", "none", "--out", out, *SMALL)
+    assert result.exit_code == 0, result.output
+    rows = json.loads((out / "table.json").read_text())
+    assert [row["against_dense"] for row in rows] == [None, None]
+    assert (out / "table.md").read_text().count("| not graded | – | – |") == 2
+    report = run("report", out, "--out", tmp_path / "report")
+    assert report.exit_code == 0, report.output
+
+
 @pytest.fixture(scope="module")
 def bundled() -> Loaded:
     return load_model(device="cpu")

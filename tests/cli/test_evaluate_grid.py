@@ -96,7 +96,17 @@ def test_without_a_grader_answers_are_recorded_and_no_accuracy_is_shown(
     result = _evaluate(tiny, out, "--data", questions, "--question-field", "q", "--match", "none")
     assert result.exit_code == 0, result.output
     assert read(out)[0].golds == ("", "", "")
-    assert "0/0 (–)" in result.stdout
+    table = " ".join(result.stdout.split())
+    assert "not graded" in table
+    assert "0/0" not in table
+    assert "100.0 %" not in table
+    row = next(
+        line for line in run("table", out, "--markdown").stdout.splitlines() if line.startswith("| bap")
+    )
+    assert row.split(" | ")[3:6] == ["not graded", "–", "not graded"]
+    values = json.loads(run("table", out, "--json").stdout)[0]
+    assert [values[name]["interval_95"] for name in ("problems", "paper", "prompts")] == [None] * 3
+    assert "not graded" in " ".join(run("grade", out).stdout.split())
 
 
 @pytest.mark.parametrize(
