@@ -89,7 +89,9 @@ def compare(
     limit: Annotated[
         int | None,
         typer.Option(
-            min=1, rich_help_panel=_GRID, help="Prompts to answer. Default: 200 (with --quick 4 or 8)."
+            min=1,
+            rich_help_panel=_GRID,
+            help="Prompts of each task to answer. Default: 200 (with --quick 4 or 8).",
         ),
     ] = None,
     traced: Annotated[
@@ -144,6 +146,7 @@ def compare(
     sizes = [options.batch_size(size) for size in options.several(batch_size)]
     mine, count = options.shard(shard)
     from regrow.evaluation import grid, scale
+    from regrow.evaluation.tasks.task import first_of_each
 
     batch_sizes = tuple(sizes or ((grid.SWEPT,) if quick else grid.BATCH_SIZES))
     cells = grid.grid(batch_sizes, sparsities, others=not quick, methods=names, only=only or ())
@@ -156,8 +159,7 @@ def compare(
         _show(_directories(out), cells)
         return
     tasks = chosen.load(model)
-    for task in tasks:
-        task.first(max(limit or 1, traced or 1))  # refuses more prompts than there are
+    first_of_each(tasks, max(limit or 1, traced or 1))  # refuses more prompts than a single task has
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     from regrow.cli.compare_plan import Asked
     from regrow.evaluation import comparison

@@ -47,7 +47,9 @@ def evaluate(
     chosen: ChosenTasks,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_RUN, help="Answer only the first N prompts. Default: all."),
+        typer.Option(
+            min=1, rich_help_panel=_RUN, help="Answer only the first N prompts of each task. Default: all."
+        ),
     ] = None,
     batch_size: Annotated[
         list[str] | None,
@@ -100,16 +102,19 @@ def evaluate(
 
     Example: regrow evaluate --method dense,bap --sparsity 0.3,0.5 --limit 40 --out results
     """
-    from regrow.evaluation.task_grid import runs
+    from regrow.evaluation.task_grid import refuse_other_shards, runs
+    from regrow.evaluation.tasks.task import first_of_each
 
     how = sampling(temperature, top_p, 0 if temperature and seed is None else seed)
     dense_layers, part = options.layers(skip_layers), options.shard(shard)
     sizes = [options.batch_size(size) for size in options.several(batch_size)] or [8]
     tensors = options.calibrations(calibration, prunings)
     # Tasks are loaded before the model, so that data that cannot be used are found at once.
-    tasks = [task.first(limit) for task in chosen.load(model)]
+    tasks = first_of_each(chosen.load(model), limit)
     planned = runs(tasks, prunings, sizes)
     files = _files(out, planned, part)
+    for file in files:
+        refuse_other_shards(file, part[1])
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     from regrow.evaluation import run_task
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from regrow.errors import UsageError
+from regrow.errors import RegrowError, UsageError
+from regrow.evaluation.grading import run_of, shards_of
 from regrow.evaluation.labels import unusual
 from regrow.evaluation.tasks.task import Task
 from regrow.format import parameters
@@ -54,6 +55,18 @@ def runs(tasks: Sequence[Task], methods: Sequence[Method], batch_sizes: Sequence
     if twice is not None:
         raise UsageError(f"{twice.title} is asked for twice; leave one out")
     return found
+
+
+def refuse_other_shards(file: Path, shards: int) -> None:
+    """Raises RegrowError if a file beside this one holds batches of the run with another number of shards."""
+    if shards_of(file) != shards:
+        return  # the user has named the file
+    for other in sorted(file.parent.glob("*.jsonl")):
+        if run_of(other) == run_of(file) and shards_of(other) != shards:
+            raise RegrowError(
+                f"{other} is of the same run with another --shard, so its batches would be run again; "
+                "keep to that number of shards or choose another --out"
+            )
 
 
 def _combined(tasks: Sequence[Task], methods: Sequence[Method], batch_sizes: Sequence[int]) -> Iterator[Run]:

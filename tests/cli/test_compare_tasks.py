@@ -84,6 +84,8 @@ def test_sizes_shrink_to_what_a_task_holds(bundled: Loaded, tmp_path: Path) -> N
     assert (plan.prompts, plan.traced, plan.traced_tokens) == (40, 40, FULL.max_new_tokens)
     assert bundled.context is not None
     assert FULL.max_new_tokens < plan.max_new_tokens < bundled.context  # what the context leaves
+    more = _asked(limit=50, traced=45).plan(bundled, amc, tmp_path)
+    assert (more.prompts, more.traced) == (40, 40)
     exercises = _asked().plan(bundled, load("tiny_reasoner"), tmp_path)
     assert (exercises.prompts, exercises.traced, exercises.max_new_tokens) == (200, 48, FULL.max_new_tokens)
     small = Asked(None, None, None, None, quick(10**6), 4).plan(bundled, amc, tmp_path)

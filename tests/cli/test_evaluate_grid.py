@@ -68,6 +68,28 @@ def test_a_grid_leaves_a_file_for_every_combination(tiny: Path, tmp_path: Path) 
     assert "init_steps" in again.stderr  # dense alone has no such parameter
 
 
+def test_a_method_without_sparsity_runs_once_also_alone(tiny: Path, tmp_path: Path) -> None:
+    asked = ("--task", "tiny_reasoner", "--limit", 2, "--no-chat", "--max-new-tokens", 4)
+    out = tmp_path / "runs"
+    result = run("evaluate", tiny, "--out", out, *asked, "--method", "dense", "--sparsity", "0.3,0.5")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in out.rglob("*.jsonl")] == ["dense-b8.jsonl"]
+
+
+def test_a_limit_takes_smaller_tasks_whole_if_there_are_several(tiny: Path, tmp_path: Path) -> None:
+    for name in ("aime24", "amc23"):
+        write_benchmark(_benchmark(name), tmp_path)
+    asked = ("--data-dir", tmp_path, "--limit", 35, "--no-chat", "--max-new-tokens", 1, "--batch-size", 40)
+    out = tmp_path / "runs"
+    result = run("evaluate", tiny, "--out", out, *asked, "--task", "aime24,amc23")
+    assert result.exit_code == 0, result.output
+    limits = {path.parent.name: read(path)[0].config.limit for path in out.rglob("*.jsonl")}
+    assert limits == {"aime24": 30, "amc23": 35}
+    alone = run("evaluate", tiny, "--out", out, *asked, "--task", "aime24")
+    assert alone.exit_code == 2
+    assert "limit must be from 1 to 30, the prompts of aime24, not 35" in alone.stderr
+
+
 def test_own_questions_are_asked_as_the_options_say(tiny: Path, questions: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.jsonl"
     result = _evaluate(
@@ -176,6 +198,16 @@ def test_shards_have_files_of_their_own_and_count_as_one_run(tiny: Path, tmp_pat
     assert sorted(path.name for path in shared.rglob("*.jsonl")) == [
         f"{name}.1-of-2.jsonl", f"{name}.2-of-2.jsonl"
     ]  # fmt: skip
+    for out, given, there in (
+        (shared, ("--shard", "2/3"), f"{name}.1-of-2"),
+        (shared, (), f"{name}.1-of-2"),
+        (whole, ("--shard", "1/2"), name),
+    ):
+        before = sorted(out.rglob("*"))
+        refused = _evaluate(tiny, out, *options, *given)
+        assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+        assert f"{out}/tiny-reasoner/{there}.jsonl is of the same run with another --shard" in refused.stderr
+        assert sorted(out.rglob("*")) == before
     tables = [json.loads(run("table", out, "--json").stdout) for out in (whole, shared)]
     assert [len(table) for table in tables] == [1, 1]
     for key in ("problems", "prompts", "families", "tokens", "decode_steps", "missing", "key"):
