@@ -56,7 +56,8 @@ class ComparisonRow:
     @property
     def notes(self) -> list[str]:
         """Notes for readers, if all answers or all traces of the row were dense."""
-        where, found = f"{self.label}, batch {self.batch_size}", []
+        sparsity = f" at {100 * self.target:g} %" if self.target else ""
+        where, found = f"{self.label}{sparsity}, batch {self.batch_size}", []
         if self.summary is not None:
             found += [f"{where}: {note}." for note in self.summary.notes]
         if self.divergence is not None and self._unpruned(self.divergence):

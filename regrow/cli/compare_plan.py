@@ -35,8 +35,8 @@ class Asked:
         traceable = most_traced_tokens(loaded)
         whole = min(self.size.traced, count)
         # With a large vocabulary, one batch is traced, and its answers are the longer.
-        one = min(whole, self.largest_batch)
-        traced = min(self.traced, count) if self.traced else whole if whole * usual <= traceable else one
+        usual_traced = whole if whole * usual <= traceable else min(whole, self.largest_batch)
+        traced = min(self.traced or usual_traced, count)
         return ComparisonPlan(
             directory,
             task,

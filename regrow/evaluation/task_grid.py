@@ -58,9 +58,12 @@ def runs(tasks: Sequence[Task], methods: Sequence[Method], batch_sizes: Sequence
 
 
 def refuse_other_shards(file: Path, shards: int) -> None:
-    """Raises RegrowError if a file beside this one holds batches of the run with another number of shards."""
-    if shards_of(file) != shards:
-        return  # the user has named the file
+    """Raises RegrowError if a new file would repeat batches of the same run with another number of shards.
+
+    A file that the user has named may hold any shard, and one that is there is continued.
+    """
+    if shards_of(file) != shards or file.exists():
+        return
     for other in sorted(file.parent.glob("*.jsonl")):
         if run_of(other) == run_of(file) and shards_of(other) != shards:
             raise RegrowError(

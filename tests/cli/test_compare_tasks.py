@@ -37,6 +37,10 @@ def test_every_task_has_a_directory_with_its_tables(tiny: Path, tmp_path: Path) 
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in out.iterdir()) == ["amc23", "tiny_reasoner"]
+    _, said, *lines = result.stderr.splitlines()  # the first is a note about the made file
+    assert said.startswith("regrow: 2 cells for each of 2 tasks, 10 batches to run: about ")
+    assert [line.split(": ")[1] for line in lines] == ["amc23"] * 5 + ["tiny_reasoner"] * 5
+    assert lines[0].startswith("regrow: amc23: dense traces, batch 2: 1 of 1 (cell 1 of 2)")
     for task in ("amc23", "tiny_reasoner"):
         rows = json.loads((out / task / "table.json").read_text())
         assert [row["label"] for row in rows] == ["dense", "GRIFFIN"]
