@@ -10,6 +10,7 @@ from statistics import NormalDist, median
 from typing import Any, Final, final
 
 from regrow.counters import Counters
+from regrow.format import count
 from regrow.records import Grade, Graded
 from regrow.report import why_dense
 from regrow.run_config import RunConfig
@@ -76,12 +77,13 @@ class Summary:
         if self.at_cap.right > MANY_CUT * self.at_cap.total:
             found.append(
                 f"{self.at_cap.right} of {self.at_cap.total} answers were cut at the limit of "
-                f"{self.config.max_new_tokens} tokens and count as they stand"
+                f"{count(self.config.max_new_tokens, 'token')} and count as they stand"
             )
         if self.paper.right != self.problems.right:
             found.append(f"{self.paper.right} of {self.paper.total} are right by the lenient score (paper)")
         if self.timed_out:
-            found.append(f"{self.timed_out} answers could not be graded in time and count as wrong")
+            how = "counts as wrong" if self.timed_out == 1 else "count as wrong"
+            found.append(f"{count(self.timed_out, 'answer')} could not be graded in time and {how}")
         return found
 
     def to_dict(self) -> dict[str, Any]:

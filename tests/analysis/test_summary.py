@@ -64,7 +64,7 @@ def test_both_scores_and_answers_that_were_not_graded_in_time() -> None:
     lenient = Grade((Mark("add", False, True),), timed_out=True)
     summary = summarize(_graded(grades=(Grade((RIGHT,)), lenient, Grade((WRONG,)))))
     assert (summary.problems.right, summary.paper.right, summary.timed_out) == (1, 2, 1)
-    assert "1 answers could not be graded in time and count as wrong" in summary.notes
+    assert "1 answer could not be graded in time and counts as wrong" in summary.notes
 
 
 def test_nine_rows_of_ten_are_no_longer_than_the_90th_percentile() -> None:
