@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from errno import EACCES, EDQUOT, EEXIST, EFBIG, ENOSPC, ENOTDIR, EPERM
+from pathlib import Path
 
 _SENTENCE_END = re.compile(r"(?<=[\w)\]`'\"])[.!?] (?=[A-Z])")
 _QUOTED = 160  # quoted characters of another library's error
+# What may help beside another place, by the number of the operating system's error.
+_REMEDIES = dict.fromkeys((ENOSPC, EDQUOT, EFBIG), "make room") | dict.fromkeys(
+    (EACCES, EPERM), "allow writing there"
+)
 
 
 class RegrowError(Exception):
@@ -38,6 +44,20 @@ def said(error: BaseException) -> str:
     text = _SENTENCE_END.split(text, maxsplit=1)[0]
     cut = text if len(text) <= _QUOTED else text[:_QUOTED].rsplit(" ", 1)[0] + " …"
     return cut.strip().rstrip(".:,;")
+
+
+def unwritable(path: Path, error: OSError, otherwise: str, kept: str = "") -> RegrowError:
+    """Returns the error for a file or directory that cannot be written, with advice that fits the reason.
+
+    `otherwise` says what always helps, such as "choose another --out". `kept` says what is not lost.
+    """
+    reason = error.strerror or said(error)
+    if error.errno in (EEXIST, ENOTDIR):
+        blocking = next((parent for parent in path.parents if parent.is_file()), None)
+        reason = reason if blocking is None else f"{blocking} is a file and not a directory"
+    remedy = _REMEDIES.get(error.errno or 0)
+    advice = f"{remedy} or {otherwise}" if remedy else otherwise
+    return RegrowError(f"{path} cannot be written: {reason}; {kept and f'{kept}: '}{advice}")
 
 
 def require_one_of(choices: Iterable[str], **given: str) -> None:

@@ -29,6 +29,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
 
 
+def count(number: int, one: str, several: str = "") -> str:
+    """Formats a number of things, as `1 token` or `2 tokens`. `several`: a plural that has more than an s."""
+    return f"{number} {one if number == 1 else several or f'{one}s'}"
+
+
+def batches(number: int) -> str:
+    return count(number, "batch", "batches")
+
+
 def parameters(values: Mapping[str, object]) -> str:
     """Formats parameters as `name=value, name=value`."""
     return ", ".join(f"{name}={value}" for name, value in values.items()) or NONE

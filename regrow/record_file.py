@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Self, final
+from typing import Final, Self, final
 
-from regrow.errors import RegrowError, UsageError
+from regrow.errors import RegrowError, UsageError, unwritable
 from regrow.locked_file import lock, write_all
 from regrow.records import Record
 from regrow.run_config import FORMAT, FORMATS, RunConfig
 
+_ANOTHER_FILE: Final = "choose another file"
 _STARTS = tuple(b'{"format":%d,' % written for written in FORMATS)
 # The beginning of a record, also if another tool has sorted its fields.
 _RECORD = re.compile(rb'^\W*\{[ \t]*"(format"[ \t]*:[ \t]*\d|batch"[ \t]*:)', re.MULTILINE)
@@ -45,6 +46,14 @@ def read(*paths: Path) -> tuple[Record, ...]:
     return tuple(records[batch] for batch in sorted(records))
 
 
+def recorded(path: Path) -> int:
+    """Returns the number of complete batches in a file, 0 if it does not exist or is damaged."""
+    try:
+        return len(_read(path))
+    except RegrowError:
+        return 0
+
+
 def _read(path: Path) -> dict[int, Record]:
     try:
         if path.exists() and not (path.is_file() or _is_open_pipe(path)):
@@ -65,11 +74,12 @@ def _is_open_pipe(path: Path) -> bool:
 
 
 def refuse_other(path: Path, config: RunConfig) -> None:
-    """Raises RegrowError if the file exists but a run of this configuration cannot continue it."""
+    """Raises RegrowError if the file exists but a run of this configuration cannot continue it.
+
+    Raises UsageError if it cannot be read.
+    """
     if path.exists():
-        with _disk(path):
-            data = path.read_bytes()
-        _refuse_other(path, _parse(path, data)[0], config)
+        _refuse_other(path, _read(path), config)
 
 
 @final
@@ -84,13 +94,19 @@ class RecordFile:
         """
         self._path, self._config, self._size = path, config, 0
         self._made = not path.exists()
-        self._descriptor = _open(path)
+        self._made_folders = [folder for folder in path.parents if not folder.exists()]
         try:
-            with _disk(path):
-                records, self._size = _parse(path, path.read_bytes())
+            self._descriptor = _open(path)
+        except BaseException:
+            self._remove_folders()
+            raise
+        try:
+            records, self._size = _parse(path, path.read_bytes())
             _refuse_other(path, records, config)
-            with _disk(path):
-                os.ftruncate(self._descriptor, self._size)
+            os.ftruncate(self._descriptor, self._size)
+        except OSError as error:
+            self.close()
+            raise unwritable(path, error, _ANOTHER_FILE) from error
         except BaseException:
             self.close()
             raise
@@ -109,22 +125,31 @@ class RecordFile:
         if record.config.key != self._config.key or record.batch in self._done:
             raise ValueError(f"batch {record.batch} is of another configuration or recorded already")
         line = record.line()
-        with _disk(self._path):
-            try:
-                write_all(self._descriptor, line)
-                os.fsync(self._descriptor)
-            except OSError:
-                with suppress(OSError):  # the incomplete line then stays, and the next run cuts it off
-                    os.ftruncate(self._descriptor, self._size)
-                raise
+        try:
+            write_all(self._descriptor, line)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            with suppress(OSError):  # the incomplete line then stays, and the next run cuts it off
+                os.ftruncate(self._descriptor, self._size)
+            kept = "complete batches are kept" if self._done else ""
+            raise unwritable(self._path, error, f"{_ANOTHER_FILE}, and run again", kept) from error
         self._size += len(line)
         self._done.add(record.batch)
 
     def close(self) -> None:
-        """Closes the file and releases its lock. A file that this run created and left empty is removed."""
+        """Closes the file and releases its lock.
+
+        If it is empty and this run created it, it is removed, and with it the folders that were made for it.
+        """
         if self._made and not self._size:
             self._path.unlink(missing_ok=True)
+            self._remove_folders()
         os.close(self._descriptor)  # this releases the lock
+
+    def _remove_folders(self) -> None:
+        with suppress(OSError):  # one that another process has filled stays, and so do those above it
+            for folder in self._made_folders:
+                folder.rmdir()
 
     def __enter__(self) -> Self:
         return self
@@ -133,22 +158,15 @@ class RecordFile:
         self.close()
 
 
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        advice = "complete batches are kept: make room or choose another file, and run again"
-        raise RegrowError(f"{path} cannot be written: {error.strerror}; {advice}") from error
-
-
 def _open(path: Path) -> int:
     """Opens the file for appending, locks it, and returns its descriptor."""
-    with _disk(path):
+    try:
         if path.exists() and not path.is_file():
             raise RegrowError(f"{path} is not a regular file; choose another one for the records")
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise unwritable(path, error, _ANOTHER_FILE) from error
     try:
         lock(descriptor, path, "file")
     except RegrowError:
@@ -215,7 +233,7 @@ def _refuse_stray(record: Record, earlier: Mapping[int, Record]) -> None:
     for other in list(earlier.values())[:1]:
         if record.config.key != other.config.key:
             differing = other.config.differences(record.config) or "other formats"
-            raise ValueError(f"settings differ ({differing}, in earlier records/here)")
+            raise ValueError(f"settings differ from those of earlier records ({differing})")
         _ = record.counted + other.counted  # raises ValueError if the layers differ
 
 
@@ -224,8 +242,7 @@ def _refuse_other(path: Path, records: Mapping[int, Record], config: RunConfig) 
         differing = record.config.differences(config)
         if differing:
             raise RegrowError(
-                f"{path} was made with other settings ({differing}, there/asked): "
-                "ask for the same or choose another file"
+                f"{path} was made with other settings ({differing}): ask for the same or choose another file"
             )
         if record.config.format != FORMAT:
             raise RegrowError(

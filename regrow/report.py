@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, final
 
 from regrow.counters import Counters, SiteCount
-from regrow.format import NONE, duration, parameters, percent, rate
+from regrow.format import NONE, count, duration, parameters, percent, rate
 
 T = TypeVar("T")
 MIN_SHOWN_BYTES: Final = 10**7  # a summary shows memory beside the model's weights from this size on
@@ -161,5 +161,5 @@ def why_dense(params: Mapping[str, Any], target: float, counters: Counters) -> s
         return "no decode step left any weight out"
     return (
         f"every decode step was dense: pruning begins after {init} of them (init_steps), "
-        f"and the longest answer has {max(counters.tokens, default=0)} tokens"
+        f"and the longest answer has {count(max(counters.tokens, default=0), 'token')}"
     )

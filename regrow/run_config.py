@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Self, final
@@ -136,9 +136,10 @@ class RunConfig:
         return cls(**values | {"skip_layers": tuple(values["skip_layers"])})
 
     def differences(self, other: RunConfig) -> str:
-        """Returns the settings in which `other` differs, as `name mine/theirs`.
+        """Returns the settings in which `other` differs, as `name is mine there and theirs here`.
 
         Of nested settings, only those that differ are named. Settings that only one side knows are ignored.
+        Digests come last, and are left out if another difference explains them.
         """
         return differences(self.to_dict(), other.to_dict())
 
@@ -153,15 +154,29 @@ _KINDS: dict[str, type] = {field.name: str for field in fields(RunConfig)} | {
     "generation_config": dict,
     "samples": int,
 }
+# Settings that follow from others: a difference in one of those explains the difference.
+_OF_QUESTIONS = {"task", "data_sha256", "limit", "prompt_template"}
+_CAUSES: dict[str, set[str]] = {
+    "fingerprint": {"model", "dtype"},
+    "params": {"method"},
+    "tokenizer_sha256": {"model"},
+    "chat_template_sha256": {"model", "chat"},
+    "data_sha256": {"task"},
+    "task_sha256": _OF_QUESTIONS,
+    "prompts_sha256": _OF_QUESTIONS
+    | {"task_sha256", "system", "chat", "model", "tokenizer_sha256", "chat_template_sha256"},
+}
 _NAMED = {str: "text", dict: "an object", tuple: "a list", int: "an integer", bool: "true or false"}
 
 
 def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """Returns the same as `RunConfig.differences`, for settings as JSON values."""
+    names = [name for name in mine if name in theirs and _differ(mine[name], theirs[name])]
+    unexplained = [name for name in names if not _CAUSES.get(name, set()) & set(names)]
     return ", ".join(
-        _difference(name, mine[name], theirs[name])
-        for name in mine
-        if name in theirs and _differ(mine[name], theirs[name])
+        part
+        for name in sorted(unexplained, key=_is_digest)
+        for part in _difference(name, mine[name], theirs[name])
     )
 
 
@@ -172,22 +187,27 @@ def differing(many: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{name: one.get(name, "none") for name in varying} for one in many]
 
 
+def _is_digest(name: str) -> bool:
+    return name == "fingerprint" or name.endswith("_sha256")
+
+
 def _differ(mine: object, theirs: object) -> bool:
     return canonical(mine) != canonical(theirs)
 
 
-def _difference(name: str, mine: Any, theirs: Any) -> str:
+def _difference(name: str, mine: Any, theirs: Any) -> Iterator[str]:
+    """Yields each difference in words. Parameters of the method are known to users by their own names."""
     if not (isinstance(mine, Mapping) and isinstance(theirs, Mapping)):
-        return f"{name} {_short(mine)}/{_short(theirs)}"
-    names = [
-        within for within in dict.fromkeys([*mine, *theirs]) if _differ(mine.get(within), theirs.get(within))
-    ]
-    differing = (f"{within} {_short(mine.get(within))}/{_short(theirs.get(within))}" for within in names)
-    return f"{name} ({', '.join(differing)})"
+        yield f"{name} is {_short(mine)} there and {_short(theirs)} here"
+        return
+    prefix = "" if name == "params" else f"{name} "
+    for within in dict.fromkeys([*mine, *theirs]):
+        if _differ(mine.get(within), theirs.get(within)):
+            yield from _difference(f"{prefix}{within}", mine.get(within), theirs.get(within))
 
 
 def _short(value: object) -> str:
     if value is None:
         return "none"
     text = canonical(value)
-    return text[:12] + "…" if len(text) > 60 else text
+    return text.strip('"')[:12] + "…" if len(text) > 60 else text

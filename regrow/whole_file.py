@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
-from regrow.errors import RegrowError, UsageError
+from regrow.errors import UsageError, unwritable
+
+_ANOTHER_OUT: Final = "choose another --out"
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, otherwise: str = _ANOTHER_OUT) -> None:
     """Writes `content` to `path`, completely or not at all. Creates missing folders.
 
     An existing file stays until the new one is on disk. A symbolic link stays, and its target is replaced.
+    `otherwise` says what the user may do if the file cannot be written.
 
     Raises UsageError if `path` is a folder, device or pipe, RegrowError if the file cannot be written.
     """
     try:
-        _refuse_special(path)
+        _refuse_special(path, otherwise)
         place = Path(os.path.realpath(path))
         unfinished = place.with_name(f".{place.name}.{os.getpid()}")
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -30,9 +34,7 @@ def write_whole(path: Path, content: bytes) -> None:
                 unfinished.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise RegrowError(
-            f"{path} cannot be written: {error.strerror}; make room or choose another --out"
-        ) from error
+        raise unwritable(path, error, otherwise) from error
 
 
 def refuse_place(path: Path, option: str = "--out") -> None:
@@ -40,8 +42,9 @@ def refuse_place(path: Path, option: str = "--out") -> None:
 
     Call it before the work whose result the file is to hold.
     """
+    otherwise = f"choose another {option}"
     try:
-        _refuse_special(path, option)
+        _refuse_special(path, otherwise)
         folder = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
         if folder.is_dir() and os.access(folder, os.W_OK):
             return
@@ -52,13 +55,13 @@ def refuse_place(path: Path, option: str = "--out") -> None:
         raise
     except ValueError as error:  # the name has a null byte
         reason = str(error)
-    raise UsageError(f"{path} cannot be written: {reason}; choose another {option}")
+    raise UsageError(f"{path} cannot be written: {reason}; {otherwise}")
 
 
-def _refuse_special(path: Path, option: str = "--out") -> None:
+def _refuse_special(path: Path, otherwise: str) -> None:
     """Raises UsageError if `path` is a folder, device or pipe, which a new file would replace."""
     if path.exists() and not path.is_file():
         raise UsageError(
             f"{path} cannot be written: it is {'a folder' if path.is_dir() else 'not a regular file'}; "
-            f"choose another {option}"
+            f"{otherwise}"
         )

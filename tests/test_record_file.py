@@ -179,7 +179,7 @@ def test_records_of_earlier_formats_are_read_but_no_run_goes_on_in_them(
         match=rf"is of format {config.format}, which does not hold all the settings .*; choose another file$",
     ):
         RecordFile(path, CONFIG)
-    with pytest.raises(RegrowError, match=r"other settings \(batch_size 2/3, there/asked\)"):
+    with pytest.raises(RegrowError, match=r"other settings \(batch_size is 2 there and 3 here\)"):
         RecordFile(path, replace(CONFIG, batch_size=3))
     assert path.read_bytes() == content
 
@@ -189,7 +189,7 @@ def test_a_file_of_other_settings_is_refused_by_their_names(path: Path) -> None:
     asked = replace(CONFIG, batch_size=8, params={"sparsity": 0.9})
     with pytest.raises(RegrowError) as raised:
         RecordFile(path, asked)
-    assert "params (sparsity 0.5/0.9), batch_size 2/8" in str(raised.value)
+    assert "(sparsity is 0.5 there and 0.9 here, batch_size is 2 there and 8 here)" in str(raised.value)
     assert "dtype" not in str(raised.value)
     assert path.read_bytes() == content
 
@@ -222,7 +222,9 @@ def test_a_full_disk_leaves_nothing_half_written(
         with monkeypatch.context() as patched:
             patched.setattr(os, "write", full)
             with pytest.raises(
-                RegrowError, match=rf"{path} cannot be written: No space left on device; .*run again"
+                RegrowError,
+                match=rf"{path} cannot be written: No space left on device; "
+                "complete batches are kept: make room or choose another file, and run again$",
             ):
                 file.append(TWO)
         assert path.read_bytes() == ONE.line()
@@ -245,7 +247,7 @@ def test_a_failed_sync_takes_the_record_back(path: Path, monkeypatch: pytest.Mon
 
     with RecordFile(path, CONFIG) as file:
         monkeypatch.setattr(os, "fsync", fail)
-        with pytest.raises(RegrowError, match="Input/output error"):
+        with pytest.raises(RegrowError, match=r"Input/output error; choose another file, and run again$"):
             file.append(ONE)
         assert file.done == set()
         assert path.read_bytes() == b""
@@ -308,8 +310,29 @@ def test_places_that_cannot_hold_records(tmp_path: Path) -> None:
     for place in (tmp_path, Path("/dev/full")):
         with pytest.raises(RegrowError, match="not a regular file"):
             RecordFile(place, CONFIG)
-    with pytest.raises(RegrowError, match="cannot be written"):
+    with pytest.raises(RegrowError, match=r"/file is a file and not a directory; choose another file$"):
         RecordFile(tmp_path / "file" / "run.jsonl", CONFIG)
+
+
+def test_a_place_that_may_not_be_written_is_called_that(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder is closed to root, so the error is raised by hand."""
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(RegrowError, match=r"cannot be written: Read-only file system; choose another file$"):
+        RecordFile(path, CONFIG)
+    assert not path.parent.exists()
+
+
+def test_a_run_that_recorded_nothing_leaves_no_folder(path: Path) -> None:
+    below = path.parent / "below" / "run.jsonl"
+    RecordFile(below, CONFIG).close()
+    assert not path.parent.exists()
+    with RecordFile(below, CONFIG):
+        path.touch()  # of another process
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_files_with_nothing_to_read(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ OTHER: dict[str, Any] = {
 def test_every_setting_is_part_of_the_key_and_named_when_it_differs(name: str) -> None:
     other = replace(CONFIG, **{name: OTHER[name]})
     assert other.key != CONFIG.key
-    assert CONFIG.differences(other).split()[0] == name
+    shown = "sparsity" if name == "params" else name  # parameters have names of their own
+    assert CONFIG.differences(other).startswith(f"{shown} ")
     assert CONFIG.differences(replace(CONFIG)) == ""
 
 
@@ -60,9 +61,22 @@ def test_settings_within_settings_are_named() -> None:
     other = replace(
         CONFIG, generation_config={"suppress_tokens": [4]}, params={"sparsity": 0.5, "init_steps": 3}
     )
-    assert (
-        CONFIG.differences(other)
-        == "params (init_steps none/3), generation_config (eos_token_id 2/none, suppress_tokens none/[4])"
+    assert CONFIG.differences(other) == (
+        "init_steps is none there and 3 here, generation_config eos_token_id is 2 there and none here, "
+        "generation_config suppress_tokens is none there and [4] here"
+    )
+
+
+def test_options_come_first_and_explain_what_follows_from_them() -> None:
+    digests = {name: OTHER[name] for name in ("task_sha256", "prompts_sha256", "chat_template_sha256")}
+    other = replace(CONFIG, **digests, max_new_tokens=9, limit=4)
+    assert CONFIG.differences(other) == (
+        "limit is 3 there and 4 here, max_new_tokens is 8 there and 9 here, "
+        'chat_template_sha256 is "" there and 333333333333… here'
+    )
+    assert CONFIG.differences(replace(other, method="dense", params={}, chat=True)) == (
+        'method is "griffin" there and "dense" here, limit is 3 there and 4 here, '
+        "max_new_tokens is 8 there and 9 here, chat is false there and true here"
     )
 
 

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gather import gather
-from regrow.errors import RegrowError, UsageError
+from regrow.errors import RegrowError, UsageError, unwritable
 from sources import SOURCES, Source
 
 ORIGIN = "regrow-source.json"
@@ -52,9 +52,7 @@ def fetch(source: Source, out: Path, say: Callable[[str], None]) -> None:
                 _make(source, out, say)
                 say(f"{out} holds {source.model}")
     except OSError as error:
-        raise RegrowError(
-            f"{out} cannot be written: {error.strerror or error}; make room or choose another --out"
-        ) from error
+        raise unwritable(out, error, "choose another --out") from error
 
 
 def _make(source: Source, out: Path, say: Callable[[str], None]) -> None:

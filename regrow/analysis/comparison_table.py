@@ -10,7 +10,7 @@ from typing import Any, Final, final
 from regrow import table
 from regrow.analysis.paired import Paired, paired
 from regrow.analysis.summary import Summary, summarize
-from regrow.analysis.tables import setting
+from regrow.analysis.tables import NOT_GRADED, interval, setting
 from regrow.format import NONE, megabytes, percent
 from regrow.records import Graded
 from regrow.table import Column, Table
@@ -56,7 +56,8 @@ class ComparisonRow:
     @property
     def notes(self) -> list[str]:
         """Notes for readers, if all answers or all traces of the row were dense."""
-        where, found = f"{self.label}, batch {self.batch_size}", []
+        sparsity = f" at {100 * self.target:g} %" if self.target else ""
+        where, found = f"{self.label}{sparsity}, batch {self.batch_size}", []
         if self.summary is not None:
             found += [f"{where}: {note}." for note in self.summary.notes]
         if self.divergence is not None and self._unpruned(self.divergence):
@@ -82,7 +83,8 @@ def row(
 ) -> ComparisonRow:
     """Makes the row of one cell.
 
-    `dense` are the dense model's answers at the same batch size. Incomplete runs are not compared with them.
+    `dense` are the dense model's answers at the same batch size. Incomplete runs are not compared with them,
+    and neither are answers without grades.
     """
     both = (
         graded is not None
@@ -90,6 +92,7 @@ def row(
         and not graded.missing
         and not dense.missing
         and graded is not dense
+        and any(grade.total for grade in graded.grades)
     )
     against = (
         paired(graded.batches, dense.batches) if both and graded is not None and dense is not None else None
@@ -108,7 +111,6 @@ def compared(rows: Sequence[ComparisonRow], title: str = "") -> Table:
 def cells(row: ComparisonRow) -> list[str]:
     """Returns the texts of a row, in the order of COLUMNS."""
     s, d, a = row.summary, row.measured, row.against_dense
-    low, high = s.problems.interval() if s else (0.0, 1.0)
     return [
         row.label,
         str(row.batch_size),
@@ -118,7 +120,7 @@ def cells(row: ComparisonRow) -> list[str]:
         NONE if d is None else f"{d['mean_kl']:.2g}{_elsewhere(row)}",
         percent(None if d is None else d["agreement"]),
         NONE if s is None else _share(s),
-        NONE if s is None else f"{percent(low)} to {percent(high)}",
+        NONE if s is None else interval(s.problems),
         NONE if a is None else f"{100 * a.difference:+.1f} (p {_p(a.p)})",
         NONE if s is None else f"{s.median_tokens:g}",
         percent(None if s is None else s.at_cap.value),
@@ -166,7 +168,7 @@ def _elsewhere(row: ComparisonRow) -> str:
 
 def _share(summary: Summary) -> str:
     share, missing = summary.problems, f", {len(summary.missing)} batches missing" if summary.missing else ""
-    return f"{percent(share.value)} ({share.right}/{share.total}{missing})"
+    return f"{percent(share.value)} ({share.right}/{share.total}{missing})" if share.total else NOT_GRADED
 
 
 def _p(value: float) -> str:

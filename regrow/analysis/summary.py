@@ -10,6 +10,7 @@ from statistics import NormalDist, median
 from typing import Any, Final, final
 
 from regrow.counters import Counters
+from regrow.format import count
 from regrow.records import Grade, Graded
 from regrow.report import why_dense
 from regrow.run_config import RunConfig
@@ -29,10 +30,10 @@ class Share:
         """The share as a number; None if `total` is 0."""
         return self.right / self.total if self.total else None
 
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Wilson's score interval for `total / inflation` independent trials; (0, 1) if `total` is 0."""
+    def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
+        """Wilson's score interval for `total / inflation` independent trials; None if `total` is 0."""
         if not self.total:
-            return 0.0, 1.0
+            return None
         z = NormalDist().inv_cdf((1 + confidence) / 2)
         share, weight = self.right / self.total, z * z * self.inflation / self.total
         centre = (share + weight / 2) / (1 + weight)
@@ -42,7 +43,8 @@ class Share:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields, the value and the 95 % interval as JSON values."""
-        return {**asdict(self), "value": self.value, "interval_95": list(self.interval())}
+        interval = self.interval()
+        return {**asdict(self), "value": self.value, "interval_95": interval and list(interval)}
 
 
 MANY_CUT: Final = 0.2  # share of answers at the token limit from which on a table says so
@@ -58,7 +60,7 @@ class Summary:
     missing: tuple[int, ...]  # batches that are not recorded; the fields below cover the others
     problems: Share  # by the strict score
     paper: Share  # by the lenient score, which stands for the evaluation framework of the paper
-    prompts: Share  # prompts with every problem right
+    prompts: Share  # prompts with every problem right, of those that ask any
     families: Mapping[str, Share]  # right problems of each family
     timed_out: int  # answers whose grading did not finish in time, and which count as wrong
     at_cap: Share  # rows that ended at max_new_tokens
@@ -75,12 +77,13 @@ class Summary:
         if self.at_cap.right > MANY_CUT * self.at_cap.total:
             found.append(
                 f"{self.at_cap.right} of {self.at_cap.total} answers were cut at the limit of "
-                f"{self.config.max_new_tokens} tokens and count as they stand"
+                f"{count(self.config.max_new_tokens, 'token')} and count as they stand"
             )
         if self.paper.right != self.problems.right:
             found.append(f"{self.paper.right} of {self.paper.total} are right by the lenient score (paper)")
         if self.timed_out:
-            found.append(f"{self.timed_out} answers could not be graded in time and count as wrong")
+            how = "counts as wrong" if self.timed_out == 1 else "count as wrong"
+            found.append(f"{count(self.timed_out, 'answer')} could not be graded in time and {how}")
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +125,7 @@ def summarize(graded: Graded) -> Summary:
         problems=_problems(graded, strict=True),
         paper=_problems(graded, strict=False),
         timed_out=sum(grade.timed_out for grade in graded.grades),
-        prompts=Share(sum(grade.right == grade.total for grade in graded.grades), len(graded.grades)),
+        prompts=_prompts(graded),
         families=_families(graded),
         at_cap=Share(total.finish_reasons.count("length"), len(total.finish_reasons)),
         median_tokens=float(median(total.tokens)),
@@ -140,6 +143,12 @@ def _problems(graded: Graded, *, strict: bool) -> Share:
     counts = _counts(graded.batches if len(graded.batches) > 1 else graded.prompts, strict)
     right, total = sum(count[0] for count in counts), sum(count[1] for count in counts)
     return Share(right, total, _inflation(counts, right, total))
+
+
+def _prompts(graded: Graded) -> Share:
+    """Share of prompts with every problem right. Answers that are not graded do not count."""
+    asking = [grade for grade in graded.grades if grade.total]
+    return Share(sum(grade.right == grade.total for grade in asking), len(asking))
 
 
 def _counts(groups: Sequence[Sequence[Grade]], strict: bool) -> list[tuple[int, int]]:

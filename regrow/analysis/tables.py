@@ -30,6 +30,7 @@ COLUMNS: Final = (
     Column("at length cap", narrow=False),
     Column("decode tokens/s"),
 )
+NOT_GRADED: Final = "not graded"  # stands for a share of answers without marks
 _WHO: Final = COLUMNS[:3]  # method, parameters, batch
 
 
@@ -107,11 +108,10 @@ def _notes(rows: Sequence[Summary], numbered: str) -> list[str]:
 
 
 def _run(row: Summary) -> list[str]:
-    low, high = row.problems.interval()
     return [
         *_who(row.config),
         _share(row.problems),
-        f"{percent(low)} to {percent(high)}",
+        interval(row.problems),
         _share(row.prompts),
         percent(row.counters.sparse_share),
         percent(row.counters.actual_sparsity),
@@ -139,5 +139,11 @@ def _by_family(row: Summary, families: Sequence[str]) -> list[str]:
     return [_share(row.families[family]) if family in row.families else NONE for family in families]
 
 
+def interval(share: Share) -> str:
+    """Returns the 95 % interval of a share as text; a dash if nothing was counted."""
+    ends = share.interval()
+    return NONE if ends is None else f"{percent(ends[0])} to {percent(ends[1])}"
+
+
 def _share(share: Share) -> str:
-    return f"{share.right}/{share.total} ({percent(share.value)})"
+    return f"{share.right}/{share.total} ({percent(share.value)})" if share.total else NOT_GRADED

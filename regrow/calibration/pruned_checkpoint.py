@@ -10,7 +10,7 @@ import torch
 
 from regrow.calibration.calibration import Calibration
 from regrow.core import Surface
-from regrow.errors import RegrowError, UsageError
+from regrow.errors import RegrowError, UsageError, said, unwritable
 from regrow.method.base import Method
 from regrow.models import Loaded
 from regrow.whole_file import refuse_place
@@ -48,11 +48,12 @@ def write(loaded: Loaded, calibration: Calibration, directory: Path) -> None:
             loaded.model.save_pretrained(unfinished, state_dict=state)
         loaded.tokenizer.save_pretrained(unfinished)
         unfinished.rename(directory)
+    except OSError as error:
+        raise unwritable(directory, error, "choose another --checkpoint") from error
     except Exception as error:
-        # A full disk raises an OSError, a SafetensorError or a plain Exception, depending on the library.
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        # A full disk raises a SafetensorError or a plain Exception in some libraries.
         raise RegrowError(
-            f"{directory} cannot be written: {reason}; make room or choose another --checkpoint"
+            f"{directory} cannot be written: {said(error)}; make room or choose another --checkpoint"
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -44,11 +44,11 @@ class Bar:
         self._task = self._progress.add_task("", total=None, note="")
         self._context = ExitStack()
 
-    def begin(self, description: str, total: int) -> None:
-        """Starts the bar anew, at 0 of `total`."""
+    def begin(self, description: str, total: int, whole: str = "") -> None:
+        """Starts the bar anew, at 0 of `total`. `whole`: what the time left is that of, if more follows."""
         self._progress.reset(self._task, description=description, total=total, note="")
         if self._plain is not None:
-            self._plain.begin(description, total)
+            self._plain.begin(description, total, whole)
 
     def skip(self, done: float) -> None:
         """Says that the first `done` were complete before this run, which took no time for them."""
@@ -95,11 +95,12 @@ class _Lines:
     """Progress without a terminal: a line for every batch, and within one at most every 10 seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._description, self._total, self._skipped = clock, "", 1.0, 0.0
+        self._clock, self._description, self._of, self._total, self._skipped = clock, "", "", 1.0, 0.0
         self._began = self._last = clock()
 
-    def begin(self, description: str, total: int) -> None:
+    def begin(self, description: str, total: int, whole: str) -> None:
         self._description, self._total, self._skipped = description, total, 0.0
+        self._of = f" of {whole}" if whole else ""
         self._began = self._clock()
 
     def skip(self, done: float) -> None:
@@ -113,5 +114,5 @@ class _Lines:
         self._last = self._clock()
         spent, made = self._last - self._began, done - self._skipped
         left = spent * (self._total - done) / made if made > 0 and done < self._total else 0.0
-        remaining = f", about {duration(left)} left" if left else ""
+        remaining = f", about {duration(left)} left{self._of}" if left else ""
         say(f"{self._description}: {note} ({duration(spent)} so far{remaining})")

@@ -14,7 +14,7 @@ from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
 from regrow.cli.terminal import say
 from regrow.errors import UsageError
-from regrow.format import duration
+from regrow.format import batches, count, duration
 
 if TYPE_CHECKING:
     from regrow.evaluation.comparison import Comparison
@@ -89,7 +89,9 @@ def compare(
     limit: Annotated[
         int | None,
         typer.Option(
-            min=1, rich_help_panel=_GRID, help="Prompts to answer. Default: 200 (with --quick 4 or 8)."
+            min=1,
+            rich_help_panel=_GRID,
+            help="Prompts of each task to answer. Default: 200 (with --quick 4 or 8).",
         ),
     ] = None,
     traced: Annotated[
@@ -142,8 +144,9 @@ def compare(
         raise UsageError("--method and --only exclude each other; choose one")
     names, sparsities = options.several(method), _sparsities(sparsity)
     sizes = [options.batch_size(size) for size in options.several(batch_size)]
-    mine, count = options.shard(shard)
+    mine, shards = options.shard(shard)
     from regrow.evaluation import grid, scale
+    from regrow.evaluation.tasks.task import first_of_each
 
     batch_sizes = tuple(sizes or ((grid.SWEPT,) if quick else grid.BATCH_SIZES))
     cells = grid.grid(batch_sizes, sparsities, others=not quick, methods=names, only=only or ())
@@ -156,8 +159,7 @@ def compare(
         _show(_directories(out), cells)
         return
     tasks = chosen.load(model)
-    for task in tasks:
-        task.first(max(limit or 1, traced or 1))  # refuses more prompts than there are
+    first_of_each(tasks, max(limit or 1, traced or 1))  # refuses more prompts than a single task has
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     from regrow.cli.compare_plan import Asked
     from regrow.evaluation import comparison
@@ -167,15 +169,16 @@ def compare(
         cells = [cell for cell in cells if cell.label in size.labels]
     asked = Asked(limit, traced, max_new_tokens, text, size, max(batch_sizes))
     plans = [asked.plan(loaded, task, out if len(tasks) == 1 else out / task.name) for task in tasks]
-    own = comparison.parts(cells, mine, count)
-    for plan in plans:
-        with Bar() as bar:
-            progress = _CompareProgress(bar)
-            runner = comparison.Comparison(loaded, plan, progress)
+    own = comparison.parts(cells, mine, shards)
+    with Bar() as bar:
+        listeners = [_CompareProgress(bar, plan.task.name if len(plans) > 1 else "") for plan in plans]
+        runners = [comparison.Comparison(loaded, *given) for given in zip(plans, listeners, strict=True)]
+        for runner in runners:
             runner.check(own)
-            _announce(loaded, plan, own, bar)
-            _run(runner, own, progress, plan.directory)
-    if count > 1:  # other shards may still be running
+        _announce(loaded, plans, own, bar)
+        for progress, plan in zip(listeners, plans, strict=True):
+            _run(runners.pop(0), own, progress, plan.directory)  # its traces are gone with it
+    if shards > 1:  # other shards may still be running
         typer.echo(
             f"shard {shard} is complete; when all shards are, "
             f"`regrow compare --out {out} --table` makes the tables"
@@ -199,30 +202,36 @@ def _show(directories: list[Path], cells: list[Cell]) -> None:
         show(directory, cells)
 
 
-def _announce(loaded: Loaded, plan: ComparisonPlan, cells: list[Cell], bar: Bar) -> None:
-    """Prints how many cells and batches are left to run, and about how long they take."""
+def _announce(loaded: Loaded, plans: list[ComparisonPlan], cells: list[Cell], bar: Bar) -> None:
+    """Prints how many cells and batches are left to run for all tasks, and about how long they take."""
     from regrow.evaluation.comparison_plan import batches_to_run, estimate
 
-    left = batches_to_run(plan, cells)
-    if left.total:
+    left = [batches_to_run(plan, cells) for plan in plans]
+    total = sum(one.total for one in left)
+    if total:
         bar.begin("timing a short batch", 1)
-        about = duration(estimate(loaded, plan, left))
+        about = duration(sum(estimate(loaded, plan, one) for plan, one in zip(plans, left, strict=True)))
+        each = f" for each of {len(plans)} tasks" if len(plans) > 1 else ""
+        limits = " or ".join(map(str, dict.fromkeys(plan.max_new_tokens for plan in plans)))
         say(
-            f"{len(cells)} cells, {left.total} batches to run: about {about} if every answer runs "
-            f"to its limit of {plan.max_new_tokens} tokens, calibrations not counted"
+            f"{count(len(cells), 'cell')}{each}, {batches(total)} to run: about {about} if every answer runs "
+            f"to its limit of {limits} tokens, calibrations not counted"
         )
 
 
 @final
 class _CompareProgress:
-    """Shows the batch that has just ended, or how far a calibration is, and the cell that it belongs to."""
+    """Shows the batch that has just ended, or how far a calibration is, and the cell that it belongs to.
 
-    def __init__(self, bar: Bar) -> None:
-        self._bar, self.cell, self._first = bar, "", True
+    `task` is the name of the task, or empty if there is only one.
+    """
+
+    def __init__(self, bar: Bar, task: str) -> None:
+        self._bar, self._task, self.cell, self._first = bar, task, "", True
 
     def begin(self, stage: str) -> None:
         self._first = True
-        self._bar.begin(stage, 1)
+        self._bar.begin(f"{self._task}: {stage}" if self._task else stage, 1)
 
     def batch(self, done: float, total: float) -> None:
         if self._first:

@@ -17,7 +17,7 @@ from regrow.models import Loaded
 @final
 @dataclass(frozen=True)
 class Asked:
-    """Sizes that the options ask for. None: the default."""
+    """Sizes that the options ask for, of each task. None: the default."""
 
     limit: int | None
     traced: int | None
@@ -27,7 +27,7 @@ class Asked:
     largest_batch: int
 
     def plan(self, loaded: Loaded, task: Task, directory: Path) -> ComparisonPlan:
-        """Returns the plan for one task. Defaults shrink to what task, context and memory hold."""
+        """Returns the plan for one task. It has no more prompts than the task, and its defaults fit."""
         count, chat = len(task.items), bool(loaded.tokenizer.chat_template)
         longest = longest_answer(loaded, task, chat)
         usual = min(self.size.max_new_tokens, longest)
@@ -35,11 +35,12 @@ class Asked:
         traceable = most_traced_tokens(loaded)
         whole = min(self.size.traced, count)
         # With a large vocabulary, one batch is traced, and its answers are the longer.
-        traced = self.traced or (whole if whole * usual <= traceable else min(whole, self.largest_batch))
+        usual_traced = whole if whole * usual <= traceable else min(whole, self.largest_batch)
+        traced = min(self.traced or usual_traced, count)
         return ComparisonPlan(
             directory,
             task,
-            self.limit or min(self.size.prompts, count),
+            min(self.limit or self.size.prompts, count),
             traced,
             answers,
             min(answers, usual, max(2, traceable // traced)),

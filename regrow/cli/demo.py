@@ -74,7 +74,7 @@ def demo(
         console = Console(highlight=False, record=svg is not None)
         demo_view.show(console, loaded, exercises, runs, start)
         if svg is not None:
-            write_whole(svg, console.export_svg(title="regrow demo").encode())
+            write_whole(svg, console.export_svg(title="regrow demo").encode(), "choose another --svg")
 
 
 def _show_on(bar: Bar, description: str) -> Watch:

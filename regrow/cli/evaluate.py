@@ -16,13 +16,14 @@ from regrow.cli.sampling import sampling
 from regrow.cli.table import show
 from regrow.cli.terminal import say
 from regrow.errors import UsageError
-from regrow.format import rate
+from regrow.format import batches, count, rate
 
 if TYPE_CHECKING:
     from regrow.decoding.loop import Progress
     from regrow.evaluation.task_grid import Run
     from regrow.method.base import Method
     from regrow.records import Record
+    from regrow.run_config import RunConfig
 
 _RUN, _SAMPLING = "Run", "Sampling"
 
@@ -46,7 +47,9 @@ def evaluate(
     chosen: ChosenTasks,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_RUN, help="Answer only the first N prompts. Default: all."),
+        typer.Option(
+            min=1, rich_help_panel=_RUN, help="Answer only the first N prompts of each task. Default: all."
+        ),
     ] = None,
     batch_size: Annotated[
         list[str] | None,
@@ -89,6 +92,7 @@ def evaluate(
     chat: options.Chat = None,
     skip_layers: options.SkipLayers = "",
     trust_remote_code: options.TrustRemoteCode = False,
+    json: options.Json = False,
 ) -> None:
     """Answer the questions of tasks, record every batch, and show accuracy, sparsity and speed.
 
@@ -98,16 +102,19 @@ def evaluate(
 
     Example: regrow evaluate --method dense,bap --sparsity 0.3,0.5 --limit 40 --out results
     """
-    from regrow.evaluation.task_grid import runs
+    from regrow.evaluation.task_grid import refuse_other_shards, runs
+    from regrow.evaluation.tasks.task import first_of_each
 
     how = sampling(temperature, top_p, 0 if temperature and seed is None else seed)
     dense_layers, part = options.layers(skip_layers), options.shard(shard)
     sizes = [options.batch_size(size) for size in options.several(batch_size)] or [8]
     tensors = options.calibrations(calibration, prunings)
     # Tasks are loaded before the model, so that data that cannot be used are found at once.
-    tasks = [task.first(limit) for task in chosen.load(model)]
+    tasks = first_of_each(chosen.load(model), limit)
     planned = runs(tasks, prunings, sizes)
     files = _files(out, planned, part)
+    for file in files:
+        refuse_other_shards(file, part[1])
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     from regrow.evaluation import run_task
 
@@ -129,11 +136,11 @@ def evaluate(
             calibration=tensors.get(run.method),
             **settings,
         )
-    progress = _EvaluateProgress(len(planned), max_new_tokens or run_task.LONGEST_ANSWER)
+    progress = _EvaluateProgress(len(planned))
     try:
         with progress.bar:
             for run, file in zip(planned, files, strict=True):
-                progress.begin(run.title, len(run.batches(samples)[part[0] - 1 :: part[1]]))
+                progress.of(run.title, file)
                 run_task.evaluate(
                     loaded,
                     run.task,
@@ -142,21 +149,22 @@ def evaluate(
                     path=file,
                     calibration=tensors.get(run.method),
                     shard=part,
+                    begin=progress.on_begin,
                     progress=progress.on_batch,
                     watch=progress.on_step,
                     **settings,
                 )
     except KeyboardInterrupt:
-        fail(
-            f"interrupted: {progress.recorded} batches of this run are kept in {out}; "
-            "the same command continues from there",
-            INTERRUPTED,
-        )
-    recorded = [file for file in files if file.exists()]
-    if recorded:
-        show(recorded)
-    else:
+        fail(f"interrupted: {progress.kept}", INTERRUPTED)
+    written = [file for file in files if file.exists()]
+    if written or json:
+        show(written, json=json)
+    if not written:
         say(f"shard {shard} holds no batch, because there are fewer batches than shards")
+    elif len(planned) > 1:
+        say(f"the records are in {count(len(written), 'file')} in {out}")
+    else:
+        say(f"the records are in {written[0]}")
 
 
 def _files(out: Path, planned: list[Run], shard: tuple[int, int]) -> list[Path]:
@@ -171,27 +179,39 @@ def _files(out: Path, planned: list[Run], shard: tuple[int, int]) -> list[Path]:
 
 @final
 class _EvaluateProgress:
-    """Progress callbacks: show batches and steps on a bar, and count the recorded batches."""
+    """Progress callbacks: say what a run finds recorded, and show its batches and steps on a bar."""
 
-    def __init__(self, runs: int, longest: int) -> None:
-        self.bar, self.recorded = Bar(), 0
-        self._runs, self._longest, self._number, self._done = runs, longest, 0, 0
+    def __init__(self, runs: int) -> None:
+        self.bar, self._runs, self._number = Bar(), runs, 0
 
-    def begin(self, title: str, batches: int) -> None:
-        """Starts the bar of the next run, which has so many batches."""
-        self._number, self._done = self._number + 1, 0
-        number = f"run {self._number} of {self._runs}: " if self._runs > 1 else ""
-        self.bar.begin(f"{number}{title}", batches)
+    def of(self, title: str, file: Path) -> None:
+        """Names the next run and its file. Called before it begins."""
+        self._number, self._file = self._number + 1, file
+        self._title = f"run {self._number} of {self._runs}: {title}" if self._runs > 1 else title
+
+    def on_begin(self, config: RunConfig, there: int, planned: int) -> None:
+        self._longest, self._done, self._planned = config.max_new_tokens, there, planned
+        if there:
+            rest = "the run goes on from there" if there < planned else "nothing is left to run"
+            say(f"{self._title}: found {there} of {batches(planned)} in {self._file}; {rest}")
+        self.bar.begin(self._title, planned, "this run" if self._runs > 1 else "")
+        self.bar.skip(there)
 
     def on_batch(self, done: int, planned: int, record: Record) -> None:
-        if not self._done:
-            self.bar.skip(done - 1)
-        self._done, self.recorded = done, self.recorded + 1
+        self._done = done
         speed = rate(record.counted.decode_tokens_per_second)
-        self.bar.ended(done, f"{done} of {planned} batches, the last at {speed} tokens/s")
+        self.bar.ended(done, f"{done} of {batches(planned)}, the last at {speed} tokens/s")
 
     def on_step(self, progress: Progress) -> None:
-        self.bar.show(
-            self._done + min(progress.step / self._longest, 1.0),
-            f"{self._done} done, the next at {progress.step} tokens",
-        )
+        step, longest = progress.step, self._longest
+        where = f"batch {self._done + 1} of {self._planned} at {step} of {count(longest, 'token')}"
+        self.bar.show(self._done + step / longest, where)
+
+    @property
+    def kept(self) -> str:
+        """What an interrupted run leaves, and how it goes on."""
+        from regrow.record_file import recorded
+
+        if found := recorded(self._file):
+            return f"{self._file} holds {batches(found)} of this run; the same command continues from there"
+        return "no batch of this run is complete; the same command begins it again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from regrow.cli.bar import Bar
 from regrow.cli.options import Json, RecordFiles
 from regrow.cli.table import record_files, show
+from regrow.format import count
 
 
 def grade(
@@ -29,5 +30,5 @@ def grade(
         bar.begin("grading", len(runs))
         for number, shards in enumerate(runs, 1):
             path = write_grades(run_of(shards[0]), shards, graded(*shards))
-            bar.ended(number, f"{number} of {len(runs)} runs, {path}")
+            bar.ended(number, f"{number} of {count(len(runs), 'run')}, {path}")
     show(paths, json=json)

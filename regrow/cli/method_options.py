@@ -181,7 +181,7 @@ def _options(method: inspect.Parameter, parameters: Mapping[str, Any]) -> list[i
 def several_chosen(
     names: Sequence[str], params: Sequence[str] | None, options: Mapping[str, Any]
 ) -> list[Method]:
-    """Returns each method at each sparsity. Of several methods, each takes the options that it knows.
+    """Returns each method at each sparsity, or once if it has none. Of several, each takes what it knows.
 
     Raises UsageError as `chosen` does, and for an option that none of the methods knows.
     """
@@ -197,8 +197,7 @@ def several_chosen(
         if unknown := [key for key in strangers if not any(key in of for of in known.values())]:
             raise UsageError(f"none of the methods {', '.join(names)} has a parameter {unknown[0]}")
         own = {key: value for key, value in given.items() if key not in strangers}
-        dense = len(names) > 1 and "sparsity" not in known[name]
-        shares: list[str | None] = [None] if dense or not sparsities else [*sparsities]
+        shares: list[str | None] = [*sparsities] if sparsities and "sparsity" in known[name] else [None]
         prunings += (chosen(name, params, sparsity=share, **own) for share in shares)
     return list(dict.fromkeys(prunings))
 

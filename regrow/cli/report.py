@@ -10,6 +10,7 @@ import typer
 from regrow.cli.options import Json
 from regrow.cli.terminal import say
 from regrow.errors import UsageError
+from regrow.format import count
 
 
 def report(
@@ -55,7 +56,7 @@ def report(
     if out is not None:
         written = write_report(content, out)
         if not json:
-            typer.echo(f"{written[0]}; beside it report.md and {len(written) - 2} figures")
+            typer.echo(f"{written[0]}; beside it report.md and {count(len(written) - 2, 'figure')}")
     if json:
         typer.echo(content.to_json(), nl=False)
 

@@ -16,12 +16,12 @@ from typing import Any, Self, final
 
 from regrow.cli.output import line
 from regrow.cli.output_file import open_alone, write_through
-from regrow.errors import RegrowError, UsageError
+from regrow.errors import RegrowError, UsageError, unwritable
 
 _START = b'{"type": "settings", '
 # Settings that may differ when a run continues: digests identify the model, and versions may change.
 _INFORMATIVE = ("model", "versions")
-_ADVICE = "the batches finished before are kept"
+_KEPT = "the batches finished before are kept"
 
 
 @final
@@ -113,12 +113,8 @@ class SampleFile:
         except OSError as error:
             with suppress(OSError):  # the incomplete line then stays, and the next run cuts it off
                 self._cut()
-            kept = (
-                _ADVICE
-                if self._regular and (self._written or self._samples)
-                else "make room or choose another --output"
-            )
-            raise RegrowError(f"{self.path} cannot be written: {error.strerror}; {kept}") from error
+            kept = _KEPT if self._regular and (self._written or self._samples) else ""
+            raise unwritable(self.path, error, "choose another --output", kept) from error
         self._size += len(data)
 
     def _cut(self) -> None:
@@ -164,10 +160,11 @@ class SampleFile:
         ]
         if names:
             differing = ", ".join(
-                f"{name} {_short(there.get(name))} / {_short(asked.get(name))}" for name in names
+                f"{name} is {_short(there.get(name))} there and {_short(asked.get(name))} here"
+                for name in names
             )
             raise UsageError(
-                f"{self.path} was made with other settings ({differing}, there / asked): "
+                f"{self.path} was made with other settings ({differing}): "
                 "ask for the same or choose another --output"
             )
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regrow.cli.output import line
-from regrow.format import parameters
+from regrow.format import count, parameters
 from regrow.report import ENDS, summary
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class SampleView(View):
 
     def sample(self, sample: Sample) -> None:
         end = ENDS.get(sample.finish_reason, sample.finish_reason)
-        title = f"sample {sample.index + 1}: {len(sample.tokens)} tokens, {end}"
+        title = f"sample {sample.index + 1}: {count(len(sample.tokens), 'token')}, {end}"
         self._console.rule(Text(title, style="bold"), align="left")
         shown = sample.prompt if len(sample.prompt) <= _PROMPT_SHOWN else f"{sample.prompt[:_PROMPT_SHOWN]}…"
         self._console.print(Text(shown, style="dim"), soft_wrap=True)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, final
 from regrow.calibration.calibration import Calibration, calibrated, fingerprint
 from regrow.calibration.make_calibration import calibrate
 from regrow.calibration.text import Text, read, sequences
-from regrow.errors import RegrowError
+from regrow.errors import RegrowError, unwritable
 from regrow.evaluation.comparison_plan import ComparisonPlan
 from regrow.evaluation.divergence import Trace, divergence, trace
 from regrow.evaluation.grid import Cell
@@ -215,7 +215,7 @@ def _refuse_settings(path: Path, asked: dict[str, Any]) -> None:
         return
     differing = differences(there, asked)
     problem = (
-        f"was made with other settings ({differing}, there/asked)"
+        f"was made with other settings ({differing})"
         if differing
         else "does not say all the settings it was made with"
     )
@@ -228,9 +228,7 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RegrowError(
-            f"{path} cannot be written: {error.strerror}; make room or choose another --out"
-        ) from error
+        raise unwritable(path, error, "choose another --out") from error
 
 
 @contextmanager

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-from regrow.errors import RegrowError
 from regrow.evaluation.grid import Cell
 from regrow.evaluation.results import divergence_file, records_file
 from regrow.evaluation.tasks.task import Task
 from regrow.hosts.engine import Engine
 from regrow.kernels import repeatable_matmul
 from regrow.models import Loaded, encode
-from regrow.record_file import read
+from regrow.record_file import recorded
 
 TIMED_TOKENS: Final = 10  # new tokens of the generation that is timed for an estimate
 
@@ -60,7 +59,7 @@ def batches_to_run(plan: ComparisonPlan, cells: Sequence[Cell]) -> Left:
         left.traced[size] += -(-plan.traced // size)
     for cell in cells:
         planned = -(-plan.prompts // cell.batch_size)
-        left.answered[cell.batch_size] += planned - _recorded(records_file(plan.directory, cell))
+        left.answered[cell.batch_size] += planned - recorded(records_file(plan.directory, cell))
     return left
 
 
@@ -96,11 +95,3 @@ def _seconds(loaded: Loaded, plan: ComparisonPlan, batch_size: int, most: int, *
         timed(short)  # warm-up: the first batch also pays for one-time setup
         prompt, whole = (min(timed(tokens) for _ in range(2)) for tokens in (short, long))
     return prompt + max(whole - prompt, 0.0) / max(long - short, 1) * (most - short)
-
-
-def _recorded(path: Path) -> int:
-    """Returns the number of complete batches in a record file."""
-    try:
-        return len(read(path)) if path.exists() else 0
-    except RegrowError:  # it holds no complete batch
-        return 0

@@ -18,7 +18,7 @@ from regrow.records import Grade, Graded, Record
 from regrow.run_config import RunConfig
 
 _EXERCISES: Final = "exercises"  # the grader of records of formats 2 and 3
-_SHARD: Final = re.compile(r"\.\d+-of-\d+(?=\.jsonl$)")
+_SHARD: Final = re.compile(r"\.\d+-of-(\d+)(?=\.jsonl$)")
 
 
 def grade(*paths: Path) -> Graded:
@@ -41,6 +41,12 @@ def grade(*paths: Path) -> Graded:
 def run_of(path: Path) -> Path:
     """Returns the record file's path without the number of a shard, which names the run."""
     return path.with_name(_SHARD.sub("", path.name))
+
+
+def shards_of(path: Path) -> int:
+    """Returns the number of shards that a record file is named for; 1 if its name says nothing of shards."""
+    found = _SHARD.search(path.name)
+    return int(found[1]) if found else 1
 
 
 def _grades(path: Path, records: Sequence[Record]) -> Iterator[Grade]:

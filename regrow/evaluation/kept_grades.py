@@ -43,7 +43,8 @@ def write_grades(run: Path, records: Sequence[Path], graded: Graded) -> Path:
     ]
     content = {**_made_from(records), "key": graded.config.key, "answers": answers}
     path = grades_file(run)
-    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="replace"))
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_whole(path, text.encode(errors="replace"), "copy the records to a directory that can be written")
     return path
 
 

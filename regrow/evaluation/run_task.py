@@ -29,6 +29,7 @@ from regrow.versions import versions
 LONGEST_ANSWER: Final = 16_000  # new tokens, as in the paper, where the context has room for them
 GREEDY: Final = Sampling()
 
+OnBegin = Callable[[RunConfig, int, int], None]  # settings, batches recorded before, batches planned
 OnBatch = Callable[[int, int, Record], None]  # batches recorded, batches planned, the newest record
 # Generation settings that greedy decoding ignores.
 _SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
@@ -50,6 +51,7 @@ def evaluate(
     skip_layers: Collection[int] = (),
     calibration: Calibration | None = None,
     shard: tuple[int, int] = (1, 1),
+    begin: OnBegin | None = None,
     progress: OnBatch | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> None:
@@ -57,8 +59,9 @@ def evaluate(
 
     Batches that the file already holds are skipped. `max_new_tokens`: None means LONGEST_ANSWER, or what the
     context leaves if that is less. `samples`: answers to each prompt. `shard` (i, n) runs every n-th batch
-    from batch i on, counted from 1. `progress` is called after each batch with the number of batches
-    recorded, the number planned, and the newest record. `watch` is called during a batch.
+    from batch i on, counted from 1. `begin` is called once with the settings and the numbers of batches that
+    are recorded and planned, `progress` after each batch with these numbers and the newest record, and
+    `watch` during a batch.
     Raises UsageError if the settings do not fit, RegrowError if records cannot be written (see `RecordFile`).
     """
     config = configure(
@@ -77,6 +80,8 @@ def evaluate(
     mine = range(config.batches)[shard[0] - 1 :: shard[1]]
     with RecordFile(path, config) as file:
         todo = [index for index in mine if index not in file.done]
+        if begin is not None:
+            begin(config, len(mine) - len(todo), len(mine))
         if not todo:
             return
         own = loaded.model, method, config.skip_layers, calibration

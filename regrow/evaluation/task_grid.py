@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from regrow.errors import UsageError
+from regrow.errors import RegrowError, UsageError
+from regrow.evaluation.grading import run_of, shards_of
 from regrow.evaluation.labels import unusual
 from regrow.evaluation.tasks.task import Task
 from regrow.format import parameters
@@ -29,11 +30,7 @@ class Run:
         """The run in words, for progress lines."""
         named = parameters(self._named)
         method = f"{self.method.name} ({named})" if self._named else self.method.name
-        return f"{self.task.name}, {method}, batch {self.batch_size}"
-
-    def batches(self, samples: int) -> range:
-        """Returns the numbers of the run's batches, with so many answers to each prompt."""
-        return range(samples * -(-len(self.task.items) // self.batch_size))
+        return f"{self.task.name}, {method}, batch size {self.batch_size}"
 
     def file(self, directory: Path, shard: tuple[int, int]) -> Path:
         """Returns the record file. Every shard has its own."""
@@ -58,6 +55,21 @@ def runs(tasks: Sequence[Task], methods: Sequence[Method], batch_sizes: Sequence
     if twice is not None:
         raise UsageError(f"{twice.title} is asked for twice; leave one out")
     return found
+
+
+def refuse_other_shards(file: Path, shards: int) -> None:
+    """Raises RegrowError if a new file would repeat batches of the same run with another number of shards.
+
+    A file that the user has named may hold any shard, and one that is there is continued.
+    """
+    if shards_of(file) != shards or file.exists():
+        return
+    for other in sorted(file.parent.glob("*.jsonl")):
+        if run_of(other) == run_of(file) and shards_of(other) != shards:
+            raise RegrowError(
+                f"{other} is of the same run with another --shard, so its batches would be run again; "
+                "keep to that number of shards or choose another --out"
+            )
 
 
 def _combined(tasks: Sequence[Task], methods: Sequence[Method], batch_sizes: Sequence[int]) -> Iterator[Run]:

@@ -39,10 +39,10 @@ def line(label: str, points: Sequence[Point | None]) -> Line:
 
 def percents(share: Share) -> tuple[float, tuple[float, float]] | None:
     """Returns a share and its 95 % interval in percent; None if nothing was counted."""
-    if share.value is None:
+    ends = share.interval()
+    if share.value is None or ends is None:
         return None
-    low, high = share.interval()
-    return 100 * share.value, (100 * low, 100 * high)
+    return 100 * share.value, (100 * ends[0], 100 * ends[1])
 
 
 def complete(row: ComparisonRow) -> bool:

@@ -72,8 +72,8 @@ def test_traces_that_were_all_dense_have_no_divergence(answers: bool) -> None:
     found = _cells(made)
     assert (found["KL to dense"], found["same top token"]) == ("–", "–")
     note = (
-        "BAP, batch 4: every step along the dense answers was dense, and there is no divergence to show: "
-        "pruning begins after 64 of them"
+        "BAP at 50 %, batch 4: every step along the dense answers was dense, and there is no divergence to "
+        "show: pruning begins after 64 of them"
     )
     assert note in markdown([made])
 
@@ -82,7 +82,7 @@ def test_answers_that_were_all_dense_say_why() -> None:
     made = _row(traces=_traced(), **SHORT)
     assert _cells(made)["KL to dense"] == "0.25 (at 40.0 %)"
     note = (
-        "BAP, batch 4: every decode step was dense: pruning begins after 64 of them (init_steps), "
+        "BAP at 50 %, batch 4: every decode step was dense: pruning begins after 64 of them (init_steps), "
         "and the longest answer has 5 tokens."
     )
     assert markdown([made]).endswith(f"\n\n{note}\n")

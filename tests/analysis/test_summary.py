@@ -64,7 +64,7 @@ def test_both_scores_and_answers_that_were_not_graded_in_time() -> None:
     lenient = Grade((Mark("add", False, True),), timed_out=True)
     summary = summarize(_graded(grades=(Grade((RIGHT,)), lenient, Grade((WRONG,)))))
     assert (summary.problems.right, summary.paper.right, summary.timed_out) == (1, 2, 1)
-    assert "1 answers could not be graded in time and count as wrong" in summary.notes
+    assert "1 answer could not be graded in time and counts as wrong" in summary.notes
 
 
 def test_nine_rows_of_ten_are_no_longer_than_the_90th_percentile() -> None:
@@ -139,11 +139,15 @@ def test_a_change_of_versions_within_a_run_is_kept() -> None:
         (5, 10, 0.2366, 0.7634),
         (81, 263, 0.2553, 0.3662),
         (1, 1, 0.2065, 1.0),
-        (0, 0, 0.0, 1.0),
     ],
 )
 def test_known_intervals(right: int, total: int, low: float, high: float) -> None:
     assert Share(right, total).interval() == pytest.approx((low, high), abs=5e-5)
+
+
+def test_a_share_of_nothing_has_no_interval() -> None:
+    assert Share(0, 0).interval() is None
+    assert Share(0, 0).to_dict()["interval_95"] is None
 
 
 @given(st.integers(1, 500).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
@@ -152,7 +156,9 @@ def test_the_ends_of_an_interval_are_as_far_from_the_share_as_95_percent_allows(
 ) -> None:
     """The ends p of Wilson's interval solve (share - p)^2 = z^2 p (1 - p) / n."""
     right, total = counts
-    low, high = Share(right, total).interval()
+    interval = Share(right, total).interval()
+    assert interval is not None
+    low, high = interval
     assert 0 <= low <= right / total <= high <= 1
     for end in (low, high):
         # Numbers are at most 1, so 1e-12 allows for some thousand float64 roundings.

@@ -112,9 +112,9 @@ METHODS: dict[str, tuple[list[object], Callable[[], object], str]] = {
         "method 'griffin' has no parameter 'period'; it takes",
     ),
     "none": (
-        ["-m", "dense", "-s", "0.5"],
-        lambda: make("dense", sparsity=0.5),
-        "method 'dense' has no parameter 'sparsity'; it takes none",
+        ["-m", "dense", "--period", 9],
+        lambda: make("dense", period=9),
+        "method 'dense' has no parameter 'period'; it takes none",
     ),
 }
 

@@ -179,7 +179,7 @@ def test_a_later_cell_of_other_settings_is_found_before_the_first_runs(
     before = _files(out)
     result = _compare(tiny, text, out, "--only", "random", "--max-new-tokens", 13)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "was made with other settings (max_new_tokens 12/13, there/asked)" in result.stderr
+    assert "was made with other settings (max_new_tokens is 12 there and 13 here)" in result.stderr
     assert _files(out) == before
 
 

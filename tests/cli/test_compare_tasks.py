@@ -37,6 +37,10 @@ def test_every_task_has_a_directory_with_its_tables(tiny: Path, tmp_path: Path) 
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in out.iterdir()) == ["amc23", "tiny_reasoner"]
+    _, said, *lines = result.stderr.splitlines()  # the first is a note about the made file
+    assert said.startswith("regrow: 2 cells for each of 2 tasks, 10 batches to run: about ")
+    assert [line.split(": ")[1] for line in lines] == ["amc23"] * 5 + ["tiny_reasoner"] * 5
+    assert lines[0].startswith("regrow: amc23: dense traces, batch 2: 1 of 1 (cell 1 of 2)")
     for task in ("amc23", "tiny_reasoner"):
         rows = json.loads((out / task / "table.json").read_text())
         assert [row["label"] for row in rows] == ["dense", "GRIFFIN"]
@@ -56,6 +60,18 @@ def test_own_questions_are_compared(tiny: Path, tmp_path: Path) -> None:
     assert {row["summary"]["config"]["grader"] for row in rows} == {"number"}
 
 
+def test_answers_without_grades_are_compared_by_their_divergence_alone(tiny: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "open.jsonl", tmp_path / "out"
+    data.write_text('{"question": "A add 1 2"}\n' * 2)
+    result = run("compare", tiny, "--data", data, "--match", "none", "--out", out, *SMALL)
+    assert result.exit_code == 0, result.output
+    rows = json.loads((out / "table.json").read_text())
+    assert [row["against_dense"] for row in rows] == [None, None]
+    assert (out / "table.md").read_text().count("| not graded | – | – |") == 2
+    report = run("report", out, "--out", tmp_path / "report")
+    assert report.exit_code == 0, report.output
+
+
 @pytest.fixture(scope="module")
 def bundled() -> Loaded:
     return load_model(device="cpu")
@@ -72,6 +88,8 @@ def test_sizes_shrink_to_what_a_task_holds(bundled: Loaded, tmp_path: Path) -> N
     assert (plan.prompts, plan.traced, plan.traced_tokens) == (40, 40, FULL.max_new_tokens)
     assert bundled.context is not None
     assert FULL.max_new_tokens < plan.max_new_tokens < bundled.context  # what the context leaves
+    more = _asked(limit=50, traced=45).plan(bundled, amc, tmp_path)
+    assert (more.prompts, more.traced) == (40, 40)
     exercises = _asked().plan(bundled, load("tiny_reasoner"), tmp_path)
     assert (exercises.prompts, exercises.traced, exercises.max_new_tokens) == (200, 48, FULL.max_new_tokens)
     small = Asked(None, None, None, None, quick(10**6), 4).plan(bundled, amc, tmp_path)

@@ -11,6 +11,7 @@ import pytest
 
 from command import run
 from regrow.analysis.summary import summarize
+from regrow.cli.bar import Bar
 from regrow.evaluation.grading import grade
 from regrow.models import load
 from regrow.record_file import read
@@ -61,6 +62,37 @@ def test_a_second_run_repeats_nothing_and_prints_the_table_again(tiny: Path, rec
     assert again.exit_code == 0
     assert recorded.read_bytes() == before
     assert again.stdout == run("table", recorded).stdout
+    title = "tiny_reasoner, bap (sparsity=0.5, init_steps=2), batch size 2"
+    assert again.stderr.splitlines() == [
+        f"regrow: {title}: found 3 of 3 batches in {recorded}; nothing is left to run",
+        f"regrow: the records are in {recorded}",
+    ]
+
+
+def test_json_is_that_of_the_table(tiny: Path, recorded: Path, tmp_path: Path) -> None:
+    result = _evaluate(tiny, recorded, "--init-steps", 2, "--skip-layers", "1", "--json")
+    assert (result.exit_code, result.stdout) == (0, run("table", recorded, "--json").stdout)
+    assert json.loads(_evaluate(tiny, tmp_path, "--shard", "4/4", "--json").stdout) == []
+
+
+def test_progress_within_a_batch_is_out_of_the_tokens_that_it_may_have(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regrow.cli.bar.SECONDS_BETWEEN_LINES", 0)
+    shares: list[float] = []
+    show = Bar.show
+    monkeypatch.setattr(Bar, "show", lambda bar, done, note: (shares.append(done), show(bar, done, note)))
+    path = tmp_path / "run.jsonl"
+    result = run("evaluate", tiny, "--task", "tiny_reasoner", "--limit", 1, "--no-chat", "--out", path)
+    assert result.exit_code == 0, result.output
+    longest = read(path)[0].config.max_new_tokens
+    assert longest < 512  # the context
+    title = "tiny_reasoner, bap (sparsity=0.5), batch size 8"
+    first = result.stderr.splitlines()[0]
+    assert first.startswith(f"regrow: {title}: batch 1 of 1 at 1 of {longest} tokens (")
+    assert first.endswith(" left)")
+    assert shares[0] == 1 / longest
+    assert f"regrow: {title}: 1 of 1 batch, the last at " in result.stderr
 
 
 def test_the_table_says_what_the_records_say(recorded: Path) -> None:
@@ -118,7 +150,7 @@ def test_a_model_edited_since_is_refused_by_what_was_edited(tiny: Path, tmp_path
         (
             "generation_config.json",
             lambda text: text.replace("{", '{"repetition_penalty": 1.3,', 1),
-            "generation_config (repetition_penalty none/1.3)",
+            "generation_config repetition_penalty is none there and 1.3 here)",
         ),
         ("chat_template.jinja", lambda text: "Hello" + text, "chat_template_sha256 "),
         ("tokenizer.json", lambda text: text + "\n", "tokenizer_sha256 "),
@@ -178,7 +210,16 @@ def test_records_that_cannot_be_written(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = _evaluate(tiny, tmp_path / "file" / "records.jsonl")
     assert result.exit_code == 1
-    assert "cannot be written" in result.stderr
+    assert result.stderr == (
+        f"regrow: error: {tmp_path}/file/records.jsonl cannot be written: {tmp_path}/file is a file and not "
+        "a directory; choose another file\n"
+    )
+
+
+def test_a_refused_run_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    result = _evaluate(tiny, tmp_path / "o" / "sl", "--skip-layers", "99")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_of_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +53,41 @@ def test_a_grid_leaves_a_file_for_every_combination(tiny: Path, tmp_path: Path) 
         for size in (1, 2)
     )
     lines = result.stderr.splitlines()
-    first = [line for line in lines if line.startswith("regrow: run 1 of 12: tinygsm8k, dense, batch 1: ")]
+    title = "regrow: run 1 of 12: tinygsm8k, dense, batch size 1: "
+    first = [line for line in lines if line.startswith(title)]
     assert [line.split(": ")[3].split(" batches")[0] for line in first] == ["1 of 3", "2 of 3", "3 of 3"]
     assert all(" tokens/s (" in line for line in first)
     assert "about" in first[0]
-    assert "left)" in first[0]
+    assert "left of this run)" in first[0]
+    assert lines[-1] == f"regrow: the records are in 12 files in {out}"
     again = _evaluate(
         tiny, out, "--task", "tinygsm8k", "--data-dir", tmp_path, "--limit", 3, "--method", "dense",
         "--batch-size", 2,
     )  # fmt: skip
     assert again.exit_code == 2
     assert "init_steps" in again.stderr  # dense alone has no such parameter
+
+
+def test_a_method_without_sparsity_runs_once_also_alone(tiny: Path, tmp_path: Path) -> None:
+    asked = ("--task", "tiny_reasoner", "--limit", 2, "--no-chat", "--max-new-tokens", 4)
+    out = tmp_path / "runs"
+    result = run("evaluate", tiny, "--out", out, *asked, "--method", "dense", "--sparsity", "0.3,0.5")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in out.rglob("*.jsonl")] == ["dense-b8.jsonl"]
+
+
+def test_a_limit_takes_smaller_tasks_whole_if_there_are_several(tiny: Path, tmp_path: Path) -> None:
+    for name in ("aime24", "amc23"):
+        write_benchmark(_benchmark(name), tmp_path)
+    asked = ("--data-dir", tmp_path, "--limit", 35, "--no-chat", "--max-new-tokens", 1, "--batch-size", 40)
+    out = tmp_path / "runs"
+    result = run("evaluate", tiny, "--out", out, *asked, "--task", "aime24,amc23")
+    assert result.exit_code == 0, result.output
+    limits = {path.parent.name: read(path)[0].config.limit for path in out.rglob("*.jsonl")}
+    assert limits == {"aime24": 30, "amc23": 35}
+    alone = run("evaluate", tiny, "--out", out, *asked, "--task", "aime24")
+    assert alone.exit_code == 2
+    assert "limit must be from 1 to 30, the prompts of aime24, not 35" in alone.stderr
 
 
 def test_own_questions_are_asked_as_the_options_say(tiny: Path, questions: Path, tmp_path: Path) -> None:
@@ -82,7 +108,7 @@ def test_own_questions_are_asked_as_the_options_say(tiny: Path, questions: Path,
         tiny, out, "--data", questions, *OWN, "--match", "number", "--prompt-template", "{question} {x}"
     )
     assert changed.exit_code == 1
-    assert "was made with other settings (task_sha256 " in changed.stderr
+    assert "was made with other settings (data_sha256 is " in changed.stderr
 
 
 def test_without_a_grader_answers_are_recorded_and_no_accuracy_is_shown(
@@ -92,7 +118,17 @@ def test_without_a_grader_answers_are_recorded_and_no_accuracy_is_shown(
     result = _evaluate(tiny, out, "--data", questions, "--question-field", "q", "--match", "none")
     assert result.exit_code == 0, result.output
     assert read(out)[0].golds == ("", "", "")
-    assert "0/0 (–)" in result.stdout
+    table = " ".join(result.stdout.split())
+    assert "not graded" in table
+    assert "0/0" not in table
+    assert "100.0 %" not in table
+    row = next(
+        line for line in run("table", out, "--markdown").stdout.splitlines() if line.startswith("| bap")
+    )
+    assert row.split(" | ")[3:6] == ["not graded", "–", "not graded"]
+    values = json.loads(run("table", out, "--json").stdout)[0]
+    assert [values[name]["interval_95"] for name in ("problems", "paper", "prompts")] == [None] * 3
+    assert "not graded" in " ".join(run("grade", out).stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -144,7 +180,10 @@ def test_a_run_that_will_be_refused_is_refused_before_the_first_one_begins(
     (out / "own-questions.csv" / "griffin-s0.5-b1.jsonl").unlink()
     changed = _evaluate(tiny, out, *asked, "--method", "griffin,bap", "--max-new-tokens", 5)
     assert changed.exit_code == 1
-    assert "bap-init-steps-2-s0.5-b1.jsonl was made with other settings (max_new_tokens 6/5" in changed.stderr
+    assert (
+        "bap-init-steps-2-s0.5-b1.jsonl was made with other settings (max_new_tokens is 6 there and 5 here)"
+        in changed.stderr
+    )
     assert not (out / "own-questions.csv" / "griffin-s0.5-b1.jsonl").exists()
 
 
@@ -159,6 +198,16 @@ def test_shards_have_files_of_their_own_and_count_as_one_run(tiny: Path, tmp_pat
     assert sorted(path.name for path in shared.rglob("*.jsonl")) == [
         f"{name}.1-of-2.jsonl", f"{name}.2-of-2.jsonl"
     ]  # fmt: skip
+    for out, given, there in (
+        (shared, ("--shard", "2/3"), f"{name}.1-of-2"),
+        (shared, (), f"{name}.1-of-2"),
+        (whole, ("--shard", "1/2"), name),
+    ):
+        before = sorted(out.rglob("*"))
+        refused = _evaluate(tiny, out, *options, *given)
+        assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+        assert f"{out}/tiny-reasoner/{there}.jsonl is of the same run with another --shard" in refused.stderr
+        assert sorted(out.rglob("*")) == before
     tables = [json.loads(run("table", out, "--json").stdout) for out in (whole, shared)]
     assert [len(table) for table in tables] == [1, 1]
     for key in ("problems", "prompts", "families", "tokens", "decode_steps", "missing", "key"):
@@ -191,6 +240,24 @@ def test_grades_are_kept_beside_the_records(tiny: Path, questions: Path, tmp_pat
     again = run("table", tmp_path)
     assert again.stdout == table
     assert again.stderr == f"regrow: note: {tmp_path}/begun.jsonl holds no batch yet and is left out\n"
+
+
+def test_grades_that_cannot_be_written_name_what_helps(
+    tiny: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "mine.jsonl"
+    assert _evaluate(tiny, out, "--data", questions, *OWN, "--match", "number").exit_code == 0
+
+    def read_only(_: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", read_only)
+    result = run("grade", out)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"regrow: error: {tmp_path}/mine.grades.json cannot be written: Read-only file system; "
+        "copy the records to a directory that can be written\n"
+    )
 
 
 def _benchmark(name: str) -> Benchmark:

@@ -82,7 +82,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(
         "--task",
         "tiny_reasoner",
         "--limit",
-        4,
+        6,
         "--batch-size",
         2,
         "--max-new-tokens",
@@ -92,25 +92,36 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(
         path,
     ]
 
-    def stop(bar: Bar, done: float, note: str) -> None:
-        if done > 1:
-            raise KeyboardInterrupt
+    def stopped(after: int) -> list[str]:
+        """Returns what the command says if it is stopped after so many batches in all."""
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Bar, "show", stop)
-        result = run(*command)
-    assert (result.exit_code, result.stdout) == (130, "")
-    batch, last = result.stderr.splitlines()
-    title = "tiny_reasoner, bap (sparsity=0.5), batch 2"
-    assert batch.startswith(f"regrow: {title}: 1 of 2 batches, the last at ")
-    assert last == (
-        f"regrow: interrupted: 1 batches of this run are kept in {path}; "
-        "the same command continues from there"
-    )
+        def stop(bar: Bar, done: float, note: str) -> None:
+            if done > after:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Bar, "show", stop)
+            result = run(*command)
+        assert (result.exit_code, result.stdout) == (130, "")
+        said: list[str] = result.stderr.splitlines()
+        return said
+
+    assert stopped(0) == [
+        "regrow: interrupted: no batch of this run is complete; the same command begins it again"
+    ]
+    batch, last = stopped(1)
+    title = "tiny_reasoner, bap (sparsity=0.5), batch size 2"
+    assert batch.startswith(f"regrow: {title}: 1 of 3 batches, the last at ")
+    holds = f"regrow: interrupted: {path} holds {{}} of this run; the same command continues from there"
+    assert last == holds.format("1 batch")
+    resumed, batch, last = stopped(2)
+    assert resumed == f"regrow: {title}: found 1 of 3 batches in {path}; the run goes on from there"
+    assert batch.startswith(f"regrow: {title}: 2 of 3 batches, the last at ")
+    assert last == holds.format("2 batches")
     kept = read(path)
     assert run(*command).exit_code == 0
-    assert [record.batch for record in read(path)] == [0, 1]
-    assert read(path)[:1] == kept
+    assert [record.batch for record in read(path)] == [0, 1, 2]
+    assert read(path)[:2] == kept
 
 
 def test_sigint_to_the_process(tiny: Path, prompts: Path, tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_a_disk_that_fills_up_keeps_whole_batches(
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
         f"regrow: error: {path} cannot be written: No space left on device; "
-        "the batches finished before are kept"
+        "the batches finished before are kept: make room or choose another --output"
     )
     assert len(lines(path.read_text())) == 3
     assert _run(tiny, prompts, path).exit_code == 0

@@ -167,7 +167,7 @@ def test_a_full_disk_is_noticed_before_the_download(out: Path) -> None:
 def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        RegrowError, match=r"cannot be written: .+; make room or choose another --out"
+        RegrowError, match=r"cannot be written: .+/file is a file and not a directory; choose another --out"
     ) as error:
         _fetch(tmp_path / "file" / "models" / "made-up")
     one_sentence(error.value)

@@ -21,10 +21,32 @@ _FINAL_ANSWER = re.compile(r"final answer is \$(.{1,2000}?)\$\. I hope", re.DOTA
 _NUMBER = re.compile(r"-?\d*\.?\d+", re.ASCII)
 _LETTER = re.compile(r"\\text\s*\{\s*\(?\s*([A-Z])\s*\)?\s*\}|\(?([A-Z])\)?")
 _LEADING_LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?\s*([A-Z])\s*\)")
-_TAIL = re.compile(r"\s*(?P<unit>[a-zA-Z°%$][a-zA-Z°/\\. -]*(?:\^?\{?-?\d\}?[a-zA-Z/ .-]*)*)$")
+_CHOSEN = re.compile(r"(?:option |choice |answer )?([A-Z])", re.IGNORECASE)
+_FORMATTING = re.compile(r"\\[a-zA-Z]+|\\.|[{}()$\s.~*]+")
+_TWO_LETTERS = re.compile(r"\b[A-Z]\b.*(?:,|;|\bor\b|\band\b)[^a-zA-Z]*[A-Z]\b", re.DOTALL)
+_NAMES = re.compile(r"([A-Z]{2,})=([A-Z]{2,})")
+_OR = re.compile(r"\\text\s*\{\s*or\s*\}|(?<![a-zA-Z\\])or(?![a-zA-Z])|\\lor(?![a-zA-Z])|\\cup(?![a-zA-Z])")
+_TAIL = re.compile(r"\s*(?P<unit>(?<![\\a-zA-Z])[a-zA-Z°%$][a-zA-Z°/\\. -]*(?:\^?\{?-?\d\}?[a-zA-Z/ .-]*)*)$")
+_UNIT = re.compile(r"[a-zA-Z°%$\\]+(?:-[a-zA-Z]+)*(?:\^?\{?-?\d\}?)?")
 _ONE_LETTER_UNITS: Final = frozenset("mgslhJKNWVACFTLHcdy")
 _NO_UNITS: Final = frozenset(
-    {"million", "billion", "trillion", "thousand", "hundred", "dozen", "pi", "or", "and", "times"}
+    {
+        "million",
+        "billion",
+        "trillion",
+        "thousand",
+        "hundred",
+        "dozen",
+        "pi",
+        "or",
+        "and",
+        "times",
+        "sin",
+        "cos",
+        "tan",
+        "log",
+        "ln",
+    }
 )
 _MOST_PARTS: Final = 20  # of a list whose parts are compared with each other
 _PAPER_SHARE: Final = Fraction(1, 10_000)  # relative tolerance of the paper's framework
@@ -40,8 +62,9 @@ class Mathematics(OneMark):
     takes golds as they are: of those in e-notation, only the same notation or the plain digits match.
 
     Decided for both scores: units, words around an answer and degree signs do not count; a percent sign
-    counts neither if the other side has none; brackets of intervals count; the parts of sets and bare lists
-    may come in any order, those of tuples may not.
+    counts neither if the other side has none; brackets of intervals count; the parts of sets, unions and
+    bare lists may come in any order, those of tuples may not; a tuple is no set. Of a multiple choice, an
+    answer that names several letters is wrong.
     """
 
     name: ClassVar[str] = "math"
@@ -88,8 +111,10 @@ Comparison = Callable[[str, str], bool]
 def _same(gold: str, given: str, compare: Comparison) -> bool:
     """Compares two answers: words with words, lists part by part, and everything else by `compare`."""
     letter = _LETTER.fullmatch(gold.strip())
-    if letter and (lead := _LEADING_LETTER.match(given.strip())):
-        return lead[1] == (letter[1] or letter[2])
+    if letter and (choice := _choice(given)) is not None:
+        return choice == (letter[1] or letter[2])
+    if names := _names(gold):
+        return names == _names(given)
     gold_words = words(gold)
     if gold_words and (letter or "\\text" in gold or all(len(word) > 2 for word in gold_words.split())):
         return gold_words == words(given)
@@ -100,11 +125,38 @@ def _same(gold: str, given: str, compare: Comparison) -> bool:
         return True
     if not _bases_agree(gold, given):
         return False
+    if "\\cup" in gold and _same_union(gold, given, compare):
+        return True
     golds, answers = answer_list(gold), answer_list(given)
+    if golds and golds.ordered and (answers.opening == r"\{" if answers else r"\pm" in given):
+        return False  # math-verify takes a set of two numbers for the interval between them
     if golds and answers and golds.ordered and answers.ordered:
         return _same_sequence(golds, answers, compare)
-    # Of a set and a tuple, for instance, math-verify decides.
+    # Of a bare list and a tuple, for instance, math-verify decides.
     return (golds and answers and _same_set(golds, answers, compare)) or compare(gold, given)
+
+
+def _choice(given: str) -> str | None:
+    """Returns the letter that an answer chooses: empty if it names several, None if it names none."""
+    plain = _FORMATTING.sub(" ", given).strip()
+    if chosen := _CHOSEN.fullmatch(plain):
+        return chosen[1].upper()
+    if _TWO_LETTERS.match(plain):
+        return ""
+    lead = _LEADING_LETTER.match(given.strip())
+    return lead[1] if lead else None
+
+
+def _names(answer: str) -> frozenset[str] | None:
+    r"""Returns both sides of an equation between names of capitals, such as `\text{MR} = \text{MC}`."""
+    found = _NAMES.fullmatch(_FORMATTING.sub("", answer))
+    return frozenset(found.groups()) if found else None
+
+
+def _same_union(gold: str, given: str, compare: Comparison) -> bool:
+    """Compares unions part by part, in any order; the parts may be intervals or inequalities."""
+    golds, answers = (AnswerList("", tuple(_OR.split(text)), "") for text in (gold, given))
+    return len(golds.parts) > 1 and _same_set(golds, answers, compare)
 
 
 def _same_sequence(golds: AnswerList, answers: AnswerList, compare: Comparison) -> bool:
@@ -148,7 +200,10 @@ def _leniently(gold: str, given: str) -> bool:
         return any(close_number(PlainNumber(number.value * share), answer, _PAPER_SHARE) for share in shares)
     if number is not None:
         given = _without_unit(given)
-    return close(gold, given, float(_PAPER_SHARE)) or equivalent(gold, given)
+    if close(gold, given, float(_PAPER_SHARE)):
+        return True
+    # Golds in e-notation are taken as they are: as numbers, they would also equal powers of ten.
+    return equivalent(gold, given) if _E_NOTATION.search(gold) else _strictly(gold, given)
 
 
 def _literal(text: str) -> PlainNumber | None:
@@ -165,10 +220,23 @@ def _without_unit(given: str) -> str:
     unit = found["unit"].strip(" .")
     if unit in ("%", "\\%") or any(word in _NO_UNITS for word in unit.split()):
         return given
-    return given[: found.start()] if len(unit) > 1 or unit in _ONE_LETTER_UNITS else given
+    words_of_unit = re.split(r"[\s/.]+", unit)
+    # In `15x - 80` and `6r^2 - 4`, what follows the number is no unit.
+    if not all(_UNIT.fullmatch(word) for word in words_of_unit):
+        return given
+    first = re.sub(r"[^a-zA-Z]", "", words_of_unit[0])
+    if set(first) & set("xyz") and len(first) < 3:
+        return given
+    known = len(first) != 1 or first in _ONE_LETTER_UNITS or re.match(r"[a-zA-Z]\.[a-zA-Z]|a ", unit)
+    return given[: found.start()] if known else given
 
 
 def _bases_agree(gold: str, given: str) -> bool:
-    """Returns False for numbers in different bases, whose base math-verify drops."""
+    """Returns False for numbers in different bases, whose base math-verify drops.
+
+    A number without a base is decimal, but a gold answer in another base may be given without it.
+    """
     one, other = (re.fullmatch(r"[\dA-F]+_\{?(\d+)\}?", text.replace(" ", "")) for text in (gold, given))
+    if other and plain_number(gold) is not None:
+        return other[1] == "10"
     return not (one and other) or one[1] == other[1]

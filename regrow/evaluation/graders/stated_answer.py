@@ -9,6 +9,7 @@ LONGEST: Final = 2000  # characters; a longer "answer" is none, and is never par
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*")
 _UNBRACED_END = re.compile(r"[\s$]|\\[)\]]|$")
+_LAST_SPACE = re.compile(r"(?<!\\)(?:\\\s)\s*$")  # a space of LaTeX, which would lose its blank
 _ANSWER_IS = re.compile(r"\banswer\s+is\b\s*:?", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?:\s|$)|\n")
 _IN_DOLLARS = re.compile(r"\$+([^$]+)\$+")
@@ -40,7 +41,7 @@ def last_boxed(text: str) -> str | None:
         content = text[start : end.start()].rstrip(".")
         return content if 0 < len(content) <= LONGEST else None
     end_brace = _closing_brace(text, start, LONGEST + 2)
-    return None if end_brace is None else text[start + 1 : end_brace].strip()
+    return None if end_brace is None else _LAST_SPACE.sub("", text[start + 1 : end_brace]).strip()
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

@@ -5,23 +5,30 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from regrow.evaluation.graders.same_values import same_values
+
 _SMALLEST_SHARE: Final = 1e-6  # relative difference of equal numbers; math-verify alone has an absolute one
 _ROUNDING: Final = 1e-12  # relative difference of one number, computed in two ways in floating point
 _DIGITS: Final = 30  # with which constants are evaluated
 
 # latex2sympy reads E as Euler's number, and cannot read E_1. Ξ stands in for it, which no answer uses.
+# It also reads \\gamma^{2} - 1 as the gamma function, which is infinite at -1: \\Upsilon stands in for that.
 _SUBSCRIPTED_E = re.compile(r"(?<![a-zA-Z\\])E(?=_)")
+_GAMMA = re.compile(r"\\gamma(?![a-zA-Z])")
 
 
 def equivalent(gold: str, given: str) -> bool:
     r"""Returns whether two tidied answers are equal as mathematics.
 
-    math-verify decides. Its verdict on two real numbers is corrected: it rounds to six digits after the
-    point, so that all numbers below 1e-6 would be equal, and large products of decimals would not.
+    Expressions that have the same values are equal. Otherwise math-verify decides. Its verdict on two real
+    numbers is corrected: it rounds to six digits after the point, so that all numbers below 1e-6 would be
+    equal, and large products of decimals would not.
     """
     from math_verify import verify  # type: ignore[import-untyped]
 
     golds, answers = _parsed(gold), _parsed(given)
+    if golds and answers and same_values(golds[0], answers[0]):
+        return True
     verdict = bool(verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=True))
     apart = _apart(golds, answers)
     if apart is None:
@@ -48,7 +55,7 @@ def _parsed(answer: str) -> list[Any]:
     read = LatexExtractionConfig(
         boxed_match_priority=0, try_extract_without_anchor=False, normalization_config=cleaning
     )
-    text = _SUBSCRIPTED_E.sub(r"\\Xi ", answer)
+    text = _GAMMA.sub(r"\\Upsilon ", _SUBSCRIPTED_E.sub(r"\\Xi ", answer))
     parsed: list[Any] = parse(
         f"\\boxed{{{text}}}", [read], extraction_mode="first_match", parsing_timeout=None
     )

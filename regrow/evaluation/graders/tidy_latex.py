@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from regrow.evaluation.graders.notation import common
+
 _SUPERSCRIPTS: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SYMBOLS: Final = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ",
@@ -20,7 +22,9 @@ _DELIMITERS = re.compile(r"^(?:\$+|\\\(|\\\[)(.*?)(?:\$+|\\\)|\\\])\.?$", re.DOT
 _SPACES = re.compile(
     r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\(?:displaystyle|textstyle|limits)(?![a-zA-Z])|(?<!\\)~|\s+"
 )
-_THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:\{,\}|,?\\[,!:;]\s*|,\s?\\[,!:;]\s*)\d{3})+)(?!\d)")
+_THOUSANDS = re.compile(
+    r"(?<![\d.])(\d{1,3})((?:(?:\{,\}(?:\\!)?|,?\\[,!:;]\s*|,\s?\\[,!:;]\s*)\d{3})+)(?!\d)"
+)
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)\s*(?=[()\[\]|]|\\[{}|])")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|[a-zA-Z]))")
@@ -32,7 +36,7 @@ _NUMPY = re.compile(r"\bnp\.(?=[a-z])")
 _FUNCTION = re.compile(r"(?<![\\a-zA-Z])(arcsin|arccos|arctan|sin|cos|tan|ln|log|exp)(?=\s*[({])")
 _LEADING = re.compile(r"^(?:\\(?:approx|sim|therefore|implies)(?![a-zA-Z])|=|≈)\s*")
 _MEMBER = re.compile(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*")
-_WORD_GROUP = r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|rm)\s*\{[^{}]*\}"
+_WORD_GROUP = r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|rm)\s*\{(?:[^{}]|\{[^{}]*\})*\}"
 _ONLY_WORDS = re.compile(r"\\(?:text|mathrm|mbox|textrm|textbf|mathbf)\s*\{([^{}]*)\}")
 _LEADING_WORDS = re.compile(rf"^{_WORD_GROUP}\s*:?\s*(?=[\d\\(\[.-])(?!\\times|\\cdot)")
 _QUOTIENT = rf"\\[dt]?frac\s*\{{\s*{_WORD_GROUP}\s*\}}\s*\{{\s*{_WORD_GROUP}\s*\}}"
@@ -40,7 +44,16 @@ _UNIT = rf"(?:{_WORD_GROUP}|{_QUOTIENT})(?:\s*\^\s*(?:\{{\s*-?\d+\s*\}}|-?\d))?"
 _TRAILING_UNITS = re.compile(rf"(?:\s*(?:/|\\cdot|\\times|\*)?\s*{_UNIT})+\s*\.?$")
 _SCALE = re.compile(r"hundred|thousand|million|billion|trillion|dozen|percent|%|\bpi\b|\band\b|\bor\b")
 _PARENTHESISED_BASE = re.compile(r"^(?:\(\s*(\w+)\s*\)|\\text\s*\{\s*(\w+)\s*\})\s*(?=_)")
-_BASES: Final = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8"}
+_BASES: Final = {
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+}
 _BASE = re.compile(
     r"_\s*\{?\s*(?:\\text\s*\{\s*(?:base\s*)?)?\(?\s*(\d+|" + "|".join(_BASES) + r")\s*\)?\s*\}?\s*\}?$"
 )
@@ -49,7 +62,7 @@ _WORD = re.compile("[a-z]+(?:-[a-z]+)*")
 
 def tidy(answer: str) -> str:
     """Returns the answer without delimiters, spacing commands, words around it and units, in plain LaTeX."""
-    text = _outer(answer)
+    text = common(_outer(answer))
     if wrapped := _ONLY_WORDS.fullmatch(text):
         text = wrapped[1]
     text = _SIZES.sub("", text)
@@ -71,7 +84,7 @@ def tidy(answer: str) -> str:
 def _outer(answer: str) -> str:
     """Removes the delimiters of a formula, and a full stop after it."""
     text = answer.strip()
-    while (found := _DELIMITERS.match(text)) and "$" not in found[1]:
+    while (found := _DELIMITERS.match(text)) and "$" not in found[1].replace(r"\$", ""):
         text = found[1].strip()
     return text
 
@@ -104,7 +117,7 @@ def words(answer: str) -> str | None:
     text = re.sub(
         r"\\(?:text|mathrm|mbox|textrm|textbf|textit|operatorname|mathbf|rm|displaystyle)(?![a-zA-Z])",
         " ",
-        _outer(answer),
+        common(_outer(answer)),
     )
     text = re.sub(r"[{}()\"'`$.,~]|\\[ ,;:!]", " ", text)
     found = text.casefold().split()

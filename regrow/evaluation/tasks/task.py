@@ -52,6 +52,16 @@ class Task:
         return replace(self, items=self.items[:limit])
 
 
+def first_of_each(tasks: Sequence[Task], limit: int | None) -> list[Task]:
+    """Returns the tasks with their first `limit` items (None: all).
+
+    Of several tasks, one with fewer items is taken whole; `Task.first` refuses that for a single one.
+    """
+    if limit is None or len(tasks) == 1:
+        return [task.first(limit) for task in tasks]
+    return [task.first(min(limit, len(task.items))) for task in tasks]
+
+
 class TaskSource(Protocol):
     """Something that a task can be loaded from, by name."""
 
