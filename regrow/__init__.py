@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regrow.calibration.calibration import Calibration
+    from regrow.decoding.drafts.ngram import NGram
     from regrow.decoding.loop import Progress
+    from regrow.decoding.lossless import Lossless
     from regrow.errors import RegrowError, UsageError
     from regrow.hosts.engine import Engine
     from regrow.hosts.generate import Generation, generate
@@ -41,7 +43,9 @@ __all__ = [
     "EveryToken",
     "Generation",
     "Griffin",
+    "Lossless",
     "Magnitude",
+    "NGram",
     "Progress",
     "RandomNeurons",
     "RegrowError",
@@ -67,6 +71,8 @@ _HOMES = {
     "EveryToken": "method.every_token",
     "Generation": "hosts.generate",
     "Griffin": "method.griffin",
+    "Lossless": "decoding.lossless",
+    "NGram": "decoding.drafts.ngram",
     "Magnitude": "method.magnitude",
     "RandomNeurons": "method.random_neurons",
     "SparseGPT": "method.sparsegpt",

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from regrow.core import Pass, Role
+from regrow.decoding.drafts.guesser import Guesser
+from regrow.decoding.drafts.masked import MaskedGuesser
+from regrow.decoding.drafts.ngram import NGram
 from regrow.decoding.fused import WIDEST, FusedNetwork
 from regrow.decoding.loop import Loop, Progress
 from regrow.decoding.network import Network
-from regrow.drafts.draft import Guesser
-from regrow.drafts.masked import MaskedGuesser
-from regrow.drafts.ngram import NGram
 from regrow.errors import UsageError
 from regrow.session import Session
 
@@ -98,7 +98,7 @@ class LosslessLoop(Loop):
         until_eos = torch.where(eos, self._offsets, len(self._offsets)).min(dim=1).values + 1
         count = torch.minimum(torch.minimum(agreed + 1, until_eos), batch.room)
         batch.append(chosen, count)
-        batch.by_eos.logical_or_((count == until_eos) & (count > 0))
+        batch.by_eos.logical_or_(count == until_eos)
         batch.ended.logical_or_(batch.by_eos)
         return count
 
@@ -135,21 +135,32 @@ class LosslessLoop(Loop):
 @final
 @dataclass(frozen=True)
 class Lossless:
-    """Decodes with the answers of the dense model, in fewer dense passes.
+    """Decodes with the tokens of the dense model, in fewer dense passes.
+
+    In bfloat16 and float16, a pass over several tokens may round otherwise than one over a single token, so
+    that tokens which are almost equally likely can differ.
 
     Args:
-        draft: What guesses the next tokens. `NGram` looks them up in the row's own text. None: the method of
-            the context drafts with its mask.
+        draft: What guesses the next tokens. `NGram` looks them up in the row's own text. None: the method
+            guesses them in sparse steps, with a mask that every check selects anew; for a method that never
+            prunes (the dense model), `NGram()`.
         window: Tokens that are guessed for every row before each check, from 1 to 16.
 
     Raises:
-        UsageError: If the window is not a whole number from 1 to 16.
+        UsageError: If a parameter has the wrong type, or the window is not from 1 to 16.
+
+    Example:
+        ```python
+        done = regrow.generate(model, tokenizer, prompts, lossless=regrow.Lossless(window=4))
+        ```
     """
 
-    draft: NGram | None = NGram()
+    draft: NGram | None = None
     window: int = 8
 
     def __post_init__(self) -> None:
+        if self.draft is not None and not isinstance(self.draft, NGram):
+            raise UsageError(f"draft is an NGram or None, not {type(self.draft).__name__}")
         if type(self.window) is not int or not 1 <= self.window < WIDEST:
             raise UsageError(f"window is a whole number from 1 to {WIDEST - 1}, not {self.window}")
 
@@ -157,8 +168,9 @@ class Lossless:
         """Returns the loop for one batch. Raises UsageError for a network whose rows share a length."""
         if not isinstance(network, FusedNetwork):
             raise UsageError(
-                "lossless decoding needs a model that Regrow runs by its parts, and this one runs through its "
-                "own forward; leave lossless out (--verbose says why)"
+                "lossless decoding needs a model that Regrow runs by its parts, and this one runs through "
+                "its own forward; leave lossless out"
             )
-        guesser = self.draft or MaskedGuesser(session, network)
+        own = MaskedGuesser(session, network) if session.schedule.prunes else NGram()
+        guesser: Guesser = self.draft or own
         return LosslessLoop(session, network, *given, guesser=guesser, window=self.window, **settings)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from regrow.calibration.calibration import Calibration
 from regrow.decoding.loop import Progress
+from regrow.decoding.lossless import Lossless
 from regrow.errors import UsageError
 from regrow.hosts.arguments import Choice, Prompts, encoded, fits, without_method_parameters
 from regrow.hosts.hugging_face import active_session, prune_alone, turn
@@ -45,6 +46,7 @@ def generate(
     method: Choice | None = None,
     calibration: Calibration | None = None,
     watch: Callable[[Progress], None] | None = None,
+    lossless: Lossless | bool = False,
     **generation: Any,
 ) -> Generation: ...
 
@@ -59,6 +61,7 @@ def generate(
     method: Choice | None = None,
     calibration: Calibration | None = None,
     watch: Callable[[Progress], None] | None = None,
+    lossless: Lossless | bool = False,
     **generation: Any,
 ) -> Generation: ...
 
@@ -72,6 +75,7 @@ def generate(
     method: Choice | None = None,
     calibration: Calibration | None = None,
     watch: Callable[[Progress], None] | None = None,
+    lossless: Lossless | bool = False,
     **generation: Any,
 ) -> Generation:
     """Decodes one batch of prompts, given as texts or as token ids, and returns answers and report together.
@@ -93,6 +97,8 @@ def generate(
             such as `"griffin"`. By default dense, or the method of the context.
         calibration: The calibration, for a method that needs one (`regrow.Calibration.load(path)`).
         watch: A callback that gets the `regrow.Progress` after every decode step (every 8 steps on a GPU).
+        lossless: `True` or a `regrow.Lossless`: the tokens of the dense model in fewer dense passes, each of
+            which checks several guessed tokens. By default False.
         **generation: The generation arguments of transformers: `max_new_tokens`, `do_sample`, `temperature`,
             `top_p`, `stop_strings`, `eos_token_id`, ...
 
@@ -120,7 +126,8 @@ def generate(
                 "this model is already pruned; leave out `method` and `calibration`, or call regrow.generate "
                 "outside of the `with`"
             )
-        return generate_alone(model, session, input_ids, attention_mask, chat, watch, generation)
+        given = {**generation, "lossless": lossless}
+        return generate_alone(model, session, input_ids, attention_mask, chat, watch, given)
 
 
 def generate_alone(

@@ -66,13 +66,17 @@ class _Generate:
         streamer: Streamer | None = None,
         watch: Callable[[Progress], None] | None = None,
         mark: Callable[[str], None] | None = None,
-        lossless: Lossless | None = None,
+        lossless: Lossless | bool = False,
         **kwargs: Any,
     ) -> Tensor | GenerateDecoderOnlyOutput:
         """Decodes one batch through Regrow's loop, for a caller that holds the lock of the model.
 
-        The arguments are those of `model.generate`, with the callbacks `watch` and `mark` of `Loop`.
+        The arguments are those of `model.generate`, with the callbacks `watch` and `mark` of `Loop`, and
+        `lossless`: True for `Lossless()`.
         """
+        if not isinstance(lossless, Lossless | bool):
+            raise UsageError(f"lossless is True, False or a regrow.Lossless, not {type(lossless).__name__}")
+        drafting = Lossless() if lossless is True else lossless or None
         for name in ("assistant_model", "custom_generate"):
             if kwargs.get(name) is not None:
                 raise UsageError(
@@ -122,8 +126,8 @@ class _Generate:
                 }
                 loop = (
                     Loop(self.session, network, batch, sampler, **settings)
-                    if lossless is None
-                    else lossless.loop(self.session, network, batch, sampler, **settings)
+                    if drafting is None
+                    else drafting.loop(self.session, network, batch, sampler, **settings)
                 )
                 try:
                     sequences = loop.run()

@@ -1,0 +1,266 @@
+"""Lossless decoding gives the tokens of dense decoding, whatever is drafted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+import regrow
+from families import build
+from regrow.decoding.batch import Batch
+from regrow.decoding.drafts.ngram import NGram
+from regrow.decoding.fused import FusedNetwork
+from regrow.decoding.lossless import LosslessLoop
+
+NEW, VOCABULARY = 24, 90
+
+
+@dataclass(frozen=True)
+class Partly:
+    """Guesses the dense tokens, each of them with a given chance, and other tokens otherwise."""
+
+    dense: Tensor  # [B, columns]
+    chance: float
+
+    def guess(self, batch: Batch, columns: Tensor, window: int) -> Tensor:
+        place = (columns[:, None] + 1 + torch.arange(window)).clamp(max=self.dense.shape[1] - 1)
+        drawn = torch.Generator().manual_seed(int(columns.sum()))
+        right = torch.rand(place.shape, generator=drawn) < self.chance
+        other = torch.randint(3, VOCABULARY, place.shape, generator=drawn)
+        return torch.where(right, self.dense.gather(1, place), other)
+
+
+def prompts(rows: int, seed: int, width: int = 9) -> dict[str, Tensor]:
+    """Return a ragged batch, padded on the left."""
+    drawn = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (rows, width), generator=drawn)
+    padded = torch.randint(0, width, (rows,), generator=drawn)
+    padded[0] = 0
+    return {"input_ids": ids, "attention_mask": (torch.arange(width) >= padded[:, None]).long()}
+
+
+def settings_of(batch: dict[str, Tensor], **more: Any) -> dict[str, Any]:
+    return {
+        **batch,
+        "max_new_tokens": NEW,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+        **more,
+    }
+
+
+def drafting(guesser: object) -> Any:
+    """Replace what is drafted by the guesses of `guesser`, which is no public draft."""
+    init = LosslessLoop.__init__
+
+    def replaced(self: LosslessLoop, *args: Any, **settings: Any) -> None:
+        init(self, *args, **{**settings, "guesser": guesser})
+
+    return patch.object(LosslessLoop, "__init__", replaced)
+
+
+def poisoned(check: Callable[[LosslessLoop, int], Any]) -> Callable[[LosslessLoop, int], Any]:
+    """Overwrite, before a check, all keys and values that no kept token has written.
+
+    The values are large and not NaN, because those behind a mask are multiplied by zero.
+    """
+
+    def run(loop: LosslessLoop, generated: int) -> Any:
+        network, batch = loop._network, loop._batch
+        assert isinstance(network, FusedNetwork)
+        for row in range(len(batch)):
+            end = int(batch.mask[row].sum()) + int(batch.lengths[row]) - 1
+            network._keys_values[:, row, end:] = 1e4
+        return check(loop, generated)
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@settings(deadline=None, max_examples=12)
+@given(
+    rows=st.integers(1, 4),
+    seed=st.integers(0, 9),
+    window=st.integers(1, 16),
+    chance=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+    ends=st.integers(0, NEW - 1),
+)
+def test_tokens_are_those_of_dense_decoding(
+    family: str, dtype: torch.dtype, rows: int, seed: int, window: int, chance: float, ends: int
+) -> None:
+    """The token that the first row gets at place `ends` is an EOS, so that rows end inside drafts."""
+    model, batch = build(family, dtype), prompts(rows, seed)
+    with regrow.prune(model, "dense") as session:
+        free = model.generate(**settings_of(batch))
+        asked = settings_of(batch, eos_token_id=int(free[0, 9 + ends]))
+        dense, report = model.generate(**asked), session.report()
+        with (
+            drafting(Partly(free, chance)),
+            patch.object(LosslessLoop, "_checked", poisoned(LosslessLoop._checked)),
+        ):
+            ours = model.generate(**asked, lossless=regrow.Lossless(window=window))
+        assert torch.equal(ours, dense)
+        assert session.report().tokens == report.tokens
+        assert session.report().finish_reasons == report.finish_reasons
+        if chance == 1 and rows == 1 and ends == NEW - 1:
+            assert session.report().decode_steps == -(-(NEW - 1) // (window + 1))
+
+
+@pytest.mark.parametrize("method", ["dense", "bap", "griffin"])
+def test_every_draft_gives_the_tokens_of_dense_decoding(method: str) -> None:
+    model, batch = build("llama"), prompts(3, 1)
+    dense = regrow.generate(model, **settings_of(batch)).sequences
+    chosen = regrow.BatchwiseAdaptive(init_steps=0) if method == "bap" else method
+    for draft in (None, NGram(), NGram(longest=2, shortest=1)):
+        with regrow.prune(model, chosen) as session:
+            ours = model.generate(**settings_of(batch), lossless=regrow.Lossless(draft, window=3))
+        assert torch.equal(ours, dense)
+        assert session.report().decode_steps <= NEW - 1
+
+
+def test_masks_are_selected_by_every_check() -> None:
+    model = build("llama")
+    with regrow.prune(model, regrow.BatchwiseAdaptive(init_steps=0)) as session:
+        model.generate(**settings_of(prompts(2, 1)), lossless=True)
+    report = session.report()
+    assert report.updates >= report.decode_steps > 1
+
+
+class Seen(LogitsProcessor):
+    """Record the ids that it is called with, and prefer tokens by them."""
+
+    def __init__(self) -> None:
+        self.ids: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.ids.append(input_ids.clone())
+        return scores - 2.0 * torch.nn.functional.one_hot(input_ids[:, -1], scores.shape[1])
+
+
+class Stream:
+    def __init__(self) -> None:
+        self.tokens: list[list[int]] = []
+
+    def put(self, value: Tensor) -> None:
+        self.tokens.append(value.flatten().tolist())
+
+    def end(self) -> None:
+        self.tokens.append([])
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.7, 1.0])
+def test_what_reads_tokens_is_called_as_without_drafts(chance: float) -> None:
+    model, batch = build("qwen2"), prompts(3, 2)
+
+    def run(**more: Any) -> tuple[Tensor, list[Tensor], list[list[int]]]:
+        seen, stream = Seen(), Stream()
+        processors = LogitsProcessorList([seen])
+        ids = model.generate(**settings_of(batch), logits_processor=processors, streamer=stream, **more)
+        return ids, seen.ids, stream.tokens
+
+    with regrow.prune(model, "dense"):
+        dense, ids, tokens = run()
+        with drafting(Partly(dense, chance)):
+            ours, our_ids, our_tokens = run(lossless=regrow.Lossless(window=5))
+    assert torch.equal(ours, dense)
+    assert our_tokens == tokens
+    assert len(our_ids) == len(ids)
+    assert all(map(torch.equal, our_ids, ids))
+
+
+def test_samples_of_the_same_seed_are_the_same_if_the_sampler_is_called_token_by_token() -> None:
+    model, batch = build("llama"), prompts(2, 3)
+    asked = settings_of(batch, do_sample=True, temperature=0.8, repetition_penalty=1.2)
+    with regrow.prune(model, "dense"):
+        torch.manual_seed(5)
+        dense = model.generate(**asked)
+        torch.manual_seed(5)
+        assert torch.equal(model.generate(**asked, lossless=True), dense)
+
+
+def test_samples_have_the_dense_distribution() -> None:
+    """Counts pairs of tokens after a fixed prompt, of which the second follows a draft that is often right.
+
+    The largest difference between two samples of n pairs exceeds sqrt(ln(4 k / a) / n), for k kinds of pairs,
+    with probability at most a = 1e-6 (Hoeffding, union over kinds and samples).
+    """
+    model, count = build("llama"), 4000
+    ids = torch.full((count, 3), 7)
+    asked: dict[str, Any] = {
+        "max_new_tokens": 3, "do_sample": True, "temperature": 0.3, "top_k": 3,
+        "pad_token_id": 0, "eos_token_id": None,
+    }  # fmt: skip
+    with regrow.prune(model, "dense"):
+        torch.manual_seed(0)
+        dense = model.generate(ids, **asked)[:, 3:]
+        likely = dense[:1].expand(count, -1)
+        with drafting(Partly(torch.cat([ids, likely], dim=1), 1.0)):
+            ours = model.generate(ids, **asked, lossless=regrow.Lossless(window=2))[:, 3:]
+    kinds = torch.cat([dense, ours]).unique(dim=0)
+    shares = [(found[:, None] == kinds).all(dim=2).double().mean(dim=0) for found in (dense, ours)]
+    assert len(kinds) <= 27
+    bound = 2 * (torch.log(torch.tensor(4 * 27 / 1e-6)) / (2 * count)).sqrt()
+    assert float((shares[0] - shares[1]).abs().max()) < float(bound) < 0.11
+
+
+def naive(tokens: list[int], longest: int, shortest: int, window: int) -> list[int]:
+    for size in range(longest, shortest - 1, -1):
+        for end in range(len(tokens) - 2, size - 2, -1):
+            if size <= end + 1 and tokens[end - size + 1 : end + 1] == tokens[len(tokens) - size :]:
+                period = tokens[end + 1 :]
+                return [period[place % len(period)] for place in range(window)]
+    return [tokens[-1]] * window
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    texts=st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=12), min_size=1, max_size=3),
+    shortest=st.integers(1, 3),
+    more=st.integers(0, 2),
+    window=st.integers(1, 6),
+)
+def test_ngrams_continue_what_followed_the_latest_longest_match(
+    texts: list[list[int]], shortest: int, more: int, window: int
+) -> None:
+    width, room = max(map(len, texts)), 4
+    ids = torch.tensor([[1] * (width - len(text)) + text for text in texts])
+    mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts])
+    batch = Batch.of(ids, mask, None, room, torch.tensor(2), 10)
+    columns = torch.full((len(texts),), width - 1)
+    found = NGram(shortest + more, shortest).guess(batch, columns, window)
+    assert found.tolist() == [naive(text, shortest + more, shortest, window) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: regrow.Lossless(window=0), "from 1 to 16, not 0"),
+        (lambda: regrow.Lossless(window=17), "from 1 to 16, not 17"),
+        (lambda: regrow.Lossless(window=True), "from 1 to 16"),
+        (lambda: regrow.Lossless("ngram"), "draft is an NGram or None, not str"),
+        (lambda: NGram(1, 2), "1 <= shortest <= longest"),
+        (lambda: NGram(2.0), "1 <= shortest <= longest"),
+    ],
+)
+def test_other_settings_are_refused(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(regrow.UsageError, match=said):
+        make()
+
+
+def test_other_values_and_models_are_refused() -> None:
+    other = build("olmo2")
+    with pytest.raises(regrow.UsageError, match=r"lossless is True, False or a regrow\.Lossless, not int"):
+        regrow.generate(other, **settings_of(prompts(1, 1)), lossless=1)  # type: ignore[arg-type]
+    with pytest.raises(regrow.UsageError, match="runs through its own forward; leave lossless out"):
+        regrow.generate(other, **settings_of(prompts(1, 1)), lossless=True)
