@@ -70,12 +70,20 @@ class Batch:
         Ids outside the vocabulary are clamped. No live row sees them: they are masked, or come after a
         row's end.
         """
-        ids = self.ids[:, :length]
+        return self.known(self.ids[:, :length])
+
+    def known(self, ids: Tensor) -> Tensor:
+        """Returns the ids, clamped to the vocabulary if some of the batch lie outside of it."""
         return ids if self.highest is None else ids.clamp(0, self.highest)
+
+    @property
+    def padding(self) -> Tensor:
+        """Padded columns [B] before the first token of each row."""
+        return (self.mask == 0).sum(dim=1)
 
     def position_of(self, columns: Tensor) -> Tensor:
         """Returns the positions [B] of these columns [B] in the rows' own texts."""
-        return columns - (self.mask == 0).sum(dim=1)
+        return columns - self.padding
 
     def within(self, position: Tensor) -> Tensor:
         """Returns `position`, with -1 for positions that no text of this batch reaches."""

@@ -76,14 +76,12 @@ class LosslessLoop(Loop):
             + (batch.lengths if self._apart else torch.full_like(batch.lengths, generated))
         )
         drafts = self._guesser.guess(batch, columns, self._window)
-        last = batch.fed(batch.capacity).gather(1, columns[:, None])
+        fed = batch.known(torch.cat([batch.ids.gather(1, columns[:, None]), drafts], dim=1))
         position = batch.within(batch.position_of(columns)[:, None] + self._offsets)
         slot = torch.where(batch.room > 0, batch.rows, -1).repeat_interleave(len(self._offsets))
         planned = self._session.plan(slot, position, role=Role.VERIFY)
         with self._session.running(planned) as key:
-            logits = self._network.forward(
-                planned, torch.cat([last, drafts], dim=1), length=batch.capacity, key=key, every=True
-            )
+            logits = self._network.forward(planned, fed, length=batch.capacity, key=key, every=True)
         return planned, drafts, logits.to(copy=True, dtype=torch.float32)
 
     def _keep_apart(self, drafts: Tensor, logits: Tensor) -> Tensor:

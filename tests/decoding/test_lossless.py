@@ -179,6 +179,21 @@ def test_what_reads_tokens_is_called_as_without_drafts(chance: float) -> None:
     assert all(map(torch.equal, our_ids, ids))
 
 
+def test_ended_rows_are_padded_and_keep_nobody_waiting() -> None:
+    """The pad token lies outside of the vocabulary, and drafts of ended rows are read from the padding."""
+    model, batch = build("llama"), prompts(3, 4)
+    with regrow.prune(model, "dense") as session:
+        free = model.generate(**settings_of(batch))
+        asked = settings_of(batch, eos_token_id=int(free[0, 11]), pad_token_id=model.config.vocab_size + 5)
+        dense = model.generate(**asked, streamer=Stream())
+        assert (dense == asked["pad_token_id"]).any()
+        assert torch.equal(model.generate(**asked, streamer=Stream(), lossless=True), dense)
+        with drafting(Partly(free, 1.0)):
+            ours = model.generate(**asked, streamer=Stream(), lossless=regrow.Lossless(window=5))
+        assert torch.equal(ours, dense)
+        assert session.report().decode_steps == -(-(dense.shape[1] - 9 - 1) // 6)
+
+
 def test_samples_of_the_same_seed_are_the_same_if_the_sampler_is_called_token_by_token() -> None:
     model, batch = build("llama"), prompts(2, 3)
     asked = settings_of(batch, do_sample=True, temperature=0.8, repetition_penalty=1.2)

@@ -22,8 +22,8 @@ class MaskedGuesser:
 
     def guess(self, batch: Batch, columns: Tensor, window: int) -> Tensor:
         """Returns the likeliest tokens [B, window] of the pruned model; see `Guesser`."""
-        token = batch.fed(batch.capacity).gather(1, columns[:, None])
-        slot = torch.where(batch.ended, -1, batch.rows)
+        token = batch.known(batch.ids.gather(1, columns[:, None]))
+        slot = torch.where(batch.room > 0, batch.rows, -1)
         position = batch.position_of(columns)[:, None]
         found = []
         for _ in range(window):

@@ -53,7 +53,7 @@ class NGram:
         """
         ids, last = batch.ids, columns[:, None]
         column = torch.arange(ids.shape[1], device=ids.device)
-        first = (batch.mask == 0).sum(dim=1, keepdim=True)  # column of the first token: padding is before it
+        first = batch.padding[:, None]  # column of the first token
         matched = torch.zeros_like(ids)
         going = column < last  # a match ends before the last token
         for back in range(self.longest):
