@@ -1,0 +1,73 @@
+"""Weights rounded to a few bits: groups of codes, each with a scale and an offset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Self, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+GROUP: Final = 128  # weights of a row that share a scale and an offset
+# Shares of a group's range that are tried. A narrower range rounds its ends off and everything else finer.
+RANGES: Final = (1.0, 0.94, 0.88, 0.82)
+_ELEMENTS: Final = 2**18  # weights that are rounded at once, so that temporaries stay in the CPU's caches
+
+
+@final
+@dataclass(frozen=True)
+class Codes:
+    """A weight W [out, in] as whole numbers: W is about scale * code + offset, by groups along its rows.
+
+    The last group of a row is shorter if the group does not divide the row.
+    """
+
+    codes: Tensor  # [out, in] uint8, below 2^bits
+    scale: Tensor  # [out, groups] float32, with the values of bfloat16
+    offset: Tensor  # [out, groups] float32, with the values of bfloat16
+    bits: int
+    group: int
+
+    @classmethod
+    def of(cls, weight: Tensor, bits: int = 4, group: int = GROUP) -> Self:
+        """Rounds every weight to the nearest code, with the best of a few ranges for every group."""
+        outputs, inputs = weight.shape
+        filled = -(-inputs // group) * group
+        some = max(1, _ELEMENTS // filled)
+        parts = [_rounded(rows, bits, group) for rows in weight.detach().split(some)]
+        codes, scale, offset = (torch.cat(kind) for kind in zip(*parts, strict=True))
+        return cls(codes.view(outputs, filled)[:, :inputs].contiguous(), scale, offset, bits, group)
+
+    def expanded(self, dtype: torch.dtype) -> Tensor:
+        """Returns the rounded weight [out, in]."""
+        inputs = self.codes.shape[1]
+        scale, offset = (
+            kind.repeat_interleave(self.group, dim=1)[:, :inputs] for kind in (self.scale, self.offset)
+        )
+        return (scale * self.codes + offset).to(dtype)
+
+
+def _rounded(weight: Tensor, bits: int, group: int) -> Sequence[Tensor]:
+    """Returns codes [n, groups, group], scale and offset [n, groups] of some rows [n, in]."""
+    exact = pad(weight.float(), (0, -weight.shape[1] % group), mode="replicate")
+    exact = exact.view(len(weight), -1, group)
+    low, high = exact.aminmax(dim=-1, keepdim=True)
+    most = 2**bits - 1
+    best: Sequence[Tensor] = ()
+    least = torch.full_like(low, torch.inf)
+    for share in RANGES if bits < 8 else RANGES[:1]:
+        middle, half = (low + high) / 2, share * (high - low) / 2
+        # Scale and offset are stored in bfloat16, so codes are rounded to the nearest with those values.
+        scale = (2 * half / most).bfloat16().float()
+        offset = (middle - half).bfloat16().float()
+        steps = torch.where(scale > 0, 1 / scale, 0)
+        codes = ((exact - offset) * steps).round_().clamp_(0, most)
+        error = (codes * scale + offset - exact).square_().sum(dim=-1, keepdim=True)
+        better = error < least
+        found = codes, scale, offset
+        best = [torch.where(better, *pair) for pair in zip(found, best, strict=True)] if best else found
+        least = torch.where(better, error, least)
+    codes, scale, offset = best
+    return codes.to(torch.uint8), scale[..., 0], offset[..., 0]
