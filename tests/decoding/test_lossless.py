@@ -69,19 +69,19 @@ def drafting(guesser: object) -> Any:
     return patch.object(LosslessLoop, "__init__", replaced)
 
 
-def poisoned(check: Callable[[LosslessLoop, int], Any]) -> Callable[[LosslessLoop, int], Any]:
+def poisoned(check: Callable[..., Any]) -> Callable[..., Any]:
     """Overwrite, before a check, all keys and values that no kept token has written.
 
     The values are large and not NaN, because those behind a mask are multiplied by zero.
     """
 
-    def run(loop: LosslessLoop, generated: int) -> Any:
+    def run(loop: LosslessLoop, *given: Any) -> Any:
         network, batch = loop._network, loop._batch
         assert isinstance(network, FusedNetwork)
         for row in range(len(batch)):
             end = int(batch.mask[row].sum()) + int(batch.lengths[row]) - 1
             network._keys_values[:, row, end:] = 1e4
-        return check(loop, generated)
+        return check(loop, *given)
 
     return run
 
@@ -263,7 +263,10 @@ def test_ngrams_continue_what_followed_the_latest_longest_match(
         (lambda: regrow.Lossless(window=0), "from 1 to 16, not 0"),
         (lambda: regrow.Lossless(window=17), "from 1 to 16, not 17"),
         (lambda: regrow.Lossless(window=True), "from 1 to 16"),
-        (lambda: regrow.Lossless("ngram"), "draft is an NGram or None, not str"),
+        (
+            lambda: regrow.Lossless("ngram"),
+            "draft is a FourBit, an NGram, a Masked, a Cascade or None, not str",
+        ),
         (lambda: NGram(1, 2), "1 <= shortest <= longest"),
         (lambda: NGram(2.0), "1 <= shortest <= longest"),
     ],
