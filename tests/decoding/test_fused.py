@@ -311,5 +311,5 @@ def test_steps_without_a_key_run_through_the_kernels_and_are_not_recorded() -> N
         for column in (7, 8):
             ours = run(network, ids[:, column, None], position[:, column, None], column + 1, decode=True)
     kinds = [kind for _, *kind in network._steppers]
-        assert (recorder.recorded, kinds) == (0, [[1, False]])
+    assert (recorder.recorded, kinds) == (0, [[1, False]])
     assert relative(ours, stock(model, ids, position)[:, -1]) < 2e-6
