@@ -226,7 +226,7 @@ def test_what_cannot_be_drawn_is_said() -> None:
         ("teal", "method 'teal' keeps no mask"),
         ("cats", "method 'cats' keeps no mask"),
         ("wanda", "method 'wanda' keeps no mask"),
-        ("every-token", "choose one of bap, griffin, magnitude, random"),
+        ("every-token", "choose one of bap, griffin, magnitude, random, bap-weighed"),
     ],
 )
 def test_methods_without_lasting_masks_are_refused(method: str, sentence: str) -> None:
