@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from regrow.adapter.llama_like import Block, DecoderWeights
 from regrow.adapter.projection import Projection
 from regrow.adapter.weights_state import checksums
-from regrow.core import FFNWeights
+from regrow.core import FFNWeights, score_dtype
 from regrow.kernels import Codes, QuantizedFFN, QuantizedLinear, packed
 
 _LOG: Final = logging.getLogger(__name__)
@@ -138,5 +138,5 @@ class _Rounding:
     def _codes(self, weight: Tensor, bits: int = BLOCK_BITS) -> Codes:
         codes = Codes.of(weight, bits, self._group)
         self._lost += codes.lost
-        self._squares += float(torch.linalg.vector_norm(weight, dtype=torch.float32)) ** 2
+        self._squares += float(torch.linalg.vector_norm(weight, dtype=score_dtype(weight))) ** 2
         return codes

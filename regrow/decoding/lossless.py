@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from regrow.core import Pass, Role
-from regrow.decoding.drafts.cascade import Cascade
 from regrow.decoding.drafts.four_bit import FourBit
 from regrow.decoding.drafts.guesser import Draft, Guesser
 from regrow.decoding.drafts.masked import Masked
@@ -134,10 +133,13 @@ class LosslessLoop(Loop):
         return count
 
     def _count(self, agreed: Tensor, window: int) -> None:
-        """Counts drafts, of which `agreed` [B] are right before the first wrong one."""
-        live = self._batch.room > 0
-        right, rows = torch.where(live, agreed, 0).sum(), live.sum()
-        self._tally += torch.stack([window * rows, right, (live & (agreed < window)).sum()])
+        """Counts drafts, of which `agreed` [B] are right before the first wrong one.
+
+        Drafts for which a row has no room are left out.
+        """
+        checked = self._batch.room.clamp(max=window)
+        right = torch.minimum(agreed, checked)
+        self._tally += torch.stack([checked.sum(), right.sum(), (right < checked).sum()])
 
     def _all_done(self) -> bool:
         """Returns True if no row needs another token, as far as the host knows."""
@@ -162,22 +164,23 @@ class LosslessLoop(Loop):
         `generated` are the new tokens so far. Returns their new number, and True if they are the last.
         """
         batch, over, window, agreed = self._batch, False, drafts.shape[1], 0
-        live = batch.room > 0
+        checked = batch.room.clamp(max=window)
         for number in range(window + 1):
             column = batch.prompt_length + generated
             self._sampler.choose(batch, logits[:, number], column)
             generated += 1
             over = self._look(generated)
-            if over or number == window:
+            if number == window:
                 break
             same = batch.ids[:, column] == drafts[:, number]
             if self._sampler.pads_ended_rows:
                 same |= batch.ended
-            if not bool(same.all()):
+            right = bool(same.all())
+            agreed += right
+            if over or not right:
                 break
-            agreed += 1
-        rows = int(live.sum())
-        self._tally += self._tally.new_tensor([window * rows, agreed * rows, rows if agreed < window else 0])
+        kept = checked.clamp(max=agreed)
+        self._tally += torch.stack([checked.sum(), kept.sum(), (kept < checked).sum()])
         self._saw(self._tally.tolist())
         return generated, over
 
@@ -209,12 +212,12 @@ class Lossless:
         ```
     """
 
-    draft: NGram | FourBit | Masked | Cascade | None = None
+    draft: Draft | None = None
     window: int | None = None
     costs: Costs | None = None
 
     def __post_init__(self) -> None:
-        if self.draft is not None and not isinstance(self.draft, NGram | FourBit | Masked | Cascade):
+        if self.draft is not None and not callable(getattr(self.draft, "guesser", None)):
             raise UsageError(
                 f"draft is a FourBit, an NGram, a Masked, a Cascade or None, not {type(self.draft).__name__}"
             )

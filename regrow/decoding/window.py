@@ -58,6 +58,13 @@ class Costs:
         window = max(self.check, key=lambda window: self.gain(window, agreement), default=0)
         return window if window and self.gain(window, agreement) >= WINS else 0
 
+    def grown(self) -> Costs:
+        """Returns costs with all windows, if checks go on growing as from the last but one to the last."""
+        (before, less), (last, seconds) = list(self.check.items())[-2:]
+        slope = max(0.0, (seconds - less) / (last - before))
+        larger = {window: seconds + slope * (window - last) for window in WINDOWS if window > last}
+        return Costs(self.dense, self.draft, {**self.check, **larger})
+
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values, which `from_dict` reads."""
         check = {str(window): seconds for window, seconds in self.check.items()}
@@ -120,8 +127,8 @@ class FixedWindow:
 class Measurement:
     """Measures the costs with the first passes of a batch, which all give tokens.
 
-    Windows are measured from 0 on upwards. Larger ones are left out once they cannot win: if all drafts were
-    kept, the last window would not have been faster than dense steps, nor than the window before it.
+    Windows are measured from 0 on upwards. Larger ones are left out if they would not win even with all
+    drafts kept, provided that the time of a check goes on growing as from the last window to this one.
     """
 
     found: Costs | None = None
@@ -138,9 +145,7 @@ class Measurement:
         if len(self._seconds[window]) < MEASURED:
             return
         costs = self._costs()
-        gains = [costs.gain(window, 1.0) for window in costs.check]
-        hopeless = bool(gains) and gains[-1] < WINS and gains[-1] <= max([1.0, *gains[:-1]])
-        if hopeless or window == WINDOWS[-1]:
+        if window == WINDOWS[-1] or (len(costs.check) > 1 and not costs.grown().best(1.0)):
             self.found = costs
 
     def _costs(self) -> Costs:
