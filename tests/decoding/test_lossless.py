@@ -39,8 +39,9 @@ class Partly:
         place = (columns[:, None] + 1 + torch.arange(window)).clamp(max=self.dense.shape[1] - 1)
         drawn = torch.Generator().manual_seed(int(columns.sum()))
         right = torch.rand(place.shape, generator=drawn) < self.chance
-        other = torch.randint(3, VOCABULARY, place.shape, generator=drawn)
-        return torch.where(right, self.dense.gather(1, place), other)
+        other = torch.randint(3, VOCABULARY - 1, place.shape, generator=drawn)
+        wanted = self.dense.gather(1, place)
+        return torch.where(right, wanted, other + (other == wanted))
 
 
 def prompts(rows: int, seed: int, width: int = 9) -> dict[str, Tensor]:
