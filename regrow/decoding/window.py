@@ -15,7 +15,8 @@ from regrow.errors import UsageError
 
 WINDOWS: Final = (1, 2, 4, 8, 16)
 WINS: Final = 1.03  # factor by which drafts have to be faster than dense steps
-MEASURED: Final = 3  # passes of each window before it counts as measured: the first ones also prepare
+MEASURED: Final = 3  # passes of each window before it counts as measured: the first one also prepares
+FIRST: Final = (0, 1, 2)  # windows that are measured first; 0 stands for a dense step
 PROBE_SHARE: Final = 0.02  # share of the time that looking again may cost while drafts do not pay
 FADING: Final = 0.95  # what earlier drafts count for after every check
 # What the agreement is taken for before a check: a number of drafts, and the share of them that were kept.
@@ -127,32 +128,42 @@ class FixedWindow:
 class Measurement:
     """Measures the costs with the first passes of a batch, which all give tokens.
 
-    Windows are measured from 0 on upwards. Larger ones are left out if they would not win even with all
-    drafts kept, provided that the time of a check goes on growing as from the last window to this one.
+    Windows take turns, so that a disturbance of the machine does not fall on one of them alone, and the
+    fastest pass of each counts. Dense steps and the smallest windows come first. Larger windows are left out
+    if they would not win even with all drafts kept, provided that the time of a check goes on growing as
+    from the last window to this one.
     """
 
     found: Costs | None = None
     _seconds: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
+    _last: int = 0  # the window of the latest pass
 
     @property
     def next(self) -> int:
         """The window to measure."""
-        return next(window for window in (0, *WINDOWS) if len(self._seconds.get(window, [])) < MEASURED)
+        passes = {window: len(self._seconds.get(window, [])) for window in (0, *WINDOWS)}
+        if any(passes[window] < MEASURED for window in FIRST):
+            return min(FIRST, key=lambda window: passes[window])
+        window = next(window for window in WINDOWS if passes[window] < MEASURED)
+        return 0 if self._last == window else window
 
     def took(self, window: int, drafting: float, checking: float) -> None:
         """Takes the seconds of one pass. Sets `found` with the last one."""
         self._seconds.setdefault(window, []).append((drafting, checking))
-        if len(self._seconds[window]) < MEASURED:
+        self._last = window
+        if any(len(self._seconds.get(width, [])) < MEASURED for width in {*FIRST, *self._seconds}):
             return
         costs = self._costs()
-        if window == WINDOWS[-1] or (len(costs.check) > 1 and not costs.grown().best(1.0)):
+        if WINDOWS[-1] in costs.check or not costs.grown().best(1.0):
             self.found = costs
 
     def _costs(self) -> Costs:
-        last = {window: seconds[-1] for window, seconds in self._seconds.items()}
-        drafted = [drafting / window for window, (drafting, _) in last.items() if window]
-        check = {window: checking for window, (_, checking) in last.items() if window}
-        return Costs(last[0][1], min(drafted, default=0.0), check)
+        prepared = {window: seconds[1:] for window, seconds in self._seconds.items()}
+        drafted = [
+            drafting / window for window, seconds in prepared.items() if window for drafting, _ in seconds
+        ]
+        check = {window: min(checking for _, checking in seconds) for window, seconds in prepared.items()}
+        return Costs(check.pop(0), min(drafted, default=0.0), check)
 
 
 @final

@@ -45,7 +45,6 @@ class Prompts:
     ids: Tensor  # [B, P]
     mask: Tensor | None  # [B, P]
     new: int
-    eos: bool  # whether a row may end before
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,28 +69,34 @@ def measure(
     name: str,
     model: PreTrainedModel,
     entrants: Sequence[Entrant],
-    prompts: Prompts,
-    repeats: int,
+    batches: Sequence[Prompts],
     working: Callable[[str], None],
-) -> list[LosslessRow]:
-    """Runs every entrant once a round. The first entrant is dense decoding, to which the others are compared.
+    *,
+    eos: bool,
+) -> tuple[list[LosslessRow], list[Tensor]]:
+    """Runs every entrant once for each batch, in turn. All batches have the same number of rows.
 
-    Each of them is warmed up before, and measures its costs in the first round.
+    The first entrant is dense decoding, to which the others are compared. Each entrant is warmed up before
+    it is timed, and measures its costs with the first batch. With `eos`, rows may end before their limit.
+    Returns the results, and the new tokens [B, N] of dense decoding for each batch.
     """
     found = {entrant.label: _Runs() for entrant in entrants}
+    answers: list[Tensor] = []
     with Patch() as patch:
-        if not prompts.eos:
+        if not eos:
             patch.replace(model.generation_config, "eos_token_id", None)
-        for number in range(1, repeats + 1):
+        for number, prompts in enumerate(batches, 1):
             dense: Tensor | None = None
             for method in dict.fromkeys(entrant.method for entrant in entrants):
                 with Engine(model, method, owns_model=True) as engine:
                     for entrant in [one for one in entrants if one.method == method]:
-                        working(f"batch {len(prompts)}, {entrant.label}, run {number} of {repeats}")
+                        working(f"batch {len(prompts)}, {entrant.label}, run {number} of {len(batches)}")
                         tokens = _run(engine, entrant, prompts, found[entrant.label], dense)
-                        dense = tokens if dense is None else dense
+                        if dense is None:
+                            dense = tokens
+                            answers.append(tokens)
     first = found[entrants[0].label]
-    return [_row(name, entrant, found[entrant.label], first, prompts) for entrant in entrants]
+    return [_row(name, entrant, found[entrant.label], first, batches) for entrant in entrants], answers
 
 
 def _run(engine: Engine, entrant: Entrant, prompts: Prompts, into: _Runs, dense: Tensor | None) -> Tensor:
@@ -127,25 +132,25 @@ def _run(engine: Engine, entrant: Entrant, prompts: Prompts, into: _Runs, dense:
     into.passes += counters.decode_steps
     into.tokens += tokens
     ours = done.sequences[:, prompts.ids.shape[1] :]
-    into.equal.append(1.0 if dense is None else _equal(ours, dense, counters.tokens))
+    into.equal.append(1.0 if dense is None else equal_share(ours, dense, counters.tokens))
     return ours
 
 
-def _equal(ours: Tensor, dense: Tensor, lengths: Sequence[int]) -> float:
-    """Returns the share of our tokens that are those of dense decoding."""
+def equal_share(ours: Tensor, dense: Tensor, lengths: Sequence[int]) -> float:
+    """Returns the share of `ours` [B, N], without what follows `lengths` [B], that equals `dense`."""
     width = min(ours.shape[1], dense.shape[1])
     same = ours[:, :width] == dense[:, :width]
     real = torch.arange(width, device=ours.device) < torch.tensor(lengths, device=ours.device)[:, None]
     return int((same & real).sum()) / sum(lengths)
 
 
-def _row(name: str, entrant: Entrant, runs: _Runs, dense: _Runs, prompts: Prompts) -> LosslessRow:
+def _row(name: str, entrant: Entrant, runs: _Runs, dense: _Runs, batches: Sequence[Prompts]) -> LosslessRow:
     return LosslessRow(
         model=name,
         label=entrant.label,
-        rows=len(prompts),
-        prompt=prompts.ids.shape[1],
-        new=prompts.new,
+        rows=len(batches[0]),
+        prompt=max(prompts.ids.shape[1] for prompts in batches),
+        new=batches[0].new,
         tokens_per_second=Spread.of(runs.speed),
         ratio=Spread.of([one / other for one, other in zip(dense.seconds, runs.seconds, strict=True)]),
         equal=statistics.mean(runs.equal),

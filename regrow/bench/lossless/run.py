@@ -102,9 +102,9 @@ def run(plan: LosslessPlan, listener: Listener, keep: Callable[[LosslessResult],
         generator = torch.Generator().manual_seed(0)
         for rows in plan.batch_sizes:
             ids = torch.randint(1, model.config.vocab_size, (rows, plan.prompt), generator=generator)
-            prompts = Prompts(ids.to(plan.device), None, plan.new, eos=False)
-            one = entrants(chosen, plan.agreements)
-            found = measure(name, model, one, prompts, plan.repeats, partial(listener.working, name))
+            batches = [Prompts(ids.to(plan.device), None, plan.new)] * plan.repeats
+            working = partial(listener.working, name)
+            found, _ = measure(name, model, entrants(chosen, plan.agreements), batches, working, eos=False)
             result.rows.extend(found)
             keep(result)
             listener.rows(found)
