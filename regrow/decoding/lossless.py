@@ -196,7 +196,7 @@ class Lossless:
     Args:
         draft: What guesses the next tokens: `FourBit()`, `NGram()`, `Masked()` or a `Cascade`. By default
             the method guesses if it prunes (`Masked`). Otherwise it is the 4-bit copy where there are kernels
-            for it that were measured (a CPU with AVX-512 BF16, and a bfloat16 model), and else `NGram()`.
+            for it that were measured (a CPU with AVX-512 VNNI), and else `NGram()`.
         window: Tokens that are guessed for every row before each check, from 1 to 16. By default the window
             is chosen from 1, 2, 4, 8 and 16 while decoding, by measured costs and by how many guesses are
             kept. Steps are dense while no window is faster by 3 %.

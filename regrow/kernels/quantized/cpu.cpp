@@ -1,10 +1,11 @@
 // Matmuls of a few rows by weights of 4 or 8 bits (`codes.py`): y [rows, outputs] = x W^T + bias, and
-// silu(gate x) * up x. x is bfloat16, and codes become bfloat16 exactly, four bits at a time, through a table.
-// The sum over a group of inputs is multiplied by the group's scale; its offset is multiplied by the sum of x.
+// silu(gate x) * up x. The inputs of each row and group are rounded to 8 bits with a scale of their own, so
+// that sums of a group are exact integers. A sum is multiplied by the scales of weights and inputs, and the
+// offset of the weights by the sum of the inputs.
 //
 // The weight lies in tiles of 64 outputs (`cpu.py`). A block of a tile has four cache lines with 32 bits of
-// each output: the codes of eight inputs, or of four. Codes of neighbouring inputs lie in different halves of
-// these bits, where the table's results are the pairs that a product of bfloat16 needs.
+// each output: the codes of eight inputs, or of four. The codes of inputs 0 to 3 are the lower halves of the
+// four bytes, and those of inputs 4 to 7 the upper ones.
 //
 // `rounded_codes` makes codes on any CPU; `codes.py` defines them.
 #include "../cpu.h"
@@ -99,82 +100,117 @@ void rounded_codes(const T *weight, const float *shares, uint8_t *codes, float *
 ROUNDED_CODES(rounded_codes_float32, float)
 ROUNDED_CODES(rounded_codes_bfloat16, regrow::bfloat16)
 
-#ifdef __AVX512BF16__
+#ifdef __AVX512VNNI__
 #include <immintrin.h>
 
 namespace regrow {
 
 constexpr long COLUMNS = 4, OUTPUTS = COLUMNS * LANES;  // vectors of sums, and sums, per row and tile
-constexpr long PARTS = 4;                               // four-bit parts of each half of a word
 constexpr long LINE = 64, BLOCK = COLUMNS * LINE;       // bytes
 constexpr long TOGETHER = 6;                            // rows whose sums the registers hold
 
 struct Quantized {
     const char *words;         // [outputs / 64, blocks, 4, 16] words of 32 bits
     const bfloat16 *factors;   // [outputs / 64, groups, 2, 64]: scales, then offsets
-    const bfloat16 *bias;      // [outputs], may be null
     long outputs, inputs, group;
 
     long groups() const { return (inputs + group - 1) / group; }
 };
 
-// The values of four bits, twice, because an index of the table has five bits and the fifth does not count.
-// With eight bits, the second part of a code has its upper four bits.
-template <int BITS>
-inline __m512i values_of(long part) {
-    uint16_t table[32];
-    const float unit = BITS == 8 && part % 2 ? 16 : 1;
-    for (int number = 0; number < 32; number++) {
-        const float value = unit * float(number % 16);
-        uint32_t bits;
-        std::memcpy(&bits, &value, sizeof bits);
-        table[number] = uint16_t(bits >> 16);
-    }
-    return _mm512_loadu_si512(table);
-}
+// Rows of x, rounded to 8 bits by groups.
+struct Rounded {
+    std::vector<int8_t> values;  // [rows, inputs]
+    std::vector<float> scales;   // [rows, groups]
+    std::vector<float> sums;     // [rows, groups]: of the rounded inputs, with their scale
 
-// Adds the products of ROWS rows of x and one tile to `total`. `sums` has the sums of x by row and group.
+    template <typename T>
+    Rounded(const T *x, long rows, long inputs, long group) : values(rows * inputs) {
+        const long groups = (inputs + group - 1) / group;
+        scales.reserve(rows * groups);
+        sums.reserve(rows * groups);
+        for (long row = 0; row < rows; row++) {
+            for (long first = 0; first < inputs; first += group) {
+                const long from = row * inputs + first, count = std::min(group, inputs - first);
+                round(x + from, count, values.data() + from);
+            }
+        }
+    }
+
+   private:
+    template <typename T>
+    void round(const T *x, long count, int8_t *to) {
+        // The bits of absolute values have the order of the values, with NaN as the largest.
+        Ints largest = {};
+        for (long input = 0; input < count; input += LANES) {
+            const Ints size = (Ints)load_upto(x + input, count - input) & 0x7fffffff;
+            const Ints larger = size > largest;
+            largest = (size & larger) | (largest & ~larger);
+        }
+        int32_t bits = 0;
+        for (long lane = 0; lane < LANES; lane++) bits = std::max(bits, largest[lane]);
+        float most;
+        std::memcpy(&most, &bits, sizeof most);
+        const float scale = most / 127, steps = scale > 0 ? 1 / scale : 0;
+        long total = 0;
+        for (long input = 0; input < count; input += LANES) {
+            const long some = std::min(LANES, count - input);
+            const Wide nearest = (load_upto(x + input, some) * steps + 12582912.f) - 12582912.f;
+            for (long lane = 0; lane < some; lane++) {
+                const float value = nearest[lane];
+                to[input + lane] = value >= -127 && value <= 127 ? int8_t(value) : 0;
+                total += to[input + lane];
+            }
+        }
+        scales.push_back(scale);
+        sums.push_back(scale * float(total));
+    }
+};
+
+// Adds the products of ROWS rows, from row `first` on, and one tile to `total`.
 template <int BITS, int ROWS>
-void tile(const bfloat16 *x, const float *sums, const Quantized &weight, long number,
-          Wide (*total)[COLUMNS]) {
-    constexpr long INPUTS = 32 / BITS;  // in a block
+void tile(const Rounded &x, long first, const Quantized &weight, long number, Wide (*total)[COLUMNS]) {
+    constexpr long INPUTS = 32 / BITS, WORDS = 8 / BITS;  // in a block: inputs, and words of x
     const long groups = weight.groups();
     const char *w = weight.words + number * (weight.inputs / INPUTS) * BLOCK;
     const bfloat16 *factors = weight.factors + number * groups * 2 * OUTPUTS;
-    const __m512i low = values_of<BITS>(0), high = values_of<BITS>(1);
+    const int8_t *rows = x.values.data() + first * weight.inputs;
     for (long group = 0; group < groups; group++, factors += 2 * OUTPUTS) {
-        Wide held[ROWS][COLUMNS] = {};
-        const long first = group * weight.group, last = std::min(first + weight.group, weight.inputs);
-        for (long input = first; input < last; input += INPUTS, w += BLOCK) {
-            __m512i words[COLUMNS];
+        __m512i held[ROWS][COLUMNS];
+        for (auto &row : held) {
+            for (auto &column : row) column = _mm512_setzero_si512();
+        }
+        const long begin = group * weight.group, end = std::min(begin + weight.group, weight.inputs);
+        for (long input = begin; input < end; input += INPUTS, w += BLOCK) {
+            __m512i values[WORDS][COLUMNS];
             for (long column = 0; column < COLUMNS; column++) {
-                words[column] = _mm512_loadu_si512(w + column * LINE);
-            }
-#pragma GCC unroll 4
-            for (long part = 0; part < PARTS; part++) {
-                const __m512i table = BITS == 8 && part % 2 ? high : low;
-                __m512i values[COLUMNS];
-                for (long column = 0; column < COLUMNS; column++) {
-                    values[column] =
-                        _mm512_permutexvar_epi16(_mm512_srli_epi32(words[column], 4 * part), table);
+                const __m512i line = _mm512_loadu_si512(w + column * LINE);
+                if constexpr (BITS == 4) {
+                    const __m512i low = _mm512_set1_epi8(15);
+                    values[0][column] = _mm512_and_si512(line, low);
+                    values[1][column] = _mm512_and_si512(_mm512_srli_epi16(line, 4), low);
+                } else {
+                    values[0][column] = line;
                 }
-                const long pair = input + 2 * (BITS == 8 ? part / 2 : part);
-                for (long row = 0; row < ROWS; row++) {
-                    int both;
-                    std::memcpy(&both, x + row * weight.inputs + pair, sizeof both);
-                    const __m512bh given = (__m512bh)_mm512_set1_epi32(both);
+            }
+            for (long row = 0; row < ROWS; row++) {
+                for (long word = 0; word < WORDS; word++) {
+                    int four;
+                    std::memcpy(&four, rows + row * weight.inputs + input + 4 * word, sizeof four);
+                    const __m512i given = _mm512_set1_epi32(four);
                     for (long column = 0; column < COLUMNS; column++) {
-                        held[row][column] = (Wide)_mm512_dpbf16_ps((__m512)held[row][column], given,
-                                                                   (__m512bh)values[column]);
+                        held[row][column] =
+                            _mm512_dpbusd_epi32(held[row][column], values[word][column], given);
                     }
                 }
             }
         }
-        for (long column = 0; column < COLUMNS; column++) {
-            const Wide scale = load(factors + column * LANES);
-            const Wide offset = load(factors + OUTPUTS + column * LANES);
-            for (long row = 0; row < ROWS; row++) {
-                total[row][column] += scale * held[row][column] + offset * sums[row * groups + group];
+        for (long row = 0; row < ROWS; row++) {
+            const long at = (first + row) * groups + group;
+            for (long column = 0; column < COLUMNS; column++) {
+                const Wide scale = load(factors + column * LANES);
+                const Wide offset = load(factors + OUTPUTS + column * LANES);
+                const Wide sums = (Wide)_mm512_cvtepi32_ps(held[row][column]) * x.scales[at];
+                total[row][column] += scale * sums + offset * x.sums[at];
             }
         }
     }
@@ -193,7 +229,7 @@ void pack_codes(const uint8_t *codes, uint32_t *words, long outputs, long inputs
                 const uint8_t *some = codes + (number * OUTPUTS + output) * inputs + block * INPUTS;
                 uint32_t bits = 0;
                 for (long input = 0; input < INPUTS; input++) {
-                    bits |= uint32_t(some[input]) << (16 * (input % 2) + BITS * (input / 2));
+                    bits |= uint32_t(some[input]) << (8 * (input % 4) + 4 * (input / 4));
                 }
                 word[output] = bits;
             }
@@ -204,61 +240,42 @@ void pack_codes(const uint8_t *codes, uint32_t *words, long outputs, long inputs
 // Computes the sums of all rows and one tile: groups of rows take turns, and the first one has brought the
 // tile into the cache.
 template <int BITS>
-void multiply(const bfloat16 *x, const float *sums, const Quantized &weight, long number, long rows,
-              Wide (*total)[COLUMNS]) {
+void multiply(const Rounded &x, const Quantized &weight, long number, long rows, Wide (*total)[COLUMNS]) {
     const long turns = (rows + TOGETHER - 1) / TOGETHER;
     std::memset(total, 0, rows * sizeof *total);
     for (long turn = 0; turn < turns; turn++) {
         const long first = rows * turn / turns, count = rows * (turn + 1) / turns - first;
-        const bfloat16 *some = x + first * weight.inputs;
-        const float *theirs = sums + first * weight.groups();
         switch (count) {
-            case 1: tile<BITS, 1>(some, theirs, weight, number, total + first); break;
-            case 2: tile<BITS, 2>(some, theirs, weight, number, total + first); break;
-            case 3: tile<BITS, 3>(some, theirs, weight, number, total + first); break;
-            case 4: tile<BITS, 4>(some, theirs, weight, number, total + first); break;
-            case 5: tile<BITS, 5>(some, theirs, weight, number, total + first); break;
-            default: tile<BITS, 6>(some, theirs, weight, number, total + first); break;
+            case 1: tile<BITS, 1>(x, first, weight, number, total + first); break;
+            case 2: tile<BITS, 2>(x, first, weight, number, total + first); break;
+            case 3: tile<BITS, 3>(x, first, weight, number, total + first); break;
+            case 4: tile<BITS, 4>(x, first, weight, number, total + first); break;
+            case 5: tile<BITS, 5>(x, first, weight, number, total + first); break;
+            default: tile<BITS, 6>(x, first, weight, number, total + first); break;
         }
     }
 }
 
-// Returns the sums of x [rows, inputs] over groups of inputs, by row and group.
-inline std::vector<float> sums_of(const bfloat16 *x, long rows, long inputs, long group) {
-    std::vector<float> sums;
-    sums.reserve(rows * ((inputs + group - 1) / group));
-    for (long row = 0; row < rows; row++) {
-        for (long first = 0; first < inputs; first += group) {
-            const long last = std::min(first + group, inputs);
-            Wide total = {};
-            for (long input = first; input < last; input += LANES) {
-                total += load_upto(x + row * inputs + input, last - input);
-            }
-            sums.push_back(sum(total));
-        }
-    }
-    return sums;
+// Adds the bias, which may be null, to the sums of sixteen outputs, and rounds them to T.
+template <typename T>
+Wide result(Wide sums, const T *bias, long output) {
+    return as_stored(bias == nullptr ? sums : sums + load(bias + output), bias);
 }
 
-// Adds the bias to the sums of sixteen outputs, and rounds them to bfloat16.
-inline Wide result(Wide sums, const Quantized &weight, long output) {
-    return as_stored(weight.bias == nullptr ? sums : sums + load(weight.bias + output), weight.bias);
-}
-
-template <int BITS>
-void quantized_rows(const bfloat16 *x, const Quantized &weight, bfloat16 *y, long rows) {
-    const std::vector<float> sums = sums_of(x, rows, weight.inputs, weight.group);
+template <int BITS, typename T>
+void quantized_rows(const T *x, const Quantized &weight, const T *bias, T *y, long rows) {
+    const Rounded rounded(x, rows, weight.inputs, weight.group);
 #pragma omp parallel
     {
         std::vector<Wide> all(rows * COLUMNS);
         auto total = (Wide(*)[COLUMNS])all.data();
 #pragma omp for schedule(static)
         for (long number = 0; number < weight.outputs / OUTPUTS; number++) {
-            multiply<BITS>(x, sums.data(), weight, number, rows, total);
+            multiply<BITS>(rounded, weight, number, rows, total);
             for (long row = 0; row < rows; row++) {
                 for (long column = 0; column < COLUMNS; column++) {
                     const long output = number * OUTPUTS + column * LANES;
-                    store(y + row * weight.outputs + output, result(total[row][column], weight, output));
+                    store(y + row * weight.outputs + output, result(total[row][column], bias, output));
                 }
             }
         }
@@ -266,23 +283,24 @@ void quantized_rows(const bfloat16 *x, const Quantized &weight, bfloat16 *y, lon
 }
 
 // Computes silu(gate x) * up x, without writing either factor to memory.
-template <int BITS>
-void quantized_gate(const bfloat16 *x, const Quantized &gate, const Quantized &up, bfloat16 *y, long rows) {
-    const std::vector<float> sums = sums_of(x, rows, gate.inputs, gate.group);
+template <int BITS, typename T>
+void quantized_gate(const T *x, const Quantized &gate, const T *gate_bias, const Quantized &up,
+                    const T *up_bias, T *y, long rows) {
+    const Rounded rounded(x, rows, gate.inputs, gate.group);
 #pragma omp parallel
     {
         std::vector<Wide> all(2 * rows * COLUMNS);
         auto gates = (Wide(*)[COLUMNS])all.data(), ups = gates + rows;
 #pragma omp for schedule(static)
         for (long number = 0; number < gate.outputs / OUTPUTS; number++) {
-            multiply<BITS>(x, sums.data(), gate, number, rows, gates);
-            multiply<BITS>(x, sums.data(), up, number, rows, ups);
+            multiply<BITS>(rounded, gate, number, rows, gates);
+            multiply<BITS>(rounded, up, number, rows, ups);
             for (long row = 0; row < rows; row++) {
                 for (long column = 0; column < COLUMNS; column++) {
                     const long output = number * OUTPUTS + column * LANES;
-                    const Wide activated = as_stored(silu(result(gates[row][column], gate, output)), x);
+                    const Wide gated = result(gates[row][column], gate_bias, output);
                     store(y + row * gate.outputs + output,
-                          activated * result(ups[row][column], up, output));
+                          as_stored(silu(gated), x) * result(ups[row][column], up_bias, output));
                 }
             }
         }
@@ -291,27 +309,30 @@ void quantized_gate(const bfloat16 *x, const Quantized &gate, const Quantized &u
 
 }  // namespace regrow
 
-#define QUANTIZED(BITS)                                                                                      \
-    extern "C" void pack_codes_##BITS##_bfloat16(const uint8_t *codes, uint32_t *words, long outputs,        \
-                                                 long inputs) {                                              \
+#define QUANTIZED(BITS, NAME, T)                                                                             \
+    extern "C" void quantized_rows_##BITS##_##NAME(const T *x, const char *words,                            \
+                                                   const regrow::bfloat16 *factors, const T *bias, T *y,     \
+                                                   long rows, long outputs, long inputs, long group) {       \
+        regrow::quantized_rows<BITS>(x, {words, factors, outputs, inputs, group}, bias, y, rows);            \
+    }                                                                                                        \
+    extern "C" void quantized_gate_##BITS##_##NAME(                                                          \
+        const T *x, const char *gate, const regrow::bfloat16 *gate_factors, const T *gate_bias,              \
+        const char *up, const regrow::bfloat16 *up_factors, const T *up_bias, T *y, long rows, long outputs, \
+        long inputs, long group) {                                                                           \
+        regrow::quantized_gate<BITS>(x, {gate, gate_factors, outputs, inputs, group}, gate_bias,             \
+                                     {up, up_factors, outputs, inputs, group}, up_bias, y, rows);            \
+    }                                                                                                        \
+    RECORDABLE(quantized_rows_##BITS##_##NAME)                                                               \
+    RECORDABLE(quantized_gate_##BITS##_##NAME)
+#define PACK_CODES(BITS)                                                                                     \
+    extern "C" void pack_codes_##BITS##_uint8(const uint8_t *codes, uint32_t *words, long outputs,           \
+                                              long inputs) {                                                 \
         regrow::pack_codes<BITS>(codes, words, outputs, inputs);                                             \
-    }                                                                                                        \
-    extern "C" void quantized_rows_##BITS##_bfloat16(                                                        \
-        const regrow::bfloat16 *x, const char *words, const regrow::bfloat16 *factors,                       \
-        const regrow::bfloat16 *bias, regrow::bfloat16 *y, long rows, long outputs, long inputs,             \
-        long group) {                                                                                        \
-        regrow::quantized_rows<BITS>(x, {words, factors, bias, outputs, inputs, group}, y, rows);            \
-    }                                                                                                        \
-    extern "C" void quantized_gate_##BITS##_bfloat16(                                                        \
-        const regrow::bfloat16 *x, const char *gate, const regrow::bfloat16 *gate_factors,                   \
-        const regrow::bfloat16 *gate_bias, const char *up, const regrow::bfloat16 *up_factors,               \
-        const regrow::bfloat16 *up_bias, regrow::bfloat16 *y, long rows, long outputs, long inputs,          \
-        long group) {                                                                                        \
-        regrow::quantized_gate<BITS>(x, {gate, gate_factors, gate_bias, outputs, inputs, group},             \
-                                     {up, up_factors, up_bias, outputs, inputs, group}, y, rows);            \
-    }                                                                                                        \
-    RECORDABLE(quantized_rows_##BITS##_bfloat16)                                                             \
-    RECORDABLE(quantized_gate_##BITS##_bfloat16)
-QUANTIZED(4)
-QUANTIZED(8)
+    }
+PACK_CODES(4)
+PACK_CODES(8)
+QUANTIZED(4, bfloat16, regrow::bfloat16)
+QUANTIZED(8, bfloat16, regrow::bfloat16)
+QUANTIZED(4, float32, float)
+QUANTIZED(8, float32, float)
 #endif

@@ -7,7 +7,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from regrow.kernels.cpu_library import LONG, POINTER, Kernel
+from regrow.kernels.cpu_library import KINDS, LONG, POINTER, Kernel
 from regrow.kernels.laid_out.weight import address
 from regrow.kernels.quantized.codes import Codes
 
@@ -26,7 +26,7 @@ class Packed:
         """The codes have to pass `fits`."""
         self.shape, self._bits, self._group = codes.codes.shape, codes.bits, codes.group
         self._words = torch.empty(self.shape.numel() * codes.bits // 32, dtype=torch.int32)
-        _PACK[codes.bits][torch.bfloat16](codes.codes.data_ptr(), self._words.data_ptr(), *self.shape)
+        _PACK[codes.bits][torch.uint8](codes.codes.data_ptr(), self._words.data_ptr(), *self.shape)
         factors = torch.stack([codes.scale, codes.offset]).view(2, -1, OUTPUTS, codes.scale.shape[1])
         # [tiles, groups, 2, 64]
         self._factors = factors.permute(1, 3, 0, 2).to(torch.bfloat16).contiguous()
@@ -41,7 +41,7 @@ class Packed:
     @staticmethod
     def multiplies(dtype: torch.dtype) -> bool:
         """Returns True if the kernels are compiled on this CPU for inputs of `dtype`."""
-        return dtype is torch.bfloat16 and all(kernel.get(dtype) is not None for kernel in _ROWS.values())
+        return dtype in KINDS and all(kernel.get(dtype) is not None for kernel in _ROWS.values())
 
     @property
     def nbytes(self) -> int:
@@ -49,7 +49,7 @@ class Packed:
         return self._words.nbytes + self._factors.nbytes
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Computes y [..., out] of bfloat16 x [..., in]."""
+        """Computes y [..., out] of x [..., in], whose groups are rounded to 8 bits."""
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], self.shape[0])
         rows = x.shape[:-1].numel()
@@ -58,7 +58,7 @@ class Packed:
         return y
 
     def gated(self, up: Packed, x: Tensor, biases: tuple[Tensor | None, Tensor | None]) -> Tensor:
-        """Computes silu(self x) * up x [..., out] of bfloat16 x [..., in]."""
+        """Computes silu(self x) * up x [..., out] of x [..., in], whose groups are rounded to 8 bits."""
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], self.shape[0])
         rows = x.shape[:-1].numel()
