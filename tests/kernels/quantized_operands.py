@@ -1,0 +1,39 @@
+"""Rounded weights for tests: every code occurs, and scales and offsets differ from group to group."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.operands import summed
+from regrow.kernels.quantized.codes import GROUP, Codes
+
+
+def rounded(seed: int, outputs: int, inputs: int, bits: int = 4, scale: float = 1.0) -> Codes:
+    made = torch.Generator().manual_seed(seed)
+    groups = -(-inputs // GROUP)
+    codes = torch.randint(2**bits, (outputs, inputs), generator=made).to(torch.uint8)
+    steps = (torch.rand(outputs, groups, generator=made) + 0.5) * scale / 2**bits
+    offset = torch.randn(outputs, groups, generator=made) * scale
+    return Codes(codes, steps.bfloat16().float(), offset.bfloat16().float(), bits, GROUP)
+
+
+def chosen(weight: Codes, index: Tensor) -> Codes:
+    """Returns some rows of a weight."""
+    return Codes(weight.codes[index], weight.scale[index], weight.offset[index], weight.bits, weight.group)
+
+
+def magnitudes(weight: Codes) -> Tensor:
+    """Returns scale * code + |offset| as float64: the terms that the kernels add, in any order."""
+    offset = weight.offset.abs()
+    return Codes(weight.codes, weight.scale, offset, weight.bits, weight.group).expanded(torch.float64)
+
+
+def error_of(terms: Tensor, count: int) -> Tensor:
+    """Returns an error bound of a sum over `count` inputs, in float32.
+
+    Codes and inputs are exact. Beyond the additions, a term is rounded in the product of its group's sum with
+    the scale, in that of the sum of x with the offset, and in the additions of both, of the bias, and of the
+    warps' and splits' sums: fewer than 48 roundings.
+    """
+    return summed(terms, count + 48)
