@@ -28,6 +28,7 @@ from regrow.kernels.attention import reference as attention_reference
 from regrow.kernels.pruned_ffn import reference as ffn_reference
 from regrow.kernels.pruned_linear import reference as linear_reference
 from regrow.kernels.pruned_linear import threshold as threshold_reference
+from regrow.kernels.quantized import reference as quantized_reference
 from regrow.kernels.scores import reference as scores_reference
 
 CPU = torch.device("cpu")
@@ -62,6 +63,16 @@ real_attention = attention_reference.decode_attention
 WRONG = {
     "sparse ffn through an index": (ffn_reference, "sparse_ffn", doubled(ffn_reference.sparse_ffn)),
     "masked linear": (linear_reference, "masked_linear", doubled(linear_reference.masked_linear)),
+    "quantised linear": (
+        quantized_reference,
+        "quantized_linear",
+        doubled(quantized_reference.quantized_linear),
+    ),
+    "quantised ffn with all neurons and through an index": (
+        quantized_reference,
+        "quantized_ffn",
+        doubled(quantized_reference.quantized_ffn),
+    ),
     "scores": (scores_reference, "observe", lambda z, slot, total: total.fill_(1)),
     "inputs above a threshold": (threshold_reference, "magnitude", doubled(threshold_reference.magnitude)),
     "decode attention": (attention_reference, "decode_attention", twice_the_output),
