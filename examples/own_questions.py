@@ -9,7 +9,6 @@ The file has one JSON object a line, with the fields "question" and "answer". Me
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import regrow
 from regrow.bundled import model_path
+from regrow.method.presets import make, parameters
 
 QUESTIONS = Path(__file__).with_name("questions.jsonl")
 
@@ -34,11 +34,8 @@ def main(
     network = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows = [json.loads(line) for line in questions.read_text().splitlines() if line.strip()]
-    parameters = {"sparsity": sparsity, "init_steps": init_steps}
-    kind = regrow.METHODS[method]
-    pruning = kind(
-        **{field.name: parameters[field.name] for field in fields(kind) if field.name in parameters}
-    )
+    given = {"sparsity": sparsity, "init_steps": init_steps}
+    pruning = make(method, **{name: given[name] for name in parameters(method) if name in given})
 
     for chosen in (regrow.Dense(), pruning):
         right, sparse, steps = 0, 0, 0

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regrow.calibration.calibration import Calibration
+    from regrow.decoding.drafts.cascade import Cascade
+    from regrow.decoding.drafts.four_bit import FourBit
+    from regrow.decoding.drafts.masked import Masked
     from regrow.decoding.drafts.ngram import NGram
     from regrow.decoding.loop import Progress
     from regrow.decoding.lossless import Lossless
+    from regrow.decoding.window import Costs
     from regrow.errors import RegrowError, UsageError
     from regrow.hosts.engine import Engine
     from regrow.hosts.generate import Generation, generate
@@ -38,13 +42,17 @@ __all__ = [
     "WINA",
     "BatchwiseAdaptive",
     "Calibration",
+    "Cascade",
+    "Costs",
     "Dense",
     "Engine",
     "EveryToken",
+    "FourBit",
     "Generation",
     "Griffin",
     "Lossless",
     "Magnitude",
+    "Masked",
     "NGram",
     "Progress",
     "RandomNeurons",
@@ -66,12 +74,16 @@ _HOMES = {
     "WINA": "method.wina",
     "BatchwiseAdaptive": "method.batchwise_adaptive",
     "Calibration": "calibration.calibration",
+    "Cascade": "decoding.drafts.cascade",
+    "Costs": "decoding.window",
     "Dense": "method.dense",
     "Engine": "hosts.engine",
     "EveryToken": "method.every_token",
+    "FourBit": "decoding.drafts.four_bit",
     "Generation": "hosts.generate",
     "Griffin": "method.griffin",
     "Lossless": "decoding.lossless",
+    "Masked": "decoding.drafts.masked",
     "NGram": "decoding.drafts.ngram",
     "Magnitude": "method.magnitude",
     "RandomNeurons": "method.random_neurons",

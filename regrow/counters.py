@@ -88,6 +88,10 @@ class Counters:
     # Parts of `decode_seconds`: sparse steps and new masks. 0 if the host does not wait for each step.
     sparse_seconds: float = 0.0
     refresh_seconds: float = 0.0
+    # Of lossless decoding: drafts of live rows that were checked, and those that were kept.
+    drafted: int = 0
+    drafts_kept: int = 0
+    draft_costs: dict[str, Any] = field(default_factory=dict)  # seconds of passes, if they were measured
 
     def __add__(self, other: Counters) -> Counters:
         """Raises ValueError if the two count different layers."""
@@ -99,7 +103,11 @@ class Counters:
         sites = {name: _both(self.sites.get(name), other.sites.get(name)) for name in names}
         left = _added(self.left, other.left) if self.left and other.left else self.left or other.left
         return Counters(
-            **summed, sites=sites, left=left, state_bytes=max(self.state_bytes, other.state_bytes)
+            **summed,
+            sites=sites,
+            left=left,
+            state_bytes=max(self.state_bytes, other.state_bytes),
+            draft_costs=self.draft_costs or other.draft_costs,
         )
 
     @property
@@ -180,6 +188,9 @@ class Counters:
         """Returns JSON values, with `turnover` in place of `left` and `replaced`."""
         values = asdict(self) | {"turnover": self.turnover}
         del values["left"], values["replaced"]
+        if not self.drafted:
+            for name in (*_DRAFTS, "draft_costs"):
+                del values[name]
         return values
 
     @classmethod
@@ -207,8 +218,9 @@ class Counters:
 
 
 _TIMED = ("sparse_seconds", "refresh_seconds")
-_LATER = ("state_bytes", *_TIMED)  # older records lack them
-_NUMBERS = (*REQUIRED, "updates", "replaced", *_TIMED)  # added as plain numbers
+_DRAFTS = ("drafted", "drafts_kept")
+_LATER = ("state_bytes", *_TIMED, *_DRAFTS)  # older records lack them
+_NUMBERS = (*REQUIRED, "updates", "replaced", *_TIMED, *_DRAFTS)  # added as plain numbers
 _Numbers = list[Any]
 
 

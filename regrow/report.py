@@ -47,6 +47,8 @@ class Report:
         tokens: New tokens of each row, its EOS included. `finish_reasons` has "eos", "length" or "stop".
         prefill_seconds: Seconds of the prompt. `decode_seconds` are those of all decode steps,
             `sparse_seconds` of the sparse ones and `refresh_seconds` of new masks.
+        drafted: Guessed tokens that lossless decoding has checked, `drafts_kept` of which were right.
+            `draft_costs` are the seconds of its passes, which choose its windows (`regrow.Costs`).
         state_bytes: Bytes that the method and the decode loop took beside the model's weights.
     """
 
@@ -71,6 +73,9 @@ class Report:
     state_bytes = Counted[int]()
     sparse_seconds = Counted[float]()
     refresh_seconds = Counted[float]()
+    drafted = Counted[int]()
+    drafts_kept = Counted[int]()
+    draft_costs = Counted[dict[str, Any]]()
 
     @property
     def actual_sparsity(self) -> float:
@@ -114,6 +119,7 @@ def summary(method: Mapping[str, Any], target: float, counters: Counters) -> lis
         ("samples", f"{c.samples}: {ends or NONE}"),
         ("actual sparsity", pruned),
         ("sparse steps", f"{c.sparse_steps} of {c.decode_steps} ({percent(c.sparse_share)})"),
+        *([("drafts", _drafts(c))] if c.drafted else []),
         ("time", f"prompts {duration(c.prefill_seconds)}, decoding {duration(c.decode_seconds)}"),
         ("speed", f"{rate(c.decode_tokens_per_second)} tokens/s, all samples together"),
         *([("steps", _steps(c, *c.step_seconds))] if c.step_seconds else []),
@@ -125,6 +131,14 @@ def summary(method: Mapping[str, Any], target: float, counters: Counters) -> lis
         *([("note", why)] if why else []),
         *([("note", not_worth)] if not_worth else []),
     ]
+
+
+def _drafts(counters: Counters) -> str:
+    tokens = (counters.new_tokens - counters.samples) / (counters.samples * counters.decode_steps)
+    return (
+        f"{counters.drafts_kept} of {counters.drafted} were right; "
+        f"a dense pass gave {tokens:.1f} tokens of a sample on average"
+    )
 
 
 def _steps(counters: Counters, sparse: float, dense: float, average: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ BAP = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, peri
 METHODS: list[Method] = [
     regrow.Dense(),
     BAP,
+    replace(BAP, weigh="down"),
     regrow.Griffin(sparsity=0.5),
     regrow.Magnitude(sparsity=0.5),
     regrow.EveryToken(sparsity=0.5),

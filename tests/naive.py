@@ -21,7 +21,17 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from naive_rules import Settings, aggregate, ends_dense_stage, is_sparse, kept_count, remember, retain, score
+from naive_rules import (
+    Settings,
+    aggregate,
+    ends_dense_stage,
+    is_sparse,
+    kept_count,
+    remember,
+    retain,
+    score,
+    weigh,
+)
 
 
 @dataclass
@@ -30,7 +40,7 @@ class Selection:
 
     step: int  # decode step after which it is made, 0 = prompt
     kept: list[list[int]]  # per layer, the retained neurons in ascending order
-    scores: list[Tensor]  # per layer, mbar [F]
+    scores: list[Tensor]  # per layer, mbar [F], weighed if the settings say so
     gap: float  # smallest (k-th - next) / k-th score over the layers; infinite if every neuron is kept
     sparse_steps: int = 0  # decode steps that ran with it
 
@@ -117,12 +127,14 @@ def tapped(model: Any) -> Iterator[Tap]:
 class Statistics:
     """Every counted z, phase by phase, and the selections made from them."""
 
-    def __init__(self, settings: Settings, layers: int, rows: int, neurons: int, dtype: torch.dtype) -> None:
-        self.settings, self.layers, self.rows, self.neurons = settings, layers, rows, neurons
+    def __init__(self, settings: Settings, downs: Sequence[Tensor], rows: int, dtype: torch.dtype) -> None:
+        self.settings, self.rows = settings, rows
+        self.layers, self.neurons = len(downs), downs[0].shape[1]
+        self.downs = downs  # per layer, W_2 [D, F]
         self.dtype = dtype  # of the scores
         self.phases: list[list[list[list[Tensor]]]] = []  # [phase][layer][row][token] z [F]
         # [layer][row][ended phase] s [F], None where T_b = 0
-        self.scores: list[list[list[Tensor | None]]] = [[[] for _ in range(rows)] for _ in range(layers)]
+        self.scores: list[list[list[Tensor | None]]] = [[[] for _ in range(rows)] for _ in range(self.layers)]
         self.open_phase()
 
     def open_phase(self) -> None:
@@ -155,7 +167,7 @@ class Statistics:
                     memories.append(memory)
             if not memories:
                 return None
-            mbar = aggregate(self.settings, memories)
+            mbar = weigh(self.settings, aggregate(self.settings, memories), self.downs[layer])
             kept, gap = retain(mbar, k)
             selection.kept.append(kept)
             selection.scores.append(mbar)
@@ -209,7 +221,10 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], settings: Settings) -
     layers, neurons, rows = model.config.num_hidden_layers, model.config.intermediate_size, len(prompts)
     writer = Writer(settings, rows)
     statistics = Statistics(
-        settings, layers, rows, neurons, torch.float64 if model.dtype == torch.float64 else torch.float32
+        settings,
+        [layer.mlp.down_proj.weight for layer in model.model.layers],
+        rows,
+        torch.float64 if model.dtype == torch.float64 else torch.float32,
     )
     cache = DynamicCache(config=model.config)
     selections: list[Selection] = []

@@ -131,7 +131,8 @@ def draw(seed: int, dtype: torch.dtype) -> Case:
     prompts = tuple(
         tuple(rng.choices(range(VOCABULARY), k=rng.randint(1, 12))) for _ in range(rng.choice((1, 4, 7)))
     )
-    case = Case(family, dtype, prompts, draw_settings(rng))
+    weighing = ("none", "none", "down")[seed % 3]
+    case = Case(family, dtype, prompts, replace(draw_settings(rng), weigh=weighing))
     if rng.random() < 0.15:
         return case
     eos = draw_eos(rng, naive.generate(case.model, prompts, case.settings).tokens)
@@ -176,6 +177,7 @@ def method_of(settings: naive.Settings) -> regrow.BatchwiseAdaptive:
         memory=settings.memory,
         decay=settings.decay,
         forget_finished=settings.forget_finished,
+        weigh=settings.weigh,
     )
 
 

@@ -30,6 +30,7 @@ class Settings:
     memory: str = "max"  # or none, ema
     decay: float = 0.9
     forget_finished: bool = False
+    weigh: str = "none"  # or down
 
 
 def kept_count(sparsity: str, neurons: int) -> int:
@@ -91,6 +92,17 @@ def aggregate(settings: Settings, memories: Sequence[Tensor]) -> Tensor:
     """Return mbar [F] (equation 3) from the m_b [F] of the rows that count."""
     stacked = torch.stack(list(memories))
     return stacked.amax(0) if settings.aggregate == "max" else stacked.mean(0)
+
+
+def weigh(settings: Settings, mbar: Tensor, down: Tensor) -> Tensor:
+    """Return mbar [F], each entry times the norm of its column of down [D, F] if the settings say so.
+
+    The norms are the same for all samples and phases, so they may be multiplied last.
+    """
+    if settings.weigh == "none":
+        return mbar
+    columns = [down[:, j].to(mbar.dtype).square().sum().sqrt() for j in range(len(mbar))]
+    return mbar * torch.stack(columns)
 
 
 def retain(mbar: Tensor, k: int) -> tuple[list[int], float]:

@@ -34,7 +34,7 @@ from naive_cases import (
     stock_arguments,
 )
 from naive_methods import Inputs, Outcome, Tokens
-from naive_rules import aggregate, kept_count, remember, retain
+from naive_rules import aggregate, kept_count, remember, retain, weigh
 from regrow.calibration.calibration import Calibration
 from regrow.method.base import Method
 from regrow.method.presets import make
@@ -92,7 +92,8 @@ def draw(kind: str, seed: int) -> Drawn:
         tuple(rng.choices(range(VOCABULARY), k=rng.choice((1, *range(1, 11))))) for _ in range(rows)
     )
     if name == "bap":
-        plan = replace(draw_settings(rng), sparsity=sparsity, max_new_tokens=26)
+        weighing = ("none", "down")[seed // 2 % 2]
+        plan = replace(draw_settings(rng), sparsity=sparsity, max_new_tokens=26, weigh=weighing)
         method: Any = replace(method_of(plan), selection="threshold")
     else:
         plan = settings(
@@ -138,7 +139,11 @@ def chosen(drawn: Drawn, known: naive.Statistics, layer: int, finished: Sequence
         ]
         thresholds = drawn.thresholds or {}  # empty if no step is sparse
         return (
-            naive_methods.choose(aggregate(plan, stay), "", thresholds[f"model.layers.{layer}.mlp"])
+            naive_methods.choose(
+                weigh(plan, aggregate(plan, stay), known.downs[layer]),
+                "",
+                thresholds[f"model.layers.{layer}.mlp"],
+            )
             if stay and thresholds
             else None
         )

@@ -129,6 +129,11 @@ class LaidOut:
         """Memory taken beside the model's own weights, in bytes."""
         return sum(module.weight.nbytes for module in self._forwards if module not in self._gives_up)
 
+    @property
+    def gave_up(self) -> bool:
+        """True while placeholders stand for some of the model's weights."""
+        return bool(self._placeholders)
+
     def suit(self, rows: int) -> bool:
         """Switches to the form in which batches of `rows` rows run fastest.
 

@@ -156,16 +156,16 @@ def command_for(method: Method) -> str:
     """Returns the command that makes a calibration for the method."""
     usual = type(method)().describe()
     given = calibrated(method) | {
-        name: value for name, value in method.describe().items() if value != usual[name]
+        name: value for name, value in method.describe().items() if value != usual.get(name)
     }
     options = " ".join(f"-P {name}={value}" for name, value in given.items())
     return f"regrow calibrate MODEL --method {method.name} {options} --out FILE"
 
 
 def calibrated(method: Method) -> dict[str, Any]:
-    """Returns the method's parameters that its calibration depends on."""
+    """Returns the method's parameters that its calibration depends on, as `Method.describe` gives them."""
     described = method.describe()
-    return {name: described[name] for name in method.calibrated_by}
+    return {name: described[name] for name in method.calibrated_by if name in described}
 
 
 def _shown(params: Mapping[str, Any]) -> str:

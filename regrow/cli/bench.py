@@ -130,6 +130,25 @@ def bench(
             "--vllm-eager", rich_help_panel=_MEASUREMENT, help="Run vLLM without compiling the model."
         ),
     ] = False,
+    lossless: Annotated[
+        bool,
+        typer.Option(
+            "--lossless",
+            rich_help_panel=_WORKLOAD,
+            help="Time lossless decoding with several drafts instead of methods. Tokens of a draft are right "
+            "as often as they were on real text.",
+        ),
+    ] = False,
+    draft: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--draft",
+            metavar="NAME[=SHARE]",
+            rich_help_panel=_WORKLOAD,
+            help="Draft of --lossless, four-bit, ngram, cascade or mask, and the share of its tokens that is "
+            "right, such as four-bit=0.98; may be repeated. Default: four-bit, ngram and mask.",
+        ),
+    ] = None,
     dtype: options.DTypeName = "bfloat16",
     device: options.DeviceName = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
@@ -160,10 +179,17 @@ def bench(
     measures. All contenders decode the same prompts, and ratios are relative to dense decoding in Regrow's
     loop. Methods are timed in their steady state, without the dense steps at the beginning.
 
-    Example: regrow bench --cpu --quick
+    Examples: regrow bench --cpu --quick, and regrow bench --lossless --cpu --quick
     """
     if model is not None and shape:
         raise UsageError("a model and --shape exclude each other; choose one")
+    if draft and not lossless:
+        raise UsageError("--draft chooses the drafts of --lossless; add --lossless")
+    if lossless and (model is not None or method or compare or vllm or turnover is not None):
+        raise UsageError(
+            "--lossless times drafts on random weights; leave out MODEL, --method, --compare, --vllm and "
+            "--turnover"
+        )
     reference = _reference(compare)
     if out is not None:
         refuse_place(out)
@@ -176,6 +202,17 @@ def bench(
     from regrow.models import find_device
 
     target = find_device("cpu" if cpu else device)
+    sizes = batch_size or ([1, 4] if quick else [1, 4, 8, 16])
+    if lossless:
+        if prompt and len(prompt) > 1:
+            raise UsageError("--lossless takes one --prompt")
+        from regrow.cli.bench_lossless import bench_lossless
+
+        shapes = shape or _default_shapes(target.type, quick)
+        length, tokens = (prompt or [32 if quick else 128])[0], new or 128
+        rounds = repeats or (2 if quick else 5)
+        bench_lossless(shapes, draft or [], sizes, length, tokens, rounds, dtype, target, out, json=json)
+        return
     untimed = [name for name in method or METHODS if target.type == "cpu" and name in ON_A_GPU]
     if method and untimed:
         raise UsageError(
@@ -187,7 +224,6 @@ def bench(
         )
     if vllm is not None and target.type != "cpu":
         raise UsageError("--vllm times vLLM on a CPU; add --cpu")
-    sizes = batch_size or ([1, 4] if quick else [1, 4, 8, 16])
     plan = BenchPlan(
         model,
         [] if model else shape or _default_shapes(target.type, quick),

@@ -27,9 +27,9 @@ def _replaced(text: str, choices: Callable[[str], str]) -> str:
 
 
 def _methods() -> Iterable[str]:
-    from regrow.method.presets import METHODS
+    from regrow.method.presets import PRESETS
 
-    return METHODS
+    return PRESETS
 
 
 def _aggregates() -> Iterable[str]:
@@ -42,6 +42,12 @@ def _memories() -> Iterable[str]:
     from regrow.selection.index_set import MEMORIES
 
     return MEMORIES
+
+
+def _weighings() -> Iterable[str]:
+    from regrow.selection.index_set import WEIGHINGS
+
+    return WEIGHINGS
 
 
 def _shapes() -> Iterable[str]:
@@ -79,6 +85,7 @@ _LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "methods": _methods,
     "aggregates": _aggregates,
     "memories": _memories,
+    "weighings": _weighings,
     "dtypes": _dtypes,
     "shapes": _shapes,
     "tasks": _tasks,

@@ -12,7 +12,7 @@ from regrow.cli.terminal_table import terminal_table
 from regrow.evaluation import grid, results
 from regrow.evaluation.grid import Cell
 from regrow.format import percent
-from regrow.method.presets import METHODS
+from regrow.method.presets import PRESETS
 
 
 def show(directory: Path, asked: Sequence[Cell]) -> None:
@@ -51,7 +51,7 @@ def _all(directory: Path, asked: Sequence[Cell]) -> list[Cell]:
     sizes, sparsities = results.sizes_and_sparsities(directory)
     known = grid.grid([*grid.BATCH_SIZES, *sizes])
     own: list[Cell] = []
-    for methods in ((), tuple(METHODS)) if sizes and sparsities else ():
+    for methods in ((), tuple(PRESETS)) if sizes and sparsities else ():
         own += grid.grid(sizes, sparsities, methods=methods)
     return list({cell.name: cell for cell in (*known, *own, *asked)}.values())
 

@@ -13,25 +13,25 @@ from regrow.cli.options import Json
 from regrow.format import parameters as shown
 
 _CHOICES = (
-    "Values for bap: aggregate {aggregates}; memory {memories}. "
+    "Values for bap: aggregate {aggregates}; memory {memories}; weigh {weighings}. "
     "If another parameter is given a wrong word, the error message lists the valid ones."
 )
 
 
 def methods(json: Json = False) -> None:
     """List the methods with their parameters, defaults and sources."""
-    from regrow.method.presets import METHODS, parameters
+    from regrow.method.presets import PRESETS, parameters
 
     if json:
         found = [
-            {"name": m.name, "summary": m.summary, "source": m.source, "parameters": parameters(m.name)}
-            for m in METHODS.values()
+            {"name": name, "summary": own.summary, "source": own.source, "parameters": parameters(name)}
+            for name, own in PRESETS.items()
         ]
         typer.echo(jsonlib.dumps(found, indent=2))
         return
     table = Table("method", "what it does", "parameters and defaults", "source", show_lines=True)
-    for method in METHODS.values():
-        table.add_row(method.name, method.summary, shown(parameters(method.name)), method.source)
+    for name, own in PRESETS.items():
+        table.add_row(name, own.summary, shown(parameters(name)), own.source)
     console = Console(highlight=False)
     console.print(table)
     console.print(fill(_CHOICES), style="dim")

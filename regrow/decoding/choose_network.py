@@ -26,11 +26,13 @@ from regrow.adapter.pristine import (
     replaced_loop,
     structure,
 )
+from regrow.adapter.quantized_copy import QuantizedCopy
 from regrow.decoding.attention import DecodeAttention
 from regrow.decoding.fused import FusedNetwork
 from regrow.decoding.graphs import CudaRecorder
 from regrow.decoding.network import Network, StockNetwork
 from regrow.decoding.same_logits import attends_alike, same_by_parts
+from regrow.decoding.window import Measurement
 from regrow.errors import UsageError
 from regrow.kernels import choose_matmul, record
 
@@ -50,6 +52,8 @@ class Networks:
     def __init__(self, model: PreTrainedModel, layout: Layout = Layout.STORED) -> None:
         """`layout` is how the weights of a fused model are stored on a CPU."""
         self._model, self._layout = model, layout
+        # What lossless decoding has measured on this model, by the rows of a batch and what drafts.
+        self._measured: dict[tuple[int, Hashable], Measurement] = {}
         size = sum(parameter.nbytes for parameter in model.parameters())
         self.matmul = choose_matmul(model.dtype, model.device, size)
         for products in self.matmul.to_text().values():
@@ -57,12 +61,14 @@ class Networks:
         self._kernels = model.device.type == "cuda" and model.dtype != torch.float64
         self._fused: FusedNetwork | None = None
         self._laid_out: LaidOut | None = None  # the model's linear layers, if they may be laid out
+        self._copy: QuantizedCopy | None = None  # the latest 4-bit copy
         self._built_from: Hashable = None  # structure and tensors of the model when `_fused` was built
 
     @property
     def nbytes(self) -> int:
-        """Bytes that laid-out weights take beside the model's own."""
-        return 0 if self._laid_out is None else self._laid_out.nbytes
+        """Bytes that laid-out weights and a 4-bit copy take beside the model's own."""
+        laid_out = 0 if self._laid_out is None else self._laid_out.nbytes
+        return laid_out + (0 if self._copy is None else self._copy.nbytes)
 
     @property
     def moves(self) -> Hashable:
@@ -82,12 +88,26 @@ class Networks:
         if self._laid_out is not None:
             self._laid_out.give_back()
 
-    def for_batch(self, ids: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
+    def for_batch(
+        self,
+        ids: Tensor,
+        capacity: int,
+        inputs: dict[str, Any],
+        *,
+        returned: bool,
+        group: int | None = None,
+        rounding: Callable[[int, int], None] | None = None,
+        several: bool = False,
+    ) -> Network:
         """Returns the network for a batch of prompts `ids` [B, P] that grows to `capacity` columns.
 
-        `inputs` are the other inputs that transformers prepared. `returned` says that the caller gets the KV
-        cache in `inputs` back. Raises UsageError if the model replaces parts of transformers' decode loop,
-        which ours would bypass.
+        - `inputs`: the other inputs that transformers prepared.
+        - `returned`: the caller gets the KV cache in `inputs` back.
+        - `group`: a fused network can draft with a 4-bit copy of the weights, in groups of that many.
+          `rounding(layers done, layers)` is called while the copy is made.
+        - `several`: passes hold several tokens of each row.
+
+        Raises UsageError if the model replaces parts of transformers' decode loop, which ours would bypass.
         """
         model, mask, positions = self._model, inputs.get("attention_mask"), inputs.get("position_ids")
         if part := replaced_loop(model):
@@ -105,11 +125,14 @@ class Networks:
         if shipped and numbered and not returned and _only_grows(inputs["past_key_values"]):
             fused = self._by_parts()
             if fused is not None:
+                if group is not None:
+                    fused.draft_with(self._rounded(group, rounding or _ignore).decoder)
                 fused.start(len(ids), capacity)
-                exact = self._laid_out is None or self._laid_out.suit(len(ids))
+                rows = max(len(ids), 2 if several else 1)
+                exact = self._laid_out is None or self._laid_out.suit(rows)
                 fused.suit(exact=exact, layout=0 if self._laid_out is None else self._laid_out.layouts)
                 self._built_from = (structure(model), _tensors(model))  # laying out has moved weights
-                laid_out = not exact and self.matmul.lays_out(len(ids))
+                laid_out = not exact and self.matmul.lays_out(rows)
                 stored = "laid out for this CPU" if laid_out else "as stored"
                 _LOG.info("a batch of %d runs fused, with weights %s", len(ids), stored)
                 return fused
@@ -119,6 +142,10 @@ class Networks:
         return StockNetwork(
             model, ids.shape[1], inputs, DecodeAttention(model, mask, len(ids)) if ours else None
         )
+
+    def measurement(self, rows: int, draft: Hashable) -> Measurement:
+        """Returns what was measured for this draft and batches of this size, or what is to be measured."""
+        return self._measured.setdefault((rows, draft), Measurement())
 
     def check(self, network: Network) -> None:
         """Raises UsageError if the model has been hooked and `network` bypasses its forward."""
@@ -143,9 +170,11 @@ class Networks:
             self.close()
             # Drops the old network first, to free its memory.
             self._fused, self._laid_out, self._built_from = None, None, (found, _tensors(model))
-            decoder = read(model)
+            self._decoder = read(model)
             network = FusedNetwork(
-                decoder, kernels=self._kernels, recorder=CudaRecorder if self._kernels else lambda: record
+                self._decoder,
+                kernels=self._kernels,
+                recorder=CudaRecorder if self._kernels else lambda: record,
             )
             inexact = self._layout is not Layout.STORED
             test = partial(same_by_parts, model, network, inexact=inexact)
@@ -154,10 +183,22 @@ class Networks:
             if not same:
                 _LOG.info("%s is not fused: the logits would differ", type(model).__name__)
             if same and inexact:
-                self._laid_out = LaidOut(model, decoder, self.matmul, self._layout)
+                self._laid_out = LaidOut(model, self._decoder, self.matmul, self._layout)
         elif self._fused is not None:
             self._fused.refresh()
         return self._fused
+
+    def _rounded(self, group: int, rounding: Callable[[int, int], None]) -> QuantizedCopy:
+        """Returns the 4-bit copy of the current weights."""
+        copy, laid_out = self._copy, self._laid_out
+        moved = laid_out is not None and laid_out.gave_up  # nobody can change these weights, or read them
+        if copy is not None and copy.group == group and (moved or copy.fits(self._model, group)):
+            return copy
+        if laid_out is not None:
+            laid_out.give_back()
+        self._copy = None  # frees the old copy before the new one is made
+        self._copy = QuantizedCopy.of(self._model, self._decoder, group, rounding)
+        return self._copy
 
     def _attends_alike(self) -> bool:
         model = self._model
@@ -208,3 +249,7 @@ def _in_order(mask: Tensor | None, positions: Tensor) -> bool:
 def _without_gaps(mask: Tensor | None) -> bool:
     """Returns True if all padding of a row comes before its tokens."""
     return mask is None or torch.equal(mask, (mask.cumsum(1) > 0).to(mask))
+
+
+def _ignore(_done: int, _layers: int) -> None:
+    """Stands in for a callback that was not given."""

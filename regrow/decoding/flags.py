@@ -1,8 +1,8 @@
-"""Flags that the device sets and the host reads without making either wait."""
+"""Numbers that the device counts and the host reads without making either wait."""
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
@@ -12,7 +12,10 @@ CHECK_EVERY: Final = 8  # steps between two reads on a GPU
 
 @final
 class Flags:
-    """Reads flags [B] after some steps. On a GPU they are copied asynchronously and read at the next look."""
+    """Reads flags or counts [n] after some steps.
+
+    On a GPU they are copied asynchronously and read at the next look.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -23,17 +26,17 @@ class Flags:
         """Returns True if the flags should be read after this step. On a CPU that is every step."""
         return not self._on_gpu or step % CHECK_EVERY == 0
 
-    def read(self, flags: Tensor, *, now: bool) -> list[bool] | None:
-        """Returns the current flags [B] if `now` or on a CPU, which synchronises with a GPU.
+    def read(self, flags: Tensor, *, now: bool) -> list[Any] | None:
+        """Returns the current values [n] if `now` or on a CPU, which synchronises with a GPU.
 
-        Otherwise returns the flags of the previous read, or None at the first one.
+        Otherwise returns the values of the previous read, or None at the first one.
         """
         if not self._on_gpu or now:
-            found: list[bool] = flags.tolist()
+            found: list[Any] = flags.tolist()
             return found
         before = None
         if self._copy is None:
-            self._copy = torch.empty(flags.shape, dtype=torch.bool, pin_memory=True)
+            self._copy = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         elif self._arrived is not None:
             self._arrived.synchronize()  # waits for a copy that began some steps ago

@@ -54,8 +54,9 @@ class FusedNetwork(Network):
         self._layout = 0
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
-        # By tokens per row, and whether every token gets logits.
-        self._steppers: dict[tuple[int, bool], Stepper] = {}
+        self._copy: DecoderWeights | None = None  # a cheaper copy of the decoder, for `draft`
+        # By decoder, tokens per row, and whether every token gets logits.
+        self._steppers: dict[tuple[int, int, bool], Stepper] = {}
 
     def start(self, batch: int, capacity: int) -> None:
         """Provides an empty cache for `batch` rows of `capacity` tokens each.
@@ -77,6 +78,13 @@ class FusedNetwork(Network):
         self.exact = exact
         if layout != self._layout and self._recorder is not None:
             self._layout, self._graphs = layout, Graphs(self._recorder())
+
+    def draft_with(self, copy: DecoderWeights) -> None:
+        """Makes `copy` what `draft` runs: a decoder of the same sizes with cheaper linear layers."""
+        if copy is not self._copy:
+            self._copy = copy
+            self._steppers = {}
+            self._graphs = None if self._recorder is None else Graphs(self._recorder())
 
     def refresh(self) -> None:
         """Updates the copied weights with the model's current values.
@@ -123,38 +131,51 @@ class FusedNetwork(Network):
         key: Hashable | None = None,
         every: bool = False,
     ) -> Tensor:
-        position, width, longest = planned.position, planned.width, length or ids.shape[1]
-        kernels = self._kernels or (
-            not self.exact and steps_compiled(self._decoder.embedding, self._decoder.head_width)
-        )
+        return self._run(self._decoder, planned, ids, length or ids.shape[1], key, every)
+
+    def draft(self, planned: Pass, ids: Tensor, *, length: int, key: Hashable | None) -> Tensor:
+        """Does what `forward` does with the weights of the copy, over the same cache."""
+        assert self._copy is not None, "there is no copy to draft with"
+        return self._run(self._copy, planned, ids, length, key, every=False)
+
+    def _run(
+        self,
+        decoder: DecoderWeights,
+        planned: Pass,
+        ids: Tensor,
+        length: int,
+        key: Hashable | None,
+        every: bool,
+    ) -> Tensor:
+        position, width = planned.position, planned.width
+        exact = self.exact and decoder is self._decoder
+        kernels = self._kernels or (not exact and steps_compiled(decoder.embedding, decoder.head_width))
         if not kernels or planned.prompt or width > WIDEST:
-            return self._plain(ids[:, -width:], position, longest, every)
-        stepper = self._stepper(width, every)
+            return self._plain(decoder, ids[:, -width:], position, length, every)
+        stepper = self._stepper(decoder, width, every)
         stepper.ids.copy_(ids[:, -width:])
         stepper.position.copy_(position)
-        return (
-            stepper()
-            if self._graphs is None or key is None
-            else self._graphs.run((width, every, key), stepper)
-        )
+        if self._graphs is None or key is None:
+            return stepper()
+        return self._graphs.run((id(decoder), width, every, key), stepper)
 
-    def _stepper(self, width: int, every: bool) -> Stepper:
-        if (width, every) not in self._steppers:
+    def _stepper(self, decoder: DecoderWeights, width: int, every: bool) -> Stepper:
+        kind = id(decoder), width, every
+        if kind not in self._steppers:
             from regrow.decoding.stepper import Stepper
 
             # The stepper's buffers outlive the caller's inference mode.
             with torch.inference_mode(mode=False), torch.no_grad():
-                halves = self._decoder.rotary(
-                    self._cos.new_empty(0, dtype=torch.float32), self._columns[None]
+                halves = decoder.rotary(self._cos.new_empty(0, dtype=torch.float32), self._columns[None])
+                cos, sin = (table[0, :, : decoder.head_width // 2].contiguous() for table in halves)
+                self._steppers[kind] = Stepper(
+                    decoder, self._keys_values, cos, sin, self._size[0], width, every=every
                 )
-                cos, sin = (table[0, :, : self._decoder.head_width // 2].contiguous() for table in halves)
-                self._steppers[width, every] = Stepper(
-                    self._decoder, self._keys_values, cos, sin, self._size[0], width, every=every
-                )
-        return self._steppers[width, every]
+        return self._steppers[kind]
 
-    def _plain(self, ids: Tensor, position: Tensor, length: int, every: bool) -> Tensor:
-        decoder = self._decoder
+    def _plain(
+        self, decoder: DecoderWeights, ids: Tensor, position: Tensor, length: int, every: bool
+    ) -> Tensor:
         at = torch.where(position < 0, self._size[1], position)
         clamped = position.clamp(min=0)
         cos, sin = self._cos[clamped][:, :, None], self._sin[clamped][:, :, None]  # [B, w, 1, d]

@@ -9,7 +9,7 @@ from typing import Any, Final, final
 
 from regrow.errors import UsageError, require_one_of
 from regrow.method.base import Method
-from regrow.method.presets import METHODS, make, parameters
+from regrow.method.presets import PRESETS, make, parameters
 from regrow.selection.budget import parse_sparsity
 
 BATCH_SIZES: Final = (4, 16, 8, 1)  # in the order of the runs
@@ -23,6 +23,7 @@ _Named = dict[str, tuple[str, dict[str, Any]]]  # label: method, parameters othe
 _LABELLED: Final[_Named] = {
     "dense": ("dense", {}),
     "BAP": ("bap", {}),
+    "BAP, weighed": ("bap", {"weigh": "down"}),
     "BAP, T_init 16": ("bap", {"init_steps": 16}),
     "GRIFFIN": ("griffin", {}),
     "GRIFFIN, sum": ("griffin", {"aggregate": "sum"}),
@@ -49,11 +50,10 @@ ABLATIONS: Final[_Named] = {
     "BAP, T_trans 10": ("bap", {"period": 10}),
     "BAP, T_trans 30": ("bap", {"period": 30}),
 }
+_PRESETS: Final[_Named] = {name: (own.method.name, dict(own.changes)) for name, own in PRESETS.items()}
 # A method without a label of its own is labelled with its name.
 ENTRIES: Final[_Named] = _LABELLED | {
-    name: (name, {})
-    for name in METHODS
-    if name not in {method for method, _ in (_LABELLED | ABLATIONS).values()}
+    name: entry for name, entry in _PRESETS.items() if entry not in (_LABELLED | ABLATIONS).values()
 }
 
 
@@ -122,10 +122,9 @@ def _defaults(methods: Sequence[str]) -> _Named:
     """
     found: _Named = {}
     for name in dict.fromkeys(("dense", *methods)):
-        require_one_of(METHODS, method=name)
-        # The first entry of a method has the defaults.
-        label = next(label for label, (method, _) in (ENTRIES | ABLATIONS).items() if method == name)
-        found[label] = (name, {})
+        require_one_of(PRESETS, method=name)
+        label = next(label for label, entry in (ENTRIES | ABLATIONS).items() if entry == _PRESETS[name])
+        found[label] = _PRESETS[name]
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from regrow.errors import UsageError
 from regrow.method.base import Method
-from regrow.method.presets import METHODS, make
+from regrow.method.presets import METHODS, PRESETS, make
 
 Choice: TypeAlias = Method | type[Method] | str
 Prompts: TypeAlias = Tensor | Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Any]
@@ -39,7 +39,7 @@ def chosen_method(method: object) -> Method:
             ) from None
     raise UsageError(
         f"method {method!r} is not a method; pass one such as regrow.BatchwiseAdaptive(), "
-        f"or a name: {', '.join(METHODS)}"
+        f"or a name: {', '.join(PRESETS)}"
     )
 
 

@@ -20,7 +20,7 @@ from regrow.decoding.batch import Batch
 from regrow.decoding.choose_network import Networks
 from regrow.decoding.late_hooks import LateHooks
 from regrow.decoding.loop import Loop, Progress
-from regrow.decoding.lossless import Lossless
+from regrow.decoding.lossless import Lossless, lossless_loop
 from regrow.decoding.memory import out_of_memory
 from regrow.decoding.network import Network
 from regrow.decoding.sampler import Sampler, Streamer
@@ -67,16 +67,21 @@ class _Generate:
         watch: Callable[[Progress], None] | None = None,
         mark: Callable[[str], None] | None = None,
         lossless: Lossless | bool = False,
+        rounding: Callable[[int, int], None] | None = None,
         **kwargs: Any,
     ) -> Tensor | GenerateDecoderOnlyOutput:
         """Decodes one batch through Regrow's loop, for a caller that holds the lock of the model.
 
         The arguments are those of `model.generate`, with the callbacks `watch` and `mark` of `Loop`, and
-        `lossless`: True for `Lossless()`.
+        `lossless`: True for `Lossless()`. `rounding(layers done, layers)` is called while a 4-bit copy is
+        made.
         """
         if not isinstance(lossless, Lossless | bool):
             raise UsageError(f"lossless is True, False or a regrow.Lossless, not {type(lossless).__name__}")
-        drafting = Lossless() if lossless is True else lossless or None
+        chosen = Lossless() if lossless is True else lossless or None
+        draft = (
+            None if chosen is None else chosen.draft_for(self.session, self.model.device, self.model.dtype)
+        )
         for name in ("assistant_model", "custom_generate"):
             if kwargs.get(name) is not None:
                 raise UsageError(
@@ -103,7 +108,15 @@ class _Generate:
                 # Buffers outlive the batch. If they were made in the caller's inference mode, they could not
                 # be written outside of it.
                 with torch.inference_mode(mode=False), torch.no_grad():
-                    network = self._begin(input_ids, input_ids.shape[1] + room, inputs, returned=returned)
+                    network = self._begin(
+                        input_ids,
+                        input_ids.shape[1] + room,
+                        inputs,
+                        returned=returned,
+                        group=None if draft is None else draft.group,
+                        rounding=rounding,
+                        several=draft is not None,
+                    )
                 vocabulary = embeddings(self.model)
                 batch = Batch.of(
                     input_ids,
@@ -124,11 +137,14 @@ class _Generate:
                     "late": late,
                     "natively": natively,
                 }
-                loop = (
-                    Loop(self.session, network, batch, sampler, **settings)
-                    if drafting is None
-                    else drafting.loop(self.session, network, batch, sampler, **settings)
-                )
+                loop: Loop
+                if chosen is None or draft is None:
+                    loop = Loop(self.session, network, batch, sampler, **settings)
+                else:
+                    measured = self._networks.measurement(len(input_ids), draft)
+                    loop = lossless_loop(
+                        chosen, draft, measured, self.session, network, batch, sampler, **settings
+                    )
                 try:
                     sequences = loop.run()
                 finally:
@@ -150,10 +166,11 @@ class _Generate:
         given = without_saved(self.model, placed | kwargs)
         return generate(**given, streamer=streamer, custom_generate=decode)
 
-    def _begin(self, ids: Tensor, capacity: int, inputs: dict[str, Any], *, returned: bool) -> Network:
+    def _begin(self, ids: Tensor, capacity: int, inputs: dict[str, Any], **how: Any) -> Network:
         """Starts a batch of prompts ids [B, P] in the session, and returns the network that runs it.
 
-        If the weights changed, everything derived from them is made anew first.
+        If the weights changed, everything derived from them is made anew first. `how` is what
+        `Networks.for_batch` takes.
         """
         if self._attachment.changed():
             # Captured steps hold the addresses of what was derived from the old weights.
@@ -162,7 +179,7 @@ class _Generate:
             self._networks = Networks(self.model, self._layout)
         self.session.start(len(ids))
         before = self._networks.moves
-        network = self._networks.for_batch(ids, capacity, inputs, returned=returned)
+        network = self._networks.for_batch(ids, capacity, inputs, **how)
         if self._networks.moves != before:
             self._attachment.moved()
         self.session.counters.state_bytes = self._networks.nbytes

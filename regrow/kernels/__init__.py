@@ -37,6 +37,8 @@ from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeightsLinears
 from regrow.kernels.pruned_linear.threshold import AboveThreshold, magnitude
+from regrow.kernels.quantized.codes import Codes
+from regrow.kernels.quantized.linear import QuantizedFFN, QuantizedLinear, multiplies_codes, packed
 from regrow.kernels.recorded.recording import Replay, record
 from regrow.kernels.rotary import cpu as rotary_cpu
 from regrow.kernels.rotary import reference as rotary_reference
@@ -46,11 +48,14 @@ from regrow.kernels.scores.reference import relative
 
 __all__ = [
     "AboveThreshold",
+    "Codes",
     "LaidOutGate",
     "LaidOutWeight",
     "MaskedLinear",
     "MaskedLinears",
     "MatmulChoice",
+    "QuantizedFFN",
+    "QuantizedLinear",
     "Replay",
     "SparseFFN",
     "add_rms_norm",
@@ -61,8 +66,10 @@ __all__ = [
     "magnitude",
     "masked_linear",
     "masked_linears",
+    "multiplies_codes",
     "native",
     "observe",
+    "packed",
     "record",
     "relative",
     "repeatable_matmul",

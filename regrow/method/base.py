@@ -50,6 +50,9 @@ class Method(ABC):
     calibrated_by: ClassVar[tuple[str, ...]] = ("sparsity",)
     # Parameters that only older records hold, each with the one value that is still supported.
     retired: ClassVar[Mapping[str, Any]] = {}
+    # Parameters that older records lack, each with the value that their runs had. Descriptions leave out a
+    # parameter with this value, so that such a run keeps its key.
+    added: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
     def check(self) -> None:
@@ -99,9 +102,15 @@ class Method(ABC):
     def describe(self) -> dict[str, Any]:
         """Returns the name and the parameters, ready for JSON.
 
-        Equal methods have equal descriptions, no matter how `sparsity` was written (0.5, "0.50", ...).
+        Equal methods have equal descriptions, no matter how `sparsity` was written (0.5, "0.50", ...). A
+        parameter in `added` is left out if it has the value there.
         """
-        parameters: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        given: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        parameters = {
+            name: value
+            for name, value in given.items()
+            if name not in self.added or value != self.added[name]
+        }
         if "sparsity" in parameters:
             parameters["sparsity"] = float(self.target)
         return {"name": self.name, **parameters}

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 from regrow.method.base import NeuronMethod
 from regrow.selection.budget import Sparsity, parse_sparsity
@@ -34,9 +35,13 @@ class BatchwiseAdaptive(NeuronMethod):
         forget_finished: Leaves samples that have generated their EOS out of later selections.
         selection: `"topk"` keeps the k most important neurons. `"threshold"` keeps the neurons whose
             importance exceeds a calibrated threshold; it needs a calibration.
+        weigh: `"none"` takes scores as they are, as in the paper. `"down"` multiplies the score of each
+            neuron by the norm of its column of the down projection. The method name `"bap-weighed"` stands
+            for this setting.
 
     Raises:
-        UsageError: If a parameter has the wrong type or lies outside of its range.
+        UsageError: If a parameter has the wrong type or lies outside of its range. When a model is pruned
+            with `weigh="down"`, also if the norm of a column of a down projection is not finite.
 
     Example:
         ```python
@@ -55,10 +60,13 @@ class BatchwiseAdaptive(NeuronMethod):
     decay: float = 0.9
     forget_finished: bool = False
     selection: str = "topk"
+    weigh: str = "none"
 
     name: ClassVar[str] = "bap"
     summary: ClassVar[str] = "Batch-wise Adaptive Pruning: one mask for the batch, renewed in every cycle"
     source: ClassVar[str] = "Batch-wise Adaptive Pruning, section 3"
+    calibrated_by: ClassVar[tuple[str, ...]] = ("sparsity", "weigh")
+    added: ClassVar[Mapping[str, Any]] = {"weigh": "none"}
 
     def index_set(self) -> IndexSet:
         sparsity, schedule = (
@@ -73,4 +81,5 @@ class BatchwiseAdaptive(NeuronMethod):
             decay=self.decay,
             forget_finished=self.forget_finished,
             selection=self.selection,
+            weigh=self.weigh,
         )

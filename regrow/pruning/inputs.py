@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import final
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from regrow.core import Blocks, Mode, Pass, score_dtype
 from regrow.errors import require_one_of
 from regrow.kernels import AboveThreshold, magnitude
+from regrow.pruning.column_norms import column_norms
 from regrow.pruning.input_groups import InputGroup, share_an_input
 from regrow.pruning.meter import Meter
 from regrow.pruning.pruner import Pruner
@@ -66,7 +66,7 @@ class InputPruner(Pruner):
             for linear in self._linears
         ]
         self._sparse: list[InputGroup] = []  # the group of each linear layer, once a batch has started
-        self._norms = [_norms(linear.weight) if rule.weighed else None for linear in self._linears]
+        self._norms = [column_norms(linear.weight) if rule.weighed else None for linear in self._linears]
 
     def start(self, slots: int, meter: Meter) -> None:  # noqa: ARG002
         assert (self._threshold is not None) == self._rule.by_threshold, "a rule by thresholds needs them"
@@ -132,9 +132,3 @@ class InputPruner(Pruner):
         return sum(norms.nbytes for norms in self._norms if norms is not None) + sum(
             group.state_bytes for group in set(self._sparse)
         )
-
-
-def _norms(weight: Tensor) -> Tensor:
-    """Returns the column norms ||W[:, i]||_2, `[in]`."""
-    norms: Tensor = torch.linalg.vector_norm(weight, dim=0, dtype=score_dtype(weight))
-    return norms

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from regrow.core import Blocks, Mode, Pass, Rows, Site, Spec, score_dtype
+from regrow.errors import UsageError
 from regrow.kernels import MatmulChoice, SparseFFN, choose_matmul, relative, sparse_ffn
+from regrow.pruning.column_norms import column_norms
 from regrow.pruning.meter import Meter
 from regrow.pruning.pruner import Pruner, SampleMemory
 from regrow.selection.index_set import IndexSet, IndexState
@@ -26,6 +28,7 @@ class NeuronPruner(Pruner, SampleMemory):
         """`threshold` `[L]` is needed if the rule selects by threshold.
 
         `fixed` `[L, F]` holds scores that are known from the start. Nothing is observed then.
+        Raises UsageError if the rule weighs scores and the norm of a column of down is not finite.
         """
         weights = blocks.ffns[0].weights
         self.schedule, self._rule, self._blocks, self._threshold, self._fixed = (
@@ -39,6 +42,7 @@ class NeuronPruner(Pruner, SampleMemory):
         self._neurons, self._width = weights.gate.shape
         self._device, self._dtype = weights.gate.device, score_dtype(weights.gate)
         self._keep = rule.keep(self._neurons)
+        self._norms = _norms(blocks) if rule.weighed else None
         self._sparse: list[SparseFFN] = []  # one per layer, once a batch has started
         self._laid_out: MatmulChoice | None = None  # the matmul that the copies are laid out for, if any
         self._copies_id = object()  # replaced when the copies are made anew; part of the graph key
@@ -66,7 +70,9 @@ class NeuronPruner(Pruner, SampleMemory):
         if self.state is None or len(self.state.tokens) != slots:
             self._seen = {}
             self.state = self._rule.init(
-                Spec(self.places, self._neurons, slots, self._device, self._dtype), self._threshold
+                Spec(self.places, self._neurons, slots, self._device, self._dtype),
+                self._threshold,
+                self._norms,
             )
         else:  # the buffers stay, because captured graphs hold their addresses
             self._rule.clear(self.state)
@@ -127,10 +133,11 @@ class NeuronPruner(Pruner, SampleMemory):
                 self._meter.count(Site.DOWN, layer, computed * self._width)
 
     def scores(self, place: int, x: Tensor) -> Tensor:
-        """Returns the score s `[1, F]` of the sequence (equation 2)."""
+        """Returns the score s `[1, F]` of the sequence (equation 2), weighed if the rule says so."""
         z = self._blocks.ffns[place].hidden(x).to(self._dtype)
         live = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        return relative(z, live).square_().mean(dim=0, keepdim=True).sqrt_()
+        score = relative(z, live).square_().mean(dim=0, keepdim=True).sqrt_()
+        return score if self._norms is None else score.mul_(self._norms[place])
 
     def key(self, planned: Pass) -> Hashable:
         if planned.mode is Mode.SPARSE and self._rule.by_threshold:
@@ -185,7 +192,11 @@ class NeuronPruner(Pruner, SampleMemory):
     @property
     def state_bytes(self) -> int:
         s = self.state
-        held = () if s is None else (s.total, s.pending, s.memory, s.index, s.kept, *self._seen.values())
+        held = (
+            ()
+            if s is None
+            else (s.total, s.pending, s.memory, s.norms, s.index, s.kept, *self._seen.values())
+        )
         return sum(tensor.nbytes for tensor in held) + sum(ffn.state_bytes for ffn in self._sparse)
 
     def _observes(self, mode: Mode) -> bool:
@@ -201,3 +212,16 @@ class NeuronPruner(Pruner, SampleMemory):
     def _begun(self) -> IndexState:
         assert self.state is not None, "no batch was started"
         return self.state
+
+
+def _norms(blocks: Blocks) -> Tensor:
+    """Returns ||W_2[:, j]||_2 of every neuron, `[L, F]`. Raises UsageError if one of them is not finite."""
+    norms = torch.stack([column_norms(ffn.weights.down) for ffn in blocks.ffns])
+    finite = norms.isfinite().all(dim=1).tolist()
+    if not all(finite):
+        name = blocks.ffns[finite.index(False)].name
+        raise UsageError(
+            f'weigh="down" needs finite weights, but the down projection of {name} has a column without a '
+            "finite norm; load an undamaged checkpoint"
+        )
+    return norms

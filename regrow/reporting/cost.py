@@ -8,6 +8,7 @@ from typing import Final
 from regrow.analysis.chart import Chart, Point
 from regrow.analysis.comparison_table import ComparisonRow
 from regrow.format import NONE, percent
+from regrow.method.batchwise_adaptive import BatchwiseAdaptive
 from regrow.reporting.accuracy import RANGE, by_batch_size, target_text, titled
 from regrow.reporting.groups import Group, main, slug
 from regrow.reporting.section import Section, by_label, complete, line, percents
@@ -21,6 +22,7 @@ _ABLATED: Final = {
     "aggregate": "aggregation",
     "memory": "memory",
     "selection": "selection",
+    "weigh": "weighed by",
 }
 
 
@@ -96,7 +98,7 @@ def _ablations(group: Group) -> Iterator[Table]:
 
 
 def _ablated(row: ComparisonRow) -> list[str]:
-    params = row.summary.config.params if row.summary else {}
+    params = {**BatchwiseAdaptive.added, **(row.summary.config.params if row.summary else {})}
     found = percents(row.summary.problems) if row.summary else None
     kl, top = ("", "") if row.measured is None else _divergence(row).split("\n")
     return [

@@ -22,6 +22,7 @@ from regrow.selection.schedule import Schedule
 AGGREGATES = ("max", "mean")
 MEMORIES = ("max", "none", "ema")
 SELECTIONS = ("topk", "threshold")
+WEIGHINGS = ("none", "down")
 
 
 @final
@@ -38,12 +39,13 @@ class IndexState:
     kept: Tensor  # [L, F] bool, the same set as a mask
     turnover: Tensor  # [L] float64, 1 - |I_n and I_(n-1)| / |I_n| summed over the selections
     threshold: Tensor  # [L]; [0] with top k
+    norms: Tensor  # [L, F], by which scores are weighed; [0] if they are not
 
 
 @final
 @dataclass(frozen=True)
 class IndexSet:
-    """The rule that selects the kept neurons: sparsity, schedule, memory, aggregate and selection.
+    """The rule that selects the kept neurons: sparsity, schedule, and how scores are weighed and combined.
 
     Raises UsageError if a value is unknown or out of range.
     """
@@ -55,11 +57,13 @@ class IndexSet:
     decay: float = 0.9  # weight of the old memory, for memory="ema"
     forget_finished: bool = False
     selection: str = "topk"
+    weigh: str = "none"
 
     def __post_init__(self) -> None:
         require_one_of(AGGREGATES, aggregate=self.aggregate)
         require_one_of(MEMORIES, memory=self.memory)
         require_one_of(SELECTIONS, selection=self.selection)
+        require_one_of(WEIGHINGS, weigh=self.weigh)
         if not 0 <= self.decay <= 1:
             raise UsageError(f"decay must lie in [0, 1], not {self.decay!r}")
 
@@ -76,6 +80,11 @@ class IndexSet:
         """True if neurons are selected by threshold, False if the top k are kept."""
         return self.selection == "threshold"
 
+    @property
+    def weighed(self) -> bool:
+        """True if the score of a neuron is multiplied by the norm of its column of down."""
+        return self.weigh == "down"
+
     def keep(self, neurons: int) -> int:
         """Returns the largest number of neurons that a layer can keep: k, or all with thresholds.
 
@@ -84,8 +93,11 @@ class IndexSet:
         keep = keep_count(self.sparsity, neurons)
         return neurons if self.by_threshold else keep
 
-    def init(self, spec: Spec, threshold: Tensor | None = None) -> IndexState:
-        """Allocates the state of a batch. `threshold` `[L]` is needed to select by threshold."""
+    def init(self, spec: Spec, threshold: Tensor | None = None, norms: Tensor | None = None) -> IndexState:
+        """Allocates the state of a batch.
+
+        `threshold` `[L]` is needed to select by threshold, and `norms` `[L, F]` to weigh scores.
+        """
         shape, keep = (
             (spec.layers, spec.slots, spec.neurons),
             0 if self.by_threshold else self.keep(spec.neurons),
@@ -100,6 +112,7 @@ class IndexSet:
             kept=torch.zeros(spec.layers, spec.neurons, dtype=torch.bool, device=spec.device),
             turnover=torch.zeros(spec.layers, dtype=torch.float64, device=spec.device),
             threshold=torch.zeros(0) if threshold is None else threshold.to(spec.device, spec.dtype),
+            norms=torch.zeros(0) if norms is None else norms,
         )
 
     def clear(self, s: IndexState) -> None:
@@ -148,9 +161,14 @@ class IndexSet:
         return counted & ~rows.finished if self.forget_finished else counted
 
     def fold(self, s: IndexState, rows: Rows) -> None:
-        """Ends the phase of the slots `rows.ended`: scores enter the memory, sums are reset to zero."""
+        """Ends the phase of the slots `rows.ended`: scores enter the memory, sums are reset to zero.
+
+        Scores are weighed before they enter the memory.
+        """
         scored = rows.ended & (s.tokens > 0)
         score = (s.total / s.tokens.clamp(min=1)[:, None]).sqrt_()  # [L, S, F]
+        if self.weighed:
+            score.mul_(s.norms[:, None])
         if self.memory == "max":
             torch.maximum(s.memory, score, out=score)
         elif self.memory == "ema":

@@ -38,11 +38,17 @@ def of_sequence(place: Any, x: Tensor) -> Tensor:
     return score(list(z), z.shape[1], torch.float32)[None]
 
 
+def of_weighed_sequence(place: Any, x: Tensor) -> Tensor:
+    """Return s [1, F] of a sequence, times the norms of down's columns."""
+    return of_sequence(place, x) * place.module.down_proj.weight.norm(dim=0)
+
+
 KINDS: dict[str, tuple[dict[str, Any], Inputs | Tokens, Scores]] = {
     "teal": ({}, Inputs({}), of_tokens(Inputs({}))),
     "wina": ({}, Inputs({}), of_tokens(Inputs({}, norms=True))),
     "cats": ({}, Tokens({}), of_tokens(Tokens({}))),
     "bap": ({"selection": "threshold"}, Tokens({}), of_sequence),
+    "bap-weighed": ({"selection": "threshold"}, Tokens({}), of_weighed_sequence),
 }
 over_kinds = pytest.mark.parametrize("kind", KINDS)
 

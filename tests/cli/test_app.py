@@ -13,7 +13,7 @@ from typer.main import get_group
 from command import run, start
 from regrow.cli import app
 from regrow.evaluation.tasks import TASKS
-from regrow.method.presets import METHODS, parameters
+from regrow.method.presets import PRESETS, parameters
 from regrow.models import DTYPES
 from regrow.selection.index_set import AGGREGATES, MEMORIES
 
@@ -56,7 +56,7 @@ def test_every_option_is_explained_and_no_place_for_choices_stays_empty(command:
 
 def test_choices_in_help_come_from_the_registries() -> None:
     text = _words(run("evaluate", "--help").stdout)
-    for names in (METHODS, AGGREGATES, MEMORIES, DTYPES, TASKS):
+    for names in (PRESETS, AGGREGATES, MEMORIES, DTYPES, TASKS):
         assert ", ".join(names) in text
 
 

@@ -15,7 +15,7 @@ import regrow
 from command import run, start
 from families import build
 from regrow.errors import RegrowError, UsageError
-from regrow.method.presets import make
+from regrow.method.presets import PRESETS, make
 from regrow.models import encode, load
 
 
@@ -104,7 +104,7 @@ METHODS: dict[str, tuple[list[object], Callable[[], object], str]] = {
     "method": (
         ["--method", "magic"],
         lambda: make("magic"),
-        f"unknown method 'magic'; choose one of {', '.join(regrow.METHODS)}",
+        f"unknown method 'magic'; choose one of {', '.join(PRESETS)}",
     ),
     "parameter": (
         ["-m", "griffin", "--period", 9],

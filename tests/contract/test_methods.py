@@ -33,6 +33,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
     "bap mean": ("bap", {"aggregate": "mean"}),
     "bap none": ("bap", {"memory": "none"}),
     "bap threshold": ("bap", {"selection": "threshold"}),
+    "bap weighed": ("bap", {"weigh": "down"}),
+    "bap weighed mean": ("bap", {"weigh": "down", "aggregate": "mean", "memory": "ema"}),
+    "bap weighed threshold": ("bap", {"weigh": "down", "selection": "threshold"}),
     "griffin sum": ("griffin", {"aggregate": "sum"}),
     "every-token mean": ("every-token", {"aggregate": "mean"}),
     "teal ffn": ("teal", {"ffn_only": True}),
@@ -213,7 +216,10 @@ def test_its_description_makes_it_again(name: str) -> None:
     method, called = method_of(name), VARIANTS[name][0]
     described = method.describe()
     assert described.pop("name") == called
-    assert list(described) == list(parameters(called)) == [field.name for field in fields(METHODS[called])]
+    assert list(parameters(called)) == [field.name for field in fields(METHODS[called])]
+    implied = {key: value for key, value in method.added.items() if key not in described}
+    assert set(described) | set(implied) == set(parameters(called))
+    assert all(getattr(method, key) == value for key, value in implied.items())
     assert make(called, **described).describe() == method.describe()
     assert method.summary
     assert method.source
@@ -229,6 +235,7 @@ def test_bad_parameters_are_refused_before_any_model(name: str) -> None:
         "memory": "",
         "decay": 2,
         "selection": "best",
+        "weigh": "up",
         "share": "max",
         "pattern": "4:8",
         "seed": -1,

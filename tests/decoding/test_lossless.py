@@ -17,9 +17,13 @@ from transformers import LogitsProcessor, LogitsProcessorList
 import regrow
 from families import build
 from regrow.decoding.batch import Batch
+from regrow.decoding.drafts.cascade import Cascade
+from regrow.decoding.drafts.four_bit import FourBit
+from regrow.decoding.drafts.masked import Masked
 from regrow.decoding.drafts.ngram import NGram
 from regrow.decoding.fused import FusedNetwork
 from regrow.decoding.lossless import LosslessLoop
+from regrow.kernels import Codes
 
 NEW, VOCABULARY = 24, 90
 
@@ -35,8 +39,9 @@ class Partly:
         place = (columns[:, None] + 1 + torch.arange(window)).clamp(max=self.dense.shape[1] - 1)
         drawn = torch.Generator().manual_seed(int(columns.sum()))
         right = torch.rand(place.shape, generator=drawn) < self.chance
-        other = torch.randint(3, VOCABULARY, place.shape, generator=drawn)
-        return torch.where(right, self.dense.gather(1, place), other)
+        other = torch.randint(3, VOCABULARY - 1, place.shape, generator=drawn)
+        wanted = self.dense.gather(1, place)
+        return torch.where(right, wanted, other + (other == wanted))
 
 
 def prompts(rows: int, seed: int, width: int = 9) -> dict[str, Tensor]:
@@ -69,19 +74,19 @@ def drafting(guesser: object) -> Any:
     return patch.object(LosslessLoop, "__init__", replaced)
 
 
-def poisoned(check: Callable[[LosslessLoop, int], Any]) -> Callable[[LosslessLoop, int], Any]:
+def poisoned(check: Callable[..., Any]) -> Callable[..., Any]:
     """Overwrite, before a check, all keys and values that no kept token has written.
 
     The values are large and not NaN, because those behind a mask are multiplied by zero.
     """
 
-    def run(loop: LosslessLoop, generated: int) -> Any:
+    def run(loop: LosslessLoop, *given: Any) -> Any:
         network, batch = loop._network, loop._batch
         assert isinstance(network, FusedNetwork)
         for row in range(len(batch)):
             end = int(batch.mask[row].sum()) + int(batch.lengths[row]) - 1
             network._keys_values[:, row, end:] = 1e4
-        return check(loop, generated)
+        return check(loop, *given)
 
     return run
 
@@ -117,16 +122,139 @@ def test_tokens_are_those_of_dense_decoding(
             assert session.report().decode_steps == -(-(NEW - 1) // (window + 1))
 
 
+CHEAP = regrow.Costs(1.0, 0.1, {1: 1.0, 2: 1.0, 4: 1.1})
+
+
 @pytest.mark.parametrize("method", ["dense", "bap", "griffin"])
-def test_every_draft_gives_the_tokens_of_dense_decoding(method: str) -> None:
+@pytest.mark.parametrize("window", [None, 3])
+def test_every_draft_gives_the_tokens_of_dense_decoding(method: str, window: int | None) -> None:
     model, batch = build("llama"), prompts(3, 1)
     dense = regrow.generate(model, **settings_of(batch)).sequences
     chosen = regrow.BatchwiseAdaptive(init_steps=0) if method == "bap" else method
-    for draft in (None, NGram(), NGram(longest=2, shortest=1)):
-        with regrow.prune(model, chosen) as session:
-            ours = model.generate(**settings_of(batch), lossless=regrow.Lossless(draft, window=3))
+    drafts = [None, NGram(), NGram(longest=2, shortest=1), FourBit(8), Cascade(NGram(2, 1), FourBit(8))]
+    drafts += [Masked(), Cascade(NGram(2, 1), Masked())] if method != "dense" else []
+    with regrow.prune(model, chosen) as session:
+        for draft in drafts:
+            how = regrow.Lossless(draft, window, CHEAP)
+            ours = model.generate(**settings_of(batch), lossless=how)
+            assert torch.equal(ours, dense)
+            report = session.report()
+            assert report.decode_steps <= NEW - 1
+            assert 0 <= report.drafts_kept <= report.drafted
+            assert report.draft_costs == (CHEAP.to_dict() if window is None else {})
+
+
+def test_a_mask_needs_a_method_that_prunes() -> None:
+    for draft in (Masked(), Cascade(then=Masked())):
+        with pytest.raises(regrow.UsageError, match="guesses with the mask of a method, and dense has none"):
+            regrow.generate(build("llama"), **settings_of(prompts(1, 1)), lossless=regrow.Lossless(draft))
+
+
+@torch.no_grad()
+def test_the_copy_drafts_what_a_model_with_rounded_weights_says() -> None:
+    """In float64, so that no tie can be broken otherwise."""
+    model, batch = build("qwen2", torch.float64), prompts(3, 5)
+    rounded = build("qwen2", torch.float64)
+    for name, module in rounded.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            bits = 8 if name == "lm_head" else 4
+            module.weight.data = Codes.of(module.weight, bits, 16).expanded(torch.float64)
+    with regrow.prune(model, "dense"), regrow.prune(rounded, "dense"):
+        assert not torch.equal(*(one.generate(**settings_of(batch)) for one in (model, rounded)))
+        drafts: list[Tensor] = []
+        keep = LosslessLoop._keep_apart
+
+        def kept(loop: LosslessLoop, drafted: Tensor, logits: Tensor) -> Tensor:
+            drafts.append(torch.cat([loop._batch.ids[:, : loop._batch.prompt_length + 1], drafted], dim=1))
+            return keep(loop, drafted, logits)
+
+        with patch.object(LosslessLoop, "_keep_apart", kept):
+            model.generate(**settings_of(batch), lossless=regrow.Lossless(FourBit(16), 5))
+    # The keys and values of the prompt are the model's, and the rounded model continues from them.
+    seen, width = batch["attention_mask"], batch["input_ids"].shape[1]
+    position = (seen.cumsum(1) - 1).clamp(min=0)
+    cache = model(**batch, position_ids=position, use_cache=True).past_key_values
+    for column in range(width, width + 5):
+        seen = torch.cat([seen, torch.ones(3, 1, dtype=torch.int64)], dim=1)
+        logits = rounded(
+            drafts[0][:, column, None],
+            attention_mask=seen,
+            position_ids=seen.sum(1, keepdim=True) - 1,
+            past_key_values=cache,
+        ).logits
+        assert torch.equal(logits[:, -1].argmax(-1), drafts[0][:, column + 1])
+
+
+def test_the_copy_is_kept_until_the_weights_change() -> None:
+    model, batch = build("llama"), prompts(2, 1)
+    made: list[int] = []
+    how = regrow.Lossless(FourBit(8), 2)
+
+    def rounding(done: int, layers: int) -> None:
+        made.append(done)
+        assert layers == len(model.model.layers)
+
+    with regrow.prune(model, "dense"):
+        for _ in range(2):
+            model.generate(**settings_of(batch), lossless=how, rounding=rounding)
+        assert made == list(range(1, len(model.model.layers) + 1))
+        model.model.layers[0].mlp.up_proj.weight.data.mul_(-1)  # leaves no other trace than its values
+        dense = model.generate(**settings_of(batch))
+        assert torch.equal(model.generate(**settings_of(batch), lossless=how, rounding=rounding), dense)
+        assert len(made) == 2 * len(model.model.layers)
+        model.generate(**settings_of(batch), lossless=regrow.Lossless(FourBit(16), 2), rounding=rounding)
+        assert len(made) == 3 * len(model.model.layers)
+
+
+def test_drafts_are_counted() -> None:
+    model, batch = build("llama"), prompts(3, 1)
+    with regrow.prune(model, "dense") as session:
+        dense = model.generate(**settings_of(batch))
+        for chance, kept in ((1.0, 1.0), (0.0, 0.0)):
+            with drafting(Partly(dense, chance)):
+                model.generate(**settings_of(batch), lossless=regrow.Lossless(window=4))
+            report = session.report()
+            assert report.drafts_kept == kept * report.drafted
+            # The last check of a batch has room for fewer drafts.
+            lost = 3 * 1 if chance else 3 * (3 + 2 + 1)
+            assert report.drafted == 3 * 4 * report.decode_steps - lost
+            assert report.decode_steps == (-(-(NEW - 1) // 5) if chance else NEW - 1)
+            assert f"{report.drafts_kept} of {report.drafted} were right" in str(report)
+            with drafting(Partly(dense, chance)):
+                model.generate(**settings_of(batch), lossless=regrow.Lossless(window=4), streamer=Stream())
+            again = session.report()
+            assert (again.drafted, again.drafts_kept) == (report.drafted, report.drafts_kept)
+        model.generate(**settings_of(batch))
+        assert session.report().drafted == 0
+        assert "drafted" not in session.report().to_dict()
+
+
+def test_steps_are_dense_while_no_window_wins() -> None:
+    model, batch = build("llama"), prompts(2, 1)
+    dear = regrow.Costs(1.0, 0.9, {1: 1.6, 2: 2.2})
+    with regrow.prune(model, "dense") as session:
+        dense = model.generate(**settings_of(batch))
+        ours = model.generate(**settings_of(batch), lossless=regrow.Lossless(NGram(), costs=dear))
         assert torch.equal(ours, dense)
-        assert session.report().decode_steps <= NEW - 1
+        assert (session.report().drafted, session.report().decode_steps) == (0, NEW - 1)
+
+
+def test_costs_are_measured_once_for_a_batch_size_and_a_draft() -> None:
+    model = build("llama")
+    with regrow.prune(model, "dense") as session:
+        found = []
+        for rows, draft in ((2, NGram()), (2, NGram()), (3, NGram()), (2, NGram(2, 1))):
+            how = regrow.Lossless(draft)
+            for _ in range(8):  # until all windows were measured
+                asked = settings_of(prompts(rows, 1))
+                assert torch.equal(model.generate(**asked, lossless=how), model.generate(**asked))
+                if session.report().draft_costs:
+                    break
+                model.generate(**asked, lossless=how)
+            model.generate(**asked, lossless=how)
+            found.append(session.report().draft_costs)
+    assert found[0] == found[1] != found[2] != found[3]
+    assert all(regrow.Costs.from_dict(costs).dense > 0 for costs in found)
 
 
 def test_masks_are_selected_by_every_check() -> None:
@@ -263,7 +391,14 @@ def test_ngrams_continue_what_followed_the_latest_longest_match(
         (lambda: regrow.Lossless(window=0), "from 1 to 16, not 0"),
         (lambda: regrow.Lossless(window=17), "from 1 to 16, not 17"),
         (lambda: regrow.Lossless(window=True), "from 1 to 16"),
-        (lambda: regrow.Lossless("ngram"), "draft is an NGram or None, not str"),
+        (
+            lambda: regrow.Lossless("ngram"),
+            "draft is a FourBit, an NGram, a Masked, a Cascade or None, not str",
+        ),
+        (lambda: regrow.Lossless(costs={}), "costs are a regrow.Costs or None, not dict"),
+        (lambda: FourBit(12), "group is a multiple of 8, not 12"),
+        (lambda: FourBit(0), "group is a multiple of 8, not 0"),
+        (lambda: Cascade(FourBit()), "a Cascade is made of an NGram, and of a FourBit or a Masked"),
         (lambda: NGram(1, 2), "1 <= shortest <= longest"),
         (lambda: NGram(2.0), "1 <= shortest <= longest"),
     ],

@@ -5,7 +5,7 @@ import pytest
 from regrow.errors import UsageError
 from regrow.evaluation.comparison import parts
 from regrow.evaluation.grid import ABLATIONS, BATCH_SIZES, ENTRIES, grid
-from regrow.method.presets import METHODS
+from regrow.method.presets import METHODS, PRESETS, make
 
 
 def test_every_method_is_in_it() -> None:
@@ -67,10 +67,10 @@ def test_methods_are_chosen_by_name_with_their_defaults_beside_dense() -> None:
         ("dense", "0"), ("BAP", "0.5"), ("Wanda 2:4", "0.5"),
         ("BAP", "0.3"), ("Wanda, unstructured", "0.3"), ("BAP", "0.7"), ("Wanda, unstructured", "0.7"),
     ]  # fmt: skip
-    for name in METHODS:
+    for name in PRESETS:
         found = [cell.method.describe() for cell in grid((8,), methods=[name])]
         assert found in (
-            [METHODS["dense"]().describe(), METHODS[name]().describe()],
+            [METHODS["dense"]().describe(), make(name).describe()],
             [METHODS["dense"]().describe()],
         )
     with pytest.raises(UsageError, match="method"):

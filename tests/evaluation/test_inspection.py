@@ -14,7 +14,7 @@ from torch import Tensor
 import naive
 import regrow
 from naive_cases import PROMPTS, Case, draw, masks_of, method_of, settings, stock_arguments
-from naive_rules import kept_count, remember, retain
+from naive_rules import kept_count, remember, retain, weigh
 from regrow.analysis.inspection import Inspection
 from regrow.analysis.inspection_plots import pictures
 from regrow.errors import UsageError
@@ -25,8 +25,9 @@ from regrow.hosts.generate import generate
 from regrow.method.base import Method
 
 PLAIN = settings(init_steps=3, explore_steps=2, period=6, max_new_tokens=24)
-# Seeds of cases with at least two samples and two masks. All aggregates and memories occur in them.
-SEEDS = (0, 5, 10, 11, 12, 17, 24, 33)
+# Seeds of cases with at least two samples and two masks. All aggregates and memories occur in them, and
+# both weighings.
+SEEDS = (0, 5, 10, 12, 17, 20, 24, 33)
 
 Memories = list[list[Tensor | None]]  # [L][B] of [F]
 
@@ -54,10 +55,11 @@ def reference(case: Case, monkeypatch: pytest.MonkeyPatch) -> tuple[naive.Outcom
 
     class Watched(naive.Statistics):
         def select(self, step: int, finished: Sequence[bool]) -> naive.Selection | None:
-            rows = range(self.rows)
-            found.append(
-                (step, [[remember(self.settings, layer[row]) for row in rows] for layer in self.scores])
-            )
+            memories: Memories = []
+            for layer, down in zip(self.scores, self.downs, strict=True):
+                rows = [remember(self.settings, scores) for scores in layer]
+                memories.append([None if row is None else weigh(self.settings, row, down) for row in rows])
+            found.append((step, memories))
             return super().select(step, finished)
 
     with monkeypatch.context() as patch:
@@ -224,7 +226,7 @@ def test_what_cannot_be_drawn_is_said() -> None:
         ("teal", "method 'teal' keeps no mask"),
         ("cats", "method 'cats' keeps no mask"),
         ("wanda", "method 'wanda' keeps no mask"),
-        ("every-token", "choose one of bap, griffin, magnitude, random"),
+        ("every-token", "choose one of bap, griffin, magnitude, random, bap-weighed"),
     ],
 )
 def test_methods_without_lasting_masks_are_refused(method: str, sentence: str) -> None:

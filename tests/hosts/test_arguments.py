@@ -16,6 +16,7 @@ from batches import arguments, prompts
 from families import VOCABULARY, build
 from regrow.errors import UsageError
 from regrow.method.base import Method
+from regrow.method.presets import PRESETS, make
 
 BATCH = prompts(3)
 GIVEN = arguments(BATCH)
@@ -47,14 +48,14 @@ def test_a_name_or_a_class_stands_for_its_defaults(shared: PreTrainedModel, meth
     assert torch.equal(regrow.generate(shared, IDS, MASK, method=method, **GIVEN).sequences, want.sequences)
 
 
-@pytest.mark.parametrize("name", regrow.METHODS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_name_is_the_method_or_says_what_it_needs(shared: PreTrainedModel, name: str) -> None:
-    made = regrow.METHODS[name]()
+    made = make(name)
     if made.needs is None:
         with regrow.prune(shared, name) as session:
             assert session.method == made
     else:
-        for method in (name, regrow.METHODS[name]):
+        for method in (name, type(made)):
             assert f"method {name!r} needs a calibration" in refused(
                 lambda method=method: regrow.Engine(shared, method)
             )

@@ -25,6 +25,7 @@ BATCH = prompts(3, seed=4)
 METHODS: list[Method] = [
     regrow.Dense(),
     regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4),
+    regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4, weigh="down"),
     regrow.Griffin(sparsity=0.5),
     regrow.Magnitude(sparsity=0.5),
     regrow.RandomNeurons(sparsity=0.5),

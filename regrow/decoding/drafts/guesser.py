@@ -7,6 +7,8 @@ from typing import Protocol
 from torch import Tensor
 
 from regrow.decoding.batch import Batch
+from regrow.decoding.fused import FusedNetwork
+from regrow.session import Session
 
 
 class Guesser(Protocol):
@@ -18,4 +20,19 @@ class Guesser(Protocol):
         `columns` [B] int64 are the columns of these last tokens in the batch. What is guessed for a row that
         has ended does not matter.
         """
+        ...
+
+
+class Draft(Protocol):
+    """A setting that says how tokens are guessed: a frozen value."""
+
+    @property
+    def group(self) -> int | None:
+        """Weights that share a scale in the 4-bit copy that the draft runs; None if it runs none."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+    def guesser(self, session: Session, network: FusedNetwork) -> Guesser:
+        """Returns what guesses tokens for one batch. Raises UsageError if the draft does not fit."""
         ...

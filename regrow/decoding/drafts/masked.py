@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import final
 
-import torch
-from torch import Tensor
-
-from regrow.core import Role
-from regrow.decoding.batch import Batch
-from regrow.decoding.network import Network
+from regrow.decoding.drafts.guesser import Guesser
+from regrow.decoding.drafts.steps import StepGuesser
+from regrow.decoding.fused import FusedNetwork
+from regrow.errors import UsageError
 from regrow.session import Session
 
 
 @final
-class MaskedGuesser:
-    """Runs sparse decode steps that nobody commits; the check rewrites their keys and values."""
+@dataclass(frozen=True)
+class Masked:
+    """Guesses with the sparse steps of the method that prunes the model.
 
-    def __init__(self, session: Session, network: Network) -> None:
-        self._session, self._network = session, network
+    A check reads all weights anyway, so it is also the exploration that selects the next mask.
 
-    def guess(self, batch: Batch, columns: Tensor, window: int) -> Tensor:
-        """Returns the likeliest tokens [B, window] of the pruned model; see `Guesser`."""
-        token = batch.known(batch.ids.gather(1, columns[:, None]))
-        slot = torch.where(batch.room > 0, batch.rows, -1)
-        position = batch.position_of(columns)[:, None]
-        found = []
-        for _ in range(window):
-            planned = self._session.plan(slot, batch.within(position), role=Role.DRAFT)
-            with self._session.running(planned) as key:
-                logits = self._network.forward(planned, token, length=batch.capacity, key=key)
-            token = logits.argmax(dim=-1, keepdim=True)
-            found.append(token)
-            position = position + 1
-        return torch.cat(found, dim=1)
+    Example:
+        ```python
+        lossless = regrow.Lossless(regrow.Masked())
+        done = regrow.generate(model, tokenizer, prompts, method="bap", lossless=lossless)
+        ```
+    """
+
+    @property
+    def group(self) -> None:
+        """None: there is no 4-bit copy."""
+
+    def guesser(self, session: Session, network: FusedNetwork) -> Guesser:
+        """Returns what guesses for one batch; see `Draft`.
+
+        Raises UsageError if the method prunes nothing while decoding.
+        """
+        if not session.schedule.prunes:
+            raise UsageError(
+                f"Masked() guesses with the mask of a method, and {session.method.name} has none while "
+                "decoding; name a method such as bap"
+            )
+        return StepGuesser(session, network.forward)

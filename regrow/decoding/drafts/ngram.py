@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from regrow.decoding.batch import Batch
+from regrow.decoding.drafts.guesser import Guesser
+from regrow.decoding.fused import FusedNetwork
 from regrow.errors import UsageError
+from regrow.session import Session
 
 
 @final
@@ -46,11 +49,23 @@ class NGram:
                 f"shortest and longest are whole numbers with 1 <= shortest <= longest, not {lengths}"
             )
 
+    @property
+    def group(self) -> None:
+        """None: there is no 4-bit copy."""
+
+    def guesser(self, session: Session, network: FusedNetwork) -> Guesser:  # noqa: ARG002 (runs no model)
+        """Returns what guesses for one batch; see `Draft`."""
+        return self
+
     def guess(self, batch: Batch, columns: Tensor, window: int) -> Tensor:
         """Returns tokens [B, window] that may follow column `columns` [B] of each row; see `Guesser`.
 
         A row without a match gets its own last token.
         """
+        return self.lookup(batch, columns, window)[0]
+
+    def lookup(self, batch: Batch, columns: Tensor, window: int) -> tuple[Tensor, Tensor]:
+        """Returns what `guess` does, and for every row whether there was a match, [B] bool."""
         ids, last = batch.ids, columns[:, None]
         column = torch.arange(ids.shape[1], device=ids.device)
         first = batch.padding[:, None]  # column of the first token
@@ -64,4 +79,4 @@ class NGram:
         best, end = rank.max(dim=1, keepdim=True)
         ahead = torch.arange(window, device=ids.device) % (last - end).clamp(min=1)
         source = torch.where(best >= 0, end + 1 + ahead, last)
-        return ids.gather(1, source)
+        return ids.gather(1, source), best[:, 0] >= 0

@@ -12,14 +12,14 @@ from torch import Tensor
 from regrow.core import Mode
 from regrow.errors import UsageError
 from regrow.method.base import Method
-from regrow.method.presets import METHODS
+from regrow.method.presets import PRESETS
 from regrow.selection.schedule import Schedule
 
 
 def refuse(method: Method) -> None:
     """Raises UsageError for a method without masks that hold for many steps."""
     if not method.keeps_masks:
-        others = ", ".join(name for name, kind in METHODS.items() if kind.keeps_masks)
+        others = ", ".join(name for name, own in PRESETS.items() if own.method.keeps_masks)
         raise UsageError(
             f"method {method.name!r} keeps no mask of neurons from step to step, so there is none to draw; "
             f"choose one of {others}"

@@ -1,0 +1,142 @@
+"""A copy of a decoder whose linear layers have weights of few bits: 4 in the blocks, 8 in the head."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self, final
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from regrow.adapter.llama_like import Block, DecoderWeights
+from regrow.adapter.projection import Projection
+from regrow.adapter.weights_state import checksums
+from regrow.core import FFNWeights, score_dtype
+from regrow.kernels import Codes, QuantizedFFN, QuantizedLinear, packed
+
+_LOG: Final = logging.getLogger(__name__)
+BLOCK_BITS: Final = 4
+HEAD_BITS: Final = 8  # the head decides between tokens, and is a small part of a large model
+
+
+@final
+class _QuantizedProjection(Projection):
+    """Queries, keys and values side by side."""
+
+    def __init__(self, linear: QuantizedLinear) -> None:
+        self._linear = linear
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._linear(x)
+
+    def refresh(self) -> None:
+        """Does nothing, because a copy is made anew if the weights have changed."""
+
+
+@final
+@dataclass(frozen=True)
+class QuantizedCopy:
+    """The copy, and the state of the weights that it was made from.
+
+    Embedding, norms and rotary embedding are those of the model.
+    """
+
+    decoder: DecoderWeights
+    nbytes: int
+    group: int
+    source: tuple[int, ...]  # checksums of the model's parameters and buffers
+
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        decoder: DecoderWeights,
+        group: int,
+        progress: Callable[[int, int], None],
+    ) -> Self:
+        """Rounds the weights of `model`, which was read as `decoder`, in groups of `group` inputs.
+
+        `progress(layers done, all layers)` is called after every layer.
+        """
+        began, rounding = time.perf_counter(), _Rounding(group)
+        inner: Any = model.model
+        blocks = []
+        for layer, block in zip(inner.layers, decoder.blocks, strict=True):
+            blocks.append(rounding.block(layer, block))
+            progress(len(blocks), len(decoder.blocks))
+        head = rounding.linear([model.lm_head], HEAD_BITS)
+        _LOG.info(
+            "rounded %d layers to %d bits and the head to %d in %.1f s; the error is %.1f %% of their norm",
+            len(blocks),
+            BLOCK_BITS,
+            HEAD_BITS,
+            time.perf_counter() - began,
+            100 * rounding.error,
+        )
+        copied = replace(decoder, blocks=tuple(blocks), head=head)
+        return cls(copied, rounding.nbytes, group, _source(model))
+
+    def fits(self, model: PreTrainedModel, group: int) -> bool:
+        """Returns True if this is a copy of the current weights, in groups of `group`."""
+        return self.group == group and self.source == _source(model)
+
+
+def _source(model: PreTrainedModel) -> tuple[int, ...]:
+    return checksums([*model.parameters(), *model.buffers()])
+
+
+@final
+class _Rounding:
+    """Rounds linear layers, and adds up what that takes and loses."""
+
+    def __init__(self, group: int) -> None:
+        self._group = group
+        self.nbytes = 0
+        self._lost, self._squares = 0.0, 0.0
+
+    @property
+    def error(self) -> float:
+        """Norm of the rounding errors, as a share of the norm of the weights."""
+        return float((self._lost / self._squares) ** 0.5) if self._squares else 0.0
+
+    def block(self, layer: Any, block: Block) -> Block:
+        attention, mlp = layer.self_attn, layer.mlp
+        qkv = self.linear([attention.q_proj, attention.k_proj, attention.v_proj], BLOCK_BITS)
+        output = self.linear([attention.o_proj], BLOCK_BITS)
+        weights = FFNWeights(
+            gate=mlp.gate_proj.weight.detach(),
+            up=mlp.up_proj.weight.detach(),
+            down=mlp.down_proj.weight.detach(),
+            act=mlp.act_fn,
+            gate_bias=mlp.gate_proj.bias,
+            up_bias=mlp.up_proj.bias,
+            down_bias=mlp.down_proj.bias,
+        )
+        ffn = QuantizedFFN(weights, self._codes)
+        self.nbytes += ffn.nbytes
+        return replace(block, qkv=_QuantizedProjection(qkv), output=output, ffn=ffn)
+
+    def linear(self, linears: list[Any], bits: int) -> QuantizedLinear:
+        """Rounds linear layers of one input, with their outputs side by side."""
+        weight = torch.cat([module.weight.detach() for module in linears])
+        bias = None
+        if any(module.bias is not None for module in linears):
+            bias = torch.cat(
+                [
+                    weight.new_zeros(len(module.weight)) if module.bias is None else module.bias.detach()
+                    for module in linears
+                ]
+            )
+        made = QuantizedLinear(packed(self._codes(weight, bits), weight.dtype), bias)
+        self.nbytes += made.nbytes
+        return made
+
+    def _codes(self, weight: Tensor, bits: int = BLOCK_BITS) -> Codes:
+        codes = Codes.of(weight, bits, self._group)
+        self._lost += codes.lost
+        self._squares += float(torch.linalg.vector_norm(weight, dtype=score_dtype(weight))) ** 2
+        return codes

@@ -1,0 +1,1 @@
+"""Benchmark of lossless decoding: every draft against dense decoding, in turn."""

@@ -1,0 +1,220 @@
+"""How many tokens are drafted before a check: a window that pays, from measured costs and from agreement.
+
+With a chance a that a draft is kept, a check of w drafts gives 1 + a + ... + a^w tokens on average, in the
+time w c + v(w): c is the time of a drafted token, v(w) that of a check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Protocol, Self, final
+
+from regrow.errors import UsageError
+
+WINDOWS: Final = (1, 2, 4, 8, 16)
+WINS: Final = 1.03  # factor by which drafts have to be faster than dense steps
+MEASURED: Final = 3  # passes of each window before it counts as measured: the first one also prepares
+FIRST: Final = (0, 1, 2)  # windows that are measured first; 0 stands for a dense step
+PROBE_SHARE: Final = 0.02  # share of the time that looking again may cost while drafts do not pay
+FADING: Final = 0.95  # what earlier drafts count for after every check
+# What the agreement is taken for before a check: a number of drafts, and the share of them that were kept.
+ASSUMED: Final = (4.0, 0.75)
+
+
+@final
+@dataclass(frozen=True)
+class Costs:
+    """The seconds of passes of one batch size and draft.
+
+    Attributes:
+        dense: Seconds of a dense step.
+        draft: Seconds of a drafted token.
+        check: Seconds of a check, by the number of drafted tokens a row. Windows that are left out are not
+            used.
+
+    Raises:
+        UsageError: If a value is not a positive number of seconds (`draft` may be 0), or a window is unknown.
+    """
+
+    dense: float
+    draft: float
+    check: Mapping[int, float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "check", MappingProxyType(dict(self.check)))
+        if self.dense <= 0 or self.draft < 0 or any(seconds <= 0 for seconds in self.check.values()):
+            raise UsageError("costs are positive numbers of seconds")
+        if unknown := sorted(set(self.check) - set(WINDOWS)):
+            raise UsageError(f"costs have windows of {', '.join(map(str, WINDOWS))} tokens, not {unknown[0]}")
+
+    def gain(self, window: int, agreement: float) -> float:
+        """Returns how many times as fast as dense steps a window is, if drafts are kept with this chance."""
+        tokens = sum(agreement**number for number in range(window + 1))
+        return self.dense * tokens / (window * self.draft + self.check[window])
+
+    def best(self, agreement: float) -> int:
+        """Returns the fastest window, or 0 if none is faster than dense steps by 3 %."""
+        window = max(self.check, key=lambda window: self.gain(window, agreement), default=0)
+        return window if window and self.gain(window, agreement) >= WINS else 0
+
+    def grown(self) -> Costs:
+        """Returns costs with all windows, if checks go on growing as from the last but one to the last."""
+        (before, less), (last, seconds) = list(self.check.items())[-2:]
+        slope = max(0.0, (seconds - less) / (last - before))
+        larger = {window: seconds + slope * (window - last) for window in WINDOWS if window > last}
+        return Costs(self.dense, self.draft, {**self.check, **larger})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON values, which `from_dict` reads."""
+        check = {str(window): seconds for window, seconds in self.check.items()}
+        return {"dense": self.dense, "draft": self.draft, "check": check}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Reads what `to_dict` returned."""
+        check = {int(window): seconds for window, seconds in values["check"].items()}
+        return cls(values["dense"], values["draft"], check)
+
+
+class Window(Protocol):
+    """Decides how many tokens are drafted before the next check."""
+
+    @property
+    def measures(self) -> bool:
+        """True while `took` is to be called."""
+        ...
+
+    @property
+    def costs(self) -> Costs | None:
+        """The costs that the window is chosen by, if there are any."""
+        ...
+
+    def next(self) -> int:
+        """Returns the tokens to draft; 0 for a dense step."""
+        ...
+
+    def took(self, window: int, drafting: float, checking: float) -> None:
+        """Takes the seconds of the latest drafts and of their check."""
+        ...
+
+    def saw(self, kept: int, rejected: int) -> None:
+        """Takes how many drafts were kept since the last call, and how many were the first wrong ones."""
+        ...
+
+
+@final
+@dataclass
+class FixedWindow:
+    """Always the same window."""
+
+    window: int
+    measures: bool = False
+    costs: None = None
+
+    def next(self) -> int:
+        return self.window
+
+    def took(self, window: int, drafting: float, checking: float) -> None:
+        """Does nothing."""
+
+    def saw(self, kept: int, rejected: int) -> None:
+        """Does nothing."""
+
+
+@final
+@dataclass
+class Measurement:
+    """Measures the costs with the first passes of a batch, which all give tokens.
+
+    Windows take turns, so that a disturbance of the machine does not fall on one of them alone, and the
+    fastest pass of each counts. Dense steps and the smallest windows come first. Larger windows are left out
+    if they would not win even with all drafts kept, provided that the time of a check goes on growing as
+    from the last window to this one.
+    """
+
+    found: Costs | None = None
+    _seconds: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
+    _last: int = 0  # the window of the latest pass
+
+    @property
+    def next(self) -> int:
+        """The window to measure."""
+        passes = {window: len(self._seconds.get(window, [])) for window in (0, *WINDOWS)}
+        if any(passes[window] < MEASURED for window in FIRST):
+            return min(FIRST, key=lambda window: passes[window])
+        window = next(window for window in WINDOWS if passes[window] < MEASURED)
+        return 0 if self._last == window else window
+
+    def took(self, window: int, drafting: float, checking: float) -> None:
+        """Takes the seconds of one pass. Sets `found` with the last one."""
+        self._seconds.setdefault(window, []).append((drafting, checking))
+        self._last = window
+        if any(len(self._seconds.get(width, [])) < MEASURED for width in {*FIRST, *self._seconds}):
+            return
+        costs = self._costs()
+        if WINDOWS[-1] in costs.check or not costs.grown().best(1.0):
+            self.found = costs
+
+    def _costs(self) -> Costs:
+        prepared = {window: seconds[1:] for window, seconds in self._seconds.items()}
+        drafted = [
+            drafting / window for window, seconds in prepared.items() if window for drafting, _ in seconds
+        ]
+        check = {window: min(checking for _, checking in seconds) for window, seconds in prepared.items()}
+        return Costs(check.pop(0), min(drafted, default=0.0), check)
+
+
+@final
+class AdaptiveWindow:
+    """The window that pays best, by measured costs and the smoothed agreement of the batch.
+
+    While no window pays, decoding is dense. A window is then tried again after so many dense steps that the
+    trials take at most 2 % of the time.
+    """
+
+    def __init__(self, measurement: Measurement) -> None:
+        self._measurement = measurement
+        drafts, share = ASSUMED
+        self._kept, self._rejected = drafts * share, drafts * (1 - share)
+        self._dense_steps = 0
+
+    @property
+    def measures(self) -> bool:
+        return self._measurement.found is None
+
+    @property
+    def costs(self) -> Costs | None:
+        return self._measurement.found
+
+    @property
+    def agreement(self) -> float:
+        """Estimated chance that a draft is kept."""
+        return self._kept / (self._kept + self._rejected)
+
+    def next(self) -> int:
+        costs = self._measurement.found
+        if costs is None:
+            return self._measurement.next
+        window = costs.best(self.agreement)
+        if window:
+            self._dense_steps = 0
+            return window
+        self._dense_steps += 1
+        trial = costs.best(1.0) and min(costs.check)
+        if (
+            not trial
+            or self._dense_steps * PROBE_SHARE * costs.dense < trial * costs.draft + costs.check[trial]
+        ):
+            return 0
+        self._dense_steps = 0
+        return trial
+
+    def took(self, window: int, drafting: float, checking: float) -> None:
+        self._measurement.took(window, drafting, checking)
+
+    def saw(self, kept: int, rejected: int) -> None:
+        if kept or rejected:
+            self._kept = FADING * self._kept + kept
+            self._rejected = FADING * self._rejected + rejected

@@ -1,0 +1,130 @@
+"""The window that pays is chosen, from costs and from agreement."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import regrow
+from regrow.decoding.window import PROBE_SHARE, WINDOWS, WINS, AdaptiveWindow, Costs, Measurement
+
+CHEAP = Costs(1.0, 0.3, {1: 1.0, 2: 1.05, 4: 1.1, 8: 1.2, 16: 1.5})
+DEAR = Costs(1.0, 0.9, {1: 1.6, 2: 2.2})
+
+
+def seconds_a_token(costs: Costs, window: int, agreement: float, checks: int = 4000) -> float:
+    """Simulate checks of drafts that are right with the chance `agreement`."""
+    drawn, tokens = random.Random(0), 0
+    for _ in range(checks):
+        right = next((n for n in range(window) if drawn.random() >= agreement), window)
+        tokens += right + 1
+    return checks * (window * costs.draft + costs.check[window]) / tokens
+
+
+@pytest.mark.parametrize("agreement", [0.0, 0.4, 0.8, 0.98, 1.0])
+def test_the_gain_is_what_simulated_checks_give(agreement: float) -> None:
+    for window in WINDOWS:
+        expected = CHEAP.dense / CHEAP.gain(window, agreement)
+        assert seconds_a_token(CHEAP, window, agreement) == pytest.approx(expected, rel=0.04)
+
+
+def test_the_best_window_grows_with_agreement_and_is_none_without() -> None:
+    assert [CHEAP.best(agreement) for agreement in (0.0, 0.3, 0.6, 0.9, 0.99)] == [0, 0, 1, 4, 16]
+    assert all(DEAR.best(agreement / 10) == 0 for agreement in range(11))
+    assert Costs(1.0, 0.0, {}).best(1.0) == 0
+
+
+def measured(costs: Callable[[int], tuple[float, float]]) -> tuple[Measurement, list[int]]:
+    """Measure passes whose seconds of drafting and checking `costs` returns."""
+    measurement, asked = Measurement(), []
+    while measurement.found is None:
+        asked.append(measurement.next)
+        measurement.took(asked[-1], *costs(asked[-1]))
+    return measurement, asked
+
+
+def test_every_window_is_measured_three_times_and_the_first_time_does_not_count() -> None:
+    calls: list[int] = []
+
+    def costs(window: int) -> tuple[float, float]:
+        calls.append(window)
+        slow = 9.0 if calls.count(window) < 3 else 1.0  # and of the others the faster one counts
+        return slow * 0.25 * window, slow * (1 + window / 100)
+
+    measurement, asked = measured(costs)
+    assert asked == [0, 1, 2] * 3 + [4, 0, 4, 0, 4, 8, 0, 8, 0, 8, 16, 0, 16, 0, 16]
+    want = Costs(1.0, 0.25, {window: 1 + window / 100 for window in WINDOWS})
+    assert measurement.found == want
+
+
+def test_windows_are_left_out_once_they_cannot_win() -> None:
+    measurement, asked = measured(lambda window: (0.9 * window, 1 + 0.6 * window))
+    assert asked == [0, 1, 2] * 3
+    assert measurement.found == Costs(1.0, 0.9, {1: 1.6, 2: 2.2})
+    # Small windows lose here, and larger ones win.
+    _, asked = measured(lambda window: (0.1 * window, 1.0 if window == 0 else 1.95))
+    assert asked[-1] == 16
+
+
+@given(
+    draft=st.floats(0, 1.5),
+    slope=st.floats(0, 1),
+    first=st.floats(0.9, 2),
+    agreement=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_a_batch_is_hardly_slower_than_dense(
+    draft: float, slope: float, first: float, agreement: float, seed: int
+) -> None:
+    """Over a long batch, with drafts that are right with a fixed chance.
+
+    3 % and what trials may cost, and what was lost until the agreement was known.
+    """
+    costs = Costs(1.0, draft, {window: first + slope * window for window in WINDOWS})
+    window, drawn = AdaptiveWindow(Measurement(costs)), random.Random(seed)
+    seconds, tokens = 0.0, 0
+    while tokens < 3000:
+        width = window.next()
+        right = next((n for n in range(width) if drawn.random() >= agreement), width)
+        seconds += width * draft + costs.check[width] if width else 1.0
+        tokens += right + 1
+        window.saw(right, int(right < width))
+    assert seconds < (1.03 + PROBE_SHARE) * tokens + 40
+
+
+def test_a_window_is_tried_again_after_dense_steps() -> None:
+    costs = Costs(1.0, 0.2, {1: 1.1, 2: 1.2})
+    window = AdaptiveWindow(Measurement(costs))
+    for _ in range(100):
+        window.saw(0, 1)
+    chosen = [window.next() for _ in range(200)]
+    assert set(chosen) == {0, 1}
+    trials = [step for step, width in enumerate(chosen) if width]
+    apart = (0.2 + 1.1) / PROBE_SHARE
+    gaps = [later - earlier for earlier, later in itertools.pairwise(trials)]
+    assert gaps == pytest.approx([apart] * len(gaps), abs=1)
+    for _ in range(200):
+        window.saw(1, 0)
+    assert window.next() == 2
+    assert window.agreement > 0.9
+    assert CHEAP.best(0.9) >= 4
+    assert CHEAP.gain(4, 0.9) > WINS
+
+
+def test_costs_survive_json() -> None:
+    assert Costs.from_dict(json.loads(json.dumps(CHEAP.to_dict()))) == CHEAP
+
+
+@pytest.mark.parametrize(
+    "given", [{"dense": 0.0}, {"draft": -1.0}, {"check": {1: 0.0}}, {"check": {3: 1.0}}, {"check": {0: 1.0}}]
+)
+def test_impossible_costs_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(regrow.UsageError, match=r"^costs "):
+        Costs(**{"dense": 1.0, "draft": 0.1, "check": {1: 1.0}, **given})
