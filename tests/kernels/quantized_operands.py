@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -15,18 +17,18 @@ def rounded(seed: int, outputs: int, inputs: int, bits: int = 4, scale: float = 
     codes = torch.randint(2**bits, (outputs, inputs), generator=made).to(torch.uint8)
     steps = (torch.rand(outputs, groups, generator=made) + 0.5) * scale / 2**bits
     offset = torch.randn(outputs, groups, generator=made) * scale
-    return Codes(codes, steps.bfloat16().float(), offset.bfloat16().float(), bits, GROUP)
+    factors = {"scale": steps.bfloat16().float(), "offset": offset.bfloat16().float()}
+    return replace(Codes.of(torch.zeros(outputs, inputs), bits), codes=codes, **factors)
 
 
 def chosen(weight: Codes, index: Tensor) -> Codes:
     """Returns some rows of a weight."""
-    return Codes(weight.codes[index], weight.scale[index], weight.offset[index], weight.bits, weight.group)
+    return replace(weight, codes=weight.codes[index], scale=weight.scale[index], offset=weight.offset[index])
 
 
 def magnitudes(weight: Codes) -> Tensor:
     """Returns scale * code + |offset| as float64: the terms that the kernels add, in any order."""
-    offset = weight.offset.abs()
-    return Codes(weight.codes, weight.scale, offset, weight.bits, weight.group).expanded(torch.float64)
+    return replace(weight, offset=weight.offset.abs()).expanded(torch.float64)
 
 
 def error_of(terms: Tensor, count: int) -> Tensor:

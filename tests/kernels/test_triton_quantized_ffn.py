@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,7 @@ def close(y: Tensor, h: Tensor, down: Codes, bias: Tensor | None = None) -> None
     kind, wide, bias = torch.finfo(h.dtype), h.double(), None if bias is None else bias.double()
     want = wide @ down.expanded(torch.float64) + (0 if bias is None else bias)
     terms = wide.abs() @ magnitudes(down) + (0 if bias is None else bias.abs())
-    without = Codes(down.codes, down.scale, torch.zeros_like(down.offset), 4, down.group)
-    scaled = wide.abs() @ without.expanded(torch.float64)
+    scaled = wide.abs() @ replace(down, offset=torch.zeros_like(down.offset)).expanded(torch.float64)
     # Below the smallest normal number, the roundings do not shrink. h is multiplied by at most 1 there.
     least = 15 * kind.tiny * kind.eps * len(down.codes) / PackedWeight.of(down).unit
     within(y, want, error_of(terms, len(down.codes)) + kind.eps * scaled + least)
