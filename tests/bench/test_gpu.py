@@ -248,6 +248,10 @@ def test_every_kernel_can_be_called_and_has_bytes(rows: int, monkeypatch: pytest
         "dense FFN (cuBLAS)": ffn,
         "sparse FFN": ffn // 2,
         "masked linear": ffn // 6,
+        "quantised FFN": 3 * 48 * 68,  # one group a row: 64 bytes of codes, a scale and an offset
+        "quantised sparse FFN": 3 * 24 * 68,
+        "quantised q, k, v": 64 * 68,
+        "quantised head": 100 * 132,
         "decode attention over 30": rows * 30 * token,
         "decode attention over 200": rows * 200 * token,
         "scores": rows * 48 * (2 + 2 * 4),  # activations read, totals read and written
