@@ -19,7 +19,16 @@ from torch import Tensor
 from regrow.bench.operands import dense_ffn, ffn_weights, normal
 from regrow.bench.shapes import SHAPES, Shape
 from regrow.core import Rows, Spec
-from regrow.kernels import attention_workspace, decode_attention, masked_linear, observe, sparse_ffn
+from regrow.kernels import (
+    Codes,
+    attention_workspace,
+    decode_attention,
+    masked_linear,
+    observe,
+    packed,
+    quantized_gather_ffn,
+    sparse_ffn,
+)
 from regrow.selection.index_set import IndexSet
 from regrow.selection.schedule import ALWAYS_SPARSE
 
@@ -49,6 +58,7 @@ def kernel_times(device: torch.device, bandwidth: float) -> Iterator[dict[str, A
 def _kernels(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[str, list[_Call], int]]:
     """Yields the name of a kernel, calls on different operands, and the bytes that one call has to move."""
     yield from _linears(shape, rows, device)
+    yield from _quantized(shape, rows, device)
     for context in (SHORT, LONG if rows <= 16 else LONG // 8):
         size = 4 * rows * shape.kv_heads * context * shape.head_width
         yield (
@@ -91,6 +101,38 @@ def _linears(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[st
     yield "dense FFN (cuBLAS)", dense, size
     yield "sparse FFN", sparse, size // 2
     yield "masked linear", masked, size // 6
+
+
+def _quantized(shape: Shape, rows: int, device: torch.device) -> Iterator[tuple[str, list[_Call], int]]:
+    """The FFN in 4 bits with all neurons and with half of them, q, k and v in 4 bits, and the head in 8."""
+    width, neurons, x = shape.width, shape.neurons, _normal(device, rows, shape.width)
+    ffn = 3 * neurons * _row_bytes(width, 4)
+    for name, keep in ("quantised FFN", None), ("quantised sparse FFN", neurons // 2):
+        calls: list[_Call] = []
+        for _ in range(_copies(ffn if keep is None else ffn // 2)):
+            gate, up, down = (_codes(neurons, width, 4, device) for _ in range(3))
+            made = quantized_gather_ffn(gate, up, down, "silu", [None] * 3, keep)
+            if keep is not None:
+                made.load(torch.randperm(neurons, device=device)[:keep].sort().values)
+            calls.append(partial(made, x))
+        yield name, calls, ffn if keep is None else ffn // 2
+    heads = (shape.heads + 2 * shape.kv_heads) * shape.head_width
+    for name, outputs, bits in ("quantised q, k, v", heads, 4), ("quantised head", shape.vocabulary, 8):
+        size = outputs * _row_bytes(width, bits)
+        weights = [packed(_codes(outputs, width, bits, device), DTYPE) for _ in range(_copies(size))]
+        yield name, [partial(weight, x) for weight in weights], size
+
+
+def _row_bytes(inputs: int, bits: int) -> int:
+    """Bytes of a row of codes, with scales and offsets."""
+    return -(-inputs // 128) * (16 * bits + 4)
+
+
+def _codes(outputs: int, inputs: int, bits: int, device: torch.device) -> Codes:
+    """Random codes: rounding random weights would take longer than to measure them."""
+    codes = torch.randint(2**bits, (outputs, inputs), dtype=torch.uint8, device=device)
+    scale = torch.full((outputs, -(-inputs // 128)), 2.0**-bits / 16, device=device)
+    return Codes(codes, scale, scale * -(2.0 ** (bits - 1)), bits, 128, 0.0)
 
 
 def _copies(size: int) -> int:

@@ -37,8 +37,14 @@ from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeightsLinears
 from regrow.kernels.pruned_linear.threshold import AboveThreshold, magnitude
-from regrow.kernels.quantized.codes import Codes
-from regrow.kernels.quantized.linear import QuantizedFFN, QuantizedLinear, multiplies_codes, packed
+from regrow.kernels.quantized import linear as quantized
+from regrow.kernels.quantized.codes import GROUP, Codes
+from regrow.kernels.quantized.linear import (
+    QuantizedFFN,
+    QuantizedLinear,
+    QuantizedWeight,
+    multiplies_codes,
+)
 from regrow.kernels.recorded.recording import Replay, record
 from regrow.kernels.rotary import cpu as rotary_cpu
 from regrow.kernels.rotary import reference as rotary_reference
@@ -70,6 +76,7 @@ __all__ = [
     "native",
     "observe",
     "packed",
+    "quantized_gather_ffn",
     "record",
     "relative",
     "repeatable_matmul",
@@ -124,6 +131,28 @@ def sparse_ffn(
     if laid_out is not None and not varies and LaidOutFFN.fits(weights, keep):
         return LaidOutFFN(weights, keep, scratch, laid_out)
     return CompactFFN(weights, keep, scratch)
+
+
+def packed(codes: Codes, dtype: torch.dtype) -> QuantizedWeight:
+    """Returns the codes as a weight for inputs of `dtype`, on the device of the codes."""
+    halves = torch.bfloat16, torch.float16
+    if _on_gpu(codes.scale) and dtype in halves and codes.group == GROUP and codes.bits in (4, 8):
+        from regrow.kernels.quantized.packed_linear import PackedLinear
+
+        return PackedLinear(codes)
+    return quantized.packed(codes, dtype)
+
+
+def quantized_gather_ffn(
+    gate: Codes, up: Codes, down: Codes, act: str, biases: Sequence[Tensor | None], keep: int | None
+) -> SparseFFN:
+    """Creates an FFN over 4-bit codes [F, D] on a GPU, which retains `keep` neurons, or all if it is None.
+
+    `down` is neuron-major: row j belongs to neuron j. `biases` are those of gate, up and down.
+    """
+    from regrow.kernels.quantized.gather import PackedFFN, QuantizedGatherFFN
+
+    return QuantizedGatherFFN(PackedFFN.of(gate, up, down, act, *biases), keep)
 
 
 def masked_linear(weight: Tensor, bias: Tensor | None) -> MaskedLinear:

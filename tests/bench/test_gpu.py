@@ -28,6 +28,7 @@ from regrow.kernels.attention import reference as attention_reference
 from regrow.kernels.pruned_ffn import reference as ffn_reference
 from regrow.kernels.pruned_linear import reference as linear_reference
 from regrow.kernels.pruned_linear import threshold as threshold_reference
+from regrow.kernels.quantized import reference as quantized_reference
 from regrow.kernels.scores import reference as scores_reference
 
 CPU = torch.device("cpu")
@@ -62,6 +63,16 @@ real_attention = attention_reference.decode_attention
 WRONG = {
     "sparse ffn through an index": (ffn_reference, "sparse_ffn", doubled(ffn_reference.sparse_ffn)),
     "masked linear": (linear_reference, "masked_linear", doubled(linear_reference.masked_linear)),
+    "quantised linear": (
+        quantized_reference,
+        "quantized_linear",
+        doubled(quantized_reference.quantized_linear),
+    ),
+    "quantised ffn with all neurons and through an index": (
+        quantized_reference,
+        "quantized_ffn",
+        doubled(quantized_reference.quantized_ffn),
+    ),
     "scores": (scores_reference, "observe", lambda z, slot, total: total.fill_(1)),
     "inputs above a threshold": (threshold_reference, "magnitude", doubled(threshold_reference.magnitude)),
     "decode attention": (attention_reference, "decode_attention", twice_the_output),
@@ -237,6 +248,10 @@ def test_every_kernel_can_be_called_and_has_bytes(rows: int, monkeypatch: pytest
         "dense FFN (cuBLAS)": ffn,
         "sparse FFN": ffn // 2,
         "masked linear": ffn // 6,
+        "quantised FFN": 3 * 48 * 68,  # one group a row: 64 bytes of codes, a scale and an offset
+        "quantised sparse FFN": 3 * 24 * 68,
+        "quantised q, k, v": 64 * 68,
+        "quantised head": 100 * 132,
         "decode attention over 30": rows * 30 * token,
         "decode attention over 200": rows * 200 * token,
         "scores": rows * 48 * (2 + 2 * 4),  # activations read, totals read and written
