@@ -16,7 +16,7 @@ from regrow.adapter.llama_like import Block, DecoderWeights
 from regrow.adapter.projection import Projection
 from regrow.adapter.weights_state import checksums
 from regrow.core import FFNWeights, score_dtype
-from regrow.kernels import Codes, QuantizedFFN, QuantizedLinear, packed
+from regrow.kernels import Codes, QuantizedLinear, packed, quantized_ffn
 
 _LOG: Final = logging.getLogger(__name__)
 BLOCK_BITS: Final = 4
@@ -116,8 +116,8 @@ class _Rounding:
             up_bias=mlp.up_proj.bias,
             down_bias=mlp.down_proj.bias,
         )
-        ffn = QuantizedFFN(weights, self._codes)
-        self.nbytes += ffn.nbytes
+        ffn = quantized_ffn(weights, self._codes, self._group)
+        self.nbytes += ffn.state_bytes
         return replace(block, qkv=_QuantizedProjection(qkv), output=output, ffn=ffn)
 
     def linear(self, linears: list[Any], bits: int) -> QuantizedLinear:

@@ -7,7 +7,7 @@ time w c + v(w): c is the time of a drafted token, v(w) that of a check.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, Protocol, Self, final
 
@@ -19,8 +19,7 @@ MEASURED: Final = 3  # passes of each window before it counts as measured: the f
 FIRST: Final = (0, 1, 2)  # windows that are measured first; 0 stands for a dense step
 PROBE_SHARE: Final = 0.02  # share of the time that looking again may cost while drafts do not pay
 FADING: Final = 0.95  # what earlier drafts count for after every check
-# What the agreement is taken for before a check: a number of drafts, and the share of them that were kept.
-ASSUMED: Final = (4.0, 0.75)
+ASSUMED: Final = 4.0  # drafts that the agreement known before a batch counts for
 
 
 @final
@@ -33,19 +32,24 @@ class Costs:
         draft: Seconds of a drafted token.
         check: Seconds of a check, by the number of drafted tokens a row. Windows that are left out are not
             used.
+        agreement: The chance that a draft is kept, as far as it is known before a batch.
 
     Raises:
-        UsageError: If a value is not a positive number of seconds (`draft` may be 0), or a window is unknown.
+        UsageError: If a value is not a positive number of seconds (`draft` may be 0), a window is unknown, or
+            the agreement does not lie in [0, 1].
     """
 
     dense: float
     draft: float
     check: Mapping[int, float]
+    agreement: float = 0.75
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "check", MappingProxyType(dict(self.check)))
         if self.dense <= 0 or self.draft < 0 or any(seconds <= 0 for seconds in self.check.values()):
             raise UsageError("costs are positive numbers of seconds")
+        if not 0 <= self.agreement <= 1:
+            raise UsageError(f"costs have an agreement from 0 to 1, not {self.agreement}")
         if unknown := sorted(set(self.check) - set(WINDOWS)):
             raise UsageError(f"costs have windows of {', '.join(map(str, WINDOWS))} tokens, not {unknown[0]}")
 
@@ -64,18 +68,20 @@ class Costs:
         (before, less), (last, seconds) = list(self.check.items())[-2:]
         slope = max(0.0, (seconds - less) / (last - before))
         larger = {window: seconds + slope * (window - last) for window in WINDOWS if window > last}
-        return Costs(self.dense, self.draft, {**self.check, **larger})
+        return replace(self, check={**self.check, **larger})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values, which `from_dict` reads."""
         check = {str(window): seconds for window, seconds in self.check.items()}
-        return {"dense": self.dense, "draft": self.draft, "check": check}
+        return {
+            "dense": self.dense, "draft": self.draft, "check": check, "agreement": self.agreement,
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Reads what `to_dict` returned."""
         check = {int(window): seconds for window, seconds in values["check"].items()}
-        return cls(values["dense"], values["draft"], check)
+        return cls(values["dense"], values["draft"], check, values["agreement"])
 
 
 class Window(Protocol):
@@ -135,6 +141,8 @@ class Measurement:
     """
 
     found: Costs | None = None
+    kept: int = 0
+    rejected: int = 0
     _seconds: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     _last: int = 0  # the window of the latest pass
 
@@ -163,7 +171,8 @@ class Measurement:
             drafting / window for window, seconds in prepared.items() if window for drafting, _ in seconds
         ]
         check = {window: min(checking for _, checking in seconds) for window, seconds in prepared.items()}
-        return Costs(check.pop(0), min(drafted, default=0.0), check)
+        agreement = self.kept / (self.kept + self.rejected) if self.kept + self.rejected else Costs.agreement
+        return Costs(check.pop(0), min(drafted, default=0.0), check, agreement)
 
 
 @final
@@ -176,8 +185,8 @@ class AdaptiveWindow:
 
     def __init__(self, measurement: Measurement) -> None:
         self._measurement = measurement
-        drafts, share = ASSUMED
-        self._kept, self._rejected = drafts * share, drafts * (1 - share)
+        known = Costs.agreement if measurement.found is None else measurement.found.agreement
+        self._kept, self._rejected = ASSUMED * known, ASSUMED * (1 - known)
         self._dense_steps = 0
 
     @property
@@ -215,6 +224,9 @@ class AdaptiveWindow:
         self._measurement.took(window, drafting, checking)
 
     def saw(self, kept: int, rejected: int) -> None:
+        if self.measures:
+            self._measurement.kept += kept
+            self._measurement.rejected += rejected
         if kept or rejected:
             self._kept = FADING * self._kept + kept
             self._rejected = FADING * self._rejected + rejected

@@ -7,7 +7,7 @@ only where there is a GPU. float64 tensors, and CPUs without a C++ compiler, use
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -76,6 +76,7 @@ __all__ = [
     "native",
     "observe",
     "packed",
+    "quantized_ffn",
     "quantized_gather_ffn",
     "record",
     "relative",
@@ -135,12 +136,27 @@ def sparse_ffn(
 
 def packed(codes: Codes, dtype: torch.dtype) -> QuantizedWeight:
     """Returns the codes as a weight for inputs of `dtype`, on the device of the codes."""
-    halves = torch.bfloat16, torch.float16
-    if _on_gpu(codes.scale) and dtype in halves and codes.group == GROUP and codes.bits in (4, 8):
+    if codes.bits in (4, 8) and _packs_on_gpu(codes.scale, dtype, codes.group):
         from regrow.kernels.quantized.packed_linear import PackedLinear
 
         return PackedLinear(codes)
     return quantized.packed(codes, dtype)
+
+
+def _packs_on_gpu(like: Tensor, dtype: torch.dtype, group: int) -> bool:
+    return _on_gpu(like) and dtype in (torch.bfloat16, torch.float16) and group == GROUP
+
+
+def quantized_ffn(
+    weights: FFNWeights, rounding: Callable[[Tensor], Codes], group: int
+) -> QuantizedFFN | SparseFFN:
+    """Creates an FFN over weights of 4 bits, which `rounding` rounds in groups of `group`."""
+    act = activation(weights.act)
+    if act and _packs_on_gpu(weights.gate, weights.gate.dtype, group):
+        biases = weights.gate_bias, weights.up_bias, weights.down_bias
+        gate, up, down = map(rounding, (weights.gate, weights.up, weights.down.t().contiguous()))
+        return quantized_gather_ffn(gate, up, down, act, biases, None)
+    return QuantizedFFN(weights, rounding)
 
 
 def quantized_gather_ffn(

@@ -64,6 +64,21 @@ def test_every_window_is_measured_three_times_and_the_first_time_does_not_count(
     assert measurement.found == want
 
 
+def test_what_is_seen_while_measuring_is_known_before_the_next_batch() -> None:
+    measurement = Measurement()
+    window = AdaptiveWindow(measurement)
+    while window.measures:
+        width = window.next()
+        if width:
+            window.saw(width - 1, 1)  # all but the last draft
+        window.took(width, 0.1 * width, 1.0)
+    assert measurement.found is not None
+    assert measurement.found.agreement == pytest.approx(78 / 93)
+    assert AdaptiveWindow(measurement).agreement == pytest.approx(measurement.found.agreement)
+    window.saw(0, 1)
+    assert measurement.found.agreement == AdaptiveWindow(measurement).agreement
+
+
 def test_windows_are_left_out_once_they_cannot_win() -> None:
     measurement, asked = measured(lambda window: (0.9 * window, 1 + 0.6 * window))
     assert asked == [0, 1, 2] * 3
@@ -123,7 +138,15 @@ def test_costs_survive_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"dense": 0.0}, {"draft": -1.0}, {"check": {1: 0.0}}, {"check": {3: 1.0}}, {"check": {0: 1.0}}]
+    "given",
+    [
+        {"dense": 0.0},
+        {"draft": -1.0},
+        {"check": {1: 0.0}},
+        {"check": {3: 1.0}},
+        {"check": {0: 1.0}},
+        {"agreement": 1.5},
+    ],
 )
 def test_impossible_costs_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(regrow.UsageError, match=r"^costs "):

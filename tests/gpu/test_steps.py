@@ -76,7 +76,7 @@ def logits(engine: Engine, prompt: dict[str, Any]) -> Tensor:
 
 
 def plain(network: FusedNetwork, planned: Pass, ids: Tensor, *, every: bool = False, **_: Any) -> Tensor:
-    return network._plain(ids[:, -planned.width :], planned.position, ids.shape[1], every)
+    return network._plain(network._decoder, ids[:, -planned.width :], planned.position, ids.shape[1], every)
 
 
 def step_errors(ours: Tensor, theirs: Tensor) -> Tensor:

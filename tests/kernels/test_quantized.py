@@ -150,7 +150,7 @@ def test_an_ffn_is_that_of_the_rounded_weights(
     # Gate, its activation, up, hidden and the result are rounded to bfloat16. A difference in the last bit of
     # hidden can make a whole step of its 8 bits.
     assert difference(ffn(x), linear(rounded(hidden), down, wide[2])) < 2 * UNIT + INPUTS
-    assert ffn.nbytes < 0.3 * 2 * 3 * 192 * 128
+    assert ffn.state_bytes < 0.3 * 2 * 3 * 192 * 128
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

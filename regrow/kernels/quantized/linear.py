@@ -64,9 +64,11 @@ class QuantizedLinear:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of codes, scales and offsets."""
         return self.weight.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Computes y [..., out] of x [..., in]."""
         return self.weight(x, self.bias)
 
 
@@ -84,10 +86,12 @@ class QuantizedFFN:
         self._silu = reference.activation(weights.act) == "silu"
 
     @property
-    def nbytes(self) -> int:
+    def state_bytes(self) -> int:
+        """Bytes of codes, scales and offsets."""
         return self._gate.nbytes + self._up.nbytes + self._down.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Computes y [..., D] from x [..., D]."""
         if self._silu and isinstance(self._gate, Packed) and isinstance(self._up, Packed):
             hidden = self._gate.gated(self._up, x, self._biases)
         else:
