@@ -150,21 +150,28 @@ struct Rounded {
         for (long lane = 0; lane < LANES; lane++) bits = std::max(bits, largest[lane]);
         float most;
         std::memcpy(&most, &bits, sizeof most);
-        const float scale = most / 127, steps = scale > 0 ? 1 / scale : 0;
-        long total = 0;
+        // With an infinite or missing input, the scale makes all outputs of the row infinite or missing.
+        const float scale = most / 127, steps = scale > 0 && scale < INFINITY ? 1 / scale : 0;
+        __m512i total = _mm512_setzero_si512();
         for (long input = 0; input < count; input += LANES) {
             const long some = std::min(LANES, count - input);
-            const Wide nearest = (load_upto(x + input, some) * steps + 12582912.f) - 12582912.f;
-            for (long lane = 0; lane < some; lane++) {
-                const float value = nearest[lane];
-                to[input + lane] = value >= -127 && value <= 127 ? int8_t(value) : 0;
-                total += to[input + lane];
-            }
+            const Wide value = steps > 0 ? load_upto(x + input, some) * steps : Wide{};
+            const __m512i nearest = _mm512_cvtps_epi32((__m512)value);
+            total = _mm512_add_epi32(total, nearest);
+            const __m128i bytes = _mm512_cvtsepi32_epi8(nearest);
+            std::memcpy(to + input, &bytes, some);
         }
         scales.push_back(scale);
-        sums.push_back(scale * float(total));
+        sums.push_back(scale * float(_mm512_reduce_add_epi32(total)));
     }
 };
+
+// Returns the codes of sixteen outputs for four inputs, which are word `word` of a block.
+template <int BITS>
+inline __m512i codes_of(__m512i line, long word) {
+    if (BITS == 8) return line;
+    return _mm512_and_si512(word == 0 ? line : _mm512_srli_epi16(line, 4), _mm512_set1_epi8(15));
+}
 
 // Adds the products of ROWS rows, from row `first` on, and one tile to `total`.
 template <int BITS, int ROWS>
@@ -175,41 +182,36 @@ void tile(const Rounded &x, long first, const Quantized &weight, long number, Wi
     const bfloat16 *factors = weight.factors + number * groups * 2 * OUTPUTS;
     const int8_t *rows = x.values.data() + first * weight.inputs;
     for (long group = 0; group < groups; group++, factors += 2 * OUTPUTS) {
-        __m512i held[ROWS][COLUMNS];
-        for (auto &row : held) {
-            for (auto &column : row) column = _mm512_setzero_si512();
-        }
+        Ints held[ROWS][COLUMNS] = {};
         const long begin = group * weight.group, end = std::min(begin + weight.group, weight.inputs);
         for (long input = begin; input < end; input += INPUTS, w += BLOCK) {
-            __m512i values[WORDS][COLUMNS];
-            for (long column = 0; column < COLUMNS; column++) {
-                const __m512i line = _mm512_loadu_si512(w + column * LINE);
-                if constexpr (BITS == 4) {
-                    const __m512i low = _mm512_set1_epi8(15);
-                    values[0][column] = _mm512_and_si512(line, low);
-                    values[1][column] = _mm512_and_si512(_mm512_srli_epi16(line, 4), low);
-                } else {
-                    values[0][column] = line;
+            // One word of x after the other, so that sums, codes and x fit into the registers. GCC 12 keeps
+            // them there only if they are `Ints`.
+#pragma GCC unroll 2
+            for (long word = 0; word < WORDS; word++) {
+                Ints codes[COLUMNS];
+                for (long column = 0; column < COLUMNS; column++) {
+                    codes[column] = (Ints)codes_of<BITS>(_mm512_loadu_si512(w + column * LINE), word);
                 }
-            }
-            for (long row = 0; row < ROWS; row++) {
-                for (long word = 0; word < WORDS; word++) {
+#pragma GCC unroll 6
+                for (long row = 0; row < ROWS; row++) {
                     int four;
                     std::memcpy(&four, rows + row * weight.inputs + input + 4 * word, sizeof four);
-                    const __m512i given = _mm512_set1_epi32(four);
+                    const Ints given = four - Ints{};
+#pragma GCC unroll 4
                     for (long column = 0; column < COLUMNS; column++) {
-                        held[row][column] =
-                            _mm512_dpbusd_epi32(held[row][column], values[word][column], given);
+                        held[row][column] = (Ints)_mm512_dpbusd_epi32((__m512i)held[row][column],
+                                                                      (__m512i)codes[column], (__m512i)given);
                     }
                 }
             }
         }
-        for (long row = 0; row < ROWS; row++) {
-            const long at = (first + row) * groups + group;
-            for (long column = 0; column < COLUMNS; column++) {
-                const Wide scale = load(factors + column * LANES);
-                const Wide offset = load(factors + OUTPUTS + column * LANES);
-                const Wide sums = (Wide)_mm512_cvtepi32_ps(held[row][column]) * x.scales[at];
+        for (long column = 0; column < COLUMNS; column++) {
+            const Wide scale = load(factors + column * LANES);
+            const Wide offset = load(factors + OUTPUTS + column * LANES);
+            for (long row = 0; row < ROWS; row++) {
+                const long at = (first + row) * groups + group;
+                const Wide sums = (Wide)_mm512_cvtepi32_ps((__m512i)held[row][column]) * x.scales[at];
                 total[row][column] += scale * sums + offset * x.sums[at];
             }
         }
