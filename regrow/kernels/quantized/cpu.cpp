@@ -107,6 +107,7 @@ namespace regrow {
 
 constexpr long COLUMNS = 4, OUTPUTS = COLUMNS * LANES;  // vectors of sums, and sums, per row and tile
 constexpr long LINE = 64, BLOCK = COLUMNS * LINE;       // bytes
+constexpr long AHEAD = 32;                              // blocks to prefetch with three rows of x or more
 constexpr long TOGETHER = 6;                            // rows whose sums the registers hold
 
 struct Quantized {
@@ -185,6 +186,11 @@ void tile(const Rounded &x, long first, const Quantized &weight, long number, Wi
         Ints held[ROWS][COLUMNS] = {};
         const long begin = group * weight.group, end = std::min(begin + weight.group, weight.inputs);
         for (long input = begin; input < end; input += INPUTS, w += BLOCK) {
+            if (ROWS > 2) {
+                for (long line = 0; line < COLUMNS; line++) {
+                    _mm_prefetch(w + AHEAD * BLOCK + line * LINE, _MM_HINT_T0);
+                }
+            }
             // One word of x after the other, so that sums, codes and x fit into the registers. GCC 12 keeps
             // them there only if they are `Ints`.
 #pragma GCC unroll 2
