@@ -51,9 +51,9 @@ def _weighings() -> Iterable[str]:
 
 
 def _drafts() -> Iterable[str]:
-    from regrow.decoding.drafts.names import DRAFTS
+    from regrow.decoding.drafts.names import AUTO, DRAFTS
 
-    return DRAFTS
+    return AUTO, *DRAFTS
 
 
 def _shapes() -> Iterable[str]:

@@ -62,5 +62,5 @@ def chosen(lossless: bool, draft: str | None, window: int | None) -> Lossless | 
     from regrow.decoding.lossless import Lossless
 
     name = AUTO if draft is None else draft
-    require_one_of(DRAFTS, draft=name)
-    return Lossless(DRAFTS[name], window)
+    require_one_of((AUTO, *DRAFTS), draft=name)
+    return Lossless(DRAFTS.get(name), window)

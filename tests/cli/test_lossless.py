@@ -12,7 +12,7 @@ import torch
 from command import lines, run
 from regrow.cli.bar import Bar
 from regrow.cli.decode_prompts import Decoding
-from regrow.decoding.drafts.names import DRAFTS
+from regrow.decoding.drafts.names import AUTO, DRAFTS, name_of
 from regrow.decoding.fused import WIDEST
 from regrow.kernels import multiplies_codes
 
@@ -45,7 +45,7 @@ def dense(tiny: Path) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, WIDEST - 1])
-@pytest.mark.parametrize("draft", DRAFTS)
+@pytest.mark.parametrize("draft", [AUTO, *DRAFTS])
 def test_tokens_are_the_dense_ones_with_every_draft(
     tiny: Path, dense: list[list[int]], draft: str, window: int | None
 ) -> None:
@@ -191,8 +191,9 @@ def test_a_file_that_is_complete_names_no_draft(
     assert "draft" not in lines(again.stdout)[-1]
 
 
-def test_the_help_lists_the_drafts() -> None:
+def test_the_help_lists_the_drafts_by_their_names() -> None:
     text = " ".join(run("generate", "--help").stdout.replace("│", " ").split())
-    assert f"what guesses tokens: {', '.join(DRAFTS)}." in text
+    assert f"what guesses tokens: {', '.join([AUTO, *DRAFTS])}." in text
+    assert [name_of(draft) for draft in (None, *DRAFTS.values())] == [AUTO, *DRAFTS]
     assert f"from 1 to {WIDEST - 1}." in text
     assert "bap, or dense with --lossless and no other option of a method" in text

@@ -1,7 +1,8 @@
-"""The drafts by name. The choices of the command line and its tests read this list."""
+"""The drafts by name. The command line, the benchmark and tests read this list."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from regrow.decoding.drafts.cascade import Cascade
@@ -10,16 +11,15 @@ from regrow.decoding.drafts.guesser import Draft
 from regrow.decoding.drafts.masked import Masked
 from regrow.decoding.drafts.ngram import NGram
 
-AUTO: Final = "auto"  # stands for the draft that `Lossless` chooses by itself
-DRAFTS: Final[dict[str, NGram | FourBit | Masked | Cascade | None]] = {
-    AUTO: None,
+DRAFTS: Final[Mapping[str, Draft]] = {
     "four-bit": FourBit(),
     "ngram": NGram(),
     "mask": Masked(),
     "cascade": Cascade(),
 }
+AUTO: Final = "auto"  # stands for the draft that `Lossless` chooses by itself
 
 
 def name_of(draft: Draft | None) -> str:
-    """Returns the name of one of these drafts."""
-    return next(name for name, known in DRAFTS.items() if known == draft)
+    """Returns the name of one of these drafts, or AUTO for None."""
+    return next((name for name, known in DRAFTS.items() if known == draft), AUTO)
