@@ -38,7 +38,7 @@ class Decoding:
     def __init__(self, loaded: Loaded, prompts: Sequence[Prompt], plan: GeneratePlan) -> None:
         """Raises UsageError for prompts that do not fit the context, or unsupported generation settings."""
         self.loaded, self.plan, self.prompts = loaded, plan, prompts
-        self.draft: str | None = None  # the name of what guesses tokens, once that is known
+        self.draft: str | None = None  # the name of what drafts tokens, once that is known
         self.kept = 0  # number of samples from an earlier run; they are not decoded again
         self.own = OwnSettings.take(loaded, plan.sampling)
         ids, mask = encode(loaded, [prompt.text for prompt in prompts], chat=plan.chat)

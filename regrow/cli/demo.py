@@ -57,7 +57,7 @@ def demo(
 ) -> None:
     """Decode held-out problems with the bundled model: dense, losslessly, pruned, and with GRIFFIN.
 
-    The lossless run guesses tokens and checks them densely: its answers are the dense ones, up to rounding.
+    The lossless run drafts tokens and checks them densely: its answers are the dense ones, up to rounding.
     Each prompt holds several small problems. Every answer is marked right or wrong. Nothing is downloaded.
     """
     from regrow.bundled.problems import heldout

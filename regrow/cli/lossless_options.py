@@ -18,9 +18,9 @@ Flag = Annotated[
     typer.Option(
         "--lossless",
         rich_help_panel=_LOSSLESS,
-        help="Answer with the tokens of the dense model: tokens are guessed cheaply, and a dense pass checks "
+        help="Answer with the tokens of the dense model: tokens are drafted cheaply, and a dense pass checks "
         "several of them at once. In bfloat16 and float16, tokens that are almost equally likely may differ. "
-        "Without an option of a method, the model is dense; with one, the mask of that method guesses.",
+        "Without an option of a method, the model is dense; with one, the mask of that method drafts.",
     ),
 ]
 DraftName = Annotated[
@@ -29,7 +29,7 @@ DraftName = Annotated[
         "--draft",
         metavar="NAME",
         rich_help_panel=_LOSSLESS,
-        help="With --lossless: what guesses tokens: {drafts}. four-bit is a copy of the weights in 4 bits, "
+        help="With --lossless: what drafts tokens: {drafts}. four-bit is a copy of the weights in 4 bits, "
         "ngram the text itself where it repeats, cascade ngram and else four-bit, and mask the method. "
         "Default: auto, which is mask if a method prunes, else four-bit on a CPU with AVX-512 VNNI, else "
         "ngram.",
@@ -40,7 +40,7 @@ Window = Annotated[
     typer.Option(
         "--window",
         rich_help_panel=_LOSSLESS,
-        help="With --lossless: tokens guessed before each check, from 1 to 16. Default: chosen while "
+        help="With --lossless: tokens drafted before each check, from 1 to 16. Default: chosen while "
         "decoding, by measured costs. Two processes need not measure the same, so a continued --output in "
         "bfloat16 or float16 may differ from an uninterrupted one where tokens are almost equally likely.",
     ),

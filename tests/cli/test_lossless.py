@@ -77,7 +77,7 @@ def test_tokens_are_the_dense_ones_with_every_draft(
         (["--lossless", "-m", "griffin", "--draft", "four-bit"], "griffin", "four-bit"),
     ],
 )
-def test_a_method_guesses_if_one_is_asked_for(
+def test_a_method_drafts_if_one_is_asked_for(
     tiny: Path, dense: list[list[int]], options: list[object], method: str, draft: str | None
 ) -> None:
     tokens, summary = _json(tiny, *options)
@@ -180,7 +180,7 @@ def test_a_file_is_not_continued_by_another_way_of_decoding(
 def test_a_file_that_is_complete_names_no_draft(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is decoded, so nothing has guessed."""
+    """Nothing is decoded, so nothing has drafted."""
     path = tmp_path / "out.jsonl"
     assert _file(tiny, path, *LOSSLESS).exit_code == 0
     monkeypatch.setattr(Decoding, "_run", lambda *_: pytest.fail("nothing is left to decode"))
@@ -193,7 +193,7 @@ def test_a_file_that_is_complete_names_no_draft(
 
 def test_the_help_lists_the_drafts_by_their_names() -> None:
     text = " ".join(run("generate", "--help").stdout.replace("│", " ").split())
-    assert f"what guesses tokens: {', '.join([AUTO, *DRAFTS])}." in text
+    assert f"what drafts tokens: {', '.join([AUTO, *DRAFTS])}." in text
     assert [name_of(draft) for draft in (None, *DRAFTS.values())] == [AUTO, *DRAFTS]
     assert f"from 1 to {WIDEST - 1}." in text
     assert "bap, or dense with --lossless and no other option of a method" in text
