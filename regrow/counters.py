@@ -88,9 +88,11 @@ class Counters:
     # Parts of `decode_seconds`: sparse steps and new masks. 0 if the host does not wait for each step.
     sparse_seconds: float = 0.0
     refresh_seconds: float = 0.0
-    # Of lossless decoding: drafts of live rows that were checked, and those that were kept.
+    # Of lossless decoding: drafts of live rows that were checked, those that were kept, and the dense passes
+    # that each sample took part in, summed over the samples.
     drafted: int = 0
     drafts_kept: int = 0
+    sample_passes: int = 0
     draft_costs: dict[str, Any] = field(default_factory=dict)  # seconds of passes, if they were measured
 
     def __add__(self, other: Counters) -> Counters:
@@ -147,6 +149,14 @@ class Counters:
         return _ratio(decoded, self.decode_seconds) if decoded > 0 else None
 
     @property
+    def tokens_per_pass(self) -> float | None:
+        """Tokens that a dense pass of lossless decoding gave a sample on average; 1 if no draft was kept.
+
+        The first token of each sample is left out. None if decoding was not lossless.
+        """
+        return _ratio(self.new_tokens - self.samples, self.sample_passes)
+
+    @property
     def step_seconds(self) -> tuple[float, float, float] | None:
         """Mean seconds of a sparse step, of a dense step, and of any step with its share of the new masks.
 
@@ -188,7 +198,7 @@ class Counters:
         """Returns JSON values, with `turnover` in place of `left` and `replaced`."""
         values = asdict(self) | {"turnover": self.turnover}
         del values["left"], values["replaced"]
-        if not self.drafted:
+        if not any(values[name] for name in _DRAFTS):
             for name in (*_DRAFTS, "draft_costs"):
                 del values[name]
         return values
@@ -218,7 +228,7 @@ class Counters:
 
 
 _TIMED = ("sparse_seconds", "refresh_seconds")
-_DRAFTS = ("drafted", "drafts_kept")
+_DRAFTS = ("drafted", "drafts_kept", "sample_passes")
 _LATER = ("state_bytes", *_TIMED, *_DRAFTS)  # older records lack them
 _NUMBERS = (*REQUIRED, "updates", "replaced", *_TIMED, *_DRAFTS)  # added as plain numbers
 _Numbers = list[Any]

@@ -48,6 +48,7 @@ class Report:
         prefill_seconds: Seconds of the prompt. `decode_seconds` are those of all decode steps,
             `sparse_seconds` of the sparse ones and `refresh_seconds` of new masks.
         drafted: Guessed tokens that lossless decoding has checked, `drafts_kept` of which were right.
+            `sample_passes` are its dense passes, summed over the samples that took part in each.
             `draft_costs` are the seconds of its passes, which choose its windows (`regrow.Costs`).
         state_bytes: Bytes that the method and the decode loop took beside the model's weights.
     """
@@ -75,6 +76,7 @@ class Report:
     refresh_seconds = Counted[float]()
     drafted = Counted[int]()
     drafts_kept = Counted[int]()
+    sample_passes = Counted[int]()
     draft_costs = Counted[dict[str, Any]]()
 
     @property
@@ -119,7 +121,7 @@ def summary(method: Mapping[str, Any], target: float, counters: Counters) -> lis
         ("samples", f"{c.samples}: {ends or NONE}"),
         ("actual sparsity", pruned),
         ("sparse steps", f"{c.sparse_steps} of {c.decode_steps} ({percent(c.sparse_share)})"),
-        *([("drafts", _drafts(c))] if c.drafted else []),
+        *([("drafts kept", _drafts(c))] if c.drafted else []),
         ("time", f"prompts {duration(c.prefill_seconds)}, decoding {duration(c.decode_seconds)}"),
         ("speed", f"{rate(c.decode_tokens_per_second)} tokens/s, all samples together"),
         *([("steps", _steps(c, *c.step_seconds))] if c.step_seconds else []),
@@ -134,11 +136,11 @@ def summary(method: Mapping[str, Any], target: float, counters: Counters) -> lis
 
 
 def _drafts(counters: Counters) -> str:
-    tokens = (counters.new_tokens - counters.samples) / (counters.samples * counters.decode_steps)
-    return (
-        f"{counters.drafts_kept} of {counters.drafted} were right; "
-        f"a dense pass gave {tokens:.1f} tokens of a sample on average"
+    kept = (
+        f"{counters.drafts_kept} of {counters.drafted} ({percent(counters.drafts_kept / counters.drafted)})"
     )
+    tokens = counters.tokens_per_pass
+    return f"{kept}; a dense pass gave a sample {tokens:.1f} tokens on average" if tokens else kept
 
 
 def _steps(counters: Counters, sparse: float, dense: float, average: float) -> str:
@@ -163,8 +165,8 @@ def why_slow(counters: Counters) -> str | None:
 
 
 def why_dense(params: Mapping[str, Any], target: float, counters: Counters) -> str | None:
-    """Returns why a run never pruned. None if it did prune, or was meant to be dense."""
-    if not target or not counters.all_dense:
+    """Returns why a run never pruned. None if it did prune, or was meant to be dense, as if lossless."""
+    if not target or not counters.all_dense or counters.sample_passes:
         return None
     if not counters.decode_steps:
         return "there was no decode step, because no answer has a second token; nothing was pruned"

@@ -76,6 +76,19 @@ def test_where_nothing_was_counted_there_is_no_ratio() -> None:
     assert none.turnover == []
 
 
+def test_tokens_of_a_lossless_pass_are_taken_of_the_sums() -> None:
+    one = Counters(tokens=[9, 5], drafted=20, drafts_kept=8, sample_passes=4, draft_costs={"dense": 1.0})
+    other = Counters(tokens=[3], drafted=6, sample_passes=2)
+    both = one + other
+    assert (both.drafted, both.drafts_kept, both.sample_passes) == (26, 8, 6)
+    assert both.tokens_per_pass == 14 / 6
+    assert both.draft_costs == one.draft_costs
+    assert ONE.tokens_per_pass is None
+    assert not {"drafted", "drafts_kept", "sample_passes", "draft_costs"} & ONE.to_dict().keys()
+    none = Counters(sample_passes=3).to_dict()
+    assert (none["drafted"], none["sample_passes"]) == (0, 3)
+
+
 def test_counters_come_back_from_json() -> None:
     back = Counters.from_dict(json.loads(json.dumps(ONE.to_dict())))
     assert back.turnover == ONE.turnover
@@ -138,6 +151,9 @@ def test_a_report_that_pruned_nothing_says_why() -> None:
 def test_a_run_that_is_meant_to_be_dense_needs_no_reason() -> None:
     assert "note" not in str(_report(0.0, decode_steps=40, weights_kept=100, weights_dense=100))
     assert why_dense({"init_steps": 64}, 0.5, ONE) is None
+    lossless = _report(decode_steps=40, weights_kept=100, weights_dense=100, sample_passes=60, drafted=90)
+    assert "note" not in str(lossless)
+    assert "drafts kept      0 of 90 (0.0 %); a dense pass gave a sample 0.8 tokens on avera" in str(lossless)
 
 
 def test_a_report_tells_what_steps_take_and_when_pruning_does_not_pay() -> None:

@@ -18,7 +18,8 @@ import torch
 
 from regrow.bench.lossless.result import LosslessRow
 from regrow.bench.lossless.rounds import Prompts, equal_share, measure
-from regrow.bench.lossless.run import DRAFTS, entrants, started
+from regrow.bench.lossless.run import entrants, started
+from regrow.decoding.drafts.names import DRAFTS
 from regrow.models import Loaded, encode, load
 from regrow.whole_file import write_whole
 

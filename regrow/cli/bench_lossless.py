@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from regrow.bench.lossless.result import LosslessResult, LosslessRow
-from regrow.bench.lossless.run import DRAFTS, LosslessPlan, run
+from regrow.bench.lossless.run import LosslessPlan, run
 from regrow.cli.bar import Bar
 from regrow.cli.group import INTERRUPTED, fail
+from regrow.decoding.drafts.names import DRAFTS
 from regrow.errors import UsageError
 from regrow.format import NONE, percent, rate, ratio
 from regrow.whole_file import write_whole

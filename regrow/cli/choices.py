@@ -50,6 +50,12 @@ def _weighings() -> Iterable[str]:
     return WEIGHINGS
 
 
+def _drafts() -> Iterable[str]:
+    from regrow.decoding.drafts.names import AUTO, DRAFTS
+
+    return AUTO, *DRAFTS
+
+
 def _shapes() -> Iterable[str]:
     from regrow.bench.shapes import SHAPES
 
@@ -87,6 +93,7 @@ _LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "memories": _memories,
     "weighings": _weighings,
     "dtypes": _dtypes,
+    "drafts": _drafts,
     "shapes": _shapes,
     "tasks": _tasks,
     "matches": _matches,

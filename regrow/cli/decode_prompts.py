@@ -20,6 +20,7 @@ from regrow.cli.own_settings import OwnSettings
 from regrow.cli.prompt_rows import Prompt
 from regrow.cli.totals import Totals
 from regrow.cli.watched import Watched
+from regrow.decoding.drafts.names import name_of
 from regrow.decoding.loop import Progress
 from regrow.errors import RegrowError, UsageError, said
 from regrow.format import rate
@@ -37,6 +38,7 @@ class Decoding:
     def __init__(self, loaded: Loaded, prompts: Sequence[Prompt], plan: GeneratePlan) -> None:
         """Raises UsageError for prompts that do not fit the context, or unsupported generation settings."""
         self.loaded, self.plan, self.prompts = loaded, plan, prompts
+        self.draft: str | None = None  # the name of what drafts tokens, once that is known
         self.kept = 0  # number of samples from an earlier run; they are not decoded again
         self.own = OwnSettings.take(loaded, plan.sampling)
         ids, mask = encode(loaded, [prompt.text for prompt in prompts], chat=plan.chat)
@@ -62,6 +64,7 @@ class Decoding:
             "device": str(self.loaded.model.device),
             "skip_layers": sorted(set(self.plan.skip_layers)),
             "sampling": self.sampling,
+            **self._lossless(),
         }
 
     def settings(self) -> dict[str, Any]:
@@ -97,9 +100,12 @@ class Decoding:
         batches = [
             (number, batch) for number, batch in enumerate(self.batches, 1) if batch.start >= self.kept
         ]
-        own = self.loaded.model, self.plan.method, self.plan.skip_layers, self.plan.calibration
-        with Engine(*own, owns_model=True), Bar() as bar:
-            bar.begin("decoding", sum(batch.new for _, batch in batches))
+        plan, model, total = self.plan, self.loaded.model, sum(batch.new for _, batch in batches)
+        own = model, plan.method, plan.skip_layers, plan.calibration
+        with Engine(*own, owns_model=True) as engine, Bar() as bar:
+            if plan.lossless is not None and batches:
+                self.draft = name_of(plan.lossless.draft_for(engine.session, model.device, model.dtype))
+            bar.begin("decoding", total)
             reports, steps = [], 0
             for number, batch in batches:
                 watched = Watched(
@@ -111,7 +117,7 @@ class Decoding:
                     steps,
                     on_sample,
                 )
-                reports.append(self._run(batch, watched))
+                reports.append(self._run(batch, watched, _show_rounding(bar, total)))
                 on_batch(watched.samples())
                 steps += batch.new
                 if len(batches) > 1:
@@ -141,8 +147,13 @@ class Decoding:
             )
         return min(LONGEST_ANSWER, context - width) if asked is None else asked
 
-    def decode(self, batch: PromptBatch, watch: Callable[[Progress], None]) -> Generation:
-        """Decodes one batch of the model, which is pruned. Calls `watch(progress)` as `generate` does."""
+    def decode(
+        self,
+        batch: PromptBatch,
+        watch: Callable[[Progress], None],
+        rounding: Callable[[int, int], None] | None = None,
+    ) -> Generation:
+        """Decodes one batch of the model, which is pruned. Calls both callbacks as `generate` does."""
         how = self.plan.sampling
         if how.temperature:
             torch.manual_seed(how.batch_seed(batch.start))
@@ -150,7 +161,15 @@ class Decoding:
         if self.own.needs_tokenizer:
             limits["tokenizer"] = self.loaded.tokenizer
         try:
-            done: Generation = generate(self.loaded.model, batch.ids, batch.mask, watch=watch, **limits)
+            done: Generation = generate(
+                self.loaded.model,
+                batch.ids,
+                batch.mask,
+                watch=watch,
+                lossless=self.plan.lossless or False,
+                rounding=rounding,
+                **limits,
+            )
         except (ValueError, TypeError) as error:
             given = own_settings.beside_ids(self.loaded)
             if isinstance(error, RegrowError) or not given:
@@ -162,8 +181,28 @@ class Decoding:
             ) from error
         return done
 
-    def _run(self, batch: PromptBatch, watched: Watched) -> Report:
-        done = self.decode(batch, watched.step)
+    def _run(self, batch: PromptBatch, watched: Watched, rounding: Callable[[int, int], None]) -> Report:
+        done = self.decode(batch, watched.step, rounding)
         for row, (tokens, reason) in enumerate(zip(done.tokens, done.report.finish_reasons, strict=True)):
             watched.end(row, tokens, reason)
         return done.report
+
+    def _lossless(self) -> dict[str, Any]:
+        """Returns the draft and the window that were asked for. A run that is not lossless has neither."""
+        lossless = self.plan.lossless
+        if lossless is None:
+            return {}
+        return {"lossless": {"draft": name_of(lossless.draft), "window": lossless.window}}
+
+
+def _show_rounding(bar: Bar, total: int) -> Callable[[int, int], None]:
+    """Returns a callback that shows the rounding of weights on the bar, before decoding of `total` steps."""
+
+    def show(done: int, layers: int) -> None:
+        if done == 1:
+            bar.begin("rounding the weights to 4 bits", layers)
+        bar.show(done, f"{done} of {layers} layers")
+        if done == layers:
+            bar.begin("decoding", total)
+
+    return show

@@ -1,9 +1,9 @@
-"""`regrow demo`: decodes one batch of held-out problems, dense and pruned, side by side."""
+"""`regrow demo`: decodes one batch of held-out problems, dense, losslessly and pruned, side by side."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -23,13 +23,24 @@ if TYPE_CHECKING:
     from regrow.evaluation.demo import Watch
 
 INIT_STEPS = 16
-# (method, its parameters). The others are compared with the first.
-RUNS: tuple[tuple[str, dict[str, str | int]], ...] = (
-    ("dense", {}),
-    ("bap", {"sparsity": "0.3", "init_steps": INIT_STEPS}),
-    ("bap", {"sparsity": "0.5", "init_steps": INIT_STEPS}),
-    ("bap", {"sparsity": "0.7", "init_steps": INIT_STEPS}),
-    ("griffin", {"sparsity": "0.5"}),
+
+
+class Setting(NamedTuple):
+    """How one run of the demo decodes."""
+
+    method: str
+    parameters: dict[str, str | int]
+    lossless: bool = False
+
+
+# The others are compared with the first.
+RUNS: tuple[Setting, ...] = (
+    Setting("dense", {}),
+    Setting("dense", {}, lossless=True),
+    Setting("bap", {"sparsity": "0.3", "init_steps": INIT_STEPS}),
+    Setting("bap", {"sparsity": "0.5", "init_steps": INIT_STEPS}),
+    Setting("bap", {"sparsity": "0.7", "init_steps": INIT_STEPS}),
+    Setting("griffin", {"sparsity": "0.5"}),
 )
 
 
@@ -44,8 +55,9 @@ def demo(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Decode held-out problems with the bundled model: dense, pruned at several sparsities, and with GRIFFIN.
+    """Decode held-out problems with the bundled model: dense, losslessly, pruned, and with GRIFFIN.
 
+    The lossless run drafts tokens and checks them densely: its answers are the dense ones, up to rounding.
     Each prompt holds several small problems. Every answer is marked right or wrong. Nothing is downloaded.
     """
     from regrow.bundled.problems import heldout
@@ -62,9 +74,10 @@ def demo(
     try:
         with Bar() as bar:
             runner.warm_up(loaded, exercises)
-            for number, (method, parameters) in enumerate(RUNS, 1):
-                watch = _show_on(bar, f"run {number} of {len(RUNS)}: {method}")
-                runs.append(runner.answer(loaded, exercises, method, parameters, watch))
+            for number, (method, parameters, lossless) in enumerate(RUNS, 1):
+                label = runner.label(method, parameters, lossless=lossless)
+                watch = _show_on(bar, f"run {number} of {len(RUNS)}: {label}")
+                runs.append(runner.answer(loaded, exercises, method, parameters, watch, lossless=lossless))
     except KeyboardInterrupt:
         fail(f"interrupted: {len(runs)} of {len(RUNS)} runs had finished", INTERRUPTED)
     if json:

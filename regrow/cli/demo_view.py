@@ -33,8 +33,7 @@ def show(
     )
     console.print(
         Text(
-            "the one on which the runs differ most; a pruned line is shown from where it leaves the dense "
-            "one\n",
+            "the one on which the runs differ most; a line is shown from where it leaves the dense one\n",
             style="dim",
         )
     )
@@ -46,6 +45,8 @@ def show(
     )
     console.print(_table(runs))
     for run in runs:
+        if run.lossless:
+            console.print(f"{run.label}: {_lossless(run, runs[0])}")
         if why := why_dense(run.report.method, run.report.target_sparsity, run.report.counters):
             console.print(Text(f"{run.label}: {why}", style="yellow"))
     console.print(Text(_caveat(loaded, runs), style="dim"))
@@ -69,7 +70,10 @@ def to_json(
         ]
         yield {
             "type": "run",
+            "label": run.label,
             "model": loaded.name,
+            "lossless": run.lossless,
+            "same_answers_as_dense": run.same_answers(runs[0]),
             "right": run.right,
             "problems": run.problems,
             **Totals.of([run.report]).to_dict(),
@@ -156,6 +160,16 @@ def _table(runs: Sequence[Run]) -> Table:
             ratio(speed / base if speed and base else None),
         )
     return table
+
+
+def _lossless(run: Run, dense: Run) -> str:
+    """Returns how many answers are the dense ones, and what became of the drafts."""
+    answers, same = len(run.tokens), run.same_answers(dense)
+    few = f"{same} of {answers} answers, because rounding decides between almost equally likely tokens"
+    share = "all" if same == answers else few
+    counters = run.report.counters
+    drafts = f"; {counters.drafts_kept} of {counters.drafted} drafts were kept" if counters.drafted else ""
+    return f"same tokens as dense: {share}{drafts}"
 
 
 def _caveat(loaded: Loaded, runs: Sequence[Run]) -> str:

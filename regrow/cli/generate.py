@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
-from regrow.cli import decode_options, method_options, options
+from regrow.cli import decode_options, lossless_options, method_options, options
 from regrow.cli.group import INTERRUPTED, fail
 from regrow.cli.load_model import load
 from regrow.cli.prompts import read
@@ -44,6 +44,9 @@ def generate(
     temperature: decode_options.Temperature = None,
     top_p: decode_options.TopP = None,
     seed: decode_options.Seed = None,
+    lossless: lossless_options.Flag = False,
+    draft: lossless_options.DraftName = None,
+    window: lossless_options.Window = None,
     pruning: Method,
     calibration: options.CalibrationFile = None,
     dtype: options.DTypeName = "auto",
@@ -71,8 +74,11 @@ def generate(
     --top-p replace the model's values. The other fields of a prompt's record are copied to the output.
 
     Example: regrow generate org/model --prompt "What is 17 * 23?" --sparsity 0.5
+
+    Example: regrow generate org/model --prompts questions.txt --lossless
     """
     how, dense_layers = sampling(temperature, top_p, seed), options.layers(skip_layers)
+    checked = lossless_options.chosen(lossless, draft, window)
     texts = read(prompt or [], prompts, prompt_field, prompts_format)
     tensors = options.calibration(calibration)
     with SampleFile(output) if output else nullcontext() as file:
@@ -82,7 +88,7 @@ def generate(
 
         how = how if file is None else how.as_before(file.settings)
         plan = GeneratePlan(
-            pruning, tensors, batch_size or LARGEST_BATCH, max_new_tokens, chat, dense_layers, how
+            pruning, tensors, batch_size or LARGEST_BATCH, max_new_tokens, chat, dense_layers, how, checked
         )
         _run(Decoding(loaded, texts, plan), JsonLines() if json else SampleView(), file)
 

@@ -9,6 +9,7 @@ from typing import Any, final
 from torch import Tensor
 
 from regrow.calibration.calibration import Calibration
+from regrow.decoding.lossless import Lossless
 from regrow.method.base import Method
 from regrow.sampling import Sampling
 
@@ -52,6 +53,7 @@ class GeneratePlan:
     chat: bool | None = None
     skip_layers: Collection[int] = ()
     sampling: Sampling = field(default_factory=Sampling)
+    lossless: Lossless | None = None
 
 
 @final

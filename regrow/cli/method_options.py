@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from regrow.method.base import Method
 
 _METHOD = "Method"
+_DEFAULT = "bap"
 
 MethodNames = Annotated[
     list[str] | None,
@@ -48,6 +49,17 @@ MethodName = Annotated[
         metavar="NAME",
         rich_help_panel=_METHOD,
         help="Pruning method: {methods}. `regrow methods` explains them.",
+    ),
+]
+MethodOrDense = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        "-m",
+        metavar="NAME",
+        rich_help_panel=_METHOD,
+        help="Pruning method: {methods}. `regrow methods` explains them. Default: bap, or dense with "
+        "--lossless and no other option of a method.",
     ),
 ]
 # A string, because a float would change the decimal number that the user wrote.
@@ -143,14 +155,23 @@ _PARAMETERS: dict[str, Any] = {
 
 
 def with_method(command: Callable[..., None]) -> Callable[..., None]:
-    """Replaces a command's parameter `pruning: Method` by all options of methods, --method to --param."""
+    """Replaces a command's parameter `pruning: Method` by all options of methods, --method to --param.
+
+    A command with a parameter `lossless` decodes the dense model if that is true and none of these options is
+    given.
+    """
+    may_be_lossless = "lossless" in inspect.signature(command).parameters
+    name = option("method", *((MethodOrDense, None) if may_be_lossless else (MethodName, _DEFAULT)))
 
     @wraps(command)
-    def run(method: str, param: list[str] | None, **given: Any) -> None:
+    def run(method: str | None, param: list[str] | None, **given: Any) -> None:
         own = {name: given.pop(name) for name in _PARAMETERS}
+        if method is None:
+            asked = param or any(value is not None for value in own.values())
+            method = "dense" if given["lossless"] and not asked else _DEFAULT
         command(pruning=chosen(method, param, **own), **given)
 
-    spread(command, run, "pruning", _options(option("method", MethodName, "bap"), _PARAMETERS))
+    spread(command, run, "pruning", _options(name, _PARAMETERS))
     return run
 
 
@@ -163,7 +184,7 @@ def with_methods(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(method: list[str] | None, param: list[str] | None, **given: Any) -> None:
         own = {name: given.pop(name) for name in _PARAMETERS}
-        command(prunings=several_chosen(several(method) or ["bap"], param, own), **given)
+        command(prunings=several_chosen(several(method) or [_DEFAULT], param, own), **given)
 
     parameters = _PARAMETERS | {"sparsity": Sparsities}
     spread(command, run, "prunings", _options(option("method", MethodNames, None), parameters))

@@ -1,7 +1,8 @@
 """The file of `generate --output`: a line of settings, then the samples in the order of their prompts.
 
 Samples are written one whole batch at a time, because the samples of a batch share their masks. A run that
-continues such a file therefore gives the same samples as an uninterrupted run.
+continues such a file therefore gives the same samples as an uninterrupted run. Lossless runs in bfloat16 or
+float16 can differ in near ties, because the windows of the two runs may adapt to other measured costs.
 """
 
 from __future__ import annotations

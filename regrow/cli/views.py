@@ -57,9 +57,8 @@ class JsonLines(View):
         kept = {"kept": decoding.kept} if decoding.kept else {}
         counted = {"samples": 0} if totals is None else totals.to_dict()
         why = {"note": note} if totals is not None and (note := totals.note) else {}
-        typer.echo(
-            line({"type": "summary", **decoding.about(), **kept, **counted, **why, "versions": versions()})
-        )
+        about = decoding.about() | ({"draft": decoding.draft} if decoding.draft else {})
+        typer.echo(line({"type": "summary", **about, **kept, **counted, **why, "versions": versions()}))
 
 
 @final
@@ -116,4 +115,7 @@ def _summary(decoding: Decoding, totals: Totals) -> Iterator[tuple[str, str]]:
     method, *others = summary(report.method, report.target_sparsity, report.counters)
     yield method
     yield from _chosen(decoding.sampling)
+    if (lossless := decoding.plan.lossless) is not None:
+        windows = f"windows of {lossless.window}" if lossless.window else "windows adapt to measured costs"
+        yield "lossless", f"drafts by {decoding.draft}; {windows}"
     yield from others

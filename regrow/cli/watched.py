@@ -48,8 +48,8 @@ class Watched:
                     self.end(row, tokens, "eos")
         count, rows = sum(progress.finished), len(progress.finished)
         speed = rate(progress.step / max(time.monotonic() - self._began, 1e-9))
-        note = f"{self._description}, {progress.step} tokens, {count} of {rows} finished, {speed} steps/s"
-        self._bar.show(self._steps + progress.step, note)
+        done = f"{progress.step} tokens, {count} of {rows} finished, {speed} tokens/s a sample"
+        self._bar.show(self._steps + progress.step, f"{self._description}, {done}")
 
     def end(self, row: int, tokens: list[int], reason: str) -> None:
         """Passes on the sample of an ended row. Further calls for the same row do nothing."""

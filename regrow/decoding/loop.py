@@ -30,7 +30,7 @@ class Progress:
     """Progress of a batch, passed to `watch` whenever the host has read which rows have ended.
 
     Attributes:
-        step: New tokens so far of a row that has not ended.
+        step: New tokens so far of a row that has not ended. Lossless rows differ: the most of any row.
         finished: [B], True for rows that generated their EOS or were stopped by a criterion.
         tokens: [B, step], the new tokens, padded after a row's end as transformers pads.
     """

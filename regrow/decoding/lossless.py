@@ -50,10 +50,10 @@ class LosslessLoop(Loop):
         device = self._batch.ids.device
         self._offsets = torch.arange(WIDEST, device=device)
         # Drafts of live rows so far: how many were checked, how many were kept, and how many were the first
-        # wrong ones of a check.
-        self._tally = torch.zeros(3, dtype=torch.int64, device=device)
+        # wrong ones of a check. Then the live rows of all passes.
+        self._tally = torch.zeros(4, dtype=torch.int64, device=device)
         self._read = Flags(device)
-        self._seen = [0, 0, 0]  # the tally when the host last read it
+        self._seen = [0, 0, 0, 0]  # the tally when the host last read it
 
     def _decode(self) -> None:
         generated, over = 1, False
@@ -87,7 +87,7 @@ class LosslessLoop(Loop):
             if self._window.measures:
                 self._window.took(window, drafted - began, self._now() - drafted)
         counters = self._session.counters
-        counters.drafted, counters.drafts_kept = self._tally[:2].tolist()
+        counters.drafted, counters.drafts_kept, _, counters.sample_passes = self._tally.tolist()
         if self._window.costs is not None:
             counters.draft_costs = self._window.costs.to_dict()
 
@@ -137,9 +137,10 @@ class LosslessLoop(Loop):
 
         Drafts for which a row has no room are left out.
         """
-        checked = self._batch.room.clamp(max=window)
+        room = self._batch.room
+        checked = room.clamp(max=window)
         right = torch.minimum(agreed, checked)
-        self._tally += torch.stack([checked.sum(), right.sum(), (right < checked).sum()])
+        self._tally += torch.stack([checked.sum(), right.sum(), (right < checked).sum(), (room > 0).sum()])
 
     def _all_done(self) -> bool:
         """Returns True if no row needs another token, as far as the host knows."""
@@ -154,7 +155,7 @@ class LosslessLoop(Loop):
 
     def _saw(self, tally: list[int]) -> None:
         """Tells the window what became of the drafts since the last call."""
-        _, kept, rejected = (now - before for now, before in zip(tally, self._seen, strict=True))
+        _, kept, rejected, _ = (now - before for now, before in zip(tally, self._seen, strict=True))
         self._window.saw(kept, rejected)
         self._seen = tally
 
@@ -164,7 +165,7 @@ class LosslessLoop(Loop):
         `generated` are the new tokens so far. Returns their new number, and True if they are the last.
         """
         batch, over, window, agreed = self._batch, False, drafts.shape[1], 0
-        checked = batch.room.clamp(max=window)
+        checked, live = batch.room.clamp(max=window), (batch.room > 0).sum()
         for number in range(window + 1):
             column = batch.prompt_length + generated
             self._sampler.choose(batch, logits[:, number], column)
@@ -180,7 +181,7 @@ class LosslessLoop(Loop):
             if over or not right:
                 break
         kept = checked.clamp(max=agreed)
-        self._tally += torch.stack([checked.sum(), kept.sum(), (kept < checked).sum()])
+        self._tally += torch.stack([checked.sum(), kept.sum(), (kept < checked).sum(), live])
         self._saw(self._tally.tolist())
         return generated, over
 

@@ -27,9 +27,11 @@ class Run:
     """The answers of one method to the exercises, with their marks."""
 
     label: str
+    tokens: list[list[int]]  # the new tokens of each exercise, EOS included
     texts: list[str]  # one per exercise
     marks: list[tuple[bool, ...]]  # per exercise: whether each of its problems is right
     report: Report
+    lossless: bool = False
 
     @property
     def right(self) -> int:
@@ -40,6 +42,10 @@ class Run:
     def problems(self) -> int:
         """Number of problems, over all exercises."""
         return sum(len(row) for row in self.marks)
+
+    def same_answers(self, other: Run) -> int:
+        """Returns how many exercises have the same tokens in both runs."""
+        return sum(own == theirs for own, theirs in zip(self.tokens, other.tokens, strict=True))
 
 
 def warm_up(loaded: Loaded, exercises: Sequence[Exercise]) -> None:
@@ -59,6 +65,8 @@ def answer(
     method: str,
     parameters: Mapping[str, str | int],
     watch: Watch,
+    *,
+    lossless: bool = False,
 ) -> Run:
     """Answers the exercises greedily with one method, and marks the answers."""
     ids, mask = encode(loaded, [exercise.prompt for exercise in exercises])
@@ -69,13 +77,21 @@ def answer(
         mask,
         method=make(method, **parameters),
         watch=watch(limit),
+        lossless=lossless,
         max_new_tokens=limit,
         do_sample=False,
     )
     texts = [loaded.decode(row) for row in done.tokens]
     marks = [exercise.marks(text) for exercise, text in zip(exercises, texts, strict=True)]
-    label = f"{method} {float(parameters['sparsity']) * 100:g} %" if "sparsity" in parameters else method
-    return Run(label, texts, marks, done.report)
+    name = label(method, parameters, lossless=lossless)
+    return Run(name, done.tokens, texts, marks, done.report, lossless)
+
+
+def label(method: str, parameters: Mapping[str, str | int], *, lossless: bool) -> str:
+    """Returns the name of a run: its method, with its sparsity if it has one, or "lossless"."""
+    if lossless:
+        return "lossless"
+    return f"{method} {float(parameters['sparsity']) * 100:g} %" if "sparsity" in parameters else method
 
 
 def _limit(loaded: Loaded, exercises: Sequence[Exercise], prompt: int) -> int:

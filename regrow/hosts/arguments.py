@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from regrow.decoding.lossless import Lossless
 from regrow.errors import UsageError
 from regrow.method.base import Method
 from regrow.method.presets import METHODS, PRESETS, make
@@ -41,6 +42,18 @@ def chosen_method(method: object) -> Method:
         f"method {method!r} is not a method; pass one such as regrow.BatchwiseAdaptive(), "
         f"or a name: {', '.join(PRESETS)}"
     )
+
+
+def chosen_lossless(lossless: object) -> Lossless | None:
+    """Returns the setting: `Lossless()` for True, and None for False.
+
+    Raises UsageError for anything but True, False and a `Lossless`.
+    """
+    if isinstance(lossless, bool):
+        return Lossless() if lossless else None
+    if not isinstance(lossless, Lossless):
+        raise UsageError(f"lossless is True, False or a regrow.Lossless, not {type(lossless).__name__}")
+    return lossless
 
 
 def without_method_parameters(generation: Mapping[str, object]) -> None:

@@ -14,8 +14,9 @@ from regrow.adapter.lay_out import Layout
 from regrow.calibration.calibration import Calibration
 from regrow.core import Surface
 from regrow.decoding.loop import Progress
+from regrow.decoding.lossless import Lossless
 from regrow.errors import UsageError
-from regrow.hosts.arguments import Choice, Prompts, chosen_method
+from regrow.hosts.arguments import Choice, Prompts, chosen_lossless, chosen_method
 from regrow.hosts.generate import Generation, generate_alone
 from regrow.hosts.hugging_face import active_session, taken
 from regrow.hosts.turns import turn_of
@@ -50,6 +51,7 @@ class Engine:
         record_masks: bool = False,
         lay_out: bool = False,
         owns_model: bool = False,
+        lossless: Lossless | bool = False,
     ) -> None:
         """Prunes the model until `close`.
 
@@ -64,11 +66,13 @@ class Engine:
                 the weights by copies in the faster layout, unless the method has a calibration or changes
                 weights. Until `close`, reading the weights gives NaN, and the model can be neither saved nor
                 copied.
+            lossless: `True` or a `regrow.Lossless`: what `generate` uses unless its own argument says
+                otherwise. By default False.
 
         Raises:
-            UsageError: if the model, the method, the layers or the calibration does not fit.
+            UsageError: if the model, the method, the layers, the calibration or `lossless` does not fit.
         """
-        self._model = model
+        self._model, self._lossless = model, chosen_lossless(lossless)
         layout = Layout.COPIED if lay_out else Layout.STORED
         chosen = chosen_method(Dense() if method is None else method)
         # A method that changes or calibrates weights reads them, so they stay in place.
@@ -94,6 +98,8 @@ class Engine:
         attention_mask: Tensor | None = None,
         *,
         watch: Callable[[Progress], None] | None = None,
+        lossless: Lossless | bool | None = None,
+        rounding: Callable[[int, int], None] | None = None,
         **generation: Any,
     ) -> Generation: ...
 
@@ -105,6 +111,8 @@ class Engine:
         *,
         chat: bool | None = None,
         watch: Callable[[Progress], None] | None = None,
+        lossless: Lossless | bool | None = None,
+        rounding: Callable[[int, int], None] | None = None,
         **generation: Any,
     ) -> Generation: ...
 
@@ -115,11 +123,22 @@ class Engine:
         *,
         chat: bool | None = None,
         watch: Callable[[Progress], None] | None = None,
+        lossless: Lossless | bool | None = None,
+        rounding: Callable[[int, int], None] | None = None,
         **generation: Any,
     ) -> Generation:
         """Decodes one batch of prompts. The arguments are those of `regrow.generate`.
 
         Calls from several threads take turns.
+
+        Args:
+            input_ids: Token ids [B, P] or what a tokenizer returns. For prompts as text, the tokenizer.
+            attention_mask: [B, P], 1 for tokens and 0 for padding. For prompts as text, the texts.
+            chat: With texts: whether each one is a user message in the tokenizer's chat template.
+            watch: A callback that gets the `regrow.Progress` after every decode step (every 8 on a GPU).
+            lossless: True, False or a `regrow.Lossless` for this batch. By default (None) that of the engine.
+            rounding: A callback that gets (layers done, layers) while weights are rounded to 4 bits.
+            **generation: The generation arguments of transformers.
 
         Raises:
             UsageError: if the engine is closed, or if the prompts or an argument do not fit.
@@ -127,9 +146,9 @@ class Engine:
         with turn_of(self._model).take("Engine.generate"):
             if active_session(self._model) is not self.session:
                 raise UsageError("this engine is closed; make another")
-            return generate_alone(
-                self._model, self.session, input_ids, attention_mask, chat, watch, generation
-            )
+            own = self._lossless or False
+            given = {**generation, "lossless": own if lossless is None else lossless, "rounding": rounding}
+            return generate_alone(self._model, self.session, input_ids, attention_mask, chat, watch, given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise UsageError("an engine cannot be copied or pickled; make one of a copy of the model")

@@ -47,6 +47,7 @@ def generate(
     calibration: Calibration | None = None,
     watch: Callable[[Progress], None] | None = None,
     lossless: Lossless | bool = False,
+    rounding: Callable[[int, int], None] | None = None,
     **generation: Any,
 ) -> Generation: ...
 
@@ -62,6 +63,7 @@ def generate(
     calibration: Calibration | None = None,
     watch: Callable[[Progress], None] | None = None,
     lossless: Lossless | bool = False,
+    rounding: Callable[[int, int], None] | None = None,
     **generation: Any,
 ) -> Generation: ...
 
@@ -76,6 +78,7 @@ def generate(
     calibration: Calibration | None = None,
     watch: Callable[[Progress], None] | None = None,
     lossless: Lossless | bool = False,
+    rounding: Callable[[int, int], None] | None = None,
     **generation: Any,
 ) -> Generation:
     """Decodes one batch of prompts, given as texts or as token ids, and returns answers and report together.
@@ -99,6 +102,8 @@ def generate(
         watch: A callback that gets the `regrow.Progress` after every decode step (every 8 steps on a GPU).
         lossless: `True` or a `regrow.Lossless`: the tokens of the dense model in fewer dense passes, each of
             which checks several guessed tokens. By default False.
+        rounding: A callback that gets (layers done, layers) of this model while lossless decoding rounds its
+            weights to 4 bits. Only the first batch that drafts with such a copy makes it.
         **generation: The generation arguments of transformers: `max_new_tokens`, `do_sample`, `temperature`,
             `top_p`, `stop_strings`, `eos_token_id`, ...
 
@@ -126,7 +131,7 @@ def generate(
                 "this model is already pruned; leave out `method` and `calibration`, or call regrow.generate "
                 "outside of the `with`"
             )
-        given = {**generation, "lossless": lossless}
+        given = {**generation, "lossless": lossless, "rounding": rounding}
         return generate_alone(model, session, input_ids, attention_mask, chat, watch, given)
 
 

@@ -28,6 +28,7 @@ from regrow.errors import UsageError
 from regrow.hosts.arguments import (
     Choice,
     causal_model,
+    chosen_lossless,
     chosen_method,
     embeddings,
     layer_numbers,
@@ -76,9 +77,7 @@ class _Generate:
         `lossless`: True for `Lossless()`. `rounding(layers done, layers)` is called while a 4-bit copy is
         made.
         """
-        if not isinstance(lossless, Lossless | bool):
-            raise UsageError(f"lossless is True, False or a regrow.Lossless, not {type(lossless).__name__}")
-        chosen = Lossless() if lossless is True else lossless or None
+        chosen = chosen_lossless(lossless)
         draft = (
             None if chosen is None else chosen.draft_for(self.session, self.model.device, self.model.dtype)
         )
@@ -117,25 +116,16 @@ class _Generate:
                         rounding=rounding,
                         several=draft is not None,
                     )
+                mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
                 vocabulary = embeddings(self.model)
-                batch = Batch.of(
-                    input_ids,
-                    inputs.get("attention_mask"),
-                    inputs.get("position_ids"),
-                    room,
-                    sampler.pad,
-                    vocabulary,
-                )
-                chunk = generation_config.prefill_chunk_size
-                late = LateHooks(partial(self._check, network))
-                natively = self.matmul.native(len(input_ids))
+                batch = Batch.of(input_ids, mask, positions, room, sampler.pad, vocabulary)
                 settings = {
-                    "chunk": chunk,
+                    "chunk": generation_config.prefill_chunk_size,
                     "watch": watch,
                     "mark": mark,
                     "every_step": returned,
-                    "late": late,
-                    "natively": natively,
+                    "late": LateHooks(partial(self._check, network)),
+                    "natively": self.matmul.native(len(input_ids)),
                 }
                 loop: Loop
                 if chosen is None or draft is None:

@@ -312,6 +312,13 @@ def test_a_prompt_file_that_cannot_be_read(tiny: Path, tmp_path: Path) -> None:
         (["--skip-layers", "0;1"], "--skip-layers takes layer numbers such as 0,1,5, not '0;1'"),
         (["--skip-layers", "2"], "skip_layers names layer 2, but the model has layers 0 to 1"),
         (["--skip-layers", "0,1"], "skip_layers leaves no layer to prune"),
+        (["--draft", "ngram"], "--draft is for lossless decoding; add --lossless or leave --draft out"),
+        (["--window", 4], "--window is for lossless decoding; add --lossless or leave --window out"),
+        (["--lossless", "--draft", "oracle"], "unknown draft 'oracle'; choose one of auto, four-bit, ngram"),
+        (["--lossless", "--window", 17], "window is a whole number from 1 to 16, not 17"),
+        (["--lossless", "--window", 0], "window is a whole number from 1 to 16, not 0"),
+        (["--lossless", "--draft", "mask"], "Masked() guesses with the mask of a method, and dense has none"),
+        (["--lossless", "--draft", "mask", "-s", 0], "Masked() guesses with the mask of a method, and bap"),
     ],
 )
 def test_settings(tiny: Path, options: list[Any], sentence: str) -> None:

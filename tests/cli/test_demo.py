@@ -36,7 +36,7 @@ def _run(label: str, *texts: str, seconds: float = 1.0) -> Run:
         0.5,
         Counters(decode_steps=8, sparse_steps=4, weights_kept=75, weights_dense=100, **times, **ends),
     )
-    return Run(label, list(texts), marks, report)
+    return Run(label, [list(text.encode()) for text in texts], list(texts), marks, report)
 
 
 @pytest.fixture
@@ -84,6 +84,22 @@ def test_a_run_that_was_all_dense_says_so(tiny: Path, runs: list[Run]) -> None:
     )
 
 
+def test_the_lossless_run_says_how_many_answers_are_the_dense_ones(tiny: Path, runs: list[Run]) -> None:
+    dense = runs[0]
+    counted = replace(dense.report.counters, drafted=40, drafts_kept=30, sample_passes=16)
+    same = replace(dense, label="lossless", lossless=True, report=replace(dense.report, counters=counted))
+    assert "lossless: same tokens as dense: all; 30 of 40 drafts were kept" in _shown(tiny, [dense, same])
+    other = replace(same, tokens=[dense.tokens[0], [*dense.tokens[1], 1]])
+    text = " ".join(_shown(tiny, [dense, other]).split())
+    assert "lossless: same tokens as dense: 1 of 2 answers, because rounding" in text
+    assert "same tokens as dense" not in _shown(tiny, runs)
+    found = list(demo_view.to_json(load(tiny), EXERCISES, [dense, other], 7))
+    assert [(value["label"], value["lossless"], value["same_answers_as_dense"]) for value in found] == [
+        ("dense", False, 2),
+        ("lossless", True, 1),
+    ]
+
+
 def test_nothing_is_wider_than_100_columns(tiny: Path, runs: list[Run]) -> None:
     long = replace(runs[1], texts=["A " + "x" * 300 + " =bb", runs[1].texts[1]])
     assert max(map(len, _shown(tiny, [runs[0], long]).splitlines())) <= 100
@@ -113,9 +129,14 @@ def test_the_command_runs_every_method_on_the_same_prompts(
     result = run("demo", "--json", "--batch-size", 1, "--start", 21)
     assert result.exit_code == 0, result.output
     runs = lines(result.stdout)
-    assert [value["method"]["name"] for value in runs] == [method for method, _ in RUNS]
+    assert [value["method"]["name"] for value in runs] == [setting.method for setting in RUNS]
     assert [value["target_sparsity"] for value in runs] == [
-        float(parameters.get("sparsity", 0)) for _, parameters in RUNS
+        float(setting.parameters.get("sparsity", 0)) for setting in RUNS
+    ]
+    assert [value["lossless"] for value in runs] == [setting.lossless for setting in RUNS]
+    assert [value["same_answers_as_dense"] for value in runs if value["label"] in ("dense", "lossless")] == [
+        1,
+        1,
     ]
     for value in runs:
         assert [prompt["id"] for prompt in value["prompts"]] == ["heldout-21"]
@@ -141,14 +162,19 @@ def test_what_is_shown_can_be_saved_as_a_picture(
 
 
 def test_the_bundled_model_answers_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nearly all dense answers are right (results/ says how many). Pruned answers are marked too."""
+    """Nearly all dense answers are right (results/ says how many), and so are the lossless ones.
+
+    Pruned answers are marked too.
+    """
     monkeypatch.setattr(
-        sys.modules["regrow.cli.demo"], "RUNS", (RUNS[0], *RUNS[-2:])
+        sys.modules["regrow.cli.demo"], "RUNS", (*RUNS[:2], *RUNS[-2:])
     )  # a test above runs all, on a smaller model
     result = run("demo", "--json", "--batch-size", 2)
     assert result.exit_code == 0, result.output
-    dense, *pruned = lines(result.stdout)
+    dense, lossless, *pruned = lines(result.stdout)
     assert dense["right"] / dense["problems"] >= 0.75
+    assert lossless["right"] / lossless["problems"] >= 0.75
+    assert lossless["drafts_kept"] > 0
     assert all(value["problems"] == dense["problems"] for value in pruned)
     assert all(0 < value["actual_sparsity"] <= value["target_sparsity"] for value in pruned)
 

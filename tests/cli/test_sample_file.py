@@ -91,7 +91,7 @@ def test_a_stopped_run_goes_on_to_the_samples_of_an_undisturbed_one(
     monkeypatch.setattr(
         Decoding,
         "_run",
-        lambda decoding, batch, watched: decoded.append(batch.start) or decode(decoding, batch, watched),
+        lambda decoding, batch, *others: decoded.append(batch.start) or decode(decoding, batch, *others),
     )
     again = _run(tiny, prompts, path, *sampled)
     assert again.exit_code == 0, again.output

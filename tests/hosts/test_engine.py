@@ -45,6 +45,45 @@ def test_without_a_method_it_is_dense(model: PreTrainedModel) -> None:
         assert torch.equal(engine.generate(**arguments(BATCH)).sequences, model.generate(**arguments(BATCH)))
 
 
+def test_an_engine_is_lossless_unless_a_batch_says_otherwise(model: PreTrainedModel) -> None:
+    dense, two = arguments(BATCH), regrow.Lossless(regrow.NGram(), window=2)
+    want = regrow.generate(model, **dense).tokens
+    with regrow.Engine(model, METHOD, lossless=two) as engine:
+        own, pruned = engine.generate(**dense), engine.generate(**dense, lossless=False)
+        masked = engine.generate(**dense, lossless=True)
+        again = engine.generate(**dense, lossless=None)
+    assert own.tokens == masked.tokens == again.tokens == want
+    assert own.report.drafted == again.report.drafted > 0
+    assert masked.report.drafted > 0
+    assert pruned.tokens != want
+    assert pruned.report.drafted == 0
+    with regrow.Engine(model, lossless=True) as engine:
+        assert engine.generate(**dense).report.drafted > 0
+    with regrow.Engine(model) as engine:
+        assert engine.generate(**dense).report.drafted == 0
+        assert engine.generate(**dense, lossless=two).report.drafted == own.report.drafted
+
+
+def test_another_value_of_lossless_is_refused_before_the_model_is_pruned(model: PreTrainedModel) -> None:
+    sentence = r"lossless is True, False or a regrow\.Lossless, not str"
+    with pytest.raises(UsageError, match=sentence):
+        regrow.Engine(model, lossless="yes")  # type: ignore[arg-type]
+    assert "generate" not in vars(model)
+    with regrow.Engine(model) as engine, pytest.raises(UsageError, match=sentence):
+        engine.generate(**arguments(BATCH), lossless="yes")
+
+
+@pytest.mark.parametrize("lossless", [regrow.Lossless(regrow.FourBit()), regrow.Lossless(regrow.Cascade())])
+def test_an_engine_rounds_weights_once_and_says_how_far_it_is(
+    model: PreTrainedModel, lossless: regrow.Lossless
+) -> None:
+    seen: list[tuple[int, int]] = []
+    with regrow.Engine(model, lossless=lossless) as engine:
+        for batch in (BATCH, BATCH[:2]):
+            engine.generate(**arguments(batch), rounding=lambda done, layers: seen.append((done, layers)))
+    assert seen == [(1, 2), (2, 2)]
+
+
 def test_a_closed_engine_is_refused_and_the_model_is_its_own_again(model: PreTrainedModel) -> None:
     engine = regrow.Engine(model, METHOD)
     engine.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, final
+from typing import Protocol, final
 
 import torch
 from transformers import PreTrainedModel
@@ -15,23 +15,14 @@ from regrow.bench.lossless.result import LosslessResult, LosslessRow
 from regrow.bench.lossless.rounds import DENSE, Entrant, Prompts, measure
 from regrow.bench.machine import device_name
 from regrow.bench.shapes import shape
-from regrow.decoding.drafts.cascade import Cascade
-from regrow.decoding.drafts.four_bit import FourBit
 from regrow.decoding.drafts.guesser import Draft
 from regrow.decoding.drafts.masked import Masked
-from regrow.decoding.drafts.ngram import NGram
+from regrow.decoding.drafts.names import DRAFTS
 from regrow.decoding.lossless import Lossless
 from regrow.errors import require_one_of
 from regrow.method.batchwise_adaptive import BatchwiseAdaptive
 from regrow.models import DTYPES
 from regrow.versions import versions
-
-DRAFTS: Final[Mapping[str, Draft]] = {
-    "four-bit": FourBit(),
-    "ngram": NGram(),
-    "cascade": Cascade(),
-    "mask": Masked(),
-}
 
 
 @final
