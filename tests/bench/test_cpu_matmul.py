@@ -9,7 +9,7 @@ from regrow.bench import cpu_matmul, step_parts
 from regrow.bench.shapes import SHAPES, Shape
 from regrow.decoding import choose_network
 from regrow.errors import RegrowError
-from regrow.kernels import MatmulChoice
+from regrow.kernels import Codes, MatmulChoice
 from regrow.kernels.laid_out.weight import MOST, few_rows_are_right
 
 
@@ -20,6 +20,8 @@ def test_the_last_line_is_what_was_measured(
         cpu_matmul, "choose_matmul", lambda *_: MatmulChoice("native", "laid out", 4, 0, {"onednn 1": 19.0})
     )
     monkeypatch.setattr(cpu_matmul, "bandwidth", lambda _: {"read": 34e9})
+    for name, value in {"OUTPUTS": 64, "INPUTS": 128, "COUNT": 1, "REPEATS": 1}.items():
+        monkeypatch.setattr(cpu_matmul, name, value)
     cpu_matmul.main()
     *lines, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
@@ -56,3 +58,10 @@ def test_parts_of_a_step_that_is_not_recorded_are_not_told(monkeypatch: pytest.M
     monkeypatch.setitem(SHAPES, "tiny", Shape("tiny", "qwen2", 2, 32, 48, 4, 2, 8, 100, True))  # type: ignore[misc]
     with pytest.raises(RegrowError, match="cannot be timed"):
         step_parts.main(rows=(1,), contexts=(), new=6, name="tiny")
+
+
+def test_torchs_matmul_gets_the_same_codes() -> None:
+    """Its results are rounded to bfloat16, and so are scale and offset."""
+    codes, x = Codes.of(torch.randn(64, 256)), torch.randn(3, 256).bfloat16()
+    ours = cpu_matmul._torchs(codes)(x).double()
+    torch.testing.assert_close(ours, x.double() @ codes.expanded(torch.float64).T, rtol=2**-7, atol=0.2)
