@@ -7,7 +7,7 @@ only where there is a GPU. float64 tensors, and CPUs without a C++ compiler, use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -37,14 +37,9 @@ from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeightsLinears
 from regrow.kernels.pruned_linear.threshold import AboveThreshold, magnitude
-from regrow.kernels.quantized import linear as quantized
-from regrow.kernels.quantized.codes import GROUP, Codes
-from regrow.kernels.quantized.linear import (
-    QuantizedFFN,
-    QuantizedLinear,
-    QuantizedWeight,
-    multiplies_codes,
-)
+from regrow.kernels.quantized.choose import packed, quantized_ffn, quantized_gather_ffn
+from regrow.kernels.quantized.codes import Codes
+from regrow.kernels.quantized.linear import QuantizedFFN, QuantizedLinear, multiplies_codes
 from regrow.kernels.recorded.recording import Replay, record
 from regrow.kernels.rotary import cpu as rotary_cpu
 from regrow.kernels.rotary import reference as rotary_reference
@@ -132,43 +127,6 @@ def sparse_ffn(
     if laid_out is not None and not varies and LaidOutFFN.fits(weights, keep):
         return LaidOutFFN(weights, keep, scratch, laid_out)
     return CompactFFN(weights, keep, scratch)
-
-
-def packed(codes: Codes, dtype: torch.dtype) -> QuantizedWeight:
-    """Returns the codes as a weight for inputs of `dtype`, on the device of the codes."""
-    if codes.bits in (4, 8) and _packs_on_gpu(codes.scale, dtype, codes.group):
-        from regrow.kernels.quantized.packed_linear import PackedLinear
-
-        return PackedLinear(codes)
-    return quantized.packed(codes, dtype)
-
-
-def _packs_on_gpu(like: Tensor, dtype: torch.dtype, group: int) -> bool:
-    return _on_gpu(like) and dtype in (torch.bfloat16, torch.float16) and group == GROUP
-
-
-def quantized_ffn(
-    weights: FFNWeights, rounding: Callable[[Tensor], Codes], group: int
-) -> QuantizedFFN | SparseFFN:
-    """Creates an FFN over weights of 4 bits, which `rounding` rounds in groups of `group`."""
-    act = activation(weights.act)
-    if act and _packs_on_gpu(weights.gate, weights.gate.dtype, group):
-        biases = weights.gate_bias, weights.up_bias, weights.down_bias
-        gate, up, down = map(rounding, (weights.gate, weights.up, weights.down.t().contiguous()))
-        return quantized_gather_ffn(gate, up, down, act, biases, None)
-    return QuantizedFFN(weights, rounding)
-
-
-def quantized_gather_ffn(
-    gate: Codes, up: Codes, down: Codes, act: str, biases: Sequence[Tensor | None], keep: int | None
-) -> SparseFFN:
-    """Creates an FFN over 4-bit codes [F, D] on a GPU, which retains `keep` neurons, or all if it is None.
-
-    `down` is neuron-major: row j belongs to neuron j. `biases` are those of gate, up and down.
-    """
-    from regrow.kernels.quantized.gather import PackedFFN, QuantizedGatherFFN
-
-    return QuantizedGatherFFN(PackedFFN.of(gate, up, down, act, *biases), keep)
 
 
 def masked_linear(weight: Tensor, bias: Tensor | None) -> MaskedLinear:
