@@ -125,6 +125,7 @@ class Role(Enum):
     SCHEDULED = auto()  # an ordinary pass, whose mode the schedule chooses
     DRAFT = auto()  # proposes tokens; sparse as soon as the method can prune, discarded unless committed
     VERIFY = auto()  # checks proposed tokens densely; committing it ends a phase
+    DENSE = auto()  # an exact step of which a method takes no notice: it is not scored, and ends no phase
 
 
 @final
@@ -147,7 +148,7 @@ class Pass:
     @property
     def provisional(self) -> bool:
         """True for drafts and verifications: some or all of their tokens may be rejected."""
-        return self.role is not Role.SCHEDULED
+        return self.role in (Role.DRAFT, Role.VERIFY)
 
 
 @final

@@ -119,7 +119,7 @@ class Session:
         - `prompt`: the pass holds prompt tokens. It is then exact for every row.
         - `decode`: the pass holds decode rows. Committing it then advances the clock.
         - `role`: a draft is sparse as soon as the method can prune, and a verification is always dense,
-          whatever the schedule says.
+          whatever the schedule says. So is a dense step, from which the method learns nothing.
         """
         return Pass(self._mode(position.shape[1], prompt, decode, role), slot, position, prompt, decode, role)
 
@@ -221,6 +221,8 @@ class Session:
         return Report(self.method.describe(), float(self.method.target), counters)
 
     def _mode(self, width: int, prompt: bool, decode: bool, role: Role) -> Mode:
+        if role is Role.DENSE and not prompt:
+            return Mode.DENSE
         if role is Role.DRAFT:
             return Mode.SPARSE if self.pruner.ready else Mode.DENSE
         if prompt or role is Role.VERIFY:
@@ -234,6 +236,8 @@ class Session:
 
     def _ended(self, done: Pass, steps: range, completed: Sequence[int]) -> Tensor | None:
         """Returns the slots whose phase ends with this pass, [S] bool, or None if no phase ends."""
+        if done.role is Role.DENSE and not done.prompt:
+            return None
         if (self.schedule.prunes and done.role is Role.VERIFY) or (
             done.decode and any(map(self.schedule.closes, steps))
         ):

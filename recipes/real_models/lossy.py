@@ -24,20 +24,23 @@ from regrow.versions import versions
 from regrow.whole_file import write_whole
 
 # Batch size -> problems.
-PROBLEMS = {1: 4, 4: 8, 16: 16}
+PROBLEMS = {1: 2, 4: 4, 16: 16}
 METHODS: dict[str, Method] = {
     "BAP 50 %": regrow.BatchwiseAdaptive(0.5),
     "BAP 50 %, weighed": regrow.BatchwiseAdaptive(0.5, weigh="down"),
     "BAP 30 %": regrow.BatchwiseAdaptive(0.3),
     "BAP 30 %, weighed": regrow.BatchwiseAdaptive(0.3, weigh="down"),
-    "GRIFFIN 50 %": regrow.Griffin(0.5),
 }
 ROUNDED: dict[str, Method] = {
     "dense": regrow.Dense(),
     "BAP 50 %": regrow.BatchwiseAdaptive(0.5),
     "BAP 50 %, weighed": regrow.BatchwiseAdaptive(0.5, weigh="down"),
 }
+STORED = "stored"
 FOUR_BITS = (4 + 2 * 16 / 128) / 16  # bytes of a rounded weight, its share of scale and offset, in bfloat16
+
+# Weights -> the methods that are measured on them, and the bytes of a weight relative to bfloat16.
+WEIGHTS = {STORED: (METHODS, 1.0), "4 bits": (ROUNDED, FOUR_BITS)}
 
 
 def main() -> int:
@@ -45,13 +48,18 @@ def main() -> int:
     loaded = load(str(args.model))
     questions = [json.loads(line)["question"] for line in args.problems.read_text().splitlines()]
     traces = {rows: _traces(loaded, questions, rows, args.new) for rows in args.batch_size or PROBLEMS}
-    found: dict[str, Any] = {
-        "made_with": {**versions(), "device": device_name(loaded.model.device)},
-        "settings": {"problems": args.problems.parent.name, "new": args.new, "count": PROBLEMS},
-        "rows": [],
-    }
-    for weights, methods, bytes_each in (("stored", METHODS, 1.0), ("4 bits", ROUNDED, FOUR_BITS)):
-        if weights != "stored":
+    found: dict[str, Any] = (
+        json.loads(args.out.read_text())
+        if args.out.exists()
+        else {
+            "made_with": {**versions(), "device": device_name(loaded.model.device)},
+            "settings": {"problems": args.problems.parent.name, "new": args.new, "count": PROBLEMS},
+            "rows": [],
+        }
+    )
+    for weights in args.weights or WEIGHTS:
+        methods, bytes_each = WEIGHTS[weights]
+        if weights != STORED:
             regrow.round_weights(loaded.model)
         for name, method in methods.items():
             for rows, some in traces.items():
@@ -82,6 +90,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("problems", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--new", type=int, default=256, help="new tokens of a problem at most")
+    parser.add_argument(
+        "--weights", action="append", choices=WEIGHTS, help="default: both; rows are added to those of --out"
+    )
     parser.add_argument("--batch-size", type=int, action="append", help="default: 1, 4 and 16")
     return parser.parse_args()
 

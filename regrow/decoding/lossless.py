@@ -105,12 +105,17 @@ class LosslessLoop(Loop):
         )
 
     def _checked(self, columns: Tensor, drafts: Tensor) -> tuple[Pass, Tensor]:
-        """Runs the check of the drafts [B, w]. Returns the pass and the dense logits [B, w + 1, V]."""
+        """Runs the check of the drafts [B, w]. Returns the pass and the dense logits [B, w + 1, V].
+
+        Without drafts it is a dense step. A method that drafts then selects no mask, which would cost time
+        while none is used.
+        """
         batch, width = self._batch, drafts.shape[1] + 1
+        role = Role.VERIFY if width > 1 else Role.DENSE
         fed = batch.known(torch.cat([batch.ids.gather(1, columns[:, None]), drafts], dim=1))
         position = batch.within(batch.position_of(columns)[:, None] + self._offsets[:width])
         slot = torch.where(batch.room > 0, batch.rows, -1).repeat_interleave(width)
-        planned = self._session.plan(slot, position, role=Role.VERIFY)
+        planned = self._session.plan(slot, position, role=role)
         with self._session.running(planned) as key:
             logits = self._network.forward(planned, fed, length=batch.capacity, key=key, every=True)
         return planned, logits.to(copy=True, dtype=torch.float32)

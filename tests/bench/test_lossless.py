@@ -14,7 +14,7 @@ import regrow
 from regrow.analysis.chart import as_file, draw, styles
 from regrow.bench import shapes
 from regrow.bench.lossless.replayed import Replayed, repeats_tokens
-from regrow.bench.lossless.result import LosslessResult
+from regrow.bench.lossless.result import LosslessResult, LosslessRow
 from regrow.bench.lossless.rounds import Entrant, Prompts, equal_share, measure
 from regrow.bench.lossless.run import LosslessPlan, entrants, run
 from regrow.bench.shapes import Shape
@@ -147,12 +147,21 @@ def test_the_tables_of_the_page_are_made_from_the_results() -> None:
         assert f"\n\n{table}\n" in page, "run python scripts/lossless_tables.py, and put what it prints there"
 
 
+def explained(row: LosslessRow) -> float:
+    """Return the chance of right drafts that explains the share that was kept, at the mean window."""
+    window = max(1, round(row.drafted / row.rows / row.passes))
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        share = sum(middle**number for number in range(1, window + 1)) / window
+        low, high = (middle, high) if share < (row.kept_share or 0) else (low, middle)
+    return low
+
+
 def test_replayed_drafts_agree_as_often_as_on_real_text() -> None:
     rows = LosslessResult.load(lossless_tables.RESULTS / "real-model.json").rows
-    seen = {row.label: row.costs["agreement"] for row in rows if row.rows == 1 and row.costs}
-    assert seen.keys() == MEASURED.keys()
-    for label, agreement in MEASURED.items():
-        assert agreement == pytest.approx(seen[label], abs=0.051), label
+    seen = {row.label: explained(row) for row in rows if row.rows == 1 and row.drafted}
+    assert {label: round(agreement, 2) for label, agreement in seen.items()} == MEASURED
     assert MEASURED["four-bit"] == lossless_projection.AGREEMENT
 
 

@@ -275,12 +275,16 @@ def test_passes_are_counted_for_the_samples_that_take_part(reader: bool, right: 
     assert report.counters.tokens_per_pass == sum(steps) / report.sample_passes
 
 
-def test_masks_are_selected_by_every_check() -> None:
+def test_masks_are_selected_by_every_check_and_by_no_dense_step() -> None:
     model = build("llama")
+    dear = regrow.Costs(1.0, 0.9, {1: 1.6, 2: 2.2})
     with regrow.prune(model, regrow.BatchwiseAdaptive(init_steps=0)) as session:
-        model.generate(**settings_of(prompts(2, 1)), lossless=True)
-    report = session.report()
-    assert report.updates >= report.decode_steps > 1
+        model.generate(**settings_of(prompts(2, 1)), lossless=regrow.Lossless(window=2))
+        report = session.report()
+        assert report.updates >= report.decode_steps > 1
+        model.generate(**settings_of(prompts(2, 1)), lossless=regrow.Lossless(costs=dear))
+        assert session.report().decode_steps == NEW - 1
+        assert session.report().updates == 1  # after the prompt
 
 
 class Seen(LogitsProcessor):
