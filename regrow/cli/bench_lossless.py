@@ -21,7 +21,7 @@ from regrow.format import NONE, percent, rate, ratio
 from regrow.whole_file import write_whole
 
 # How often tokens of a draft were right on real text (results/lossless/real-model.json).
-MEASURED = {"four-bit": 0.98, "ngram": 0.3, "cascade": 0.98, "mask": 0.92}
+MEASURED = {"four-bit": 0.98, "ngram": 0.24, "mask": 0.92, "cascade": 0.97}
 DEFAULT = ("four-bit", "ngram", "mask")
 
 
