@@ -37,8 +37,8 @@ from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeightsLinears
 from regrow.kernels.pruned_linear.threshold import AboveThreshold, magnitude
-from regrow.kernels.quantized.codes import Codes
-from regrow.kernels.quantized.linear import QuantizedFFN, QuantizedLinear, multiplies_codes, packed
+from regrow.kernels.quantized.codes import GROUP, Codes
+from regrow.kernels.quantized.linear import QuantizedFFN, QuantizedLinear, multiplies_codes, packed, packs
 from regrow.kernels.recorded.recording import Replay, record
 from regrow.kernels.rotary import cpu as rotary_cpu
 from regrow.kernels.rotary import reference as rotary_reference
@@ -47,6 +47,7 @@ from regrow.kernels.scores import reference as scores_reference
 from regrow.kernels.scores.reference import relative
 
 __all__ = [
+    "GROUP",
     "AboveThreshold",
     "Codes",
     "LaidOutGate",
@@ -70,6 +71,7 @@ __all__ = [
     "native",
     "observe",
     "packed",
+    "packs",
     "record",
     "relative",
     "repeatable_matmul",
