@@ -62,6 +62,12 @@ def _dtypes() -> Iterable[str]:
     return DTYPES
 
 
+def _weights() -> Iterable[str]:
+    from regrow.models import WEIGHTS
+
+    return WEIGHTS
+
+
 def _tasks() -> Iterable[str]:
     from regrow.evaluation.tasks import TASKS
 
@@ -87,6 +93,7 @@ _LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "memories": _memories,
     "weighings": _weighings,
     "dtypes": _dtypes,
+    "weights": _weights,
     "shapes": _shapes,
     "tasks": _tasks,
     "matches": _matches,
