@@ -216,7 +216,7 @@ class Forced(LogitsProcessor):
 
 
 def scores(model: PreTrainedModel, method: Method | None = None) -> Tensor:
-    """Return the scores of the decode steps [B, steps, V], along fixed tokens."""
+    """Return the scores of the prompt and of the decode steps [B, steps, V], along fixed tokens."""
     asked = arguments(BATCH, max_new_tokens=24)
     drawn = torch.randint(3, 90, (3, 24), generator=torch.Generator().manual_seed(1))
     forced = Forced(drawn, asked["input_ids"].shape[1])
@@ -225,7 +225,7 @@ def scores(model: PreTrainedModel, method: Method | None = None) -> Tensor:
         model.generate(**asked)
     else:
         regrow.generate(model, method=method, **asked)
-    return torch.stack(forced.scores[1:], dim=1)
+    return torch.stack(forced.scores, dim=1)
 
 
 def distance(ours: Tensor, exact: Tensor) -> float:
@@ -249,6 +249,15 @@ def test_codes_are_as_near_to_the_exact_model_as_rounded_weights_are(
     plain, ours = scores(deepcopy(model)), scores(model, regrow.Dense())
     assert with_codes(networks[-1]) == ["qkv", "output", "ffn"]
     assert 0 < distance(ours, exact) < 2 * distance(plain, exact) < 0.1
+
+
+@PACKED
+def test_prompts_run_from_the_weights() -> None:
+    model = build(dtype=torch.bfloat16, hidden_size=128, intermediate_size=256)
+    regrow.round_weights(model, 64)
+    ours, plain = scores(model, regrow.Dense()), scores(deepcopy(model), regrow.Dense())
+    assert torch.equal(ours[:, 0], plain[:, 0])
+    assert not torch.equal(ours[:, 1], plain[:, 1])
 
 
 @PACKED
