@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from regrow.hosts.engine import Engine
     from regrow.hosts.generate import Generation, generate
     from regrow.hosts.hugging_face import prune
+    from regrow.hosts.round_weights import round_weights
     from regrow.method.batchwise_adaptive import BatchwiseAdaptive
     from regrow.method.cats import CATS
     from regrow.method.dense import Dense
@@ -64,6 +65,7 @@ __all__ = [
     "Wanda",
     "generate",
     "prune",
+    "round_weights",
 ]
 
 # Imported when first asked for: torch and transformers take seconds, and `regrow --help` needs neither.
@@ -96,6 +98,7 @@ _HOMES = {
     "UsageError": "errors",
     "generate": "hosts.generate",
     "prune": "hosts.hugging_face",
+    "round_weights": "hosts.round_weights",
 }
 
 

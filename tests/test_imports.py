@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "hosts": ("decoding", "calibration"),
     "decoding": ("session", "adapter"),
     "calibration": ("method", "models", "run_config", "whole_file"),
-    "models": ("bundled", "core", "versions"),
+    "models": ("bundled", "adapter", "versions"),
     "session": ("method", "report"),
     "method": ("pruning", "weights"),
     "weights": ("adapter", "selection"),

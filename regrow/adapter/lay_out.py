@@ -88,9 +88,10 @@ class LaidOut:
     """The linear layers of the blocks and the head of one decoder.
 
     Weights start as stored and are laid out for batches that run faster that way. A linear layer whose
-    forward a method has patched stays as it is. With `Layout.MOVED`, a placeholder replaces each weight that
-    is given up. A placeholder has the weight's shape, takes no memory, holds NaN and cannot be written to.
-    Weights that a method reads, or that several modules share (a tied head), are never given up.
+    forward a method has patched stays as it is, and so does one that the decoder does not call, because it
+    has codes instead. With `Layout.MOVED`, a placeholder replaces each weight that is given up. A placeholder
+    has the weight's shape, takes no memory, holds NaN and cannot be written to. Weights that a method reads,
+    or that several modules share (a tied head), are never given up.
     """
 
     def __init__(
@@ -99,9 +100,10 @@ class LaidOut:
         self._model, self._matmul, self._layout = model, matmul, layout
         layers: list[Any] = list(model.model.layers)
         self._joints = [block.qkv for block in decoder.blocks if isinstance(block.qkv, SideBySide)]
-        owned = [layer.self_attn.o_proj for layer in layers]
+        blocks: list[tuple[Any, Any]] = list(zip(layers, decoder.blocks, strict=True))
+        owned = [layer.self_attn.o_proj for layer, block in blocks if block.output is layer.self_attn.o_proj]
         read: list[nn.Linear] = []  # a method reads these as well
-        self._ffns = [layer.mlp for layer in layers]
+        self._ffns = [layer.mlp for layer, block in blocks if block.ffn is layer.mlp]
         for mlp in self._ffns:
             (read if "forward" in vars(mlp) else owned).extend(_linears(mlp))
         owned.append(model.lm_head)

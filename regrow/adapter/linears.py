@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, cast
 
 from torch import nn
 
@@ -35,11 +35,9 @@ def find_linears(model: nn.Module, ffns: Sequence[GatedFFN]) -> list[tuple[nn.Li
     `ffns` are the FFNs of the model. Layers are recognised by the names in use. Raises UsageError for a
     linear layer with an unknown name, and for one that is not an ordinary linear layer.
     """
-    layer_of = {_block(ffn.name): layer for layer, ffn in enumerate(ffns)}
     found = []
-    for name, module in model.named_modules():
-        layer = layer_of.get(_block(name))
-        if layer is None or not isinstance(module, nn.Linear):
+    for layer, name, module in _in_blocks(model, ffns):
+        if not isinstance(module, nn.Linear):
             continue
         site = _SITES.get(name.rpartition(".")[2])
         if site is None:
@@ -54,15 +52,37 @@ def find_linears(model: nn.Module, ffns: Sequence[GatedFFN]) -> list[tuple[nn.Li
     return found
 
 
+def block_linears(model: nn.Module, ffns: Sequence[GatedFFN]) -> list[dict[str, nn.Linear]]:
+    """Returns the linear layers of each decoder block by name, whatever they are called.
+
+    `ffns` are the FFNs of the model. Raises UsageError for one that is not an ordinary linear layer.
+    """
+    found: list[dict[str, nn.Linear]] = [{} for _ in ffns]
+    for layer, name, module in _in_blocks(model, ffns):
+        if isinstance(module, nn.Linear) or hasattr(module, "base_layer"):
+            if reason := odd_linear(module):
+                raise UsageError(f"{name} {reason}")
+            found[layer][name] = cast("nn.Linear", module)
+    return found
+
+
 def sizes(model: nn.Module, ffns: Sequence[GatedFFN]) -> dict[Site, list[int]]:
     """Returns the weight elements by site and layer, for FFNs and for attention layers with known names."""
-    layer_of = {_block(ffn.name): layer for layer, ffn in enumerate(ffns)}
     found = {site: [0] * len(ffns) for site in Site}
-    for name, module in model.named_modules():
-        layer, site = layer_of.get(_block(name)), _SITES.get(name.rpartition(".")[2])
-        if layer is not None and site is not None and isinstance(module, nn.Linear):
+    for layer, name, module in _in_blocks(model, ffns):
+        site = _SITES.get(name.rpartition(".")[2])
+        if site is not None and isinstance(module, nn.Linear):
             found[site][layer] += module.weight.numel()
     return {site: row for site, row in found.items() if any(row)}
+
+
+def _in_blocks(model: nn.Module, ffns: Sequence[GatedFFN]) -> Iterator[tuple[int, str, nn.Module]]:
+    """Yields layer, name and module of everything inside the decoder blocks, in model order."""
+    layer_of = {_block(ffn.name): layer for layer, ffn in enumerate(ffns)}
+    for name, module in model.named_modules():
+        layer = layer_of.get(_block(name))
+        if layer is not None:
+            yield layer, name, module
 
 
 def _block(name: str) -> str | None:

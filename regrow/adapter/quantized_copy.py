@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Self, final
 
 import torch
@@ -13,28 +14,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from regrow.adapter.llama_like import Block, DecoderWeights
-from regrow.adapter.projection import Projection
+from regrow.adapter.quantized_parts import QuantizedProjection, quantized_ffn, quantized_linear
 from regrow.adapter.weights_state import checksums
-from regrow.core import FFNWeights, score_dtype
-from regrow.kernels import Codes, QuantizedLinear, packed, quantized_ffn
+from regrow.core import score_dtype
+from regrow.kernels import Codes, QuantizedLinear
 
 _LOG: Final = logging.getLogger(__name__)
 BLOCK_BITS: Final = 4
 HEAD_BITS: Final = 8  # the head decides between tokens, and is a small part of a large model
-
-
-@final
-class _QuantizedProjection(Projection):
-    """Queries, keys and values side by side."""
-
-    def __init__(self, linear: QuantizedLinear) -> None:
-        self._linear = linear
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._linear(x)
-
-    def refresh(self) -> None:
-        """Does nothing, because a copy is made anew if the weights have changed."""
 
 
 @final
@@ -104,34 +91,16 @@ class _Rounding:
         return float((self._lost / self._squares) ** 0.5) if self._squares else 0.0
 
     def block(self, layer: Any, block: Block) -> Block:
-        attention, mlp = layer.self_attn, layer.mlp
+        attention = layer.self_attn
         qkv = self.linear([attention.q_proj, attention.k_proj, attention.v_proj], BLOCK_BITS)
         output = self.linear([attention.o_proj], BLOCK_BITS)
-        weights = FFNWeights(
-            gate=mlp.gate_proj.weight.detach(),
-            up=mlp.up_proj.weight.detach(),
-            down=mlp.down_proj.weight.detach(),
-            act=mlp.act_fn,
-            gate_bias=mlp.gate_proj.bias,
-            up_bias=mlp.up_proj.bias,
-            down_bias=mlp.down_proj.bias,
-        )
-        ffn = quantized_ffn(weights, self._codes, self._group)
+        ffn = quantized_ffn(layer.mlp, self._codes, self._group)
         self.nbytes += ffn.state_bytes
-        return replace(block, qkv=_QuantizedProjection(qkv), output=output, ffn=ffn)
+        return replace(block, qkv=QuantizedProjection(qkv), output=output, ffn=ffn)
 
     def linear(self, linears: list[Any], bits: int) -> QuantizedLinear:
         """Rounds linear layers of one input, with their outputs side by side."""
-        weight = torch.cat([module.weight.detach() for module in linears])
-        bias = None
-        if any(module.bias is not None for module in linears):
-            bias = torch.cat(
-                [
-                    weight.new_zeros(len(module.weight)) if module.bias is None else module.bias.detach()
-                    for module in linears
-                ]
-            )
-        made = QuantizedLinear(packed(self._codes(weight, bits), weight.dtype), bias)
+        made = quantized_linear(linears, partial(self._codes, bits=bits))
         self.nbytes += made.nbytes
         return made
 

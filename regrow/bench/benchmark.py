@@ -46,7 +46,7 @@ class Benchmark:
 
     def bounds(self, setting: Setting) -> list[Bound]:
         """Returns a bound for each contender that is a method of Regrow."""
-        dense = self.runner.weights.dense(setting.rows, setting.context)
+        dense = self.runner.bytes_dense(setting)
         found = []
         for contender in self._contenders:
             if contender.method is not None:
@@ -88,7 +88,7 @@ class Benchmark:
             ratio=Spread.of([one / other for one, other in zip(dense, measured.decode, strict=True)]),
             ms={part: 1e3 * statistics.median(seconds) for part, seconds in measured.parts.items()},
             bytes_per_step=size,
-            bound=self.runner.weights.dense(setting.rows, setting.context) / size,
+            bound=self.runner.bytes_dense(setting) / size,
             bandwidth_share=size / step / self._bandwidth,
             turnover=measured.turnover,
             sparsity=measured.sparsity,

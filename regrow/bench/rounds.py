@@ -25,6 +25,7 @@ from regrow.decoding.memory import out_of_memory
 from regrow.errors import NoMemoryError
 from regrow.hosts.engine import Engine
 from regrow.method.base import Method
+from regrow.method.dense import Dense
 from regrow.selection.budget import keep_count
 from regrow.selection.schedule import Schedule
 
@@ -182,16 +183,21 @@ class Runner:
 
         `sparsity`: the actual one, if it is not the method's target.
         """
-        dense, method = self.weights.dense(setting.rows, setting.context), contender.method
+        method, weights = contender.method, self.weights.read_by(contender.method)
+        dense = weights.dense(setting.rows, setting.context)
         if method is None:
             return float(dense)
         schedule = self._schedule(method)
         # A CPU copies the neurons of a new mask. A GPU reads them in place, through an index.
         copies = schedule.explore_steps > 0 and self._model.device.type == "cpu"
-        moved = 2 * (self._turnover or 0) * (1 - float(method.target)) * self.weights.ffn if copies else 0
+        moved = 2 * (self._turnover or 0) * (1 - float(method.target)) * weights.ffn if copies else 0
         return per_step(
-            dense, self.weights.pruned(method, setting.rows, setting.context, sparsity), schedule, moved
+            dense, weights.pruned(method, setting.rows, setting.context, sparsity), schedule, moved
         )
+
+    def bytes_dense(self, setting: Setting) -> int:
+        """Bytes of a decode step of the dense model."""
+        return self.weights.read_by(Dense()).dense(setting.rows, setting.context)
 
     def _schedule(self, method: Method) -> Schedule:
         blocks, _ = survey(self._model, method.surface, method.sites)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, final
 
@@ -19,9 +20,10 @@ from regrow.bench.rounds import Peer, Setting
 from regrow.bench.shapes import shape
 from regrow.bench.turnover import bundled_turnover
 from regrow.bench.vllm import started, version_of
-from regrow.errors import require_one_of
+from regrow.errors import UsageError, require_one_of
+from regrow.hosts.round_weights import round_weights
 from regrow.method.base import Method
-from regrow.models import DTYPES, load
+from regrow.models import DTYPES, WEIGHTS, labelled, load
 from regrow.versions import versions
 
 
@@ -43,12 +45,16 @@ class BenchPlan:
     vllm: Path | None = None  # Python of an environment that has vLLM
     vllm_eager: bool = False
     untimed: Sequence[str] = ()  # methods left out because their time would say nothing
+    weights: str = "stored"  # or "int4"
     stock: bool = (
         True  # also measure transformers' own loop, whose static cache compiles for a minute a batch size
     )
 
     def __post_init__(self) -> None:
-        """Raises UsageError for an unknown shape, an unknown dtype, or a Python without vLLM."""
+        """Raises UsageError for unknown shapes, dtypes and weights, and for a Python without vLLM."""
+        require_one_of(WEIGHTS, weights=self.weights)
+        if self.vllm is not None and self.weights != "stored":
+            raise UsageError("vLLM runs the stored weights; leave out vLLM, or the weights of 4 bits")
         if self.vllm is not None:
             version_of(self.vllm)
         for name in self.shapes:
@@ -88,14 +94,19 @@ def run(plan: BenchPlan, listener: Listener, keep: Callable[[Result], None]) -> 
             "dtype": plan.dtype,
             "repeats": plan.repeats,
             "methods": list(plan.methods),
+            "weights": plan.weights,
         },
     )
     result.settings["untimed"] = list(plan.untimed)
     listener.begin(result)
     result.settings["turnover"] = turnover = _turnover(plan, listener)
-    for name in [plan.model] if plan.model else plan.shapes:
+    for given in [plan.model] if plan.model else plan.shapes:
+        name = labelled(given, plan.weights)
         listener.working(name, "loading")
-        model, directory = _model(plan, name)
+        model, directory = _model(plan, given)
+        if plan.weights == "int4":
+            errors = result.settings.setdefault("rounding_error", {})
+            errors[given] = round_weights(model, progress=partial(_rounded, listener, name))
         # On a GPU a sum falls short of the memory's bandwidth, so the copy is the measure there.
         speed = result.bandwidth["copy" if plan.device.type == "cuda" else "read"]
         with ExitStack() as stack:
@@ -103,7 +114,7 @@ def run(plan: BenchPlan, listener: Listener, keep: Callable[[Result], None]) -> 
             if plan.vllm is not None:
                 listener.working(name, "starting vLLM")
                 worker = stack.enter_context(
-                    started(plan.vllm, model, directory or name, plan.settings, eager=plan.vllm_eager)
+                    started(plan.vllm, model, directory or given, plan.settings, eager=plan.vllm_eager)
                 )
                 result.made_with["vllm, torch there"] = worker.version
                 peers[f"vLLM, {'eager' if plan.vllm_eager else 'compiled'}"] = worker
@@ -129,6 +140,10 @@ def _measure(
         result.lost.extend(lost)
         keep(result)
         listener.rows(rows, lost)
+
+
+def _rounded(listener: Listener, name: str, done: int, layers: int) -> None:
+    listener.working(name, f"rounding weights, {done} of {layers} layers")
 
 
 def _turnover(plan: BenchPlan, listener: Listener) -> float | None:

@@ -28,7 +28,7 @@ def calibrate(
     tensors = measure(loaded.model, method, text.sequences, progress)
     return Calibration(
         Origin(
-            model=loaded.name,
+            model=loaded.label,
             fingerprint=fingerprint(loaded.model),
             method=method.name,
             params=calibrated(method),

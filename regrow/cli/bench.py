@@ -150,6 +150,7 @@ def bench(
         ),
     ] = None,
     dtype: options.DTypeName = "bfloat16",
+    weights: options.WeightsName = "stored",
     device: options.DeviceName = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     compare: Annotated[
@@ -185,10 +186,11 @@ def bench(
         raise UsageError("a model and --shape exclude each other; choose one")
     if draft and not lossless:
         raise UsageError("--draft chooses the drafts of --lossless; add --lossless")
-    if lossless and (model is not None or method or compare or vllm or turnover is not None):
+    other = (model is not None, method, compare, vllm, turnover is not None, weights != "stored")
+    if lossless and any(other):
         raise UsageError(
-            "--lossless times drafts on random weights; leave out MODEL, --method, --compare, --vllm and "
-            "--turnover"
+            "--lossless times drafts on random weights; leave out MODEL, --method, --compare, --vllm, "
+            "--turnover and --weights"
         )
     reference = _reference(compare)
     if out is not None:
@@ -242,6 +244,7 @@ def bench(
         vllm,
         vllm_eager,
         untimed,
+        weights,
     )
     try:
         with Bar() as bar:

@@ -13,7 +13,7 @@ from regrow.bench.bench_result import BenchRow, Lost, Reference, Result, Spread
 from regrow.bench.benchmark import Bound
 from regrow.bench.run import Listener
 from regrow.cli.bar import Bar
-from regrow.format import NONE, rate, ratio
+from regrow.format import NONE, percent, rate, ratio
 
 _PARTS = ("prompt", "dense", "observe", "sparse", "refresh")
 
@@ -109,6 +109,10 @@ class BenchTables(_WithBar):
         made = ", ".join(f"{name} {value}" for name, value in result.made_with.items() if name != "device")
         changed = result.settings["turnover"]
         notes = [] if changed is None else [f"a refresh replaces {changed:.1%} of the neurons"]
+        notes += [
+            f"the weights of {name} were rounded to 4 bits, with an error of {percent(error)} of their norm"
+            for name, error in result.settings.get("rounding_error", {}).items()
+        ]
         notes += [
             f"{name} is not timed on a CPU, where it reads all weights" for name in result.settings["untimed"]
         ]

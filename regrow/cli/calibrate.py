@@ -54,6 +54,7 @@ def calibrate(
     sparsity: method_options.Sparsity = None,
     param: method_options.Params = None,
     dtype: options.DTypeName = "auto",
+    weights: options.WeightsName = "stored",
     device: options.DeviceName = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     out: Annotated[
@@ -99,7 +100,7 @@ def calibrate(
     if checkpoint is not None:
         files.refuse(pruning, checkpoint)
     count = sequences or pruning.needs.value[0]
-    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, weights=weights)
     from regrow.calibration import make_calibration
     from regrow.calibration.text import sequences as read
 

@@ -68,6 +68,12 @@ def _dtypes() -> Iterable[str]:
     return DTYPES
 
 
+def _weights() -> Iterable[str]:
+    from regrow.models import WEIGHTS
+
+    return WEIGHTS
+
+
 def _tasks() -> Iterable[str]:
     from regrow.evaluation.tasks import TASKS
 
@@ -94,6 +100,7 @@ _LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "weighings": _weighings,
     "dtypes": _dtypes,
     "drafts": _drafts,
+    "weights": _weights,
     "shapes": _shapes,
     "tasks": _tasks,
     "matches": _matches,

@@ -121,6 +121,7 @@ def compare(
         ),
     ] = None,
     dtype: options.DTypeName = "auto",
+    weights: options.WeightsName = "stored",
     device: options.DeviceName = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     shard: options.Shard = "1/1",
@@ -160,7 +161,7 @@ def compare(
         return
     tasks = chosen.load(model)
     first_of_each(tasks, max(limit or 1, traced or 1))  # refuses more prompts than a single task has
-    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, weights=weights)
     from regrow.cli.compare_plan import Asked
     from regrow.evaluation import comparison
 

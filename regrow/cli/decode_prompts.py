@@ -59,7 +59,8 @@ class Decoding:
     def about(self) -> dict[str, Any]:
         """Returns what was run, for a reader."""
         return {
-            "model": self.loaded.name,
+            "model": self.loaded.label,
+            **({} if self.loaded.rounded is None else {"weights": self.loaded.weights}),
             "dtype": str(self.loaded.model.dtype).removeprefix("torch."),
             "device": str(self.loaded.model.device),
             "skip_layers": sorted(set(self.plan.skip_layers)),

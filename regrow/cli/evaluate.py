@@ -88,6 +88,7 @@ def evaluate(
     prunings: list[Method],
     calibration: options.CalibrationFiles = None,
     dtype: options.DTypeName = "auto",
+    weights: options.WeightsName = "stored",
     device: options.DeviceName = "auto",
     chat: options.Chat = None,
     skip_layers: options.SkipLayers = "",
@@ -115,7 +116,7 @@ def evaluate(
     files = _files(out, planned, part)
     for file in files:
         refuse_other_shards(file, part[1])
-    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, weights=weights)
     from regrow.evaluation import run_task
 
     template = bool(loaded.tokenizer.chat_template) if chat is None else chat

@@ -50,6 +50,7 @@ def generate(
     pruning: Method,
     calibration: options.CalibrationFile = None,
     dtype: options.DTypeName = "auto",
+    weights: options.WeightsName = "stored",
     device: options.DeviceName = "auto",
     chat: options.Chat = None,
     skip_layers: options.SkipLayers = "",
@@ -82,7 +83,7 @@ def generate(
     texts = read(prompt or [], prompts, prompt_field, prompts_format)
     tensors = options.calibration(calibration)
     with SampleFile(output) if output else nullcontext() as file:
-        loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, weights=weights)
         from regrow.cli.decode_prompts import Decoding
         from regrow.cli.generate_plan import LARGEST_BATCH, GeneratePlan
 

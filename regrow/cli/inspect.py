@@ -42,6 +42,7 @@ def inspect(
     pruning: Method,
     calibration: options.CalibrationFile = None,
     dtype: options.DTypeName = "auto",
+    weights: options.WeightsName = "stored",
     device: options.DeviceName = "auto",
     chat: options.Chat = None,
     skip_layers: options.SkipLayers = "",
@@ -83,7 +84,7 @@ def inspect(
     from regrow.evaluation.inspection.masks import refuse
 
     refuse(pruning)
-    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, weights=weights)
     from regrow.cli.decode_prompts import Decoding
     from regrow.cli.generate_plan import GeneratePlan
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _OURS = (
     "The options below are those of lm-evaluation-harness. --model is always regrow. --model_args takes "
     "pretrained (the bundled model if left out), method, the parameters of the method (sparsity=0.5, ...), "
-    "calibration, skip_layers, dtype, trust_remote_code, enable_thinking and think_end_token."
+    "calibration, skip_layers, dtype, weights (stored or int4), trust_remote_code, enable_thinking and "
+    "think_end_token."
 )
 
 

@@ -4,29 +4,48 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from regrow.cli.bar import Bar
 from regrow.cli.group import is_verbose
+from regrow.cli.terminal import say
+from regrow.format import percent
 
 if TYPE_CHECKING:
     from regrow.models import Loaded
 
 
-def load(
-    model: str | None = None, *, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
-) -> Loaded:
-    """Does what `regrow.models.load` does, and shows that it is loading."""
+def load(model: str | None = None, **how: Any) -> Loaded:
+    """Does what `regrow.models.load` does with the same arguments, and shows how far it is."""
     name = "the bundled model" if model is None else model
     # Progress bars of downloads stay, because a download can take minutes.
     downloads = is_remote(model)
     quieten(bars=downloads and sys.stderr.isatty())
-    if downloads:
-        return _load(model, dtype, device, trust_remote_code)
-    with Console(stderr=True).status(f"loading {name}"):
-        return _load(model, dtype, device, trust_remote_code)
+    shown, bar = ExitStack(), Bar()
+
+    def rounding(done: int, layers: int) -> None:
+        if done == 1:
+            shown.close()  # the bar takes the place of the spinner
+            shown.enter_context(bar)
+            bar.begin(f"rounding the weights of {name}", layers)
+        bar.show(done, f"{done} of {layers} layers")
+
+    with shown:
+        if not downloads:
+            shown.enter_context(Console(stderr=True).status(f"loading {name}"))
+        from regrow.models import load as load_model
+
+        loaded = load_model(model, rounding=rounding, **how)
+    if loaded.rounded is not None:
+        say(
+            f"the weights of {name} were rounded to 4 bits, with an error of {percent(loaded.rounded.error)} "
+            "of their norm"
+        )
+    return loaded
 
 
 def is_remote(model: str | None) -> bool:
@@ -47,9 +66,3 @@ def quieten(*, bars: bool = False) -> None:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if not bars:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
-def _load(model: str | None, dtype: str, device: str, trust_remote_code: bool) -> Loaded:
-    from regrow.models import load as load_model
-
-    return load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)

@@ -38,6 +38,16 @@ DTypeName = Annotated[
         help="Number format of the model: {dtypes}. auto keeps that of its files.",
     ),
 ]
+WeightsName = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="NAME",
+        rich_help_panel=_MODEL,
+        help="Weights of the model: {weights}. int4 rounds those of the decoder blocks to 4 bits, so answers "
+        "differ.",
+    ),
+]
 DeviceName = Annotated[
     str,
     typer.Option(

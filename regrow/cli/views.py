@@ -111,7 +111,7 @@ def _chosen(sampling: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _summary(decoding: Decoding, totals: Totals) -> Iterator[tuple[str, str]]:
     """Yields the lines of the summary: the run's report, with the model and the sampling."""
     model, report = decoding.loaded.model, totals.report
-    yield "model", f"{decoding.loaded.name}, {str(model.dtype).removeprefix('torch.')} on {model.device}"
+    yield "model", f"{decoding.loaded.label}, {str(model.dtype).removeprefix('torch.')} on {model.device}"
     method, *others = summary(report.method, report.target_sparsity, report.counters)
     yield method
     yield from _chosen(decoding.sampling)

@@ -27,6 +27,7 @@ from regrow.adapter.pristine import (
     structure,
 )
 from regrow.adapter.quantized_copy import QuantizedCopy
+from regrow.adapter.rounded import PackedBlocks, packed_blocks
 from regrow.decoding.attention import DecodeAttention
 from regrow.decoding.fused import FusedNetwork
 from regrow.decoding.graphs import CudaRecorder
@@ -62,13 +63,14 @@ class Networks:
         self._fused: FusedNetwork | None = None
         self._laid_out: LaidOut | None = None  # the model's linear layers, if they may be laid out
         self._copy: QuantizedCopy | None = None  # the latest 4-bit copy
-        self._built_from: Hashable = None  # structure and tensors of the model when `_fused` was built
+        self._packed: PackedBlocks | None = None  # codes of the current weights, if these were rounded
+        # Structure, tensors and codes of the model when `_fused` was built.
+        self._built_from: Hashable = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes that laid-out weights and a 4-bit copy take beside the model's own."""
-        laid_out = 0 if self._laid_out is None else self._laid_out.nbytes
-        return laid_out + (0 if self._copy is None else self._copy.nbytes)
+        """Bytes that laid-out weights, codes and a 4-bit copy take beside the model's own weights."""
+        return sum(part.nbytes for part in (self._laid_out, self._packed, self._copy) if part is not None)
 
     @property
     def moves(self) -> Hashable:
@@ -131,10 +133,12 @@ class Networks:
                 rows = max(len(ids), 2 if several else 1)
                 exact = self._laid_out is None or self._laid_out.suit(rows)
                 fused.suit(exact=exact, layout=0 if self._laid_out is None else self._laid_out.layouts)
-                self._built_from = (structure(model), _tensors(model))  # laying out has moved weights
+                # Laying out has moved weights.
+                self._built_from = (structure(model), _tensors(model), self._packed)
                 laid_out = not exact and self.matmul.lays_out(rows)
                 stored = "laid out for this CPU" if laid_out else "as stored"
-                _LOG.info("a batch of %d runs fused, with weights %s", len(ids), stored)
+                packed = "" if self._packed is None else "; decode steps multiply codes of 4 bits"
+                _LOG.info("a batch of %d runs fused, with weights %s%s", len(ids), stored, packed)
                 return fused
         self.close()
         _LOG.info("a batch of %d runs through the model's own forward", len(ids))
@@ -165,25 +169,28 @@ class Networks:
         if not readable(model):
             _LOG.info("%s is not fused: it is changed, or of an unknown family", type(model).__name__)
             return None
-        found = structure(model)
-        if self._built_from != (found, _tensors(model)):
+        found, packed = structure(model), packed_blocks(model)
+        if self._built_from != (found, _tensors(model), packed):
             self.close()
             # Drops the old network first, to free its memory.
-            self._fused, self._laid_out, self._built_from = None, None, (found, _tensors(model))
-            self._decoder = read(model)
+            self._fused, self._laid_out, self._built_from = None, None, (found, _tensors(model), packed)
+            self._decoder, self._packed = read(model), packed
+            steps = self._decoder if packed is None else packed.decoder(model, self._decoder)
             network = FusedNetwork(
                 self._decoder,
                 kernels=self._kernels,
                 recorder=CudaRecorder if self._kernels else lambda: record,
+                steps=steps,
             )
             inexact = self._layout is not Layout.STORED
             test = partial(same_by_parts, model, network, inexact=inexact)
-            same = _remembered(_BY_PARTS, model, (found, self._kernels, inexact), test)
+            state = found, self._kernels, inexact, packed is not None
+            same = _remembered(_BY_PARTS, model, state, test)
             self._fused = network if same else None
             if not same:
                 _LOG.info("%s is not fused: the logits would differ", type(model).__name__)
             if same and inexact:
-                self._laid_out = LaidOut(model, self._decoder, self.matmul, self._layout)
+                self._laid_out = LaidOut(model, steps, self.matmul, self._layout)
         elif self._fused is not None:
             self._fused.refresh()
         return self._fused

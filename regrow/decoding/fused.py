@@ -40,13 +40,16 @@ class FusedNetwork(Network):
         *,
         kernels: bool,
         recorder: Callable[[], Recorder] | None = None,
+        steps: DecoderWeights | None = None,
     ) -> None:
         """Takes the weights, and how decode steps run.
 
-        With `kernels`, decode steps always run through the kernels. Steps through the kernels are recorded
-        if there is a `recorder`.
+        `steps` is what decode steps run instead of `decoder`, with the same weights in another form. With
+        `kernels`, decode steps always run through the kernels. Steps through the kernels are recorded if
+        there is a `recorder`.
         """
         self._decoder, self._kernels, self._recorder = decoder, kernels, recorder
+        self._steps = decoder if steps is None else steps
         self.dtype = decoder.embedding.dtype
         # True: norms and rotary embedding equal the model's bit for bit. False: matmuls sum in another order
         # anyway, so decode steps on a CPU also run through the kernels, if these could be compiled.
@@ -131,7 +134,8 @@ class FusedNetwork(Network):
         key: Hashable | None = None,
         every: bool = False,
     ) -> Tensor:
-        return self._run(self._decoder, planned, ids, length or ids.shape[1], key, every)
+        decoder = self._decoder if planned.prompt or planned.width > WIDEST else self._steps
+        return self._run(decoder, planned, ids, length or ids.shape[1], key, every)
 
     def draft(self, planned: Pass, ids: Tensor, *, length: int, key: Hashable | None) -> Tensor:
         """Does what `forward` does with the weights of the copy, over the same cache."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from regrow.adapter.rounded import packed_blocks
 from regrow.calibration.calibration import Calibration
 from regrow.decoding.loop import Progress
 from regrow.errors import RegrowError, UsageError, said
@@ -19,7 +20,7 @@ from regrow.hosts.generate import generate
 from regrow.hosts.hugging_face import prune
 from regrow.kernels import repeatable_matmul
 from regrow.method.base import Method
-from regrow.models import Loaded, encode
+from regrow.models import Loaded, encode, labelled
 from regrow.record_file import RecordFile, refuse_other
 from regrow.records import Record
 from regrow.run_config import RunConfig, digest
@@ -87,6 +88,8 @@ def evaluate(
         own = loaded.model, method, config.skip_layers, calibration
         with repeatable_matmul(), Engine(*own, owns_model=True) as engine:
             made_with = {**versions(), **engine.matmul.to_text()}
+            if loaded.rounded is not None:
+                made_with["int4"] = _products(loaded)
             for done, index in enumerate(todo, len(mine) - len(todo) + 1):
                 items = planned[index % len(planned)]
                 if sampling.temperature:
@@ -95,6 +98,11 @@ def evaluate(
                 file.append(record)
                 if progress is not None:
                     progress(done, len(mine), record)
+
+
+def _products(loaded: Loaded) -> str:
+    """Returns what decode steps of a rounded model multiply, because it decides the last bits of results."""
+    return "codes" if packed_blocks(loaded.model) else "rounded weights"
 
 
 def check(
@@ -179,9 +187,13 @@ def describe(method: Method, calibration: Calibration | None) -> dict[str, Any]:
 
 
 def _model_name(loaded: Loaded) -> str:
-    """Returns what the records call the model: its id on the hub, or the last part of its local path."""
+    """Returns what the records call the model: its id on the hub, or the last part of its local path.
+
+    Rounded weights are named after it.
+    """
     local = Path(loaded.name).expanduser().is_dir()
-    return loaded.directory.resolve().name if local else loaded.name
+    name = loaded.directory.resolve().name if local else loaded.name
+    return labelled(name, loaded.weights)
 
 
 def longest_answer(loaded: Loaded, task: Task, chat: bool) -> int:

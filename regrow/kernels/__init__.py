@@ -38,8 +38,8 @@ from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.kernels.pruned_linear.all_weights import AllWeightsLinear, AllWeightsLinears
 from regrow.kernels.pruned_linear.threshold import AboveThreshold, magnitude
 from regrow.kernels.quantized.choose import packed, quantized_ffn, quantized_gather_ffn
-from regrow.kernels.quantized.codes import Codes
-from regrow.kernels.quantized.linear import QuantizedFFN, QuantizedLinear, multiplies_codes
+from regrow.kernels.quantized.codes import GROUP, Codes
+from regrow.kernels.quantized.linear import QuantizedFFN, QuantizedLinear, multiplies_codes, packs
 from regrow.kernels.recorded.recording import Replay, record
 from regrow.kernels.rotary import cpu as rotary_cpu
 from regrow.kernels.rotary import reference as rotary_reference
@@ -48,6 +48,7 @@ from regrow.kernels.scores import reference as scores_reference
 from regrow.kernels.scores.reference import relative
 
 __all__ = [
+    "GROUP",
     "AboveThreshold",
     "Codes",
     "LaidOutGate",
@@ -71,6 +72,7 @@ __all__ = [
     "native",
     "observe",
     "packed",
+    "packs",
     "quantized_ffn",
     "quantized_gather_ffn",
     "record",

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TOKENIZER_FILES = (
@@ -34,6 +36,25 @@ _BESIDE_TOKENS = [*_RETURNED, "use_cache"]
 
 @final
 @dataclass(frozen=True)
+class Rounded:
+    """What rounding the weights of a model to 4 bits has done."""
+
+    error: float  # norm of the change, as a share of the norm of the weights
+    sha256: str  # of all parameters of the rounded model
+
+    @classmethod
+    def of(cls, model: nn.Module, error: float) -> Self:
+        """Describes a rounded model, before anything moves or replaces its parameters."""
+        digest = hashlib.sha256()
+        for name, parameter in model.named_parameters():
+            digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}\n".encode())
+            flat = parameter.detach().cpu().contiguous().view(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        return cls(error, digest.hexdigest())
+
+
+@final
+@dataclass(frozen=True)
 class Loaded:
     """A model and its tokenizer, loaded from `directory`."""
 
@@ -41,6 +62,17 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase
     name: str  # what the user asked for
     directory: Path
+    rounded: Rounded | None = None  # None: the weights are those that the files hold
+
+    @property
+    def weights(self) -> str:
+        """What the weights are: "stored", those of the files, or "int4", rounded to 4 bits."""
+        return "stored" if self.rounded is None else "int4"
+
+    @property
+    def label(self) -> str:
+        """What results and summaries call the model."""
+        return labelled(self.name, self.weights)
 
     @property
     def context(self) -> int | None:
@@ -63,8 +95,11 @@ class Loaded:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the configuration and every byte of the weights."""
+        """sha256 over the configuration and every byte of the weights, as rounded if they were."""
         digest = hashlib.sha256((self.directory / "config.json").read_bytes())
+        if self.rounded is not None:
+            digest.update(self.rounded.sha256.encode())
+            return digest.hexdigest()
         for path in sorted(self.directory.glob("*.safetensors")):
             digest.update(_file_digest(path))
         return digest.hexdigest()
@@ -100,6 +135,11 @@ class Loaded:
     def beside_prompts(self) -> dict[str, Any]:
         """Further arguments of `generate`: the tokenizer, if the model's own settings work on text."""
         return {"tokenizer": self.tokenizer} if _ON_TEXTS & self.generation_settings.keys() else {}
+
+
+def labelled(name: str, weights: str) -> str:
+    """Returns what results call a model with this name whose weights are "stored" or "int4"."""
+    return name if weights == "stored" else f"{name} ({weights})"
 
 
 def _matching(directory: Path, patterns: Iterable[str]) -> list[Path]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from regrow.adapter.rounded import round_linears
 from regrow.bundled import model_path
 from regrow.errors import RegrowError, require_one_of
 from regrow.models.blame import blaming
@@ -16,11 +18,12 @@ from regrow.models.configuration import read_configuration, remedy, setting_of, 
 from regrow.models.device import find_device, probe
 from regrow.models.directory import find_directory
 from regrow.models.generation import check_generation
-from regrow.models.loaded import Loaded
+from regrow.models.loaded import Loaded, Rounded
 from regrow.models.tokenizer import load_tokenizer
 from regrow.versions import require_supported
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+WEIGHTS = ("stored", "int4")
 BUNDLED = "tiny-reasoner"
 
 
@@ -30,17 +33,23 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    weights: str = "stored",
+    rounding: Callable[[int, int], None] | None = None,
 ) -> Loaded:
     """Loads a model, in evaluation mode, and its tokenizer; None loads the bundled model.
+
+    `weights`: "stored" takes the weights of the files; "int4" rounds those of the decoder blocks to 4 bits
+    (`regrow.round_weights`), and calls `rounding(layers done, all layers)` after every layer.
 
     Weights are read from safetensors files only. No code from the model's repository runs unless
     `trust_remote_code` is set.
 
-    Raises UsageError for a request that cannot be met (no such model, dtype or device), RegrowError for
-    damaged files.
+    Raises UsageError for a request that cannot be met (no such model, dtype or device, or weights that cannot
+    be rounded), RegrowError for damaged files.
     """
     require_supported()
     require_one_of(DTYPES, dtype=dtype)
+    require_one_of(WEIGHTS, weights=weights)
     name = BUNDLED if model is None else str(model)
     target = find_device(device)
     directory = model_path() if model is None else find_directory(name, trust_remote_code)
@@ -51,9 +60,14 @@ def load(
     probe(kind, target)
     tokenizer = load_tokenizer(directory, name, trust_remote_code)
     network = _network(directory, name, config, kind, trust_remote_code)
+    rounded = None
+    if weights == "int4":
+        # On the CPU, so that the rounded weights do not depend on the device.
+        error = round_linears(network, progress=rounding, pack=target.type == "cpu")
+        rounded = Rounded.of(network, error)
     with blaming(f"{name} cannot be moved to {target}", "free its memory, or choose another --device"):
         network.to(target)  # type: ignore[arg-type]
-    return Loaded(network, tokenizer, name, directory)
+    return Loaded(network, tokenizer, name, directory, rounded)
 
 
 def _network(

@@ -90,6 +90,7 @@ def test_every_setting_of_every_shape_is_kept_and_then_told() -> None:
         "methods": ["dense", "griffin"],
         "turnover": None,
         "untimed": [],
+        "weights": "stored",
     }
     assert result.settings == own
 

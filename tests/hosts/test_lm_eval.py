@@ -241,6 +241,7 @@ def test_the_eos_is_a_stop_string_and_empty_ones_are_dropped() -> None:
         (["--model_args", "method=teal,calibration=nowhere"], "nowhere cannot be read"),
         (["--model_args", "skip_layers=x"], "skip_layers takes a list of layer numbers"),
         (["--model_args", "dtype=int3"], "unknown dtype 'int3'"),
+        (["--model_args", "weights=int3"], "unknown weights 'int3'"),
         (["--model_args", "think_end_token=7"], "think_end_token takes the text of the token, not 7"),
         (["--batch_size", "auto"], "an automatic batch size is not supported"),
         (["--batch_size", "0"], "whole number from 1 on"),
@@ -298,3 +299,13 @@ def test_the_help_is_that_of_lm_eval_with_a_line_of_ours() -> None:
         assert result.exit_code == 0
         assert result.stdout.startswith("The options below are those of lm-evaluation-harness.")
         assert "--include_path" in result.stdout
+
+
+def test_weights_of_4_bits_are_named_in_the_results_and_in_the_summary() -> None:
+    ours = RegrowLM(method="dense", weights="int4")
+    own = load(weights="int4")
+    info = ours.get_model_info()
+    assert info["regrow"]["weights"] == "int4"
+    assert info["model_sha"] == own.fingerprint != load().fingerprint
+    assert ", weights int4, batches of 1" in ours.summary
+    assert "weights int4" not in RegrowLM(method="dense").summary

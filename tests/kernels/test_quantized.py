@@ -97,6 +97,20 @@ def test_a_narrower_range_is_taken_where_it_loses_less() -> None:
     assert codes.lost / 2 < 1.01 * whole
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_joined_codes_are_those_of_the_joint_weight(bits: int) -> None:
+    """Rows are rounded by themselves."""
+    parts = [normal(outputs, 40, seed=outputs) for outputs in (3, 1, 5)]
+    ours, want = (
+        Codes.joined([Codes.of(part, bits, 16) for part in parts]),
+        Codes.of(torch.cat(parts), bits, 16),
+    )
+    for name in ("codes", "scale", "offset"):
+        assert torch.equal(getattr(ours, name), getattr(want, name))
+    assert (ours.bits, ours.group) == (bits, 16)
+    assert ours.lost == pytest.approx(want.lost)
+
+
 def test_equal_weights_and_zeros_are_exact() -> None:
     weight = torch.tensor([[0.0] * 9, [0.5] * 9])
     assert torch.equal(Codes.of(weight).expanded(torch.float32), weight)

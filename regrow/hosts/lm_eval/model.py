@@ -56,7 +56,11 @@ class RegrowLM(LM):  # type: ignore[misc]
         self.settings = Settings.of(arguments)
         own = self.settings
         self.loaded = load(
-            own.pretrained, dtype=own.dtype, device=own.device, trust_remote_code=own.trust_remote_code
+            own.pretrained,
+            dtype=own.dtype,
+            device=own.device,
+            trust_remote_code=own.trust_remote_code,
+            weights=own.weights,
         )
         self.tokenizer = self.loaded.tokenizer  # lm-eval describes it in its results
         self.reports: list[Report] = []  # one for each batch
@@ -161,6 +165,7 @@ class RegrowLM(LM):  # type: ignore[misc]
             "model_dtype": str(self.loaded.model.dtype),
             "model_sha": self.loaded.fingerprint,
             "regrow": {
+                "weights": own.weights,
                 "method": own.method.describe(),
                 "calibration": None if own.calibration is None else own.calibration.digest,
                 "skip_layers": sorted(set(own.skip_layers)),
@@ -174,11 +179,12 @@ class RegrowLM(LM):  # type: ignore[misc]
     @property
     def summary(self) -> str:
         """What was decoded so far, in a few lines: method, batches, actual sparsity and sparse steps."""
-        report, described = self._report, self.settings.method.describe()
+        own, report, described = self.settings, self._report, self.settings.method.describe()
         name = described.pop("name")
         c, target = report.counters, report.target_sparsity
+        weights = "" if own.weights == "stored" else f", weights {own.weights}"
         lines = [
-            f"method {name} ({parameters(described)}), {self._about_batches}",
+            f"method {name} ({parameters(described)}){weights}, {self._about_batches}",
             f"actual sparsity {percent(report.actual_sparsity)} (target {percent(target)}), "
             f"{c.sparse_steps} of {c.decode_steps} decode steps sparse ({percent(report.sparse_share)})",
         ]

@@ -11,7 +11,7 @@ from regrow.errors import UsageError, require_one_of
 from regrow.hosts.arguments import layer_numbers
 from regrow.method.base import Method
 from regrow.method.presets import make, parameters
-from regrow.models import DTYPES
+from regrow.models import DTYPES, WEIGHTS
 
 NO_CACHE: Final = (
     "answers cannot be cached, because an answer depends on the other requests of its batch; "
@@ -24,6 +24,7 @@ OWN: Final[dict[str, Any]] = {
     "calibration": None,
     "skip_layers": (),
     "dtype": "auto",
+    "weights": "stored",
     "device": "auto",
     "batch_size": 1,
     "trust_remote_code": False,
@@ -42,6 +43,7 @@ class Settings:
     calibration: Calibration | None
     skip_layers: tuple[int, ...]
     dtype: str
+    weights: str  # "stored" or "int4"
     device: str
     batch_size: int
     trust_remote_code: bool
@@ -72,6 +74,7 @@ class Settings:
                 "and add calibration=FILE to the model arguments"
             )
         require_one_of(DTYPES, dtype=given["dtype"])
+        require_one_of(WEIGHTS, weights=given["weights"])
         pretrained = given["pretrained"]
         return cls(
             None if pretrained is None else str(pretrained),
@@ -79,6 +82,7 @@ class Settings:
             None if path is None else Calibration.load(str(path)),
             _layers(given["skip_layers"]),
             given["dtype"],
+            given["weights"],
             given["device"],
             _batch_size(given["batch_size"]),
             given["trust_remote_code"],
@@ -92,6 +96,7 @@ def _check_words(given: Mapping[str, Any]) -> None:
     for name, kind, takes in (
         ("method", str, "a name"),
         ("dtype", str, "a name"),
+        ("weights", str, "a name"),
         ("device", str, "a name such as cpu or cuda"),
         ("trust_remote_code", bool, "true or false"),
         ("enable_thinking", bool, "true or false"),

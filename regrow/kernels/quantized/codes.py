@@ -62,6 +62,14 @@ class Codes:
         codes = codes.view(outputs, filled)[:, :inputs].contiguous()
         return cls(codes, scale, offset, bits, group, float(lost.sum(dtype=torch.float64)))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Returns the codes of weights with their outputs side by side; bits and groups have to be equal."""
+        codes, scale, offset = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "scale", "offset")
+        )
+        return cls(codes, scale, offset, parts[0].bits, parts[0].group, sum(part.lost for part in parts))
+
     def expanded(self, dtype: torch.dtype) -> Tensor:
         """Returns the rounded weight [out, in]."""
         inputs = self.codes.shape[1]

@@ -49,9 +49,14 @@ def multiplies_codes(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and Packed.multiplies(dtype)
 
 
+def packs(codes: Codes, dtype: torch.dtype) -> bool:
+    """Returns True if these codes can be multiplied as they are, so that they save bytes."""
+    return Packed.fits(codes, dtype)
+
+
 def packed(codes: Codes, dtype: torch.dtype) -> QuantizedWeight:
     """Returns the codes as a weight for inputs of `dtype`, on the device of the codes."""
-    return Packed(codes) if Packed.fits(codes, dtype) else Expanded(codes, dtype)
+    return Packed(codes) if packs(codes, dtype) else Expanded(codes, dtype)
 
 
 @final
