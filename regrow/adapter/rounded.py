@@ -115,7 +115,7 @@ def round_linears(
         raise UsageError(f"group is a multiple of 8, not {group!r}")
     blocks = block_linears(model, find_ffns(model))
     squares = _squares(blocks)
-    _PACKED.pop(model, None)
+    _PACKED.pop(model, None)  # frees the codes of an earlier rounding
     first = next(iter(blocks[0].values())).weight
     layers = (
         _layers(model)

@@ -93,11 +93,11 @@ def test_the_linear_layers_of_the_blocks_are_rounded_and_nothing_else(
 
 
 def test_shared_weights_are_rounded_once() -> None:
-    model = tiny("llama")
+    model = tiny("llama", torch.bfloat16)
     first, second = (layer.mlp.gate_proj for layer in model.model.layers)
     second.weight = first.weight
-    want = Codes.of(first.weight, 4, 8).expanded(torch.float32)
-    assert not torch.equal(Codes.of(want, 4, 16).expanded(torch.float32), want), "twice would show"
+    want = Codes.of(first.weight, 4, 8).expanded(torch.bfloat16)
+    assert not torch.equal(Codes.of(want, 4, 8).expanded(torch.bfloat16), want), "twice would not show"
     regrow.round_weights(model, 8)
     assert torch.equal(first.weight, want)
     assert second.weight is first.weight
@@ -244,6 +244,9 @@ def test_codes_are_as_near_to_the_exact_model_as_rounded_weights_are(
     distance is of the size of transformers' own.
     """
     model = build(family, dtype=torch.bfloat16, hidden_size=128, intermediate_size=256)
+    for module in linears(model).values():
+        if module.bias is not None:
+            torch.nn.init.normal_(module.bias, generator=torch.Generator().manual_seed(2))
     regrow.round_weights(model, 64)
     exact = scores(deepcopy(model).double())
     plain, ours = scores(deepcopy(model)), scores(model, regrow.Dense())
