@@ -118,8 +118,7 @@ class Session:
         - `position` [B, w] int64: the position of each token in its own row's text.
         - `prompt`: the pass holds prompt tokens. It is then exact for every row.
         - `decode`: the pass holds decode rows. Committing it then advances the clock.
-        - `role`: a draft is sparse as soon as the method can prune, and a verification is always dense,
-          whatever the schedule says. So is a dense step, from which the method learns nothing.
+        - `role`: see `Role`. Other roles than SCHEDULED do not ask the schedule.
         """
         return Pass(self._mode(position.shape[1], prompt, decode, role), slot, position, prompt, decode, role)
 
@@ -221,22 +220,20 @@ class Session:
         return Report(self.method.describe(), float(self.method.target), counters)
 
     def _mode(self, width: int, prompt: bool, decode: bool, role: Role) -> Mode:
-        if role is Role.DENSE and not prompt:
+        if role is Role.DENSE:
             return Mode.DENSE
         if role is Role.DRAFT:
             return Mode.SPARSE if self.pruner.ready else Mode.DENSE
         if prompt or role is Role.VERIFY:
             return Mode.OBSERVE if self.schedule.prunes else Mode.DENSE
-        modes = (
-            {self.schedule.mode(self._clock + step) for step in range(1, width + 1)}
-            if decode
-            else {Mode.DENSE}
-        )
+        if not decode:
+            return Mode.DENSE
+        modes = {self.schedule.mode(self._clock + step) for step in range(1, width + 1)}
         return Mode.OBSERVE if Mode.OBSERVE in modes else modes.pop()
 
     def _ended(self, done: Pass, steps: range, completed: Sequence[int]) -> Tensor | None:
         """Returns the slots whose phase ends with this pass, [S] bool, or None if no phase ends."""
-        if done.role is Role.DENSE and not done.prompt:
+        if done.role is Role.DENSE:
             return None
         if (self.schedule.prunes and done.role is Role.VERIFY) or (
             done.decode and any(map(self.schedule.closes, steps))

@@ -234,14 +234,14 @@ def distance(ours: Tensor, exact: Tensor) -> float:
 
 @PACKED
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Mistral"])
-def test_codes_are_as_near_to_the_exact_model_as_rounded_weights_are(
-    family: str, networks: list[FusedNetwork]
-) -> None:
+def test_codes_are_near_to_the_exact_model(family: str, networks: list[FusedNetwork]) -> None:
     """The exact model has the rounded weights, and computes in float64.
 
     transformers in bfloat16 rounds what every layer gives. The codes stand for weights that were not rounded
-    to bfloat16, which changes each by 2^-9 of its size at most, as if one more result were rounded. So their
-    distance is of the size of transformers' own.
+    to bfloat16, which changes each by 2^-9 of its size at most, as if one more result were rounded. The
+    kernels also round the inputs of every linear layer to 8 bits, which changes its result by 0.6 % (see
+    test_quantized.py), where bfloat16 rounds inputs, results and sums by 0.2 to 0.3 % each. So the distance
+    is two to three times transformers' own.
     """
     model = build(family, dtype=torch.bfloat16, hidden_size=128, intermediate_size=256)
     for module in linears(model).values():
@@ -251,7 +251,7 @@ def test_codes_are_as_near_to_the_exact_model_as_rounded_weights_are(
     exact = scores(deepcopy(model).double())
     plain, ours = scores(deepcopy(model)), scores(model, regrow.Dense())
     assert with_codes(networks[-1]) == ["qkv", "output", "ffn"]
-    assert 0 < distance(ours, exact) < 2 * distance(plain, exact) < 0.1
+    assert 0 < distance(ours, exact) < 3 * distance(plain, exact) < 0.1
 
 
 @PACKED
