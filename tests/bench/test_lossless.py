@@ -147,6 +147,13 @@ def test_the_tables_of_the_page_are_made_from_the_results() -> None:
         assert f"\n\n{table}\n" in page, "run python scripts/lossless_tables.py, and put what it prints there"
 
 
+def test_ratios_in_the_text_are_those_of_the_results() -> None:
+    rows = LosslessResult.load(lossless_tables.RESULTS / "real-model.json").rows
+    ratios = " / ".join(f"{row.ratio.median:.2f}x" for row in rows if row.label == "four-bit")
+    for page in ("README.md", "docs/status.md"):
+        assert ratios in " ".join((HOME / page).read_text().split()), page
+
+
 def explained(row: LosslessRow) -> float:
     """Return the chance of right drafts that explains the share that was kept, at the mean window."""
     window = max(1, round(row.drafted / row.rows / row.passes))
