@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from types import MappingProxyType
 from typing import Any, Final, Protocol, Self, final
 
@@ -46,7 +47,8 @@ class Costs:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "check", MappingProxyType(dict(self.check)))
-        if self.dense <= 0 or self.draft < 0 or any(seconds <= 0 for seconds in self.check.values()):
+        seconds = (self.dense, *self.check.values())
+        if not all(0 < one < inf for one in seconds) or not 0 <= self.draft < inf:
             raise UsageError("costs are positive numbers of seconds")
         if not 0 <= self.agreement <= 1:
             raise UsageError(f"costs have an agreement from 0 to 1, not {self.agreement}")
@@ -79,9 +81,13 @@ class Costs:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Reads what `to_dict` returned."""
-        check = {int(window): seconds for window, seconds in values["check"].items()}
-        return cls(values["dense"], values["draft"], check, values["agreement"])
+        """Reads what `to_dict` returned. Raises UsageError for anything else."""
+        try:
+            check = {int(window): float(seconds) for window, seconds in values["check"].items()}
+            dense, draft, agreement = (float(values[name]) for name in ("dense", "draft", "agreement"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError("these are no costs; take those of report.draft_costs") from error
+        return cls(dense, draft, check, agreement)
 
 
 class Window(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -141,6 +142,8 @@ def test_costs_survive_json() -> None:
     "given",
     [
         {"dense": 0.0},
+        {"dense": math.nan},
+        {"draft": math.inf},
         {"draft": -1.0},
         {"check": {1: 0.0}},
         {"check": {3: 1.0}},
@@ -151,3 +154,16 @@ def test_costs_survive_json() -> None:
 def test_impossible_costs_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(regrow.UsageError, match=r"^costs "):
         Costs(**{"dense": 1.0, "draft": 0.1, "check": {1: 1.0}, **given})
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"dense": 1.0}, {**CHEAP.to_dict(), "check": {"x": 1.0}}, {"check": 3}]
+)
+def test_other_values_are_no_costs(values: dict[str, Any]) -> None:
+    with pytest.raises(regrow.UsageError, match="these are no costs"):
+        Costs.from_dict(values)
+
+
+def test_impossible_values_are_named() -> None:
+    with pytest.raises(regrow.UsageError, match="costs are positive numbers of seconds"):
+        Costs.from_dict({**CHEAP.to_dict(), "dense": -1.0})
