@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Self, final
@@ -17,7 +17,8 @@ from regrow.adapter.llama_like import Block, DecoderWeights
 from regrow.adapter.quantized_parts import QuantizedProjection, quantized_ffn, quantized_linear
 from regrow.adapter.weights_state import checksums
 from regrow.core import score_dtype
-from regrow.kernels import Codes, QuantizedLinear
+from regrow.errors import UsageError
+from regrow.kernels import Codes, QuantizedLinear, RoundedFFN, SparseFFN
 
 _LOG: Final = logging.getLogger(__name__)
 BLOCK_BITS: Final = 4
@@ -33,6 +34,7 @@ class QuantizedCopy:
     """
 
     decoder: DecoderWeights
+    ffns: tuple[RoundedFFN, ...]  # those of the decoder
     nbytes: int
     group: int
     source: tuple[int, ...]  # checksums of the model's parameters and buffers
@@ -65,11 +67,32 @@ class QuantizedCopy:
             100 * rounding.error,
         )
         copied = replace(decoder, blocks=tuple(blocks), head=head)
-        return cls(copied, rounding.nbytes, group, _source(model))
+        return cls(copied, tuple(rounding.ffns), rounding.nbytes, group, _source(model))
 
     def fits(self, model: PreTrainedModel, group: int) -> bool:
         """Returns True if this is a copy of the current weights, in groups of `group`."""
         return self.group == group and self.source == _source(model)
+
+    def masked(self, decoder: DecoderWeights, keep: int | None) -> tuple[DecoderWeights, Sequence[SparseFFN]]:
+        """Returns the copy with a mask of `keep` neurons, and the FFNs that have to load it.
+
+        If the kernels do not take rows through an index, or the method has no index of a fixed size (`keep`
+        is None), the FFNs are those of `decoder`, the model: patched ones, with its own weights. None of them
+        has to load anything.
+        """
+        sparse = [None if keep is None else ffn.keeping(keep) for ffn in self.ffns]
+        loaded = [ffn for ffn in sparse if ffn is not None]
+        blocks = tuple(
+            replace(block, ffn=own.ffn if ffn is None else ffn)
+            for block, own, ffn in zip(self.decoder.blocks, decoder.blocks, sparse, strict=True)
+        )
+        return replace(self.decoder, blocks=blocks), loaded
+
+
+def require_group(group: int) -> None:
+    """Raises UsageError unless weights can be rounded in groups of `group`."""
+    if type(group) is not int or group < 8 or group % 8:
+        raise UsageError(f"group is a multiple of 8, not {group!r}")
 
 
 def _source(model: PreTrainedModel) -> tuple[int, ...]:
@@ -83,6 +106,7 @@ class _Rounding:
     def __init__(self, group: int) -> None:
         self._group = group
         self.nbytes = 0
+        self.ffns: list[RoundedFFN] = []
         self._lost, self._squares = 0.0, 0.0
 
     @property
@@ -96,6 +120,7 @@ class _Rounding:
         output = self.linear([attention.o_proj], BLOCK_BITS)
         ffn = quantized_ffn(layer.mlp, self._codes, self._group)
         self.nbytes += ffn.state_bytes
+        self.ffns.append(ffn)
         return replace(block, qkv=QuantizedProjection(qkv), output=output, ffn=ffn)
 
     def linear(self, linears: list[Any], bits: int) -> QuantizedLinear:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from regrow import kernels
 from regrow.adapter.projection import Projection
 from regrow.core import FFNWeights
-from regrow.kernels import GROUP, Codes, QuantizedFFN, QuantizedLinear, SparseFFN, packed
+from regrow.kernels import GROUP, Codes, QuantizedLinear, RoundedFFN, packed
 
 
 @final
@@ -43,9 +43,7 @@ def quantized_linear(linears: Sequence[nn.Linear], codes_of: Callable[[Tensor], 
     return QuantizedLinear(packed(codes, weight.dtype), bias)
 
 
-def quantized_ffn(
-    mlp: Any, codes_of: Callable[[Tensor], Codes], group: int = GROUP
-) -> QuantizedFFN | SparseFFN:
+def quantized_ffn(mlp: Any, codes_of: Callable[[Tensor], Codes], group: int = GROUP) -> RoundedFFN:
     """Returns the FFN of a block.
 
     `codes_of(weight)` returns the codes of the weight of a linear layer, in groups of `group`.

@@ -21,12 +21,12 @@ from regrow.adapter.find import find_ffns
 from regrow.adapter.linears import block_linears
 from regrow.adapter.llama_like import Block, DecoderWeights, readable
 from regrow.adapter.plain import has_other_forward
-from regrow.adapter.quantized_copy import BLOCK_BITS
+from regrow.adapter.quantized_copy import BLOCK_BITS, require_group
 from regrow.adapter.quantized_parts import QuantizedProjection, quantized_ffn, quantized_linear
 from regrow.adapter.weights_state import checksums
 from regrow.core import Site, score_dtype
 from regrow.errors import UsageError
-from regrow.kernels import GROUP, Codes, QuantizedFFN, QuantizedLinear, SparseFFN, multiplies_codes, packs
+from regrow.kernels import GROUP, Codes, QuantizedLinear, RoundedFFN, multiplies_codes, packs
 
 
 @final
@@ -36,7 +36,7 @@ class _Codes:
 
     qkv: QuantizedLinear | None
     output: QuantizedLinear | None
-    ffn: QuantizedFFN | SparseFFN | None
+    ffn: RoundedFFN | None
 
     def linears(self, layer: Any) -> Iterator[nn.Linear]:
         """Yields the linear layers of `layer` that there are codes of."""
@@ -111,8 +111,7 @@ def round_linears(
     Does what `regrow.round_weights` does, for a caller that has the model for itself. `pack`: whether codes
     are kept if this CPU multiplies them.
     """
-    if type(group) is not int or group < 8 or group % 8:
-        raise UsageError(f"group is a multiple of 8, not {group!r}")
+    require_group(group)
     blocks = block_linears(model, find_ffns(model))
     squares = _squares(blocks)
     _PACKED.pop(model, None)  # frees the codes of an earlier rounding

@@ -30,7 +30,8 @@ DraftName = Annotated[
         metavar="NAME",
         rich_help_panel=_LOSSLESS,
         help="With --lossless: what drafts tokens: {drafts}. four-bit is a copy of the weights in 4 bits, "
-        "ngram the text itself where it repeats, cascade ngram and else four-bit, and mask the method. "
+        "ngram the text itself where it repeats, cascade ngram and else four-bit, mask the method, and "
+        "mask-four-bit the method on the 4-bit copy. "
         "Default: auto, which is mask if a method prunes, else four-bit on a CPU with AVX-512 VNNI, else "
         "ngram.",
     ),

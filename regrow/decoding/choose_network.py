@@ -128,7 +128,7 @@ class Networks:
             fused = self._by_parts()
             if fused is not None:
                 if group is not None:
-                    fused.draft_with(self._rounded(group, rounding or _ignore).decoder)
+                    fused.draft_with(self._rounded(group, rounding or _ignore))
                 fused.start(len(ids), capacity)
                 rows = max(len(ids), 2 if several else 1)
                 exact = self._laid_out is None or self._laid_out.suit(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Final, final
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from regrow.adapter.llama_like import Block, DecoderWeights, Norm
+from regrow.adapter.quantized_copy import QuantizedCopy
 from regrow.core import Pass
 from regrow.decoding.graphs import Graphs, Recorder
 from regrow.decoding.network import Network
-from regrow.kernels import steps_compiled, unit
+from regrow.kernels import SparseFFN, steps_compiled, unit
 
 if TYPE_CHECKING:
     from regrow.decoding.stepper import Stepper
@@ -57,7 +58,8 @@ class FusedNetwork(Network):
         self._layout = 0
         self._size = (0, 0)  # rows, columns
         self._graphs: Graphs | None = None
-        self._copy: DecoderWeights | None = None  # a cheaper copy of the decoder, for `draft`
+        self._copy: QuantizedCopy | None = None
+        self._masked: dict[int | None, tuple[DecoderWeights, Sequence[SparseFFN]]] = {}  # by neurons kept
         # By decoder, tokens per row, and whether every token gets logits.
         self._steppers: dict[tuple[int, int, bool], Stepper] = {}
 
@@ -82,12 +84,24 @@ class FusedNetwork(Network):
         if layout != self._layout and self._recorder is not None:
             self._layout, self._graphs = layout, Graphs(self._recorder())
 
-    def draft_with(self, copy: DecoderWeights) -> None:
-        """Makes `copy` what `draft` runs: a decoder of the same sizes with cheaper linear layers."""
+    def draft_with(self, copy: QuantizedCopy) -> None:
+        """Makes `copy`, plain or masked, what can draft."""
         if copy is not self._copy:
-            self._copy = copy
-            self._steppers = {}
+            self._copy, self._masked, self._steppers = copy, {}, {}
             self._graphs = None if self._recorder is None else Graphs(self._recorder())
+
+    @property
+    def copy(self) -> DecoderWeights:
+        """What `draft_with` was given."""
+        assert self._copy is not None, "there is no copy to draft with"
+        return self._copy.decoder
+
+    def masked_copy(self, keep: int | None) -> tuple[DecoderWeights, Sequence[SparseFFN]]:
+        """Returns the copy with a mask, and the FFNs that have to load it; see `QuantizedCopy.masked`."""
+        assert self._copy is not None, "there is no copy to draft with"
+        if keep not in self._masked:
+            self._masked[keep] = self._copy.masked(self._decoder, keep)
+        return self._masked[keep]
 
     def refresh(self) -> None:
         """Updates the copied weights with the model's current values.
@@ -137,10 +151,11 @@ class FusedNetwork(Network):
         decoder = self._decoder if planned.prompt or planned.width > WIDEST else self._steps
         return self._run(decoder, planned, ids, length or ids.shape[1], key, every)
 
-    def draft(self, planned: Pass, ids: Tensor, *, length: int, key: Hashable | None) -> Tensor:
-        """Does what `forward` does with the weights of the copy, over the same cache."""
-        assert self._copy is not None, "there is no copy to draft with"
-        return self._run(self._copy, planned, ids, length, key, every=False)
+    def draft(
+        self, copy: DecoderWeights, planned: Pass, ids: Tensor, *, length: int, key: Hashable | None
+    ) -> Tensor:
+        """Does what `forward` does with the weights of a copy, over the same cache."""
+        return self._run(copy, planned, ids, length, key, every=False)
 
     def _run(
         self,

@@ -31,7 +31,7 @@ from regrow.kernels.laid_out.weight import LaidOutWeight
 from regrow.kernels.norm import cpu as norm_cpu
 from regrow.kernels.norm import reference as norm_reference
 from regrow.kernels.norm.reference import unit
-from regrow.kernels.protocols import MaskedLinear, MaskedLinears, SparseFFN
+from regrow.kernels.protocols import MaskedLinear, MaskedLinears, RoundedFFN, SparseFFN
 from regrow.kernels.pruned_ffn.compact import CompactFFN
 from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
@@ -59,6 +59,7 @@ __all__ = [
     "QuantizedFFN",
     "QuantizedLinear",
     "Replay",
+    "RoundedFFN",
     "SparseFFN",
     "add_rms_norm",
     "attention_workspace",

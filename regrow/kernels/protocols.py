@@ -31,6 +31,26 @@ class SparseFFN(Protocol):
         ...
 
 
+class RoundedFFN(Protocol):
+    """A gated FFN over weights of a few bits."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of codes, scales and offsets."""
+        ...
+
+    def keeping(self, keep: int) -> SparseFFN | None:
+        """Returns an FFN over the same weights that retains `keep` neurons.
+
+        None if the kernels do not take rows through an index.
+        """
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Computes y [..., D] from x [..., D]."""
+        ...
+
+
 class MaskedLinear(Protocol):
     """A linear layer that uses only some of its inputs, chosen anew at every call."""
 

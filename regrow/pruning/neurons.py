@@ -177,6 +177,10 @@ class NeuronPruner(Pruner, SampleMemory):
         return torch.where(self.state.known[:, None], self.state.memory, torch.nan)
 
     @property
+    def index(self) -> Tensor | None:
+        return None if self.state is None or self._rule.by_threshold else self.state.index
+
+    @property
     def turnover(self) -> list[float]:
         return [] if self.state is None else [float(value) for value in self.state.turnover.tolist()]
 

@@ -45,6 +45,14 @@ class SampleMemory(ABC):
 
     @property
     @abstractmethod
+    def index(self) -> Tensor | None:
+        """The kept neurons of each layer, [L, k] int64 in ascending order, at a fixed address.
+
+        None if the number of kept neurons varies, or if neurons are not kept from step to step.
+        """
+
+    @property
+    @abstractmethod
     def turnover(self) -> list[float]:
         """Sum over the selections of 1 - |I_n and I_(n-1)| / |I_n|, for each layer."""
 
@@ -54,6 +62,7 @@ class NoMemory(SampleMemory):
     """The empty memory of pruners that decide by the current forward pass alone."""
 
     remembered = None
+    index = None
     turnover: list[float] = []  # noqa: RUF012 - never written to
 
     def join(self, joining: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -16,62 +15,13 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 import regrow
 from families import build
-from regrow.decoding.batch import Batch
+from lossless_cases import NEW, VOCABULARY, Partly, Stream, drafting, prompts, settings_of
 from regrow.decoding.drafts.cascade import Cascade
 from regrow.decoding.drafts.four_bit import FourBit
 from regrow.decoding.drafts.masked import Masked
 from regrow.decoding.drafts.ngram import NGram
 from regrow.decoding.fused import FusedNetwork
 from regrow.decoding.lossless import LosslessLoop
-from regrow.kernels import Codes
-
-NEW, VOCABULARY = 24, 90
-
-
-@dataclass(frozen=True)
-class Partly:
-    """Guesses the dense tokens, each of them with a given chance, and other tokens otherwise."""
-
-    dense: Tensor  # [B, columns]
-    chance: float
-
-    def guess(self, batch: Batch, columns: Tensor, window: int) -> Tensor:
-        place = (columns[:, None] + 1 + torch.arange(window)).clamp(max=self.dense.shape[1] - 1)
-        drawn = torch.Generator().manual_seed(int(columns.sum()))
-        right = torch.rand(place.shape, generator=drawn) < self.chance
-        other = torch.randint(3, VOCABULARY - 1, place.shape, generator=drawn)
-        wanted = self.dense.gather(1, place)
-        return torch.where(right, wanted, other + (other == wanted))
-
-
-def prompts(rows: int, seed: int, width: int = 9) -> dict[str, Tensor]:
-    """Return a ragged batch, padded on the left."""
-    drawn = torch.Generator().manual_seed(seed)
-    ids = torch.randint(3, VOCABULARY, (rows, width), generator=drawn)
-    padded = torch.randint(0, width, (rows,), generator=drawn)
-    padded[0] = 0
-    return {"input_ids": ids, "attention_mask": (torch.arange(width) >= padded[:, None]).long()}
-
-
-def settings_of(batch: dict[str, Tensor], **more: Any) -> dict[str, Any]:
-    return {
-        **batch,
-        "max_new_tokens": NEW,
-        "do_sample": False,
-        "pad_token_id": 0,
-        "eos_token_id": None,
-        **more,
-    }
-
-
-def drafting(guesser: object) -> Any:
-    """Replace what is drafted by the guesses of `guesser`, which is no public draft."""
-    init = LosslessLoop.__init__
-
-    def replaced(self: LosslessLoop, *args: Any, **settings: Any) -> None:
-        init(self, *args, **{**settings, "guesser": guesser})
-
-    return patch.object(LosslessLoop, "__init__", replaced)
 
 
 def poisoned(check: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,7 +82,8 @@ def test_every_draft_gives_the_tokens_of_dense_decoding(method: str, window: int
     dense = regrow.generate(model, **settings_of(batch)).sequences
     chosen = regrow.BatchwiseAdaptive(init_steps=0) if method == "bap" else method
     drafts = [None, NGram(), NGram(longest=2, shortest=1), FourBit(8), Cascade(NGram(2, 1), FourBit(8))]
-    drafts += [Masked(), Cascade(NGram(2, 1), Masked())] if method != "dense" else []
+    masks = [Masked(), Masked(8), Cascade(NGram(2, 1), Masked()), Cascade(NGram(2, 1), Masked(8))]
+    drafts += masks if method != "dense" else []
     with regrow.prune(model, chosen) as session:
         for draft in drafts:
             how = regrow.Lossless(draft, window, CHEAP)
@@ -145,65 +96,9 @@ def test_every_draft_gives_the_tokens_of_dense_decoding(method: str, window: int
 
 
 def test_a_mask_needs_a_method_that_prunes() -> None:
-    for draft in (Masked(), Cascade(then=Masked())):
+    for draft in (Masked(), Masked(8), Cascade(then=Masked())):
         with pytest.raises(regrow.UsageError, match="guesses with the mask of a method, and dense has none"):
             regrow.generate(build("llama"), **settings_of(prompts(1, 1)), lossless=regrow.Lossless(draft))
-
-
-@torch.no_grad()
-def test_the_copy_drafts_what_a_model_with_rounded_weights_says() -> None:
-    """In float64, so that no tie can be broken otherwise."""
-    model, batch = build("qwen2", torch.float64), prompts(3, 5)
-    rounded = build("qwen2", torch.float64)
-    for name, module in rounded.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            bits = 8 if name == "lm_head" else 4
-            module.weight.data = Codes.of(module.weight, bits, 16).expanded(torch.float64)
-    with regrow.prune(model, "dense"), regrow.prune(rounded, "dense"):
-        assert not torch.equal(*(one.generate(**settings_of(batch)) for one in (model, rounded)))
-        drafts: list[Tensor] = []
-        keep = LosslessLoop._keep_apart
-
-        def kept(loop: LosslessLoop, drafted: Tensor, logits: Tensor) -> Tensor:
-            drafts.append(torch.cat([loop._batch.ids[:, : loop._batch.prompt_length + 1], drafted], dim=1))
-            return keep(loop, drafted, logits)
-
-        with patch.object(LosslessLoop, "_keep_apart", kept):
-            model.generate(**settings_of(batch), lossless=regrow.Lossless(FourBit(16), 5))
-    # The keys and values of the prompt are the model's, and the rounded model continues from them.
-    seen, width = batch["attention_mask"], batch["input_ids"].shape[1]
-    position = (seen.cumsum(1) - 1).clamp(min=0)
-    cache = model(**batch, position_ids=position, use_cache=True).past_key_values
-    for column in range(width, width + 5):
-        seen = torch.cat([seen, torch.ones(3, 1, dtype=torch.int64)], dim=1)
-        logits = rounded(
-            drafts[0][:, column, None],
-            attention_mask=seen,
-            position_ids=seen.sum(1, keepdim=True) - 1,
-            past_key_values=cache,
-        ).logits
-        assert torch.equal(logits[:, -1].argmax(-1), drafts[0][:, column + 1])
-
-
-def test_the_copy_is_kept_until_the_weights_change() -> None:
-    model, batch = build("llama"), prompts(2, 1)
-    made: list[int] = []
-    how = regrow.Lossless(FourBit(8), 2)
-
-    def rounding(done: int, layers: int) -> None:
-        made.append(done)
-        assert layers == len(model.model.layers)
-
-    with regrow.prune(model, "dense"):
-        for _ in range(2):
-            model.generate(**settings_of(batch), lossless=how, rounding=rounding)
-        assert made == list(range(1, len(model.model.layers) + 1))
-        model.model.layers[0].mlp.up_proj.weight.data.mul_(-1)  # leaves no other trace than its values
-        dense = model.generate(**settings_of(batch))
-        assert torch.equal(model.generate(**settings_of(batch), lossless=how, rounding=rounding), dense)
-        assert len(made) == 2 * len(model.model.layers)
-        model.generate(**settings_of(batch), lossless=regrow.Lossless(FourBit(16), 2), rounding=rounding)
-        assert len(made) == 3 * len(model.model.layers)
 
 
 def test_drafts_are_counted() -> None:
@@ -298,17 +193,6 @@ class Seen(LogitsProcessor):
         return scores - 2.0 * torch.nn.functional.one_hot(input_ids[:, -1], scores.shape[1])
 
 
-class Stream:
-    def __init__(self) -> None:
-        self.tokens: list[list[int]] = []
-
-    def put(self, value: Tensor) -> None:
-        self.tokens.append(value.flatten().tolist())
-
-    def end(self) -> None:
-        self.tokens.append([])
-
-
 @pytest.mark.parametrize("chance", [0.0, 0.7, 1.0])
 def test_what_reads_tokens_is_called_as_without_drafts(chance: float) -> None:
     model, batch = build("qwen2"), prompts(3, 2)
@@ -379,34 +263,6 @@ def test_samples_have_the_dense_distribution() -> None:
     assert float((shares[0] - shares[1]).abs().max()) < float(bound) < 0.11
 
 
-def naive(tokens: list[int], longest: int, shortest: int, window: int) -> list[int]:
-    for size in range(longest, shortest - 1, -1):
-        for end in range(len(tokens) - 2, size - 2, -1):
-            if size <= end + 1 and tokens[end - size + 1 : end + 1] == tokens[len(tokens) - size :]:
-                period = tokens[end + 1 :]
-                return [period[place % len(period)] for place in range(window)]
-    return [tokens[-1]] * window
-
-
-@settings(deadline=None, max_examples=200)
-@given(
-    texts=st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=12), min_size=1, max_size=3),
-    shortest=st.integers(1, 3),
-    more=st.integers(0, 2),
-    window=st.integers(1, 6),
-)
-def test_ngrams_continue_what_followed_the_latest_longest_match(
-    texts: list[list[int]], shortest: int, more: int, window: int
-) -> None:
-    width, room = max(map(len, texts)), 4
-    ids = torch.tensor([[1] * (width - len(text)) + text for text in texts])
-    mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts])
-    batch = Batch.of(ids, mask, None, room, torch.tensor(2), 10)
-    columns = torch.full((len(texts),), width - 1)
-    found = NGram(shortest + more, shortest).guess(batch, columns, window)
-    assert found.tolist() == [naive(text, shortest + more, shortest, window) for text in texts]
-
-
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -420,6 +276,7 @@ def test_ngrams_continue_what_followed_the_latest_longest_match(
         (lambda: regrow.Lossless(costs={}), "costs are a regrow.Costs or None, not dict"),
         (lambda: FourBit(12), "group is a multiple of 8, not 12"),
         (lambda: FourBit(0), "group is a multiple of 8, not 0"),
+        (lambda: Masked(12), "group is a multiple of 8, not 12"),
         (lambda: Cascade(FourBit()), "a Cascade is made of an NGram, and of a FourBit or a Masked"),
         (lambda: NGram(1, 2), "1 <= shortest <= longest"),
         (lambda: NGram(2.0), "1 <= shortest <= longest"),

@@ -151,7 +151,7 @@ def test_an_ffn_of_any_number_of_rows(act: str, biased: bool) -> None:
     biases = (random(4, NEURONS), random(5, NEURONS), random(6, WIDTH)) if biased else (None, None, None)
     weights = PackedFFN.of(gate, up, down, act, *biases)
     order = shuffled(7, NEURONS, NEURONS)
-    pruned = QuantizedGatherFFN(weights, KEEP)
+    pruned = QuantizedGatherFFN(weights, None).keeping(KEEP)
     for some in (order[:KEEP].sort().values, order[-KEEP:].sort().values, None):
         ffn = QuantizedGatherFFN(weights, None) if some is None else pruned
         assert some is None or ffn.load(some) == 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
+from regrow.adapter.quantized_copy import require_group
 from regrow.decoding.drafts.guesser import Guesser
 from regrow.decoding.drafts.steps import StepGuesser
 from regrow.decoding.fused import FusedNetwork
-from regrow.errors import UsageError
+from regrow.kernels import GROUP
 from regrow.session import Session
 
 
@@ -33,12 +35,11 @@ class FourBit:
         ```
     """
 
-    group: int = 128
+    group: int = GROUP
 
     def __post_init__(self) -> None:
-        if type(self.group) is not int or self.group < 8 or self.group % 8:
-            raise UsageError(f"group is a multiple of 8, not {self.group!r}")
+        require_group(self.group)
 
     def guesser(self, session: Session, network: FusedNetwork) -> Guesser:
         """Returns what guesses for one batch; see `Draft`."""
-        return StepGuesser(session, network.draft)
+        return StepGuesser(session, partial(network.draft, network.copy))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import final
 
+from torch import Tensor
+
+from regrow.adapter.quantized_copy import require_group
+from regrow.core import Mode, Pass
 from regrow.decoding.drafts.guesser import Guesser
 from regrow.decoding.drafts.steps import StepGuesser
 from regrow.decoding.fused import FusedNetwork
@@ -19,6 +24,15 @@ class Masked:
 
     A check reads all weights anyway, so it is also the exploration that selects the next mask.
 
+    Args:
+        group: Runs the mask on a copy of the model with weights of 4 bits, in groups of that many, as
+            `FourBit` makes it. On a GPU with kernels for them, the kept neurons have weights of 4 bits too.
+            Elsewhere they are computed as the method does it, with the model's own weights. None, the
+            default, means: no copy.
+
+    Raises:
+        UsageError: If the group is not a positive multiple of 8.
+
     Example:
         ```python
         lossless = regrow.Lossless(regrow.Masked())
@@ -26,9 +40,11 @@ class Masked:
         ```
     """
 
-    @property
-    def group(self) -> None:
-        """None: there is no 4-bit copy."""
+    group: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.group is not None:
+            require_group(self.group)
 
     def guesser(self, session: Session, network: FusedNetwork) -> Guesser:
         """Returns what guesses for one batch; see `Draft`.
@@ -40,4 +56,27 @@ class Masked:
                 f"Masked() guesses with the mask of a method, and {session.method.name} has none while "
                 "decoding; name a method such as bap"
             )
-        return StepGuesser(session, network.forward)
+        forward = network.forward if self.group is None else _MaskedCopy(session, network).forward
+        return StepGuesser(session, forward)
+
+
+@final
+class _MaskedCopy:
+    """Runs the 4-bit copy of a model for one batch, with the session's mask once there is one."""
+
+    def __init__(self, session: Session, network: FusedNetwork) -> None:
+        self._session, self._network = session, network
+        self._loaded = 0  # the selection that the FFNs have loaded
+
+    def forward(self, planned: Pass, ids: Tensor, *, length: int, key: Hashable | None) -> Tensor:
+        """Returns logits [B, V], as `Network.forward` does."""
+        network, index = self._network, self._session.pruner.memory.index
+        if planned.mode is not Mode.SPARSE:
+            return network.draft(network.copy, planned, ids, length=length, key=key)
+        decoder, sparse = network.masked_copy(None if index is None else index.shape[1])
+        selection = self._session.counters.updates
+        if index is not None and selection != self._loaded:
+            for ffn, kept in zip(sparse, index, strict=False):  # none of them, if the FFNs are the model's
+                ffn.load(kept)
+            self._loaded = selection
+        return network.draft(decoder, planned, ids, length=length, key=key)

@@ -10,11 +10,13 @@ from regrow.decoding.drafts.four_bit import FourBit
 from regrow.decoding.drafts.guesser import Draft
 from regrow.decoding.drafts.masked import Masked
 from regrow.decoding.drafts.ngram import NGram
+from regrow.kernels import GROUP
 
 DRAFTS: Final[Mapping[str, Draft]] = {
     "four-bit": FourBit(),
     "ngram": NGram(),
     "mask": Masked(),
+    "mask-four-bit": Masked(GROUP),
     "cascade": Cascade(),
 }
 AUTO: Final = "auto"  # stands for the draft that `Lossless` chooses by itself

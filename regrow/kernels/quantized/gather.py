@@ -69,6 +69,10 @@ class QuantizedGatherFFN:
         """Bytes allocated in addition to the model's own weights, shared ones included."""
         return self._weights.nbytes + (0 if self._index is None else self._index.nbytes)
 
+    def keeping(self, keep: int) -> QuantizedGatherFFN:
+        """Returns an FFN over the same weights that retains `keep` neurons."""
+        return QuantizedGatherFFN(self._weights, keep)
+
     def forget(self) -> None:
         if self._index is not None:
             self._index.zero_()

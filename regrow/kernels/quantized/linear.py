@@ -95,6 +95,9 @@ class QuantizedFFN:
         """Bytes of codes, scales and offsets."""
         return self._gate.nbytes + self._up.nbytes + self._down.nbytes
 
+    def keeping(self, keep: int) -> None:
+        """Returns None: a tile holds the weights of 64 neurons, and is read as a whole."""
+
     def __call__(self, x: Tensor) -> Tensor:
         """Computes y [..., D] from x [..., D]."""
         if self._silu and isinstance(self._gate, Packed) and isinstance(self._up, Packed):
