@@ -150,6 +150,11 @@ class Pass:
         """True for drafts and verifications: some or all of their tokens may be rejected."""
         return self.role in (Role.DRAFT, Role.VERIFY)
 
+    def slots_of(self, kept: Tensor) -> Tensor:
+        """Returns `slot` [T], with -1 for tokens beyond the first `kept[slot]` of their row."""
+        number = torch.arange(self.width, device=kept.device).repeat(len(self.position))
+        return torch.where((self.slot >= 0) & (number < kept[self.slot.clamp(min=0)]), self.slot, -1)
+
 
 @final
 @dataclass(frozen=True)

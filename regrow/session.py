@@ -17,6 +17,7 @@ from regrow.counters import Counters, SiteCount
 from regrow.method.base import Method
 from regrow.pruning.meter import Meter
 from regrow.report import Report
+from regrow.selection.clock import Clock
 
 
 @final
@@ -50,9 +51,13 @@ class Session:
         calibration: Mapping[str, Tensor] | None = None,
         *,
         record_masks: bool = False,
+        join: str = "refresh",
     ) -> None:
-        """Binds the session to `blocks` (see `bind`). With `record_masks`, `masks` lists every selection."""
-        self.method, self.counters = method, Counters()
+        """Binds the session to `blocks` (see `bind`). With `record_masks`, `masks` lists every selection.
+
+        `join` is what happens if a sample joins a batch that decodes already; see `JOINS`.
+        """
+        self.method, self.counters, self._join = method, Counters(), join
         # (decode step, index [L, k]). With thresholds, layers differ in k, and rows are padded with -1.
         self.masks: list[tuple[int, Tensor]] = []
         self._record_masks = record_masks
@@ -68,7 +73,7 @@ class Session:
         self._device, self._element_bytes = weight.device, weight.element_size()
         self.pruner = self.method.pruner(blocks, calibration or {})
         self.schedule = self.pruner.schedule
-        self._clock = 0
+        self._clock = Clock(self.schedule, self._join)
         self._last: Pass | None = None  # the pass that ran last, until it is committed
         self._meter = Meter(len(blocks.sizes[Site.DOWN]), self._device)
         # Number of tokens of a decode pass -> buffer for its `slot`, whose address never changes.
@@ -80,7 +85,7 @@ class Session:
         """Starts a batch of at most `slots` samples at a time, and forgets the previous batch."""
         self.counters, self.masks = Counters(), []
         self._meter.reset()
-        self._last, self._clock = None, 0
+        self._last, self._clock = None, Clock(self.schedule, self._join)
         self._occupied = torch.zeros(slots, dtype=torch.bool, device=self._device)
         self._filling = torch.zeros_like(self._occupied)  # slots whose prompt is not complete yet
         self.pruner.start(slots, self._meter)
@@ -174,17 +179,21 @@ class Session:
         if done is not self._last:
             raise ValueError("only the pass that ran last can be committed, and only once")
         self._last = None
-        self.pruner.commit(done, done.slot if kept is None else _slots_of_kept_tokens(done, kept))
-        before = self._clock
+        self.pruner.commit(done, done.slot if kept is None else done.slots_of(kept))
+        before = self._clock.step
         if done.decode:
-            self._clock += steps if steps is not None else done.width if kept is None else int(kept.max())
+            self._clock = self._clock.advanced(
+                steps if steps is not None else done.width if kept is None else int(kept.max())
+            )
             self.counters.decode_steps += 1
             self.counters.sparse_steps += done.mode is Mode.SPARSE
         if completed:
             self._filling &= ~self._mask(completed)
         if counted is not None:
             counted()
-        ended = None if last else self._ended(done, range(before + 1, self._clock + 1), completed)
+        ended = None if last else self._ended(done, before, completed)
+        if completed:
+            self._clock = self._clock.joined()
         if ended is None:
             return False
         rows = Rows(
@@ -193,7 +202,7 @@ class Session:
             finished=torch.zeros_like(ended) if finished is None else finished,
         )
         self.pruner.memory.fold(rows)
-        follows = done.role is Role.VERIFY or self.schedule.mode(self._clock + 1) is Mode.SPARSE
+        follows = done.role is Role.VERIFY or self._clock.mode() is Mode.SPARSE
         return follows and self._select(rows)
 
     # The report
@@ -228,15 +237,17 @@ class Session:
             return Mode.OBSERVE if self.schedule.prunes else Mode.DENSE
         if not decode:
             return Mode.DENSE
-        modes = {self.schedule.mode(self._clock + step) for step in range(1, width + 1)}
-        return Mode.OBSERVE if Mode.OBSERVE in modes else modes.pop()
+        return self._clock.mode(width)
 
-    def _ended(self, done: Pass, steps: range, completed: Sequence[int]) -> Tensor | None:
-        """Returns the slots whose phase ends with this pass, [S] bool, or None if no phase ends."""
+    def _ended(self, done: Pass, before: int, completed: Sequence[int]) -> Tensor | None:
+        """Returns the slots whose phase ends with this pass, [S] bool, or None if no phase ends.
+
+        `before` is the number of decode steps before it.
+        """
         if done.role is Role.DENSE:
             return None
         if (self.schedule.prunes and done.role is Role.VERIFY) or (
-            done.decode and any(map(self.schedule.closes, steps))
+            done.decode and self._clock.closes_since(before)
         ):
             return self._occupied & ~self._filling
         return self._mask(completed) if completed else None
@@ -247,7 +258,9 @@ class Session:
             return False
         self.counters.updates += 1
         if self._record_masks:
-            self.masks.append((self._clock, pad_sequence(list(retained), batch_first=True, padding_value=-1)))
+            self.masks.append(
+                (self._clock.step, pad_sequence(list(retained), batch_first=True, padding_value=-1))
+            )
         return True
 
     def _sites(self) -> dict[str, SiteCount]:
@@ -292,9 +305,3 @@ class Session:
         mask = torch.zeros_like(self._occupied)
         mask[list(slots)] = True
         return mask
-
-
-def _slots_of_kept_tokens(done: Pass, kept: Tensor) -> Tensor:
-    """Returns the pass's `slot` [T], with -1 for tokens beyond the first `kept[slot]` of their row."""
-    number = torch.arange(done.width, device=kept.device).repeat(len(done.position))
-    return torch.where((done.slot >= 0) & (number < kept[done.slot.clamp(min=0)]), done.slot, -1)

@@ -79,7 +79,7 @@ def left(session: Session) -> dict[str, Any]:
     del report["state_bytes"]  # buffers for passes of other sizes
     return kept | {
         "masks": masks,
-        "clock": session._clock,
+        "clock": session._clock.step,
         "counters": str(session.counters),
         "report": report,
     }
@@ -162,7 +162,7 @@ def test_a_verification_counts_the_score_of_what_stands_and_ends_a_phase(kept: l
         score = (tokens / tokens.norm(dim=1, keepdim=True)).square().mean(0).sqrt()
         torch.testing.assert_close(state.memory[0, slot], score)
     assert session.counters.decode_steps == 1
-    assert session._clock == max(kept)
+    assert session._clock.step == max(kept)
 
 
 def test_a_draft_is_dense_until_there_is_a_mask_and_sparse_from_then_on() -> None:
@@ -181,10 +181,10 @@ def test_phases_that_a_wide_pass_goes_past_are_closed(width: int) -> None:
     """T_init = 2: the first selection comes when the clock reaches 2 or passes it, in one step or several."""
     session = session_of(Schedule(2, 0, 9))
     prompt(session, 1)
-    while session._clock < 2:
+    while session._clock.step < 2:
         planned = plan(session, width)
         assert planned.mode is Mode.OBSERVE
-        run(session, planned, drawn(session._clock, SLOTS * width))
+        run(session, planned, drawn(session._clock.step, SLOTS * width))
         session.commit(planned)
     assert len(session.masks) == 1
 

@@ -46,9 +46,8 @@ class NeuronPruner(Pruner, SampleMemory):
         self._sparse: list[SparseFFN] = []  # one per layer, once a batch has started
         self._laid_out: MatmulChoice | None = None  # the matmul that the copies are laid out for, if any
         self._copies_id = object()  # replaced when the copies are made anew; part of the graph key
-        # z `[L, T, F]` of an observed decode pass, by T. Captured graphs write to these buffers, so their
-        # addresses never change.
-        self._seen: dict[int, Tensor] = {}
+        # z of an observed decode pass, `[L, T, F]` for the most tokens T so far. Captured graphs write to it.
+        self._seen: Tensor | None = None
         self._dictated: list[Tensor] = []
         self.state: IndexState | None = None  # made anew when the size of the batch changes
 
@@ -68,7 +67,7 @@ class NeuronPruner(Pruner, SampleMemory):
         for sparse in self._sparse:
             sparse.forget()
         if self.state is None or len(self.state.tokens) != slots:
-            self._seen = {}
+            self._seen = None
             self.state = self._rule.init(
                 Spec(self.places, self._neurons, slots, self._device, self._dtype),
                 self._threshold,
@@ -120,12 +119,12 @@ class NeuronPruner(Pruner, SampleMemory):
             if now.prompt:
                 self._rule.observe(self._begun(), place, z.flatten(0, -2), now.slot)
             else:
-                self._seen[len(now.slot)][place].copy_(z.detach().flatten(0, -2))
+                self._observed(len(now.slot))[place].copy_(z.detach().flatten(0, -2))
         return ffn.output(z)
 
     def commit(self, done: Pass, slot: Tensor) -> None:
         if self._observes(done.mode):
-            self._rule.commit(self._begun(), slot, None if done.prompt else self._seen[len(slot)])
+            self._rule.commit(self._begun(), slot, None if done.prompt else self._observed(len(slot)))
         if done.decode:
             for kept, layer in zip(self._kept, self._blocks.layers, strict=True):
                 computed = kept if done.mode is Mode.SPARSE else self._neurons
@@ -143,7 +142,8 @@ class NeuronPruner(Pruner, SampleMemory):
         if planned.mode is Mode.SPARSE and self._rule.by_threshold:
             return None  # the number of kept neurons changes with every selection
         observed = self._observes(planned.mode)
-        return planned.mode, self._seen[len(planned.slot)].data_ptr() if observed else None, self._copies_id
+        written = (self._seen.data_ptr(), len(self._seen[0])) if observed and self._seen is not None else None
+        return planned.mode, written, self._copies_id
 
     # Memory of the samples
 
@@ -196,22 +196,26 @@ class NeuronPruner(Pruner, SampleMemory):
     @property
     def state_bytes(self) -> int:
         s = self.state
-        held = (
-            ()
-            if s is None
-            else (s.total, s.pending, s.memory, s.norms, s.index, s.kept, *self._seen.values())
-        )
+        held = () if s is None else (s.total, s.pending, s.memory, s.norms, s.index, s.kept)
+        held += () if self._seen is None else (self._seen,)
         return sum(tensor.nbytes for tensor in held) + sum(ffn.state_bytes for ffn in self._sparse)
 
     def _observes(self, mode: Mode) -> bool:
         return mode is Mode.OBSERVE and self._fixed is None
 
     def _buffer(self, tokens: int) -> None:
-        if tokens not in self._seen:
+        """Provides the buffer for an observed decode pass of that many tokens."""
+        if self._seen is None or len(self._seen[0]) < tokens:
             kind = self._blocks.ffns[0].weights.gate
+            rows = max(tokens, len(self._begun().tokens))
             # The buffer outlives the caller's inference mode; an inference tensor could not be written later.
             with torch.inference_mode(mode=False):
-                self._seen[tokens] = kind.new_empty(self.places, tokens, self._neurons)
+                self._seen = kind.new_empty(self.places, rows, self._neurons)
+
+    def _observed(self, tokens: int) -> Tensor:
+        """Returns z `[L, T, F]` of an observed decode pass of T tokens."""
+        assert self._seen is not None, "no observed pass was prepared"
+        return self._seen[:, :tokens]
 
     def _begun(self) -> IndexState:
         assert self.state is not None, "no batch was started"

