@@ -69,7 +69,9 @@ class NaiveServer:
         sparse = all(decoding.values()) and self._sparse(self.clock + 1)
         with torch.no_grad(), tapped(self.model) as tap:
             tap.kept = self.kept if sparse else None
-            found = {name: self._feed(tap, self.rows[name], count, sparse) for name, count in scheduled.items()}
+            found = {
+                name: self._feed(tap, self.rows[name], count, sparse) for name, count in scheduled.items()
+            }
         if any(decoding.values()):
             self.clock += 1
             self.sparse_steps += sparse

@@ -65,7 +65,7 @@ class Requests:
             if request in self._slots:
                 left.append(self._slots.pop(request))
                 self._decoding.discard(request)
-        self._free += left
+        self._free = sorted([*self._free, *left], reverse=True)  # the lowest is taken first
         return left
 
     def arrange(self, scheduled: Sequence[Scheduled]) -> Arranged:

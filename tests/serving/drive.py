@@ -1,6 +1,6 @@
 """Runs vLLM's engine through a schedule of arrivals, and writes what came out as JSON.
 
-    python tests/vllm/drive.py PLAN.json OUT.json
+    python tests/serving/drive.py PLAN.json OUT.json
 
 PLAN holds `engine` (arguments of EngineArgs), `arrivals` (a list of objects with `step`, `name`, `prompt`, a
 list of ids, and `new`) and `aborts` (name -> step). Steps are those of the engine. OUT holds the tokens by
@@ -68,23 +68,27 @@ def _recorded(runner: Any) -> list[dict[str, Any]]:
     served.session._record_masks = True
 
     def leaving(names: Any) -> None:
-        left.extend(names)
+        left.extend(map(_given, names))
         leave(names)
 
     def runs(scheduled: Any, position: Any) -> Any:
         known = {
-            one.request: runner.input_batch.token_ids_cpu[place, : one.known].tolist()
+            _given(one.request): runner.input_batch.token_ids_cpu[place, : one.known].tolist()
             for place, one in enumerate(scheduled)
             if not one.follows
         }
-        passes.append(
-            {"left": list(left), "scheduled": {one.request: one.tokens for one in scheduled}, "known": known}
-        )
+        tokens = {_given(one.request): one.tokens for one in scheduled}
+        passes.append({"left": sorted(left), "scheduled": tokens, "known": known})
         left.clear()
         return passing(scheduled, position)
 
     served.leave, served.passing = leaving, runs
     return passes
+
+
+def _given(name: str) -> str:
+    """Returns the name that a request was given, to which vLLM appends random letters."""
+    return name.rpartition("-")[0]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+"""Engines of vLLM in processes of their own: what tests of serving share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "regrow" / "bundled" / "model"
+Driven = dict[str, Any]
+Drive = Callable[..., Driven]
+
+
+def environment() -> dict[str, str]:
+    """One thread for each process, because vLLM's threads wait for each other by spinning."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return {**os.environ, **quiet, "PYTHONPATH": path, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def driven(plan: dict[str, Any], folder: Path) -> Driven:
+    """Run a plan of `serving/drive.py`, and return what it wrote. `said` is what the process printed."""
+    (folder / "plan.json").write_text(json.dumps(plan))
+    script = ROOT / "tests" / "serving" / "drive.py"
+    command = [sys.executable, script, folder / "plan.json", folder / "out.json"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
+    found: Driven = json.loads((folder / "out.json").read_text())
+    return found | {"said": ran.stdout + ran.stderr}
