@@ -24,6 +24,7 @@ from regrow.cli.lm_eval import lm_eval
 from regrow.cli.methods import methods
 from regrow.cli.options import Verbose, with_verbose
 from regrow.cli.report import report
+from regrow.cli.serve import ServeCommand, serve
 from regrow.cli.table import table
 
 app = typer.Typer(
@@ -68,6 +69,7 @@ for panel, command in (
     (_MEASURE, report),
 ):
     app.command(cls=Command, rich_help_panel=panel)(with_verbose(command))
+app.command(cls=ServeCommand, rich_help_panel=_DECODE)(with_verbose(serve))
 # All arguments are lm-eval's, --help too.
 _ALL_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command(cls=Command, rich_help_panel=_MEASURE, context_settings=_ALL_ON)(lm_eval)

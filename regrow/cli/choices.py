@@ -50,6 +50,12 @@ def _weighings() -> Iterable[str]:
     return WEIGHINGS
 
 
+def _joins() -> Iterable[str]:
+    from regrow.selection.clock import JOINS
+
+    return JOINS
+
+
 def _drafts() -> Iterable[str]:
     from regrow.decoding.drafts.names import AUTO, DRAFTS
 
@@ -100,6 +106,7 @@ _LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "weighings": _weighings,
     "dtypes": _dtypes,
     "drafts": _drafts,
+    "joins": _joins,
     "weights": _weights,
     "shapes": _shapes,
     "tasks": _tasks,

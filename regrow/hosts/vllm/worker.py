@@ -12,6 +12,7 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from regrow.adapter.patch import Patch
 from regrow.hosts.vllm import op
 from regrow.hosts.vllm.ffns import blocks, find_served, kept_weights, patched
+from regrow.hosts.vllm.metrics import Metrics
 from regrow.hosts.vllm.requests import Scheduled
 from regrow.hosts.vllm.served import Served
 from regrow.hosts.vllm.settings import KEY, ServeSettings
@@ -27,6 +28,7 @@ class ServingCPUModelRunner(CPUModelRunner):
         ffns = find_served(self.model, kept)
         settings = ServeSettings.of(self.vllm_config.additional_config[KEY])
         self.served = Served(settings, blocks(ffns), self.scheduler_config.max_num_seqs)
+        self._metrics = Metrics(self.served.session)
         layers = self.compilation_config.static_forward_context
         pruned = ffns[: self.served.places]
         for place, ffn in enumerate(pruned):
@@ -35,6 +37,7 @@ class ServingCPUModelRunner(CPUModelRunner):
 
     def _update_states(self, scheduler_output: Any) -> Any:
         self.served.leave([*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())])
+        self._metrics.update(self.served.running)
         self._scheduled = scheduler_output.num_scheduled_tokens
         return super()._update_states(scheduler_output)
 
@@ -44,12 +47,13 @@ class ServingCPUModelRunner(CPUModelRunner):
         scheduled = self._shares()
         assert positions is not None
         tokens = sum(one.tokens for one in scheduled)
-        with self.served.passing(scheduled, positions[:tokens].to(positions.dtype)):
+        with self.served.passing(scheduled, positions[:tokens]):
             return super()._model_forward(input_ids, positions, *args, **kwargs)
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         sampled = super().sample_tokens(grammar_output)
         self.served.end()
+        self._metrics.update(self.served.running)
         return sampled
 
     def _shares(self) -> Sequence[Scheduled]:
