@@ -81,7 +81,9 @@ def serving(method: Sequence[str], log: Path) -> Iterator[tuple[str, subprocess.
     options = ["--dtype", "float32", "--max-num-seqs", "16", "--max-model-len", "1024", "--enforce-eager"]
     command = [sys.executable, "-m", "regrow", "serve", *method, "--", "--port", str(port), *options]
     with log.open("wb") as said:
-        server = subprocess.Popen(command, stdout=said, stderr=said, env=environment())
+        server = subprocess.Popen(
+            command, stdout=said, stderr=said, env=environment(), start_new_session=True
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(SECONDS):
@@ -94,7 +96,11 @@ def serving(method: Sequence[str], log: Path) -> Iterator[tuple[str, subprocess.
     finally:
         if server.poll() is None:
             server.terminate()
+        try:
             server.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            raise
 
 
 def environment() -> dict[str, str]:
