@@ -85,7 +85,8 @@ LIBRARIES: dict[str, set[str]] = {
     "triton": {"kernels"},
     "math_verify": {"evaluation"},
     "sympy": {"evaluation"},
-    "vllm": {"bench"},  # only by the worker, which runs in another Python
+    "vllm": {"bench", "hosts"},  # only by modules that run where vLLM is installed
+    "prometheus_client": {"hosts"},  # a dependency of vLLM
     "lm_eval": {"hosts", "cli"},
     "tqdm": {"hosts"},
     "typer": {"cli"},
