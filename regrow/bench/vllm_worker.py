@@ -19,7 +19,7 @@ def spans(engine: Any, request: dict[str, Any], number: int) -> list[tuple[str, 
 
     `number` makes the request ids unique.
     """
-    from vllm import SamplingParams  # type: ignore[import-not-found]
+    from vllm import SamplingParams
 
     sampling = SamplingParams(max_tokens=request["new"], temperature=0, ignore_eos=True, detokenize=False)
     waiting = {f"{number}-{row}" for row in range(len(request["ids"]))}
