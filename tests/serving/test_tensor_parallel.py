@@ -22,6 +22,9 @@ PRUNED = {"method": "bap", "sparsity": 0.5, "init_steps": 4, "period": 6, "explo
 RULES = Settings("0.5", init_steps=4, explore_steps=2, period=6, max_new_tokens=99, pad=0)
 SPLIT = {"tensor_parallel_size": 2}
 
+# Workers wait for each other by spinning, which takes minutes where processes outnumber cores.
+pytestmark = pytest.mark.timeout(900)
+
 
 def arrivals() -> list[dict[str, Any]]:
     """Four requests of mixed lengths: two at once, and two into running batches."""
