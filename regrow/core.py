@@ -46,6 +46,7 @@ class Site(Enum):
 
 
 FFN_SITES = Site.GATE_UP, Site.DOWN
+Reduce = Callable[[Tensor], Tensor]  # sums a tensor over the shards of a model; it may overwrite its argument
 Sizes = Mapping[Site, Sequence[int]]  # number of weight elements at a site, for each layer
 
 
@@ -94,13 +95,18 @@ class Linear:
 @final
 @dataclass(frozen=True)
 class Blocks:
-    """The parts of a model that a method may change. Layers are numbered from 0."""
+    """The parts of a model that a method may change. Layers are numbered from 0.
+
+    A model may be split into shards (tensor parallelism). The FFNs then hold a share of the neurons, and the
+    outputs of their weights sum to that of the layer. Only methods that keep masks of neurons support this.
+    """
 
     layers: Sequence[int]  # the layers that are not skipped
     ffns: Sequence[FFN]  # one for each entry of `layers`
     linears: Sequence[Linear]  # in `layers`, at the method's sites; empty unless it changes linear layers
     sizes: Sizes  # of all layers, skipped ones included
     filled: Sizes  # the same without the weights that a weight-pruning method has zeroed
+    reduce: Reduce | None = None  # None if the model is whole
 
 
 @final

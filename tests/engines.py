@@ -17,10 +17,14 @@ Drive = Callable[..., Driven]
 
 
 def environment() -> dict[str, str]:
-    """One thread for each process, because vLLM's threads wait for each other by spinning."""
+    """One thread for each process, because vLLM's threads wait for each other by spinning.
+
+    Nor are processes bound to cores, of which a machine may have too few.
+    """
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    return {**os.environ, **quiet, "PYTHONPATH": path, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
+    cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **quiet, **cpu, "PYTHONPATH": path}
 
 
 def driven(plan: dict[str, Any], folder: Path) -> Driven:

@@ -3,6 +3,9 @@
 It is written from docs/serving.md and shares no code with regrow. Every request has a KV cache of its own and
 is fed alone, so only the mask connects them. The z of every counted token is kept, and scored when a phase
 ends. Which tokens of which requests a pass holds is given from outside, since a server decides it.
+
+Tensor parallelism splits the neurons of a layer into contiguous blocks. Each block keeps the same share of
+its neurons, by scores that are relative to the norm over all blocks.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class NaiveServer:
     model: Any
     settings: Settings
     join: str  # refresh or dense
+    shards: int = 1  # blocks of neurons
     rows: dict[str, Row] = field(default_factory=dict)
     clock: int = 0  # decode steps so far
     dense_until: int = 0
@@ -117,14 +121,29 @@ class NaiveServer:
             stored.clear()
 
     def _select(self) -> None:
-        k, chosen = kept_count(self.settings.sparsity, self.model.config.intermediate_size), []
+        neurons, chosen = self.model.config.intermediate_size // self.shards, []
+        k = kept_count(self.settings.sparsity, neurons)
         for layer in range(len(self.model.model.layers)):
             memories = [remember(self.settings, row.scores[layer]) for row in self.rows.values()]
             counted = [memory for memory in memories if memory is not None]
             if not counted:
                 return
-            kept, gap = retain(aggregate(self.settings, counted), k)
+            kept: list[int] = []
+            for shard, block in enumerate(aggregate(self.settings, counted).split(neurons)):
+                own, gap = retain(block, k)
+                kept += [shard * neurons + j for j in own]
+                self.gap = min(self.gap, gap)
             chosen.append(kept)
-            self.gap = min(self.gap, gap)
         self.kept = chosen
         self.masks.append((self.clock, chosen))
+
+
+def replay(
+    model: Any, passes: Iterable[Mapping[str, Any]], settings: Settings, join: str, shards: int = 1
+) -> tuple[NaiveServer, dict[str, list[int]]]:
+    """Run a naive server through passes that an engine has scheduled, and return it with the new tokens."""
+    server, tokens = NaiveServer(model, settings, join, shards), dict[str, list[int]]()
+    for one in passes:
+        for name, token in server.step(one["left"], one["scheduled"], one["known"]).items():
+            tokens.setdefault(name, []).append(token)
+    return server, tokens

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from regrow.core import FFNWeights
+from regrow.core import FFNWeights, Reduce
 from regrow.kernels.attention import cpu as attention_cpu
 from regrow.kernels.attention import reference as attention_reference
 from regrow.kernels.checksums import cpu as checksum_cpu
@@ -150,11 +150,17 @@ def masked_linears(weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -
     return AllWeightsLinears(weights, biases)
 
 
-def observe(z: Tensor, slot: Tensor, total: Tensor) -> None:
+def observe(z: Tensor, slot: Tensor, total: Tensor, reduce: Reduce | None = None) -> None:
     """Adds (z / ||z||)^2 of every token of z [T, F] to row `slot` [T] of total [S, F] (paper, eq. 2).
 
     Tokens whose slot is -1 do not count. All layers can be added at once: z [L, T, F], total [L, S, F].
+
+    With `reduce`, z holds one shard's neurons. The norm is that over the neurons of all shards, whose squared
+    norms are summed once for all tokens and layers.
     """
+    if reduce is not None:
+        scores_reference.observe(z, slot, total, reduce=reduce)
+        return
     # float32 activations always use torch's sums, because a difference in the last bit can change a mask.
     if z.dtype is torch.bfloat16 and total.dtype is torch.float32 and _compiled(z):
         scores_cpu.observe(z, slot, total)

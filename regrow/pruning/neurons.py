@@ -113,18 +113,20 @@ class NeuronPruner(Pruner, SampleMemory):
     def run(self, place: int, x: Tensor, now: Pass | None) -> Tensor:
         ffn = self._blocks.ffns[place]
         if now is not None and now.mode is Mode.SPARSE:
-            return self._sparse[place](x)
+            y = self._sparse[place](x)
+            return y if self._blocks.reduce is None else self._blocks.reduce(y)
         z = ffn.hidden(x)
         if now is not None and self._observes(now.mode):
             if now.prompt:
-                self._rule.observe(self._begun(), place, z.flatten(0, -2), now.slot)
+                self._rule.observe(self._begun(), place, z.flatten(0, -2), now.slot, self._blocks.reduce)
             else:
                 self._observed(len(now.slot))[place].copy_(z.detach().flatten(0, -2))
         return ffn.output(z)
 
     def commit(self, done: Pass, slot: Tensor) -> None:
         if self._observes(done.mode):
-            self._rule.commit(self._begun(), slot, None if done.prompt else self._observed(len(slot)))
+            z = None if done.prompt else self._observed(len(slot))
+            self._rule.commit(self._begun(), slot, z, self._blocks.reduce)
         if done.decode:
             for kept, layer in zip(self._kept, self._blocks.layers, strict=True):
                 computed = kept if done.mode is Mode.SPARSE else self._neurons
@@ -135,7 +137,7 @@ class NeuronPruner(Pruner, SampleMemory):
         """Returns the score s `[1, F]` of the sequence (equation 2), weighed if the rule says so."""
         z = self._blocks.ffns[place].hidden(x).to(self._dtype)
         live = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        score = relative(z, live).square_().mean(dim=0, keepdim=True).sqrt_()
+        score = relative(z, live, self._blocks.reduce).square_().mean(dim=0, keepdim=True).sqrt_()
         return score if self._norms is None else score.mul_(self._norms[place])
 
     def key(self, planned: Pass) -> Hashable:

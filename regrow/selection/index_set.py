@@ -13,7 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from regrow.core import Rows, Spec
+from regrow.core import Reduce, Rows, Spec
 from regrow.errors import UsageError, require_one_of
 from regrow.kernels import observe
 from regrow.selection.budget import keep_count
@@ -134,15 +134,19 @@ class IndexSet:
         """
         s.pending.copy_(s.total)
 
-    def observe(self, s: IndexState, layer: int, z: Tensor, slot: Tensor) -> None:
+    def observe(
+        self, s: IndexState, layer: int, z: Tensor, slot: Tensor, reduce: Reduce | None = None
+    ) -> None:
         """Adds zbar^2 of the activations z `[T, F]` of an open pass to one layer (equation 2).
 
         `slot` `[T]` is the memory row of each token, or -1 if the token does not count. Tokens with ||z|| = 0
-        add nothing.
+        add nothing. `reduce` is that of the model, if it is split into shards (see `Blocks`).
         """
-        observe(z.detach(), slot, s.pending[layer])
+        observe(z.detach(), slot, s.pending[layer], reduce)
 
-    def commit(self, s: IndexState, slot: Tensor, z: Tensor | None = None) -> None:
+    def commit(
+        self, s: IndexState, slot: Tensor, z: Tensor | None = None, reduce: Reduce | None = None
+    ) -> None:
         """Commits the tokens whose `slot` `[T]` is not -1.
 
         With z `[L, T, F]`, the squares of these tokens are computed from z. Without z, the squares are those
@@ -151,7 +155,7 @@ class IndexSet:
         counted = torch.zeros_like(s.tokens).index_add_(0, slot.clamp(min=0), (slot >= 0).to(s.tokens.dtype))
         s.tokens.add_(counted)
         if z is not None:
-            observe(z, slot, s.total)
+            observe(z, slot, s.total, reduce)
         else:
             s.total.copy_(torch.where(counted[:, None] > 0, s.pending, s.total))
 

@@ -4,7 +4,8 @@
 
 PLAN holds `engine` (arguments of EngineArgs), `arrivals` (a list of objects with `step`, `name`, `prompt`, a
 list of ids, and `new`) and `aborts` (name -> step). Steps are those of the engine. OUT holds the tokens by
-name, the passes, and what Regrow counted.
+name, the masks of every worker, the passes, and what Regrow counted. With tensor parallelism, passes and
+counters are missing, because the workers are processes of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text())
     engine = LLMEngine.from_engine_args(EngineArgs(**plan["engine"]))
     runner = _runner(engine)
-    passes = _recorded(runner) if hasattr(runner, "served") else []
+    served = hasattr(runner, "served")
+    passes = _recorded(runner) if served else []
+    engine.collective_rpc(_keep_masks)
     tokens: dict[str, list[int]] = {}
     waiting = sorted(plan["arrivals"], key=lambda one: one["step"])
     aborts = dict(plan.get("aborts", {}))
@@ -47,17 +50,17 @@ def main() -> None:
             tokens[output.request_id] = list(output.outputs[0].token_ids)
         step += 1
     engine.step()  # lets the workers know what has ended
-    found: dict[str, Any] = {"tokens": tokens, "passes": passes}
-    if hasattr(runner, "served"):
-        session = runner.served.session
-        found["report"] = session.report().to_dict()
-        found["masks"] = [(when, index.tolist()) for when, index in session.masks]
+    found = {"tokens": tokens, "passes": passes, "masks": engine.collective_rpc(_masks)}
+    if served:
+        found["report"] = runner.served.session.report().to_dict()
         found["running"] = runner.served.running
     Path(sys.argv[2]).write_text(json.dumps(found))
 
 
 def _runner(engine: Any) -> Any:
-    return engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
+    """Returns the model runner, or None if it is not in this process."""
+    executor = engine.engine_core.engine_core.model_executor
+    return executor.driver_worker.worker.model_runner if hasattr(executor, "driver_worker") else None
 
 
 def _recorded(runner: Any) -> list[dict[str, Any]]:
@@ -65,7 +68,6 @@ def _recorded(runner: Any) -> list[dict[str, Any]]:
     passes: list[dict[str, Any]] = []
     served, left = runner.served, []
     leave, passing = served.leave, served.passing
-    served.session._record_masks = True
 
     def leaving(names: Any) -> None:
         left.extend(map(_given, names))
@@ -84,6 +86,18 @@ def _recorded(runner: Any) -> list[dict[str, Any]]:
 
     served.leave, served.passing = leaving, runs
     return passes
+
+
+def _keep_masks(worker: Any) -> None:
+    if hasattr(worker.model_runner, "served"):
+        worker.model_runner.served.session._record_masks = True
+
+
+def _masks(worker: Any) -> list[tuple[int, list[list[int]]]]:
+    """Returns the decode step and the neurons by layer of every selection, numbered as in the worker."""
+    if not hasattr(worker.model_runner, "served"):
+        return []
+    return [(when, index.tolist()) for when, index in worker.model_runner.served.session.masks]
 
 
 def _given(name: str) -> str:

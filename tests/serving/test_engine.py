@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engines import MODEL, Drive, Driven
+from engines import MODEL, Drive
 from naive_rules import Settings
-from naive_serving import NaiveServer
+from naive_serving import replay
 
 PRUNED = {"method": "bap", "sparsity": 0.5, "init_steps": 6, "period": 8, "explore_steps": 2}
 RULES = Settings("0.5", init_steps=6, explore_steps=2, period=8, max_new_tokens=99, pad=0)
@@ -39,24 +39,15 @@ def test_a_sparsity_of_0_gives_the_tokens_of_vllm(drive: Drive, how: dict[str, A
     assert drive(arrivals(), {"method": "bap", "sparsity": 0}, **how)["tokens"] == alone["tokens"]
 
 
-def replayed(served: Driven, join: str) -> tuple[NaiveServer, dict[str, list[int]]]:
-    """Run the naive server through the passes that vLLM has scheduled."""
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
-    server, tokens = NaiveServer(model, RULES, join), dict[str, list[int]]()
-    for one in served["passes"]:
-        for name, token in server.step(one["left"], one["scheduled"], one["known"]).items():
-            tokens.setdefault(name, []).append(token)
-    return server, tokens
-
-
 @pytest.mark.parametrize("join", ["refresh", "dense"])
 @pytest.mark.parametrize("how", [{}, CHUNKED, FEW_BLOCKS], ids=["whole", "chunked", "preempted"])
 def test_masks_and_tokens_are_those_of_a_naive_server(drive: Drive, how: dict[str, Any], join: str) -> None:
     served = drive(arrivals(), {**PRUNED, "join": join}, aborts={"r1": 12}, **how)
-    server, tokens = replayed(served, join)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    server, tokens = replay(model, served["passes"], RULES, join)
     assert server.gap > 1e-6, "a mask of this schedule depends on rounding; draw other prompts"
-    assert served["masks"] == [[step, kept] for step, kept in server.masks]
-    assert len(served["masks"]) > 5
+    assert served["masks"] == [[[step, kept] for step, kept in server.masks]]
+    assert len(server.masks) > 5
     assert served["tokens"] == {name: tokens[name][: len(found)] for name, found in served["tokens"].items()}
     report = served["report"]
     assert (report["decode_steps"], report["sparse_steps"]) == (server.clock, server.sparse_steps)

@@ -9,6 +9,7 @@ from typing import Any, Final, final
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.models.llama import LlamaMLP
 from vllm.model_executor.models.mistral import MistralMLP
@@ -25,7 +26,10 @@ _MLPS: Final = (Qwen2MLP, LlamaMLP, MistralMLP)
 @final
 @dataclass(frozen=True)
 class ServedFFN:
-    """One gated FFN of a vLLM model; see `regrow.core.FFN`. Its dense output is that of vLLM's own layers."""
+    """One gated FFN of a vLLM model; see `regrow.core.FFN`. Its dense output is that of vLLM's own layers.
+
+    With tensor parallelism, it holds this worker's neurons, and `output` sums over the workers.
+    """
 
     name: str
     module: Any
@@ -38,7 +42,7 @@ class ServedFFN:
         return z
 
     def output(self, z: Tensor) -> Tensor:
-        """Returns y [..., D] of z [..., F]."""
+        """Returns y [..., D] of z [..., F], where every worker has its own z."""
         y: Tensor
         y, _ = self.module.down_proj(z)
         return y
@@ -90,7 +94,9 @@ def _resolve(name: str, module: Any, kept: Mapping[nn.Module, Tensor]) -> Served
     gate_bias, up_bias = (
         (None, None) if module.gate_up_proj.bias is None else module.gate_up_proj.bias.tensor_split(2)
     )
-    weights = FFNWeights(gate, up, kept[module.down_proj], silu, gate_bias, up_bias, module.down_proj.bias)
+    down = module.down_proj
+    down_bias = down.bias if down.tp_rank == 0 else None  # the sum over the workers holds it once
+    weights = FFNWeights(gate, up, kept[down], silu, gate_bias, up_bias, down_bias)
     ffn = ServedFFN(name, module, weights)
     if reason := mismatch(module, weights, ffn.hidden, ffn.output):
         raise UsageError(f"{name} ({type(module).__name__}) {reason}")
@@ -98,10 +104,11 @@ def _resolve(name: str, module: Any, kept: Mapping[nn.Module, Tensor]) -> Served
 
 
 def blocks(ffns: list[ServedFFN]) -> Blocks:
-    """Returns the FFNs as the parts of a model that a method may change."""
+    """Returns the FFNs as the parts of a model that a method may change: with tensor parallelism, a shard."""
     gate_up = [ffn.weights.gate.numel() + ffn.weights.up.numel() for ffn in ffns]
     sizes = {Site.GATE_UP: gate_up, Site.DOWN: [ffn.weights.down.numel() for ffn in ffns]}
-    return Blocks(range(len(ffns)), ffns, [], sizes, sizes)
+    reduce = tensor_model_parallel_all_reduce if get_tensor_model_parallel_world_size() > 1 else None
+    return Blocks(range(len(ffns)), ffns, [], sizes, sizes, reduce)
 
 
 def patched(ffns: list[ServedFFN], forward: Callable[[str], Callable[[Tensor], Tensor]]) -> Patch:

@@ -25,7 +25,7 @@ class ServeSettings:
         method: The method. It has to keep a mask of FFN neurons from step to step, and need no calibration.
         join: What happens if a request joins a batch that decodes already; see `JOINS`.
         memory_gib: Most memory for the scores of requests, in GiB. A server that would need more does not
-            start.
+            start. With tensor parallelism, it is that of each worker.
 
     Raises:
         UsageError: If a value does not fit.

@@ -31,7 +31,6 @@ def check_config(config: Any, device: str) -> None:
         "speculative decoding": config.speculative_config is not None,
         "LoRA": config.lora_config is not None,
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
-        "tensor parallelism": parallel.tensor_parallel_size > 1,
         "data parallelism": parallel.data_parallel_size > 1,
         "a KV transfer": config.kv_transfer_config is not None,
         "a quantised checkpoint": config.quant_config is not None,
