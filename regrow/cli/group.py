@@ -42,7 +42,6 @@ class Group(TyperGroup):
             fail("interrupted", INTERRUPTED)
 
 
-@final
 class Command(TyperCommand):
     """A command that needs torch and transformers, also for the choices in its help."""
 

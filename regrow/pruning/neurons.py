@@ -198,8 +198,8 @@ class NeuronPruner(Pruner, SampleMemory):
     @property
     def state_bytes(self) -> int:
         s = self.state
-        held = () if s is None else (s.total, s.pending, s.memory, s.norms, s.index, s.kept)
-        held += () if self._seen is None else (self._seen,)
+        held = [] if s is None else [s.total, s.pending, s.memory, s.norms, s.index, s.kept]
+        held += [] if self._seen is None else [self._seen]
         return sum(tensor.nbytes for tensor in held) + sum(ffn.state_bytes for ffn in self._sparse)
 
     def _observes(self, mode: Mode) -> bool:

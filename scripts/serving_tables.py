@@ -1,0 +1,81 @@
+"""Prints the tables of docs/serving.md, from results/serving: `python scripts/serving_tables.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from regrow.format import percent
+from regrow.table import Column, Table, markdown
+
+RESULTS = Path(__file__).parents[1] / "results" / "serving"
+JOIN_HEAD = (
+    "steps from one arrival to the next",
+    "`join`",
+    "problems right",
+    "sparse steps",
+    "actual sparsity",
+)
+SPEED_HEAD = (
+    "requests at a time",
+    "vLLM",
+    "with Regrow",
+    "ratio",
+    "dense",
+    "sparse",
+    "observed",
+    "selection",
+)
+
+
+def joins(found: dict[str, Any]) -> str:
+    """Returns the table of the policies for requests that join."""
+    lines = [
+        [
+            str(row["steps_between"]),
+            row["settings"].get("join", "dense model"),
+            f"{row['right']} of {row['problems']} ({percent(row['right'] / row['problems'])})",
+            percent(row["sparse_share"]),
+            percent(row["actual_sparsity"]),
+        ]
+        for row in found["rows"]
+    ]
+    return markdown(Table.of([Column(name) for name in JOIN_HEAD], lines))
+
+
+def speeds(found: dict[str, Any]) -> str:
+    """Returns the table of speeds in tokens a second, and of milliseconds by kind of step."""
+    lines = []
+    for row in found["rows"]:
+        speed, ratio, times = row["tokens_per_second"], row["ratio"], row["milliseconds"]
+        lines.append(
+            [
+                str(row["concurrency"]),
+                f"{speed['vllm']:.1f}",
+                f"{speed['regrow']:.1f}",
+                f"{ratio['median']:.2f}x ({ratio['low']:.2f} – {ratio['high']:.2f})",
+                *(f"{times[kind]:.0f}" for kind in SPEED_HEAD[4:]),
+            ]
+        )
+    return markdown(Table.of([Column(name) for name in SPEED_HEAD], lines))
+
+
+def load(found: dict[str, Any]) -> str:
+    """Returns a sentence about the load test."""
+    exact, pruned = found["sparsity 0"], found["pruned"]
+    share = percent(pruned["metrics"]["sparse_step_share"])
+    return (
+        f"of {exact['requests']} requests, all {exact['survivors']} that were neither aborted nor malformed "
+        f"equal themselves alone at a sparsity of 0 ({exact['equal to themselves alone']} of "
+        f"{exact['survivors']}). With a mask, {share} of the steps were sparse. No slot was left behind, and "
+        "SIGTERM ended the server after the running requests were answered."
+    )
+
+
+if __name__ == "__main__":
+    print(joins(json.loads((RESULTS / "join-policy.json").read_text())))
+    print()
+    print(speeds(json.loads((RESULTS / "speed.json").read_text())))
+    print()
+    print(load(json.loads((RESULTS / "load.json").read_text())))
