@@ -18,6 +18,7 @@ HEAD = (
     "batch", "draft", "tokens a second", "to dense", "same tokens as dense", "drafts kept", "tokens a pass",
     "a draft", "a check of 1 / 4 / 16",
 )  # fmt: skip
+RIGHT_HEAD = ("method", "weights", "problems right", "95 % interval", "FFN bytes a step")
 LOSSY_HEAD = ("method", "weights", "FFN bytes a step", "batch 1", "batch 4", "batch 16")
 
 
@@ -39,6 +40,29 @@ def lossy(found: dict[str, Any]) -> str:
         cells = [_lossy_cell(rows.get(batch)) for batch in (1, 4, 16)]
         lines.append([method, weights, share, *cells])
     return markdown(Table.of([Column(name) for name in LOSSY_HEAD], lines))
+
+
+def right(stored: list[dict[str, Any]], int4: list[dict[str, Any]]) -> str:
+    """Returns the table of whole answers of the bundled model, from what `regrow table --json` prints.
+
+    The bytes are those of the weights that take part, relative to dense decoding. A weight of 4 bits counts
+    as 4.25 bits, with its share of a scale and an offset, and a stored one as 16.
+    """
+    whole = stored[0]["ffn_bytes_per_step"]
+    lines = []
+    for weights, runs, bits in (("stored", stored, 16), ("4 bits", int4, 4.25)):
+        for run in runs:
+            marks = run["problems"]
+            low, high = marks["interval_95"]
+            weighed = run["config"]["params"].get("weigh") == "down"
+            lines.append([
+                run["config"]["method"] + (", weighed" if weighed else ""),
+                weights,
+                f"{marks['right']} of {marks['total']} ({percent(marks['value'])})",
+                f"{percent(low)} to {percent(high)}",
+                percent(run["ffn_bytes_per_step"] / whole * bits / 16, 0),
+            ])  # fmt: skip
+    return markdown(Table.of([Column(name) for name in RIGHT_HEAD], lines))
 
 
 def _lossy_cell(row: dict[str, Any] | None) -> str:
@@ -73,3 +97,9 @@ if __name__ == "__main__":
     print(drafts(LosslessResult.load(RESULTS / "real-model.json")))
     print()
     print(lossy(json.loads((RESULTS / "lossy.json").read_text())))
+    print()
+    print(
+        right(
+            *(json.loads((RESULTS / "bundled" / f"{name}.json").read_text()) for name in ("stored", "int4"))
+        )
+    )

@@ -61,6 +61,8 @@ def _agreements(drafts: Sequence[str]) -> dict[str, float]:
         name, equals, share = given.partition("=")
         if name not in DRAFTS:
             raise UsageError(f"--draft {name!r} is unknown; choose from {', '.join(DRAFTS)}")
+        if not equals and name not in MEASURED:
+            raise UsageError(f"how often {name} is right was not measured; give a share, as {name}=0.9")
         try:
             found[name] = float(share) if equals else MEASURED[name]
         except ValueError:

@@ -50,6 +50,10 @@ def test_json_is_all_that_is_printed() -> None:
             "--draft ngram=2: the share of right tokens is a number from 0",
         ),
         (["--lossless", "--draft", "ngram=x"], "--draft ngram=x: the share of right tokens is a number"),
+        (
+            ["--lossless", "--draft", "mask-four-bit"],
+            "how often mask-four-bit is right was not measured; give a share, as mask-four-bit=0.9",
+        ),
         (["--lossless", "--method", "bap"], "--lossless times drafts on random weights; leave out MODEL"),
         (["--lossless", "--prompt", "4", "--prompt", "8"], "--lossless takes one --prompt"),
     ],
