@@ -38,7 +38,7 @@ from regrow.versions import versions
 from regrow.whole_file import write_whole
 
 MODEL: Final = "tiny-reasoner"
-PRUNED: Final = ("--sparsity", "0.5", "--init-steps", "8", "--period", "20")
+PRUNED: Final = ("--sparsity", "0.5", "--init-steps", "8", "--period", "20", "--join", "refresh")
 KINDS: Final = ("whole",) * 17 + ("aborted", "disconnected", "malformed")
 SECONDS: Final = 180  # until the server is up, or a request is answered
 

@@ -51,10 +51,10 @@ def serve(
         typer.Option(
             metavar="NAME",
             rich_help_panel=_SERVING,
-            help="What a request does that joins a running batch: {joins}. refresh puts its prompt into the "
-            "mask at once; dense makes the steps dense until it has had its own initial steps.",
+            help="What a request does that joins a running batch: {joins}. dense makes the steps dense until "
+            "it has had its own initial steps; refresh puts its prompt into the mask at once.",
         ),
-    ] = "refresh",
+    ] = "dense",
     memory_gib: Annotated[
         float,
         typer.Option(

@@ -12,9 +12,9 @@ from regrow.core import Mode
 from regrow.errors import require_one_of
 from regrow.selection.schedule import Schedule
 
-# "refresh": a newcomer's prompt enters the mask at once, and it explores with the batch. "dense": the steps
-# of the batch are dense until the newcomer has had its own T_init.
-JOINS: Final = ("refresh", "dense")
+# "dense": the steps of the batch are dense until the newcomer has had its own T_init. "refresh": a newcomer's
+# prompt enters the mask at once, and it explores with the batch.
+JOINS: Final = ("dense", "refresh")
 
 
 @final

@@ -51,14 +51,14 @@ def serve(environment: dict[str, str], *args: str) -> subprocess.CompletedProces
 
 def test_the_server_gets_the_settings_and_all_of_its_own_options(environment: dict[str, str]) -> None:
     done = serve(
-        environment, "org/model", "-s", "0.4", "--join", "dense", "--", "--port", "9", "--api-key", "k"
+        environment, "org/model", "-s", "0.4", "--join", "refresh", "--", "--port", "9", "--api-key", "k"
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(Path(environment["SEEN"]).read_text())
     assert seen["argv"][:3] == ["--model", "org/model", "--additional-config"]
     assert seen["argv"][-4:] == ["--port", "9", "--api-key", "k"]
     settings = json.loads(seen["argv"][3])["regrow"]
-    assert (settings["method"], settings["sparsity"], settings["join"]) == ("bap", 0.4, "dense")
+    assert (settings["method"], settings["sparsity"], settings["join"]) == ("bap", 0.4, "refresh")
     assert seen["there"]
     assert not Path(seen["metrics"]).exists()
 
@@ -77,7 +77,7 @@ def test_without_a_model_the_bundled_one_is_served(environment: dict[str, str]) 
         (["--", "--additional-config={}"], 2, "--additional-config are set by regrow serve; leave them out"),
         (["--", "--model", "x"], 2, "--model and --additional-config are set by regrow serve"),
         (["-m", "teal"], 2, "method 'teal' cannot be served"),
-        (["--join", "later"], 2, "unknown join 'later'; choose one of refresh, dense"),
+        (["--join", "later"], 2, "unknown join 'later'; choose one of dense, refresh"),
         (["--memory-gib", "0"], 2, "memory_gib is a number above 0"),
         (["--port", "9"], 2, "No such option: --port"),
     ],

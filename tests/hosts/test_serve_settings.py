@@ -11,6 +11,7 @@ import torch
 import regrow
 from fakes import given_blocks
 from regrow.errors import UsageError
+from regrow.hosts.vllm.plugin import prepare
 from regrow.hosts.vllm.served import Served
 from regrow.hosts.vllm.settings import ServeSettings
 from regrow.hosts.vllm.supported import check_config, check_version
@@ -37,7 +38,7 @@ def test_settings_become_a_mapping_and_back() -> None:
         ({"method": "bop"}, "unknown method 'bop'"),
         ({"sparsity": 1.5}, "sparsity"),
         ({"speed": 2}, "method 'bap' has no parameter 'speed'"),
-        ({"join": "later"}, "unknown join 'later'; choose one of refresh, dense"),
+        ({"join": "later"}, "unknown join 'later'; choose one of dense, refresh"),
         ({"memory_gib": 0}, "memory_gib is a number above 0, not 0"),
         ({"memory_gib": True}, "memory_gib is a number above 0, not True"),
         ({"method": "teal"}, "method 'teal' cannot be served: a server takes methods that keep a mask"),
@@ -88,6 +89,13 @@ def test_what_cannot_be_served_is_refused_by_name() -> None:
         check_config(config(model_config=SimpleNamespace(architecture="GemmaForCausalLM")), "cpu")
     with pytest.raises(UsageError, match="on a CPU only so far, and this is cuda"):
         check_config(config(), "cuda")
+
+
+def test_an_engine_that_does_not_name_regrow_is_left_alone() -> None:
+    for given in ({}, {"other": 1}, None):
+        other = SimpleNamespace(additional_config=given)
+        prepare(other, "cuda")
+        assert vars(other) == {"additional_config": given}
 
 
 def test_memory_for_scores_is_bounded() -> None:

@@ -54,5 +54,5 @@ def test_a_pass_of_several_steps_is_observed_if_one_of_them_is() -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown join 'later'; choose one of refresh, dense"):
+    with pytest.raises(UsageError, match="unknown join 'later'; choose one of dense, refresh"):
         Clock(ALWAYS_DENSE, "later")

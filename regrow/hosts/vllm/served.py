@@ -24,8 +24,8 @@ _LOG: Final = logging.getLogger(__name__)
 class Served:
     """Plans the passes that a server has scheduled, and commits them once their tokens are sampled."""
 
-    def __init__(self, settings: ServeSettings, blocks: Blocks, slots: int, *, record: bool = False) -> None:
-        """`slots` is the number of requests that may run at a time. With `record`, masks are kept.
+    def __init__(self, settings: ServeSettings, blocks: Blocks, slots: int) -> None:
+        """`slots` is the number of requests that may run at a time.
 
         Raises UsageError if the scores of that many requests take more memory than the settings allow.
         """
@@ -41,7 +41,7 @@ class Served:
                 f"{settings.memory_gib:g}; start vLLM with --max-num-seqs {fits}, or raise memory_gib"
             )
         _LOG.info("the scores of %d requests take %.2f GiB", slots, size / GIB)
-        self.session = Session(settings.method, blocks, record_masks=record, join=settings.join)
+        self.session = Session(settings.method, blocks, join=settings.join)
         self.session.start(slots)
         self._requests = Requests(slots)
         self._under_way: tuple[Pass, Arranged, Sequence[Scheduled]] | None = None

@@ -37,7 +37,7 @@ class ServeSettings:
     """
 
     method: Method
-    join: str = "refresh"
+    join: str = "dense"
     memory_gib: float = 4.0
 
     def __post_init__(self) -> None:
