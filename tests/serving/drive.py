@@ -32,6 +32,7 @@ def main() -> None:
     engine = LLMEngine.from_engine_args(EngineArgs(**plan["engine"]))
     runner = _runner(engine)
     served = hasattr(runner, "served")
+    assert runner is None or served == ("additional_config" in plan["engine"]), "the plugin was not loaded"
     passes = _recorded(runner) if served else []
     engine.collective_rpc(_keep_masks)
     tokens: dict[str, list[int]] = {}
@@ -41,7 +42,7 @@ def main() -> None:
     while waiting or engine.has_unfinished_requests():
         while waiting and waiting[0]["step"] <= step:
             one = waiting.pop(0)
-            asked = SamplingParams(temperature=0, max_tokens=one["new"], ignore_eos=True)
+            asked = SamplingParams(temperature=0, max_tokens=one["new"], ignore_eos=True, detokenize=False)
             engine.add_request(one["name"], {"prompt_token_ids": one["prompt"]}, asked)
         for name in [name for name, when in aborts.items() if when <= step]:
             engine.abort_request([name])

@@ -35,6 +35,8 @@ def check_config(config: Any, device: str) -> None:
         "a KV transfer": config.kv_transfer_config is not None,
         "a quantised checkpoint": config.quant_config is not None,
         "micro-batches": bool(parallel.enable_dbo),
+        "weight transfer": config.weight_transfer_config is not None,
+        "pooling": model is not None and model.runner_type != "generate",
     }
     for what in (what for what, given in unsupported.items() if given):
         raise UsageError(f"Regrow does not serve with {what}; leave it out, or serve without Regrow")

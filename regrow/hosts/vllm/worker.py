@@ -10,6 +10,7 @@ from vllm.v1.worker import cpu_worker
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 from regrow.adapter.patch import Patch
+from regrow.errors import UsageError
 from regrow.hosts.vllm import op
 from regrow.hosts.vllm.ffns import blocks, find_served, kept_weights, patched
 from regrow.hosts.vllm.metrics import Metrics
@@ -78,3 +79,9 @@ class ServingCPUWorker(cpu_worker.CPUWorker):
         with Patch() as patch:
             patch.replace(cpu_worker, "CPUModelRunner", ServingCPUModelRunner)
             super().init_device()
+
+    def reload_weights(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Raises UsageError, because masks keep copies of the weights that the server has started with."""
+        raise UsageError("a server with Regrow inside cannot change its weights; start another one")
+
+    update_weights = start_weight_update = reload_weights
