@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from regrow.bench.machine import bandwidth, device_name
-from regrow.kernels import Codes, LaidOutWeight, choose_matmul, packed
+from regrow.kernels import Codes, LaidOutWeight, can_lay_out, choose_matmul, packed
 from regrow.versions import versions
 
 DTYPES: Final = (torch.bfloat16, torch.float32)
@@ -27,11 +27,17 @@ OUTPUTS, INPUTS, COUNT, ROWS, REPEATS = 8960, 1536, 24, (1, 2, 4, 9, 16, 36), 5
 
 
 def four_bits() -> dict[str, dict[str, float]]:
-    """Returns the milliseconds of a matmul by rows of x, for each kind of weight [8960, 1536]."""
+    """Returns the milliseconds of a matmul by rows of x, for each kind of weight [8960, 1536].
+
+    bfloat16 weights are laid out if this CPU has matmuls for them.
+    """
     stored = torch.randn(OUTPUTS, INPUTS).bfloat16()
     codes, most = Codes.of(stored), choose_matmul(torch.bfloat16, CPU, LARGE).most
+    lays_out = can_lay_out(torch.bfloat16)
     kinds: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
-        "bfloat16, laid out": lambda: LaidOutWeight(stored, 1, most),
+        f"bfloat16, {'laid out' if lays_out else 'as stored'}": lambda: (
+            LaidOutWeight(stored, 1, most) if lays_out else _stored(stored.clone())
+        ),
         "4 bits, Regrow's": lambda: packed(codes, torch.bfloat16),
         "4 bits, torch's": lambda: _torchs(codes),
     }
@@ -40,6 +46,10 @@ def four_bits() -> dict[str, dict[str, float]]:
         weights = [make() for _ in range(COUNT)]
         found[name] = {str(rows): _milliseconds(weights, rows) for rows in ROWS}
     return found
+
+
+def _stored(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: torch.nn.functional.linear(x, weight)
 
 
 def _torchs(codes: Codes) -> Callable[[Tensor], Tensor]:

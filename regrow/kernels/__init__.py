@@ -27,7 +27,7 @@ from regrow.kernels.laid_out.choose_matmul import (
     repeatable_matmul,
 )
 from regrow.kernels.laid_out.gate import LaidOutGate
-from regrow.kernels.laid_out.weight import LaidOutWeight
+from regrow.kernels.laid_out.weight import LaidOutWeight, can_lay_out
 from regrow.kernels.norm import cpu as norm_cpu
 from regrow.kernels.norm import reference as norm_reference
 from regrow.kernels.norm.reference import unit
@@ -63,6 +63,7 @@ __all__ = [
     "SparseFFN",
     "add_rms_norm",
     "attention_workspace",
+    "can_lay_out",
     "checksum",
     "choose_matmul",
     "decode_attention",

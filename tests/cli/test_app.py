@@ -38,6 +38,7 @@ def test_help_lists_every_command() -> None:
         "inspect",
         "bench",
         "report",
+        "serve",
         "lm-eval",
         "grade",
         "table",
