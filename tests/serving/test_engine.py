@@ -20,6 +20,9 @@ COMPILED = {"enforce_eager": False}
 OBSERVED = {"sparsity": 0.5, "init_steps": 9999}  # all passes run through Regrow, and none is sparse
 FEW_BLOCKS = {"num_gpu_blocks_override": 8, "block_size": 32, "max_model_len": 128}
 
+# An engine starts in a quarter of a minute and compiles in one, and in several times that on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 
 def arrivals(seed: int = 1) -> list[dict[str, Any]]:
     """Eight requests of mixed lengths: two at once, into running batches, and after the batch was empty."""

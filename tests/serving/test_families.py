@@ -29,6 +29,9 @@ CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config,
 RULES = Settings("0.5", init_steps=3, explore_steps=2, period=5, max_new_tokens=99, pad=0)
 PRUNED = {"method": "bap", "sparsity": 0.5, "init_steps": 3, "period": 5, "explore_steps": 2}
 
+# An engine starts in a quarter of a minute and compiles in one, and in several times that on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_family_is_served(family: str, drive: Drive, tmp_path: Path) -> None:

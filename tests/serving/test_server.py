@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import load
+
+# An engine starts in a quarter of a minute and compiles in one, and in several times that on a busy machine.
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_server_under_load_loses_nothing(tmp_path: Path) -> None:
