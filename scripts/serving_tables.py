@@ -66,7 +66,8 @@ def load(found: dict[str, Any]) -> str:
     exact, pruned = found["sparsity 0"], found["pruned"]
     share = percent(pruned["metrics"]["sparse_step_share"])
     return (
-        f"of {exact['requests']} requests, all {exact['survivors']} that were neither aborted, disconnected nor malformed "
+        f"of {exact['requests']} requests, all {exact['survivors']} that were neither aborted, "
+        "disconnected nor malformed "
         f"equal themselves alone at a sparsity of 0 ({exact['equal to themselves alone']} of "
         f"{exact['survivors']}). With a mask, {share} of the steps were sparse. No slot was left behind, and "
         "SIGTERM ended the server after the running requests were answered."
