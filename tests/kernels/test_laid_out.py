@@ -137,8 +137,9 @@ def test_our_own_product_has_what_it_was_made_for() -> None:
     flags = Path("/proc/cpuinfo").read_text().split()
     there = "avx512_bf16" in flags
     assert few_rows_are_right(torch.bfloat16) == there
-    assert LaidOutWeight(torch.ones(128, 64).bfloat16(), most=MOST).most == (MOST if there else 0)
-    assert LaidOutWeight(torch.ones(100, 64).bfloat16(), most=MOST).most == 0
+    if can_lay_out(torch.bfloat16):
+        assert LaidOutWeight(torch.ones(128, 64).bfloat16(), most=MOST).most == (MOST if there else 0)
+        assert LaidOutWeight(torch.ones(100, 64).bfloat16(), most=MOST).most == 0
 
 
 @pytest.mark.parametrize("dtype", KINDS)
