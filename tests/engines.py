@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vllm_environment import SERVER
+
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "regrow" / "bundled" / "model"
 Driven = dict[str, Any]
@@ -21,10 +23,9 @@ def environment() -> dict[str, str]:
 
     Nor are processes bound to cores, of which a machine may have too few.
     """
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **quiet, **cpu, "PYTHONPATH": path}
+    path = os.pathsep.join(str(ROOT / folder) for folder in (".", "tests", "recipes/serving"))
+    cpu = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    return os.environ | SERVER | cpu | {"PYTHONPATH": path}
 
 
 def driven(plan: dict[str, Any], folder: Path) -> Driven:

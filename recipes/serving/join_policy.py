@@ -18,13 +18,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-}
+from vllm_environment import IN_PROCESS
+
+os.environ |= IN_PROCESS
 
 from regrow.bundled import model_path
 from regrow.bundled.problems import Exercise, heldout
@@ -45,13 +41,13 @@ def arrivals(count: int, between: float) -> list[int]:
     return found
 
 
-def serve(settings: dict[str, Any], exercises: Sequence[Exercise], steps: Sequence[int]) -> dict[str, Any]:
-    """Serve the exercises with one engine, and return its counters and how many problems are right."""
-    from vllm import EngineArgs, LLMEngine, SamplingParams
+def engine(model: str, settings: dict[str, Any]) -> Any:
+    """Return an engine with Regrow inside."""
+    from vllm import EngineArgs, LLMEngine
 
-    engine = LLMEngine.from_engine_args(
+    return LLMEngine.from_engine_args(
         EngineArgs(
-            model=str(model_path()),
+            model=model,
             dtype="float32",
             max_model_len=1024,
             max_num_seqs=SEQUENCES,
@@ -59,30 +55,49 @@ def serve(settings: dict[str, Any], exercises: Sequence[Exercise], steps: Sequen
             additional_config={"regrow": settings},
         )
     )
+
+
+def served(engine: Any, prompts: Sequence[str], steps: Sequence[int], new: int) -> list[Any]:
+    """Serve the prompts, which arrive at the steps, and return vLLM's outputs in order."""
+    from vllm import SamplingParams
+
     tokenizer = engine.get_tokenizer()
-    texts, step, waiting = dict[str, str](), 0, list(enumerate(steps))
+    outputs, step, waiting = dict[str, Any](), 0, list(enumerate(steps))
     while waiting or engine.has_unfinished_requests():
         while waiting and waiting[0][1] <= step:
             number, _ = waiting.pop(0)
-            chat = [{"role": "user", "content": exercises[number].prompt}]
+            chat = [{"role": "user", "content": prompts[number]}]
             ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-            asked = SamplingParams(temperature=0, max_tokens=NEW)
+            asked = SamplingParams(temperature=0, max_tokens=new)
             engine.add_request(str(number), {"prompt_token_ids": ids}, asked)
         for output in engine.step():
-            texts[output.request_id] = output.outputs[0].text
+            outputs[output.request_id] = output
         step += 1
-    marks = [mark for number, exercise in enumerate(exercises) for mark in exercise.marks(texts[str(number)])]
+    return [outputs[str(number)] for number in range(len(prompts))]
+
+
+def counted(engine: Any) -> dict[str, Any]:
+    """Return what Regrow has counted in an engine."""
     runner = engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
     counters = runner.served.session.report().counters
     return {
-        "settings": settings,
-        "right": sum(marks),
-        "problems": len(marks),
         "passes": counters.decode_steps,
         "sparse_share": counters.sparse_share,
         "actual_sparsity": counters.actual_sparsity or 0.0,
         "masks": counters.updates,
     }
+
+
+def marked(settings: dict[str, Any], exercises: Sequence[Exercise], steps: Sequence[int]) -> dict[str, Any]:
+    """Serve the exercises with one engine, and return its counters and how many problems are right."""
+    serving = engine(str(model_path()), settings)
+    outputs = served(serving, [one.prompt for one in exercises], steps, NEW)
+    marks = [
+        mark
+        for exercise, output in zip(exercises, outputs, strict=True)
+        for mark in exercise.marks(output.outputs[0].text)
+    ]
+    return {"settings": settings, "right": sum(marks), "problems": len(marks), **counted(serving)}
 
 
 def main() -> int:
@@ -101,7 +116,7 @@ def main() -> int:
         for join in ("refresh", "dense")
     ]
     for between, settings in runs:
-        row = serve(settings, exercises, arrivals(args.exercises, between)) | {"steps_between": between}
+        row = marked(settings, exercises, arrivals(args.exercises, between)) | {"steps_between": between}
         found["rows"].append(row)
         write_whole(args.out, (json.dumps(found, indent=2) + "\n").encode())
         print(json.dumps(row), file=sys.stderr, flush=True)

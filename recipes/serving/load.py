@@ -36,6 +36,7 @@ import openai
 from regrow.bundled.problems import exercise
 from regrow.versions import versions
 from regrow.whole_file import write_whole
+from vllm_environment import SERVER
 
 MODEL: Final = "tiny-reasoner"
 PRUNED: Final = ("--sparsity", "0.5", "--init-steps", "8", "--period", "20", "--join", "refresh")
@@ -82,7 +83,7 @@ def serving(method: Sequence[str], log: Path) -> Iterator[tuple[str, subprocess.
     command = [sys.executable, "-m", "regrow", "serve", *method, "--", "--port", str(port), *options]
     with log.open("wb") as said:
         server = subprocess.Popen(
-            command, stdout=said, stderr=said, env=environment(), start_new_session=True
+            command, stdout=said, stderr=said, env=os.environ | SERVER, start_new_session=True
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -101,11 +102,6 @@ def serving(method: Sequence[str], log: Path) -> Iterator[tuple[str, subprocess.
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             raise
-
-
-def environment() -> dict[str, str]:
-    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    return {**os.environ, **quiet, "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 def _healthy(address: str) -> bool:

@@ -20,13 +20,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-}
+from vllm_environment import IN_PROCESS
+
+os.environ |= IN_PROCESS
 
 import torch
 from transformers import Qwen2Config

@@ -16,13 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-}
+from vllm_environment import IN_PROCESS
+
+os.environ |= IN_PROCESS
 
 
 def main() -> None:
