@@ -107,7 +107,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _HOMES[name] != "errors":  # all others need torch and transformers
         import_module(f"{__name__}.versions").require_supported()
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    found: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found  # this function is called once for each name
+    return found
 
 
 def __dir__() -> list[str]:

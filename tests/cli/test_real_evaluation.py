@@ -12,11 +12,11 @@ from regrow.record_file import read
 from timeless import timeless
 
 QUESTIONS = [(f"What is {a} + {b}? Answer with the number alone.", a + b) for a, b in (
-    (2, 3), (1, 1), (4, 5), (10, 20), (7, 2), (3, 3), (5, 5), (6, 1)
+    (2, 3), (1, 1), (4, 5), (10, 20)
 )]  # fmt: skip
 OPTIONS = (
-    "--match", "number", "--method", "bap", "--init-steps", 4, "--period", 8, "--batch-size", 4,
-    "--max-new-tokens", 24,
+    "--match", "number", "--method", "bap", "--init-steps", 4, "--period", 8, "--batch-size", 2,
+    "--max-new-tokens", 12,
 )  # fmt: skip
 
 
@@ -35,8 +35,8 @@ def test_killed_and_continued_equals_undisturbed_and_is_reported(smollm2: Path, 
     assert run(*command, "--out", whole).exit_code == 0
     assert [timeless(record) for record in read(killed)] == [timeless(record) for record in read(whole)]
     graded = json.loads(run("grade", whole.parent, "--json").stdout)[0]
-    assert graded["problems"]["total"] == 8
-    assert 0 < graded["problems"]["right"] <= 8
+    assert graded["problems"]["total"] == 4
+    assert 0 < graded["problems"]["right"] <= 4
     assert 0 < graded["actual_sparsity"] < 0.5
     assert run("report", whole.parent, "--out", tmp_path / "report").exit_code == 0
     assert "sums.jsonl" in (tmp_path / "report" / "report.html").read_text()

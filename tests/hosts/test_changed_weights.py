@@ -20,6 +20,7 @@ from calibrations import calibration_for
 from families import build
 from regrow.errors import UsageError
 from regrow.method.base import Method, Needs
+from spread import spread
 
 BATCH = prompts(3, seed=4)
 METHODS: list[Method] = [
@@ -110,12 +111,16 @@ CHANGES: list[Callable[[PreTrainedModel], None]] = [
 
 
 def answer(model: PreTrainedModel) -> list[list[int]]:
-    return model.generate(**arguments(BATCH)).tolist()
+    return model.generate(**arguments(BATCH, max_new_tokens=20)).tolist()
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize(
+    ("family", "method", "change"),
+    [("llama", METHODS[1], change) for change in CHANGES]
+    + [("llama", *case) for case in spread(METHODS, CHANGES, 3)]
+    + [("gemma2", *case) for case in spread(METHODS[::-1], CHANGES)],
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "name", None) or value.__name__,
+)
 def test_a_batch_after_a_change_is_that_of_a_fresh_context(
     family: str, method: Method, change: Callable[[Any], None]
 ) -> None:

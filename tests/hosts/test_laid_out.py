@@ -34,14 +34,13 @@ from regrow.kernels.laid_out.weight import few_rows_are_right
 from regrow.kernels.pruned_ffn.cpu import CompiledFFN
 from regrow.kernels.pruned_ffn.laid_out import LaidOutFFN
 from regrow.method.base import Method
+from spread import spread
 
 pytestmark = pytest.mark.usefixtures("laid_out_with")
 
 
-@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("family", "way"), spread(["Llama", "Mistral", "Qwen2", "Qwen3"], WAYS))
+@pytest.mark.parametrize(("tied", "rows"), [(False, 1), (True, 3)])
 def test_dense_tokens_are_those_of_transformers(family: str, tied: bool, way: Way, rows: int) -> None:
     model, batch = build(family, tied=tied), BATCH[:rows]
     theirs, weights = tokens(model, batch), copy.deepcopy(model.state_dict())

@@ -29,6 +29,7 @@ from laid_out_models import (
 from regrow.adapter import lay_out
 from regrow.errors import NoMemoryError, UsageError
 from regrow.method.base import Method
+from spread import spread
 
 pytestmark = pytest.mark.usefixtures("laid_out_with")
 
@@ -166,8 +167,7 @@ def test_a_method_with_weights_of_its_own_or_a_calibration_keeps_the_models() ->
         assert not is_laid_out(model)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("method", "way"), spread(METHODS, WAYS))
 def test_copies_go_with_their_context(method: Method, way: Way) -> None:
     """Reference counts alone free them: gigabytes must not wait for the garbage collector."""
     model = build()

@@ -124,9 +124,8 @@ def test_equals_the_reference(rows: int, dtype: torch.dtype) -> None:
         run(x, weight_t, kept(which, 37), None)
 
 
-@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("which", KEPT)
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("rows", "biased"), [(1, True), (3, False)])
 def test_keeps_all_none_one_or_some(rows: int, which: str, biased: bool) -> None:
     """Uses up to as many splits as the inputs allow, and more, some of which are empty."""
     x, weight_t, keep, bias = (
@@ -135,7 +134,7 @@ def test_keeps_all_none_one_or_some(rows: int, which: str, biased: bool) -> None
         kept(which, 150),
         random(2, 21) if biased else None,
     )
-    for splits in (1, 2, 5, 12):
+    for splits in (1, 5, 12):
         run(x, weight_t, keep, bias, splits)
 
 

@@ -19,6 +19,7 @@ from regrow.kernels.quantized.gather import PackedFFN, QuantizedGatherFFN
 from regrow.kernels.quantized.packed import PackedWeight
 from regrow.kernels.quantized.triton import Block
 from regrow.kernels.quantized.triton_down import down_workspace, launch_down, quantized_down
+from spread import spread
 
 ROWS = 1, 2, 8, 9, 16, 17, 64
 DTYPES = torch.float32, torch.float16
@@ -53,8 +54,7 @@ def close(y: Tensor, h: Tensor, down: Codes, bias: Tensor | None = None) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("splits", [1, 3, 7])
+@pytest.mark.parametrize(("rows", "splits"), spread(ROWS, [1, 3, 7]))
 def test_equals_the_reference(splits: int, rows: int, dtype: torch.dtype) -> None:
     """150 of 170 neurons, so that steps and splits end anywhere; 300 outputs, which are 3 groups.
 
@@ -68,8 +68,7 @@ def test_equals_the_reference(splits: int, rows: int, dtype: torch.dtype) -> Non
     close(run(h, down, index, bias, splits), h, chosen(down, index), bias)
 
 
-@pytest.mark.parametrize("rows", [1, 9])
-@pytest.mark.parametrize("width", [1, 64, 65, 128, 129, 385])
+@pytest.mark.parametrize(("width", "rows"), spread([1, 64, 65, 128, 129, 385], [1, 9]))
 @pytest.mark.parametrize("neurons", [1, 31, 128, 300])
 def test_takes_any_size(neurons: int, width: int, rows: int) -> None:
     """With all neurons, in one step of a split and in several, and with some in an int32 index."""
@@ -143,8 +142,7 @@ def codes(count: int = 3) -> list[Codes]:
     return [rounded(seed, NEURONS, WIDTH, scale=0.1) for seed in range(count)]
 
 
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(("act", "biased"), spread(list(ACTS), [False, True]))
 def test_an_ffn_of_any_number_of_rows(act: str, biased: bool) -> None:
     """Uses more rows than the kernels take at once, and an index that is replaced in place."""
     gate, up, down = codes()

@@ -232,19 +232,17 @@ def test_refuses_spans_that_lie_or_count_otherwise(span: Tensor) -> None:
         observe(normal(2, 6), torch.tensor([0, 1]), torch.zeros(2, 6), poisoned(1, 2, 6), span)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(
-    "slot",
+    ("slot", "dtype"),
     [
-        [0, 1, 2, 3],
-        [2],
-        [3, -1, 0, -1],
-        [-1, -1],
-        [1, 1, 1],
-        [0, 3, 0, 3],
-        [2, 0, 2, 2],
-        [5, 4, 3, 2, 1, 0],
-        list(range(40)),
+        ([0, 1, 2, 3], torch.float32),
+        ([2], torch.float16),
+        ([3, -1, 0, -1], torch.float32),
+        ([-1, -1], torch.float32),
+        ([1, 1, 1], torch.float16),
+        ([0, 3, 0, 3], torch.float32),
+        ([2, 0, 2, 2], torch.float16),
+        (list(range(17)), torch.float32),
     ],
 )
 def test_one_by_one_has_the_bits_of_tokens_that_are_looked_for(slot: list[int], dtype: torch.dtype) -> None:
