@@ -25,12 +25,12 @@ def prompts(rows: int, seed: int = 0) -> list[list[int]]:
 
 
 def arguments(batch: Sequence[Sequence[int]], **changes: Any) -> dict[str, Any]:
-    """Return arguments for a greedy `generate` of 14 tokens on unpadded prompts.
+    """Return arguments for a greedy `generate` of 20 tokens on unpadded prompts.
 
     No token is an EOS unless `changes` says so.
     """
     ids, mask = naive.left_pad(batch, PAD)
-    plain = {"max_new_tokens": 14, "do_sample": False, "eos_token_id": VOCABULARY, "pad_token_id": PAD}
+    plain = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": VOCABULARY, "pad_token_id": PAD}
     return {"input_ids": ids, "attention_mask": mask, **plain, **changes}
 
 

@@ -28,12 +28,29 @@ def environment() -> dict[str, str]:
     return os.environ | SERVER | cpu | {"PYTHONPATH": path}
 
 
-def driven(plan: dict[str, Any], folder: Path) -> Driven:
-    """Run a plan of `serving/drive.py`, and return what it wrote. `said` is what the process printed."""
-    (folder / "plan.json").write_text(json.dumps(plan))
-    script = ROOT / "tests" / "serving" / "drive.py"
-    command = [sys.executable, script, folder / "plan.json", folder / "out.json"]
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
-    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
-    found: Driven = json.loads((folder / "out.json").read_text())
-    return found | {"said": ran.stdout + ran.stderr}
+class Driver:
+    """A process that runs plans of `serving/drive.py` one after the other, so that it imports vLLM once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._log, self._count = folder, folder / "log", 0
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, ROOT / "tests" / "serving" / "drive.py"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(),
+            )  # fmt: skip
+
+    def __call__(self, plan: dict[str, Any]) -> Driven:
+        """Run a plan, and return what came out."""
+        self._count += 1
+        given, out = (self._folder / f"{self._count}-{name}.json" for name in ("plan", "out"))
+        given.write_text(json.dumps(plan))
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(given, out, file=self._process.stdin, flush=True)
+        assert self._process.stdout.readline() == "done\n", self._log.read_text()[-6000:]
+        found: Driven = json.loads(out.read_text())
+        return found
+
+    def close(self) -> None:
+        """Let the process end."""
+        self._process.communicate()

@@ -76,6 +76,11 @@ def main() -> int:
         "model": args.model.name, "problems": args.problems.parent.name, "count": len(questions),
         "new": args.new, "requests_at_a_time": SEQUENCES, "rows": [],
     }  # fmt: skip
+    if args.out.exists():  # a stopped run goes on
+        before = json.loads(args.out.read_text())
+        if {**before, "rows": []} != found:
+            parser.error(f"{args.out} was made with other settings or versions; name another file")
+        found = before
     runs = [(STEPS_BETWEEN[0], {"method": "dense"})] + [
         (between, {"method": "bap", "sparsity": 0.5, "join": join})
         for between in STEPS_BETWEEN
@@ -83,9 +88,12 @@ def main() -> int:
     ]
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
         for between, settings in runs:
+            case = {"settings": settings, "steps_between": between}
+            if any(case.items() <= row.items() for row in found["rows"]):
+                continue
             steps = arrivals(len(questions), between)
             run = processes.submit(agreement, str(args.model), settings, questions, steps, args.new)
-            row = {"settings": settings, "steps_between": between, **run.result()}
+            row = case | run.result()
             found["rows"].append(row)
             write_whole(args.out, (json.dumps(found, indent=2) + "\n").encode())
             print(json.dumps(row), file=sys.stderr, flush=True)

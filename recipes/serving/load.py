@@ -56,7 +56,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request: whole, aborted, disconnected, refused, or an error."""
+    """What became of a request: whole, incomplete, aborted, disconnected, refused, or an error."""
 
     kind: str
     text: str
@@ -123,21 +123,25 @@ async def answer(client: openai.AsyncOpenAI, request: Request) -> Answer:
     """Send one request, and end it as its kind says."""
     asked: dict[str, Any] = {
         "model": MODEL, "prompt": request.prompt, "max_tokens": request.new, "temperature": 0, "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }  # fmt: skip
     if request.kind == "malformed":
         asked |= {"max_tokens": -1} if request.new % 2 else {"prompt": {"no": "text"}}
-    text, tokens = "", 0
+    text, tokens, finish = "", 0, None
     try:
         async with await client.completions.create(**asked) as stream:
-            async for part in stream:
-                text, tokens = text + part.choices[0].text, tokens + 1
+            async for part in stream:  # of one token or, from a busy server, of several
+                for choice in part.choices:
+                    text, finish = text + choice.text, choice.finish_reason or finish
+                tokens = part.usage.completion_tokens
                 if request.kind == "aborted" and tokens > request.new // 3:
                     return Answer("aborted", text, tokens)
     except openai.BadRequestError:
         return Answer("refused", text, tokens)
     except openai.OpenAIError as error:
         return Answer(f"error: {type(error).__name__}", text, tokens)
-    return Answer("whole", text, tokens)
+    whole = finish == "stop" or (finish == "length" and tokens == request.new)
+    return Answer("whole" if whole else "incomplete", text, tokens)
 
 
 async def loaded(address: str, requests: Sequence[Request]) -> list[Answer]:

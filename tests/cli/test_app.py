@@ -143,10 +143,12 @@ def test_verbose_shows_where_an_error_came_from() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_get_a_completion(shell: str) -> None:
-    with start("--show-completion", shell) as process:
+    # Otherwise typer looks for the shell that the tests were started from.
+    environment = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    with start("--show-completion", shell, environment=environment) as process:
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "_REGROW_COMPLETE" in out
+    assert f"_REGROW_COMPLETE=complete_{shell}" in out
 
 
 def test_commands_are_completed() -> None:

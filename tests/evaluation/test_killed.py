@@ -41,7 +41,7 @@ whole, killed = sys.argv[1:]
 began = time.monotonic()
 assert os.waitpid(start(whole), 0)[1] == 0
 duration, moments = time.monotonic() - began, random.Random(5)
-for _ in range(12):
+for _ in range(8):
     child = start(killed)
     time.sleep(moments.uniform(0, 0.7 * duration))
     os.kill(child, signal.SIGKILL)

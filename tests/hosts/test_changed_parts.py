@@ -272,7 +272,7 @@ def test_a_hook_on_a_whole_ffn_is_called_in_every_step() -> None:
         mlp(model).register_forward_hook(lambda _, __, y: calls.append(1))
         want = model.generate(**arguments(BATCH))
         report = session.report()
-        assert len(calls) == 14
+        assert len(calls) == 20
         mlp(model).register_forward_hook(lambda _, __, y: -y)
         assert not torch.equal(model.generate(**arguments(BATCH)), want)
     assert report.sparse_steps > 0

@@ -111,7 +111,7 @@ CHANGES: list[Callable[[PreTrainedModel], None]] = [
 
 
 def answer(model: PreTrainedModel) -> list[list[int]]:
-    return model.generate(**arguments(BATCH, max_new_tokens=20)).tolist()
+    return model.generate(**arguments(BATCH)).tolist()
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,6 @@ def test_a_method_with_weights_of_its_own_or_a_calibration_keeps_the_models() ->
 def test_copies_go_with_their_context(method: Method, way: Way) -> None:
     """Reference counts alone free them: gigabytes must not wait for the garbage collector."""
     model = build()
-    gc.collect()
     gc.disable()
     try:
         with way(model, method) as context:

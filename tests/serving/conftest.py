@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
-from engines import MODEL, Drive, Driven, driven
+from engines import MODEL, Drive, Driven, Driver
 
 if find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
-def drive(tmp_path_factory: pytest.TempPathFactory) -> Drive:
-    """Return a function that runs arrivals through an engine, once for equal arguments."""
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drive]:
+    """Yield a function that runs arrivals through an engine, once for equal arguments."""
     done: dict[str, Driven] = {}
+    driver = Driver(tmp_path_factory.mktemp("engines"))
 
     def run(arrivals: list[dict[str, Any]], settings: object = None, again: int = 0, **given: Any) -> Driven:
         aborts = given.pop("aborts", {})
@@ -30,7 +32,8 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Drive:
         plan = {"engine": engine, "arrivals": arrivals, "aborts": aborts}
         key = json.dumps([plan, again], sort_keys=True)
         if key not in done:
-            done[key] = driven(plan, tmp_path_factory.mktemp("engine"))
+            done[key] = driver(plan)
         return done[key]
 
-    return run
+    yield run
+    driver.close()

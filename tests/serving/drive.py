@@ -1,11 +1,10 @@
-"""Runs vLLM's engine through a schedule of arrivals, and writes what came out as JSON.
+"""Runs engines of vLLM through schedules of arrivals, and writes what came out as JSON.
 
-    python tests/serving/drive.py PLAN.json OUT.json
-
-PLAN holds `engine` (arguments of EngineArgs), `arrivals` (a list of objects with `step`, `name`, `prompt`, a
-list of ids, and `new`) and `aborts` (name -> step). Steps are those of the engine. OUT holds the tokens by
-name, the masks of every worker, the passes, and what Regrow counted. With tensor parallelism, passes and
-counters are missing, because the workers are processes of their own.
+Every line on standard input names two files, PLAN.json and OUT.json, and is answered by "done". PLAN holds
+`engine` (arguments of EngineArgs), `arrivals` (a list of objects with `step`, `name`, `prompt`, a list of
+ids, and `new`) and `aborts` (name -> step). Steps are those of the engine. OUT holds the tokens by name, the
+masks of every worker, the passes, and what Regrow counted. With tensor parallelism, passes and counters are
+missing, because the workers are processes of their own.
 """
 
 from __future__ import annotations
@@ -22,9 +21,17 @@ os.environ |= IN_PROCESS
 
 
 def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what vLLM prints
+    for line in sys.stdin:
+        plan, out = line.split()
+        Path(out).write_text(json.dumps(_driven(json.loads(Path(plan).read_text()))))
+        print("done", file=answers, flush=True)
+
+
+def _driven(plan: dict[str, Any]) -> dict[str, Any]:
     from vllm import EngineArgs, LLMEngine, SamplingParams
 
-    plan = json.loads(Path(sys.argv[1]).read_text())
     engine = LLMEngine.from_engine_args(EngineArgs(**plan["engine"]))
     runner = _runner(engine)
     served = hasattr(runner, "served")
@@ -51,7 +58,8 @@ def main() -> None:
     if served:
         found["report"] = runner.served.session.report().to_dict()
         found["running"] = runner.served.running
-    Path(sys.argv[2]).write_text(json.dumps(found))
+    engine.engine_core.shutdown()
+    return found
 
 
 def _runner(engine: Any) -> Any:
