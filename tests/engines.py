@@ -33,24 +33,31 @@ class Driver:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._log, self._count = folder, folder / "log", 0
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, ROOT / "tests" / "serving" / "drive.py"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(),
-            )  # fmt: skip
+        self._process = self._start()
 
     def __call__(self, plan: dict[str, Any]) -> Driven:
-        """Run a plan, and return what came out."""
+        """Run a plan, and return what came out. A process that has failed is started anew."""
+        if self._process.poll() is not None:
+            self._process = self._start()
         self._count += 1
         given, out = (self._folder / f"{self._count}-{name}.json" for name in ("plan", "out"))
         given.write_text(json.dumps(plan))
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(given, out, file=self._process.stdin, flush=True)
-        assert self._process.stdout.readline() == "done\n", self._log.read_text()[-6000:]
+        if self._process.stdout.readline() != "done\n":
+            self._process.wait()
+            raise AssertionError(self._log.read_text()[-6000:])
         found: Driven = json.loads(out.read_text())
         return found
 
     def close(self) -> None:
         """Let the process end."""
         self._process.communicate()
+
+    def _start(self) -> subprocess.Popen[str]:
+        with self._log.open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, ROOT / "tests" / "serving" / "drive.py"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(),
+            )  # fmt: skip
