@@ -60,7 +60,7 @@ def logits(model: PreTrainedModel, cache: Any, *, ours: bool) -> Tensor:
     return torch.stack(steps)
 
 
-@pytest.mark.parametrize(("family", "static"), [("llama", True), ("qwen3", False), ("glm4", False)])
+@pytest.mark.parametrize(("family", "static"), [("llama", True), *((family, False) for family in ALIKE)])
 def test_steps_give_the_models_logits(family: str, static: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = build(family), []
     monkeypatch.setattr(attention, "attend", lambda *a, **k: calls.append(1) or ATTEND(*a, **k))

@@ -117,7 +117,7 @@ def answer(model: PreTrainedModel) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("family", "method", "change"),
     [("llama", METHODS[1], change) for change in CHANGES]
-    + [("llama", *case) for case in spread(METHODS, CHANGES, 3)]
+    + [("llama", *case) for case in spread([METHODS[0], *METHODS[2:]], CHANGES, 3)]
     + [("gemma2", *case) for case in spread(METHODS[::-1], CHANGES)],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "name", None) or value.__name__,
 )

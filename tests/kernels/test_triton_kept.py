@@ -134,7 +134,7 @@ def test_keeps_all_none_one_or_some(rows: int, which: str, biased: bool) -> None
         kept(which, 150),
         random(2, 21) if biased else None,
     )
-    for splits in (1, 5, 12):
+    for splits in (1, 2, 5, 12):
         run(x, weight_t, keep, bias, splits)
 
 

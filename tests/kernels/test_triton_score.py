@@ -242,7 +242,8 @@ def test_refuses_spans_that_lie_or_count_otherwise(span: Tensor) -> None:
         ([1, 1, 1], torch.float16),
         ([0, 3, 0, 3], torch.float32),
         ([2, 0, 2, 2], torch.float16),
-        (list(range(17)), torch.float32),
+        ([5, 4, 3, 2, 1, 0], torch.float32),
+        (list(range(40)), torch.float32),
     ],
 )
 def test_one_by_one_has_the_bits_of_tokens_that_are_looked_for(slot: list[int], dtype: torch.dtype) -> None:
