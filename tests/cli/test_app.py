@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 
 import pytest
@@ -121,24 +123,38 @@ def test_help_is_shown_without_importing_torch() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_verbose_says_what_is_decided() -> None:
-    command = ["generate", "-p", "A add 1 2", "--max-new-tokens", "2", "--json"]
-    said = []
-    for given in (command, ["-v", *command], [*command, "-v"]):
-        with start(*given) as process:
-            said.append(process.communicate(timeout=120)[1])
-    quiet, before, after = said
-    assert quiet == ""
-    assert "regrow: a batch of 1 runs fused" in before
-    assert "regrow: a batch of 1 runs fused" in after
+GENERATE = ("generate", "-p", "A add 1 2", "--max-new-tokens", "2", "--json")
 
 
-def test_verbose_shows_where_an_error_came_from() -> None:
-    with start("-v", "generate", "-p", "A add 1 2", "--sparsity", "2") as process:
+def test_nothing_but_progress_is_said_unasked() -> None:
+    with start(*GENERATE) as process:
         _, said = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "Traceback" in said
-    assert said.splitlines()[-1].startswith("regrow: error: ")
+    assert process.returncode == 0
+    assert all(line.startswith("regrow: decoding: batch ") for line in said.splitlines())
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    """Return Regrow's logger, which is as quiet after the test as before."""
+    logger = logging.getLogger("regrow")
+    handlers, level = [*logger.handlers], logger.level
+    yield logger
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("logger")
+@pytest.mark.parametrize("given", [["-v", *GENERATE], [*GENERATE, "-v"]])
+def test_verbose_says_what_is_decided(given: list[str]) -> None:
+    assert "regrow: a batch of 1 runs fused" in run(*given).stderr
+
+
+@pytest.mark.usefixtures("logger")
+def test_verbose_shows_where_an_error_came_from() -> None:
+    result = run("-v", "generate", "-p", "A add 1 2", "--sparsity", "2")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("regrow: error: ")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
