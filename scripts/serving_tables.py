@@ -10,13 +10,7 @@ from regrow.format import percent
 from regrow.table import Column, Table, markdown
 
 RESULTS = Path(__file__).parents[1] / "results" / "serving"
-JOIN_HEAD = (
-    "steps from one arrival to the next",
-    "`join`",
-    "problems right",
-    "sparse steps",
-    "actual sparsity",
-)
+JOIN_HEAD = ("steps from one arrival to the next", "`join`", "{measure}", "sparse steps", "actual sparsity")
 SPEED_HEAD = (
     "requests at a time",
     "vLLM",
@@ -30,18 +24,27 @@ SPEED_HEAD = (
 
 
 def joins(found: dict[str, Any]) -> str:
-    """Returns the table of the policies for requests that join."""
+    """Returns the table of the policies for requests that join, by problems that were answered right."""
+    return _policies(found, "problems right", "right", "problems")
+
+
+def agreements(found: dict[str, Any]) -> str:
+    """Returns the same table by tokens that the dense model would have chosen."""
+    return _policies(found, "tokens as dense", "agree", "tokens")
+
+
+def _policies(found: dict[str, Any], head: str, part: str, whole: str) -> str:
     lines = [
         [
             str(row["steps_between"]),
             row["settings"].get("join", "dense model"),
-            f"{row['right']} of {row['problems']} ({percent(row['right'] / row['problems'])})",
+            f"{row[part]} of {row[whole]} ({percent(row[part] / row[whole])})",
             percent(row["sparse_share"]),
             percent(row["actual_sparsity"]),
         ]
         for row in found["rows"]
     ]
-    return markdown(Table.of([Column(name) for name in JOIN_HEAD], lines))
+    return markdown(Table.of([Column(name.format(measure=head)) for name in JOIN_HEAD], lines))
 
 
 def speeds(found: dict[str, Any]) -> str:
@@ -76,6 +79,8 @@ def load(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     print(joins(json.loads((RESULTS / "join-policy.json").read_text())))
+    print()
+    print(agreements(json.loads((RESULTS / "join-agreement.json").read_text())))
     print()
     print(speeds(json.loads((RESULTS / "speed.json").read_text())))
     print()

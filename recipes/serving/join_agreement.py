@@ -77,7 +77,10 @@ def main() -> int:
         "new": args.new, "requests_at_a_time": SEQUENCES, "rows": [],
     }  # fmt: skip
     if args.out.exists():  # a stopped run goes on
-        before = json.loads(args.out.read_text())
+        try:
+            before = json.loads(args.out.read_text())
+        except ValueError:
+            parser.error(f"{args.out} is not a result of this script; name another file")
         if {**before, "rows": []} != found:
             parser.error(f"{args.out} was made with other settings or versions; name another file")
         found = before

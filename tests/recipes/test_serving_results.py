@@ -13,6 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 def test_tables_and_the_load_are_those_of_the_results() -> None:
     for name, shown in (
         ("join-policy", serving_tables.joins),
+        ("join-agreement", serving_tables.agreements),
         ("speed", serving_tables.speeds),
         ("load", serving_tables.load),
     ):
