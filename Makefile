@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Python compiles the modules that are used. Compiling all when they are installed takes minutes.
+# Python compiles the modules that are used, and must keep them. Compiling all at installation takes minutes.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := -m pip install --disable-pip-version-check --no-compile
 INSTALLED := $(VENV)/.installed
 

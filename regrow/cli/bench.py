@@ -74,7 +74,7 @@ def bench(
             min=1,
             rich_help_panel=_WORKLOAD,
             help="Length of the prompts in tokens; may be repeated. "
-            "Default: 128, on a GPU also 4096 and 16384 (with --quick 32).",
+            "Default: 128, on a GPU also 4096 and 16384 (with --quick 32, with --quick --lossless 8).",
         ),
     ] = None,
     new: Annotated[
@@ -83,7 +83,7 @@ def bench(
             "--new",
             min=3,
             rich_help_panel=_WORKLOAD,
-            help="New tokens per prompt. Default: 128 (with --quick 42).",
+            help="New tokens per prompt. Default: 128 (with --quick 42, with --quick --lossless 32).",
         ),
     ] = None,
     repeats: Annotated[
@@ -91,7 +91,8 @@ def bench(
         typer.Option(
             min=1,
             rich_help_panel=_MEASUREMENT,
-            help="Rounds, each of which times every method once. Default: 5 (with --quick 3).",
+            help="Rounds, each of which times every method once. "
+            "Default: 5 (with --quick 3, with --quick --lossless 2).",
         ),
     ] = None,
     turnover: Annotated[
@@ -146,7 +147,8 @@ def bench(
             metavar="NAME[=SHARE]",
             rich_help_panel=_WORKLOAD,
             help="Draft of --lossless, four-bit, ngram, cascade or mask, and the share of its tokens that is "
-            "right, such as four-bit=0.98; may be repeated. Default: four-bit, ngram and mask.",
+            "right, such as four-bit=0.98; may be repeated. Default: four-bit, ngram and mask "
+            "(with --quick four-bit and ngram).",
         ),
     ] = None,
     dtype: options.DTypeName = "bfloat16",
@@ -208,12 +210,13 @@ def bench(
     if lossless:
         if prompt and len(prompt) > 1:
             raise UsageError("--lossless takes one --prompt")
-        from regrow.cli.bench_lossless import bench_lossless
+        from regrow.cli.bench_lossless import FULL, QUICK, bench_lossless
 
         shapes = shape or _default_shapes(target.type, quick)
-        length, tokens = (prompt or [32 if quick else 128])[0], new or 128
-        rounds = repeats or (2 if quick else 5)
-        bench_lossless(shapes, draft or [], sizes, length, tokens, rounds, dtype, target, out, json=json)
+        usual = QUICK if quick else FULL
+        chosen, length = draft or usual.drafts, (prompt or [usual.prompt])[0]
+        tokens, rounds = new or usual.new, repeats or usual.repeats
+        bench_lossless(shapes, chosen, sizes, length, tokens, rounds, dtype, target, out, json=json)
         return
     untimed = [name for name in method or METHODS if target.type == "cpu" and name in ON_A_GPU]
     if method and untimed:
@@ -231,8 +234,8 @@ def bench(
         [] if model else shape or _default_shapes(target.type, quick),
         methods([name for name in method or METHODS if name not in untimed], sparsity),
         [
-            Setting(rows, tokens, new or (42 if quick else 128))
-            for tokens in prompt or _default_prompts(target.type, quick)
+            Setting(rows, length, new or (42 if quick else 128))
+            for length in prompt or _default_prompts(target.type, quick)
             for rows in sizes
         ],
         repeats or (3 if quick else 5),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 import typer
@@ -22,7 +22,20 @@ from regrow.whole_file import write_whole
 
 # How often tokens of a draft were right on real text (results/lossless/real-model.json).
 MEASURED = {"four-bit": 0.98, "ngram": 0.24, "mask": 0.92, "cascade": 0.97}
-DEFAULT = ("four-bit", "ngram", "mask")
+
+
+class Usual(NamedTuple):
+    """What is measured unless options say otherwise."""
+
+    drafts: tuple[str, ...]
+    prompt: int
+    new: int
+    repeats: int
+
+
+FULL = Usual(("four-bit", "ngram", "mask"), prompt=128, new=128, repeats=5)
+# With --quick. It has to end within minutes on a CPU without matmuls of bfloat16, too.
+QUICK = Usual(("four-bit", "ngram"), prompt=8, new=32, repeats=2)
 
 
 def bench_lossless(
@@ -57,7 +70,7 @@ def bench_lossless(
 
 def _agreements(drafts: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
-    for given in drafts or DEFAULT:
+    for given in drafts:
         name, equals, share = given.partition("=")
         if name not in DRAFTS:
             raise UsageError(f"--draft {name!r} is unknown; choose from {', '.join(DRAFTS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from command import run
 from regrow.bench import shapes
 from regrow.bench.lossless.result import LosslessResult
+from regrow.bench.lossless.run import LosslessPlan
 from regrow.bench.shapes import Shape
 
 OPTIONS = ("--lossless", "--cpu", "--shape", "tiny", "--batch-size", 2, "--prompt", 4, "--new", 12)
@@ -38,6 +40,21 @@ def test_json_is_all_that_is_printed() -> None:
     result = run("bench", *OPTIONS, "--repeats", 1, "--draft", "ngram", "--json")
     assert result.exit_code == 0, result.output
     assert [row["label"] for row in json.loads(result.stdout)["lossless"]["rows"]] == ["dense", "ngram"]
+
+
+def test_what_is_measured_unasked_is_what_the_help_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[LosslessPlan] = []
+    monkeypatch.setattr("regrow.cli.bench_lossless.run", lambda plan, listener, keep: plans.append(plan))
+    for options in ((), ("--quick",)):
+        assert run("bench", "--lossless", "--cpu", "--shape", "tiny", *options).exit_code == 0
+    full, quick = plans
+    words = " ".join(re.sub("[│─]", " ", run("bench", "--help").stdout).split())
+    for name in ("prompt", "new", "repeats"):
+        assert re.search(
+            rf"Default: {getattr(full, name)}\b[^)]*with --quick --lossless {getattr(quick, name)}\)", words
+        ), name
+    assert "Default: four-bit, ngram and mask (with --quick four-bit and ngram)" in words
+    assert [[*plan.agreements] for plan in plans] == [["four-bit", "ngram", "mask"], ["four-bit", "ngram"]]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from regrow.method.base import Method
 from regrow.method.dense import Dense
 
 DENSE: Final = "dense"
-WARM: Final = 24  # new tokens of a run that prepares a measured one
+WARM: Final = 4  # new tokens of a run that prepares a measured one
+MEASURING: Final = 24  # the same, of a run that also measures costs
 MOST_WARM: Final = 12  # runs of so many tokens in which costs have to be measured
 
 
@@ -105,12 +106,14 @@ def _run(engine: Engine, entrant: Entrant, prompts: Prompts, into: _Runs, dense:
     options: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
     if lossless is not None and into.costs:
         lossless = replace(lossless, costs=Costs.from_dict(into.costs))
+    known = lossless is None or lossless.window is not None or bool(into.costs)
     for _ in range(MOST_WARM):
+        tokens = WARM if known else MEASURING
         done = engine.generate(
-            prompts.ids, prompts.mask, max_new_tokens=WARM, lossless=lossless or False, **options
+            prompts.ids, prompts.mask, max_new_tokens=tokens, lossless=lossless or False, **options
         )
         into.costs = done.report.draft_costs
-        if lossless is None or lossless.window is not None or into.costs:
+        if known or into.costs:
             break
     clock = Clock(prompts.ids.device)
     done = engine.generate(
