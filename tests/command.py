@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,11 @@ def start(
     pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     variables = os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment or {})
     return subprocess.Popen([*SCRIPT, *map(str, arguments)], text=True, env=variables, **pipes)
+
+
+def words(text: str) -> str:
+    """Return help without frames and line breaks."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
 
 
 def lines(text: str) -> list[dict[str, Any]]:

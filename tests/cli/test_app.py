@@ -12,7 +12,7 @@ from importlib.metadata import version
 import pytest
 from typer.main import get_group
 
-from command import run, start
+from command import run, start, words
 from regrow.cli import app
 from regrow.evaluation.tasks import TASKS
 from regrow.method.presets import PRESETS, parameters
@@ -20,11 +20,6 @@ from regrow.models import DTYPES
 from regrow.selection.index_set import AGGREGATES, MEMORIES
 
 COMMANDS = list(get_group(app).commands)
-
-
-def _words(text: str) -> str:
-    """Returns help without frames and line breaks."""
-    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
 
 
 def test_help_lists_every_command() -> None:
@@ -45,7 +40,7 @@ def test_help_lists_every_command() -> None:
         "grade",
         "table",
     ]
-    assert all(f" {name} " in _words(result.stdout) for name in COMMANDS)
+    assert all(f" {name} " in words(result.stdout) for name in COMMANDS)
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "lm-eval"])
@@ -58,13 +53,13 @@ def test_every_option_is_explained_and_no_place_for_choices_stays_empty(command:
 
 
 def test_choices_in_help_come_from_the_registries() -> None:
-    text = _words(run("evaluate", "--help").stdout)
+    text = words(run("evaluate", "--help").stdout)
     for names in (PRESETS, AGGREGATES, MEMORIES, DTYPES, TASKS):
         assert ", ".join(names) in text
 
 
 def test_defaults_of_the_method_come_from_the_registry() -> None:
-    text = _words(run("evaluate", "--help").stdout).partition(" --method -m ")[2]
+    text = words(run("evaluate", "--help").stdout).partition(" --method -m ")[2]
     for name in ("sparsity", "init_steps", "explore_steps", "period", "aggregate", "memory", "decay"):
         shown = re.search(rf"--{name.replace('_', '-')} .*?Default: (\S+)\.", text)
         assert shown is not None
@@ -98,7 +93,7 @@ def test_what_the_parser_refuses_ends_with_2(arguments: list[str]) -> None:
 def test_generate_and_evaluate_have_the_same_options_of_a_method() -> None:
     """Except that one command takes a method and a sparsity, and the other takes several of both."""
     found = [
-        re.search(r"--init-steps .*?--param[^-]*", _words(run(command, "--help").stdout))
+        re.search(r"--init-steps .*?--param[^-]*", words(run(command, "--help").stdout))
         for command in ("generate", "evaluate")
     ]
     texts = [match.group() for match in found if match]

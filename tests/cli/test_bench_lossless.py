@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from command import run
+from command import run, words
 from regrow.bench import shapes
 from regrow.bench.lossless.result import LosslessResult
 from regrow.bench.lossless.run import LosslessPlan
@@ -48,12 +48,12 @@ def test_what_is_measured_unasked_is_what_the_help_says(monkeypatch: pytest.Monk
     for options in ((), ("--quick",)):
         assert run("bench", "--lossless", "--cpu", "--shape", "tiny", *options).exit_code == 0
     full, quick = plans
-    words = " ".join(re.sub("[│─]", " ", run("bench", "--help").stdout).split())
+    told = words(run("bench", "--help").stdout)
     for name in ("prompt", "new", "repeats"):
         assert re.search(
-            rf"Default: {getattr(full, name)}\b[^)]*with --quick --lossless {getattr(quick, name)}\)", words
+            rf"Default: {getattr(full, name)}\b[^)]*with --quick --lossless {getattr(quick, name)}\)", told
         ), name
-    assert "Default: four-bit, ngram and mask (with --quick four-bit and ngram)" in words
+    assert "Default: four-bit, ngram and mask (with --quick four-bit and ngram)" in told
     assert [[*plan.agreements] for plan in plans] == [["four-bit", "ngram", "mask"], ["four-bit", "ngram"]]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from command import lines, run
+from command import lines, run, words
 from regrow.cli.bar import Bar
 from regrow.cli.decode_prompts import Decoding
 from regrow.decoding.drafts.names import AUTO, DRAFTS, name_of
@@ -192,7 +192,7 @@ def test_a_file_that_is_complete_names_no_draft(
 
 
 def test_the_help_lists_the_drafts_by_their_names() -> None:
-    text = " ".join(run("generate", "--help").stdout.replace("│", " ").split())
+    text = words(run("generate", "--help").stdout)
     assert f"what drafts tokens: {', '.join([AUTO, *DRAFTS])}." in text
     assert [name_of(draft) for draft in (None, *DRAFTS.values())] == [AUTO, *DRAFTS]
     assert f"from 1 to {WIDEST - 1}." in text
