@@ -8,7 +8,7 @@ INSTALL := -m pip install --disable-pip-version-check --no-compile
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs check check-data format real-model bench-ffn bench-vllm test-vllm load-vllm gpu clean
+.PHONY: help demo test docs check lint types check-data format real-model bench-ffn bench-vllm test-vllm load-vllm gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -22,12 +22,14 @@ test: $(INSTALLED) ## run the tests, with one process per core
 docs: $(INSTALLED) ## build the documentation, with its API pages, in build/site
 	$(BIN)/mkdocs build --strict
 
-check: $(INSTALLED) ## check formatting, lint, types and documentation, then run the tests
+check: lint types docs test ## check formatting, lint, types and documentation, and run the tests
+
+lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+
+types: $(INSTALLED)
 	$(BIN)/mypy
-	@$(MAKE) --no-print-directory docs
-	@$(MAKE) --no-print-directory test
 
 DATA ?= $(REGROW_DATA)
 

@@ -226,16 +226,23 @@ def test_the_product_that_is_clearly_the_fastest_is_taken(
     assert "one row" in found.to_text()["products"]
 
 
-def test_a_repeatable_choice_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regrow.kernels.laid_out.choose_matmul._measured", None)
+@pytest.mark.parametrize(
+    ("laid", "ours", "name"), [(True, True, OWN), (True, False, LAID_OUT), (False, False, ONEDNN)]
+)
+def test_a_repeatable_choice_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch, laid: bool, ours: bool, name: str
+) -> None:
+    module, cpu = "regrow.kernels.laid_out.choose_matmul.", torch.device("cpu")
+    monkeypatch.setattr(module + "_measured", None)
+    monkeypatch.setattr(module + "can_lay_out", lambda _: laid)
+    monkeypatch.setattr(module + "few_rows_are_right", lambda _: ours)
     with repeatable_matmul():
         for dtype in (torch.bfloat16, torch.float32):
-            found = choose_matmul(dtype, torch.device("cpu"), 10**9)
-            assert found == choose_matmul(dtype, torch.device("cpu"), 10**9)
-            ours = can_lay_out(dtype) and few_rows_are_right(dtype)
-            assert (found.several, bool(found.to_text())) == ((OWN, True) if ours else (ONEDNN, False))
+            found = choose_matmul(dtype, cpu, 10**9)
+            assert (found.alone, found.several, bool(found.most)) == (name, name, ours)
+            assert (found == STORED, found.to_text() == {}) == (not laid, not laid)
     with pytest.raises(TypeError):  # outside of it the matmuls are measured again
-        choose_matmul(torch.bfloat16, torch.device("cpu"), 10**9)
+        choose_matmul(torch.bfloat16, cpu, 10**9)
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,14 @@ def choose_matmul(dtype: torch.dtype, device: torch.device, size: int) -> Matmul
     if device.type != "cpu" or size < SMALL or dtype not in (torch.bfloat16, torch.float32):
         return STORED
     if _REPEATABLE.get():
-        own = can_lay_out(dtype) and few_rows_are_right(dtype)
-        return MatmulChoice(COMPILED, COMPILED, 1, MOST, {}) if own else STORED
+        if not can_lay_out(dtype):
+            return STORED
+        own = few_rows_are_right(dtype)
+        return (
+            MatmulChoice(COMPILED, COMPILED, 1, MOST, {})
+            if own
+            else MatmulChoice(LAID_OUT, LAID_OUT, 1, 0, {})
+        )
     return _measured(dtype, torch.get_num_threads())
 
 
