@@ -2,13 +2,15 @@
 
 The scores of every sample enter its memory, the memories are aggregated over the batch, and the top k are
 kept.
+
+A buffer [L, S, F] of scores can take gigabytes, so no method holds more than `TEMPORARIES` more of that size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -23,6 +25,8 @@ AGGREGATES = ("max", "mean")
 MEMORIES = ("max", "none", "ema")
 SELECTIONS = ("topk", "threshold")
 WEIGHINGS = ("none", "down")
+BUFFERS: Final = 3  # of the size [L, S, F] in an `IndexState`
+TEMPORARIES: Final = 2  # of this size, at most, while a method runs
 
 
 @final
@@ -157,7 +161,7 @@ class IndexSet:
         if z is not None:
             observe(z, slot, s.total, reduce)
         else:
-            s.total.copy_(torch.where(counted[:, None] > 0, s.pending, s.total))
+            torch.where(counted[:, None] > 0, s.pending, s.total, out=s.total)
 
     def counted(self, s: IndexState, rows: Rows) -> Tensor:
         """Returns the slots `[S]` bool that take part in a selection."""
@@ -176,8 +180,8 @@ class IndexSet:
         if self.memory == "max":
             torch.maximum(s.memory, score, out=score)
         elif self.memory == "ema":
-            score = torch.where(s.known[:, None], torch.lerp(score, s.memory, self.decay), score)
-        s.memory.copy_(torch.where(scored[:, None], score, s.memory))
+            torch.where(s.known[:, None], torch.lerp(score, s.memory, self.decay), score, out=score)
+        torch.where(scored[:, None], score, s.memory, out=s.memory)
         s.known.copy_(torch.where(rows.ended, scored, s.known) if self.memory == "none" else s.known | scored)
         s.total.masked_fill_(rows.ended[:, None], 0)
         s.tokens.masked_fill_(rows.ended, 0)

@@ -5,8 +5,10 @@ It is compared with the reference, and with the dense FFN whose z is zeroed outs
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ ACTS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
 }
 BIASES = {"none": (), "gate": ("gate",), "up": ("up",), "down": ("down",), "all": ("gate", "up", "down")}
+STATM = Path("/proc/self/statm")
 SIZES = [(1, 1), (7, 3), (8, 16), (33, 5), (64, 32)]  # F, D
 
 
@@ -215,3 +218,22 @@ def test_the_weights_of_the_model_are_left_alone() -> None:
         ours.load(retained(seed, 16, 6))
         ours(random(6, 2, 8))
     assert all(torch.equal(a, b) for a, b in zip((w.gate, w.up, w.down), before, strict=True))
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="the resident memory is read from Linux's /proc")
+def test_the_copies_take_their_memory_at_once() -> None:
+    """A server sizes its KV cache by what is resident before the first selection.
+
+    The copies are larger than any part of the heap that malloc may reuse.
+    """
+    neurons, width = 4096, 2048
+    one = torch.zeros(1, 1)
+    wide, tall = one.expand(neurons, width), one.expand(width, neurons)
+    before = resident()
+    compact = CompactFFN(FFNWeights(wide, wide, tall, functional.silu), neurons, torch.empty(0))
+    assert resident() - before > 0.95 * compact.state_bytes
+
+
+def resident() -> int:
+    """Return the bytes of this process that are in memory."""
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

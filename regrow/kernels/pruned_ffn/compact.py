@@ -25,8 +25,9 @@ class CompactFFN:
     def __init__(self, weights: FFNWeights, keep: int, scratch: Tensor) -> None:
         neurons, width = weights.gate.shape
         self._act, self._down_bias = weights.act, weights.down_bias
-        self._gate_up = weights.gate.new_empty(2, keep, width)
-        self._down = weights.down.new_empty(width, keep)
+        # Written at once, so that the memory is taken now and not at the first load.
+        self._gate_up = weights.gate.new_zeros(2, keep, width)
+        self._down = weights.down.new_zeros(width, keep)
         self._bias = (
             None if weights.gate_bias is None and weights.up_bias is None else weights.gate.new_zeros(2, keep)
         )

@@ -30,4 +30,4 @@ def relative(z: Tensor, live: Tensor, reduce: Reduce | None = None) -> Tensor:
     norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
     if reduce is not None:
         norm = reduce(norm.square_()).sqrt_()
-    return torch.where(live[:, None] & (norm > 0), z / norm, 0)
+    return (z / norm).masked_fill_(~(live[:, None] & (norm > 0)), 0)  # at the size of z, one temporary
