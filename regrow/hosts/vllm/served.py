@@ -15,9 +15,10 @@ from regrow.core import Blocks, Pass, score_dtype
 from regrow.errors import UsageError
 from regrow.hosts.vllm.requests import Arranged, Requests, Scheduled
 from regrow.hosts.vllm.settings import GIB, ServeSettings
+from regrow.selection.index_set import BUFFERS, TEMPORARIES
 from regrow.session import Session
 
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger("vllm.regrow")  # vLLM shows what is logged below its own name
 
 
 @final
@@ -29,22 +30,24 @@ class Served:
 
         Raises UsageError if the scores of that many requests take more memory than the settings allow.
         """
-        gate = blocks.ffns[0].weights.gate
-        scores = torch.empty(0, dtype=score_dtype(gate)).element_size()
-        # Sums of the open phase, those of a pass that is not committed, and the memory; then z.
-        layers, neurons = len(blocks.ffns), len(gate)
-        size = slots * layers * neurons * (3 * scores + gate.element_size())
-        if size > settings.memory_bytes:
-            fits = max(1, slots * settings.memory_bytes // size)
-            raise UsageError(
-                f"the scores of {slots} requests take {size / GIB:.1f} GiB, and memory_gib is "
-                f"{settings.memory_gib:g}; start vLLM with --max-num-seqs {fits}, or raise memory_gib"
-            )
-        _LOG.info("the scores of %d requests take %.2f GiB", slots, size / GIB)
         self.session = Session(settings.method, blocks, join=settings.join)
+        at_once, self.later_bytes = _score_bytes(blocks, slots) if self.places else (0, 0)
+        _check_memory(settings, slots, at_once + self.later_bytes)
         self.session.start(slots)
         self._requests = Requests(slots)
         self._under_way: tuple[Pass, Arranged, Sequence[Scheduled]] | None = None
+
+    def remaining(self, available: int) -> int:
+        """Returns how many of the `available` bytes remain beside what Regrow allocates while it serves.
+
+        Raises UsageError if none is left.
+        """
+        if self.later_bytes >= available:
+            raise UsageError(
+                f"Regrow takes {_gib(self.later_bytes)} for scores while it serves, and {_gib(available)} "
+                "are left for them and the KV cache; raise --gpu-memory-utilization, or lower --max-num-seqs"
+            )
+        return available - self.later_bytes
 
     @property
     def places(self) -> int:
@@ -91,3 +94,32 @@ class Served:
     def _left(self, slots: Collection[int]) -> None:
         if slots:
             self.session.leave(list(slots))
+
+
+def _score_bytes(blocks: Blocks, slots: int) -> tuple[int, int]:
+    """Returns the bytes of scores that are allocated at the start, and those that follow while serving.
+
+    The latter are the activations z of an observed pass, and temporaries.
+    """
+    gate = blocks.ffns[0].weights.gate
+    entries = slots * len(blocks.ffns) * len(gate)
+    each = torch.empty(0, dtype=score_dtype(gate)).element_size()
+    return entries * BUFFERS * each, entries * (TEMPORARIES * each + gate.element_size())
+
+
+def _check_memory(settings: ServeSettings, slots: int, size: int) -> None:
+    """Logs the bytes of the scores. Raises UsageError if they are more than the settings allow."""
+    if size > settings.memory_bytes:
+        fits = slots * settings.memory_bytes // size
+        instead = (
+            f"start vLLM with --max-num-seqs {fits}, or raise memory_gib" if fits else "raise memory_gib"
+        )
+        raise UsageError(
+            f"the scores of {slots} requests take {_gib(size)}, and memory_gib is "
+            f"{settings.memory_gib:g}; {instead}"
+        )
+    _LOG.info("the scores of %d requests take at most %s", slots, _gib(size))
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB"

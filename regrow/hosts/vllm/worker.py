@@ -79,6 +79,17 @@ class ServingCPUWorker(cpu_worker.CPUWorker):
         with Patch() as patch:
             patch.replace(cpu_worker, "CPUModelRunner", ServingCPUModelRunner)
             super().init_device()
+        if not isinstance(self.model_runner, ServingCPUModelRunner):
+            raise UsageError(
+                f"vLLM has built a {type(self.model_runner).__name__}, in which Regrow cannot run; "
+                "set VLLM_USE_V2_MODEL_RUNNER=0, or leave regrow out of additional-config"
+            )
+
+    def determine_available_memory(self) -> int:
+        """Returns the bytes of the KV cache. If they were not given, Regrow's own memory is left free."""
+        available: int = super().determine_available_memory()
+        given = self.cache_config.kv_cache_memory_bytes is not None
+        return available if given else self.model_runner.served.remaining(available)
 
     def reload_weights(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Raises UsageError, because masks keep copies of the weights that the server has started with."""
