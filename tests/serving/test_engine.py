@@ -80,9 +80,16 @@ def test_a_schedule_replays_exactly(drive: Drive) -> None:
 
 
 def test_more_requests_than_slots_wait_for_one(drive: Drive) -> None:
-    served = drive(arrivals(), PRUNED, max_num_seqs=2)
+    """Nor do two prompts that are the same share keys and values, even if vLLM is told to cache prefixes."""
+    prompt = random.Random(3).choices(range(5, 60), k=70)
+    twins = [{"step": step, "name": f"twin{step}", "prompt": prompt, "new": 5} for step in (0, 20)]
+    asked = [*arrivals(), *twins]
+    served = drive(asked, PRUNED, max_num_seqs=2, block_size=32, enable_prefix_caching=True)
     assert max(len(one["scheduled"]) for one in served["passes"]) == 2
     assert served["running"] == 0
     assert {name: len(tokens) for name, tokens in served["tokens"].items()} == {
-        one["name"]: one["new"] for one in arrivals()
+        one["name"]: one["new"] for one in asked
     }
+    for name in ("twin0", "twin20"):
+        computed = sum(one["scheduled"].get(name, 0) for one in served["passes"])
+        assert computed == len(prompt) + 5 - 1  # the last token is not fed
