@@ -30,4 +30,5 @@ def relative(z: Tensor, live: Tensor, reduce: Reduce | None = None) -> Tensor:
     norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
     if reduce is not None:
         norm = reduce(norm.square_()).sqrt_()
-    return (z / norm).masked_fill_(~(live[:, None] & (norm > 0)), 0)  # at the size of z, one temporary
+    relative: Tensor = z / norm
+    return relative.masked_fill_(~(live[:, None] & (norm > 0)), 0)  # at the size of z, one temporary
