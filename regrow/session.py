@@ -81,6 +81,11 @@ class Session:
 
     # The batch
 
+    @property
+    def layers(self) -> Sequence[int]:
+        """The layers that the method prunes."""
+        return self._blocks.layers
+
     def start(self, slots: int) -> None:
         """Starts a batch of at most `slots` samples at a time, and forgets the previous batch."""
         self.counters, self.masks = Counters(), []

@@ -14,6 +14,7 @@ from regrow.format import NONE, percent
 from regrow.table import Column, Table, markdown
 
 RESULTS = Path(__file__).parents[1] / "results" / "lossless"
+ANSWERS = ("bundled", "tinygsm8k")  # folders with whole answers
 HEAD = (
     "batch", "draft", "tokens a second", "to dense", "same tokens as dense", "drafts kept", "tokens a pass",
     "a draft", "a check of 1 / 4 / 16",
@@ -42,16 +43,23 @@ def lossy(found: dict[str, Any]) -> str:
     return markdown(Table.of([Column(name) for name in LOSSY_HEAD], lines))
 
 
+def answers(folder: str) -> str:
+    """Returns the table of whole answers whose results are in a folder."""
+    return right(
+        *(json.loads((RESULTS / folder / f"{name}.json").read_text()) for name in ("stored", "int4"))
+    )
+
+
 def right(stored: list[dict[str, Any]], int4: list[dict[str, Any]]) -> str:
-    """Returns the table of whole answers of the bundled model, from what `regrow table --json` prints.
+    """Returns the table of whole answers of one model, from what `regrow table --json` prints.
 
     The bytes are those of the weights that take part, relative to dense decoding. A weight of 4 bits counts
     as 4.25 bits, with its share of a scale and an offset, and a stored one as 16.
     """
-    whole = stored[0]["ffn_bytes_per_step"]
     lines = []
     for weights, runs, bits in (("stored", stored, 16), ("4 bits", int4, 4.25)):
-        for run in runs:
+        whole = next(run["ffn_bytes_per_step"] for run in runs if run["config"]["method"] == "dense")
+        for run in sorted(runs, key=lambda run: run["config"]["method"] != "dense"):
             marks = run["problems"]
             low, high = marks["interval_95"]
             weighed = run["config"]["params"].get("weigh") == "down"
@@ -97,9 +105,6 @@ if __name__ == "__main__":
     print(drafts(LosslessResult.load(RESULTS / "real-model.json")))
     print()
     print(lossy(json.loads((RESULTS / "lossy.json").read_text())))
-    print()
-    print(
-        right(
-            *(json.loads((RESULTS / "bundled" / f"{name}.json").read_text()) for name in ("stored", "int4"))
-        )
-    )
+    for folder in ANSWERS:
+        print()
+        print(answers(folder))

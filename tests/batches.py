@@ -6,8 +6,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import naive
 from families import VOCABULARY
@@ -47,3 +48,13 @@ def ends(model: PreTrainedModel, batch: Sequence[Sequence[int]], **changes: Any)
     rows = new_tokens(batch, model.generate(**arguments(batch, **changes)))
     firsts = [[(i, token) for i, token in enumerate(row) if token not in row[:i]] for row in rows]
     return sorted({first[min(2 + 4 * row, len(first) - 1)][1] for row, first in enumerate(firsts[:3])})
+
+
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer that makes each character a token."""
+    characters = [*map(chr, range(33, 33 + VOCABULARY - 2)), " ", "\n"]
+    tokenizer = Tokenizer(
+        models.BPE(vocab={character: place for place, character in enumerate(characters)}, merges=[])
+    )
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="!", bos_token='"', eos_token="#")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Self, final
@@ -73,20 +73,23 @@ class QuantizedCopy:
         """Returns True if this is a copy of the current weights, in groups of `group`."""
         return self.group == group and self.source == _source(model)
 
-    def masked(self, decoder: DecoderWeights, keep: int | None) -> tuple[DecoderWeights, Sequence[SparseFFN]]:
+    def masked(
+        self, decoder: DecoderWeights, layers: Collection[int], keep: int | None
+    ) -> tuple[DecoderWeights, Sequence[SparseFFN]]:
         """Returns the copy with a mask of `keep` neurons, and the FFNs that have to load it.
 
-        If the kernels do not take rows through an index, or the method has no index of a fixed size (`keep`
-        is None), the FFNs are those of `decoder`, the model: patched ones, with its own weights. None of them
-        has to load anything.
+        Only these `layers` are masked, and there is an FFN for each of them. If the kernels do not take rows
+        through an index, or the method has no index of a fixed size (`keep` is None), the FFNs of these
+        layers are those of `decoder`, the model: patched ones, with its own weights. None of them has to load
+        anything.
         """
-        sparse = [None if keep is None else ffn.keeping(keep) for ffn in self.ffns]
-        loaded = [ffn for ffn in sparse if ffn is not None]
-        blocks = tuple(
-            replace(block, ffn=own.ffn if ffn is None else ffn)
-            for block, own, ffn in zip(self.decoder.blocks, decoder.blocks, sparse, strict=True)
-        )
-        return replace(self.decoder, blocks=blocks), loaded
+        blocks, loaded = list(self.decoder.blocks), []
+        for layer in sorted(layers):
+            sparse = None if keep is None else self.ffns[layer].keeping(keep)
+            blocks[layer] = replace(blocks[layer], ffn=sparse or decoder.blocks[layer].ffn)
+            if sparse is not None:
+                loaded.append(sparse)
+        return replace(self.decoder, blocks=tuple(blocks)), loaded
 
 
 def require_group(group: int) -> None:

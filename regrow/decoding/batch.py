@@ -99,6 +99,15 @@ class Batch:
         self.ids.scatter_(1, columns, torch.where(fits, tokens, self.ids.gather(1, last)))
         self.lengths.add_(count)
 
+    def reach(self, columns: Tensor, width: int) -> int:
+        """Returns how many columns passes have to see that feed `width` tokens from `columns` [B] on.
+
+        On a GPU it is the capacity, because reading the columns would synchronise.
+        """
+        if columns.device.type != "cpu":
+            return self.capacity
+        return min(self.capacity, int(columns.max()) + width)
+
     @property
     def room(self) -> Tensor:
         """The tokens [B] that each row may still get; 0 for a row that has ended."""

@@ -29,7 +29,7 @@ from regrow.adapter.pristine import (
 from regrow.adapter.quantized_copy import QuantizedCopy
 from regrow.adapter.rounded import PackedBlocks, packed_blocks
 from regrow.decoding.attention import DecodeAttention
-from regrow.decoding.fused import FusedNetwork
+from regrow.decoding.fused import WIDEST, FusedNetwork
 from regrow.decoding.graphs import CudaRecorder
 from regrow.decoding.network import Network, StockNetwork
 from regrow.decoding.same_logits import attends_alike, same_by_parts
@@ -129,7 +129,8 @@ class Networks:
             if fused is not None:
                 if group is not None:
                     fused.draft_with(self._rounded(group, rounding or _ignore))
-                fused.start(len(ids), capacity)
+                # A check may begin with a row's last token, and kernels see the columns of all its tokens.
+                fused.start(len(ids), capacity + (WIDEST - 1 if several else 0))
                 rows = max(len(ids), 2 if several else 1)
                 exact = self._laid_out is None or self._laid_out.suit(rows)
                 fused.suit(exact=exact, layout=0 if self._laid_out is None else self._laid_out.layouts)

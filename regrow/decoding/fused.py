@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import TYPE_CHECKING, Final, final
 
 import torch
@@ -96,11 +96,16 @@ class FusedNetwork(Network):
         assert self._copy is not None, "there is no copy to draft with"
         return self._copy.decoder
 
-    def masked_copy(self, keep: int | None) -> tuple[DecoderWeights, Sequence[SparseFFN]]:
-        """Returns the copy with a mask, and the FFNs that have to load it; see `QuantizedCopy.masked`."""
+    def masked_copy(
+        self, layers: Collection[int], keep: int | None
+    ) -> tuple[DecoderWeights, Sequence[SparseFFN]]:
+        """Returns the copy with a mask, and the FFNs that have to load it; see `QuantizedCopy.masked`.
+
+        The layers are the same in every call.
+        """
         assert self._copy is not None, "there is no copy to draft with"
         if keep not in self._masked:
-            self._masked[keep] = self._copy.masked(self._decoder, keep)
+            self._masked[keep] = self._copy.masked(self._decoder, layers, keep)
         return self._masked[keep]
 
     def refresh(self) -> None:

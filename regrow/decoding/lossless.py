@@ -27,9 +27,9 @@ from regrow.decoding.flags import Flags
 from regrow.decoding.fused import WIDEST, FusedNetwork
 from regrow.decoding.loop import Loop, Progress
 from regrow.decoding.network import Network
-from regrow.decoding.window import AdaptiveWindow, Costs, FixedWindow, Measurement, Window
+from regrow.decoding.window import WINDOWS, AdaptiveWindow, Costs, FixedWindow, Measurement, Window
 from regrow.errors import UsageError
-from regrow.kernels import multiplies_codes
+from regrow.kernels import multiplies_codes, native
 from regrow.session import Session
 
 
@@ -54,13 +54,16 @@ class LosslessLoop(Loop):
         self._tally = torch.zeros(4, dtype=torch.int64, device=device)
         self._read = Flags(device)
         self._seen = [0, 0, 0, 0]  # the tally when the host last read it
+        # The tokens that a row may still get, at most, as far as the host knows.
+        self._most = self._batch.capacity - self._batch.prompt_length - 1
 
     def _decode(self) -> None:
         generated, over = 1, False
         while not over:
             if self._late is not None:
                 self._late.look()
-            window = self._window.next()
+            asked = self._window.next()
+            window = _fitting(asked, self._most)
             began = self._now()
             columns = self._columns(generated)
             drafts = self._batch.ids[:, :0]
@@ -73,6 +76,7 @@ class LosslessLoop(Loop):
             else:
                 before = generated
                 generated, over = self._keep_together(drafts, logits, generated)
+                self._most = self._batch.capacity - self._batch.prompt_length - generated
                 kept = torch.full_like(self._batch.lengths, generated - before)
             selected = self._session.commit(
                 planned,
@@ -84,7 +88,7 @@ class LosslessLoop(Loop):
             )
             if selected:
                 self._phase_ended("refresh")
-            if self._window.measures:
+            if self._window.measures and window == asked:
                 self._window.took(window, drafted - began, self._now() - drafted)
         counters = self._session.counters
         counters.drafted, counters.drafts_kept, _, counters.sample_passes = self._tally.tolist()
@@ -116,8 +120,9 @@ class LosslessLoop(Loop):
         position = batch.within(batch.position_of(columns)[:, None] + self._offsets[:width])
         slot = torch.where(batch.room > 0, batch.rows, -1).repeat_interleave(width)
         planned = self._session.plan(slot, position, role=role)
-        with self._session.running(planned) as key:
-            logits = self._network.forward(planned, fed, length=batch.capacity, key=key, every=True)
+        length, alone = batch.reach(columns, width), width == 1
+        with native(self._natively and alone), self._session.running(planned) as key:
+            logits = self._network.forward(planned, fed, length=length, key=key, every=True)
         return planned, logits.to(copy=True, dtype=torch.float32)
 
     def _keep_apart(self, drafts: Tensor, logits: Tensor) -> Tensor:
@@ -150,13 +155,14 @@ class LosslessLoop(Loop):
     def _all_done(self) -> bool:
         """Returns True if no row needs another token, as far as the host knows."""
         batch = self._batch
-        read = self._read.read(torch.cat([batch.room == 0, self._tally]), now=False)
+        read = self._read.read(torch.cat([batch.room, self._tally]), now=False)
         if read is not None:
+            self._most = max(read[: len(batch)])
             self._saw(read[len(batch) :])
         if self._watch is not None:
             step, start = int(batch.lengths.max()), batch.prompt_length
             self._watch(Progress(step, batch.ended.tolist(), batch.ids[:, start : start + step]))
-        return read is not None and all(read[: len(batch)])
+        return self._most == 0
 
     def _saw(self, tally: list[int]) -> None:
         """Tells the window what became of the drafts since the last call."""
@@ -189,6 +195,14 @@ class LosslessLoop(Loop):
         self._tally += torch.stack([checked.sum(), kept.sum(), (kept < checked).sum(), live])
         self._saw(self._tally.tolist())
         return generated, over
+
+
+def _fitting(window: int, most: int) -> int:
+    """Returns the window, or the largest usual one whose check gives at most `most` tokens.
+
+    0 stands for a dense step, which gives one.
+    """
+    return window if window < most else max(usual for usual in (0, *WINDOWS) if usual < max(most, 1))
 
 
 @final
@@ -260,6 +274,6 @@ def lossless_loop(
     if lossless.window is not None:
         window = FixedWindow(lossless.window)
     else:
-        window = AdaptiveWindow(measurement if lossless.costs is None else Measurement(lossless.costs))
+        window = AdaptiveWindow(measurement if lossless.costs is None else Measurement.of(lossless.costs))
     guesser = draft.guesser(session, network)
     return LosslessLoop(session, network, *given, guesser=guesser, window=window, **settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
+from statistics import median_high
 from types import MappingProxyType
 from typing import Any, Final, Protocol, Self, final
 
@@ -65,10 +66,19 @@ class Costs:
         window = max(self.check, key=lambda window: self.gain(window, agreement), default=0)
         return window if window and self.gain(window, agreement) >= WINS else 0
 
+    def __hash__(self) -> int:
+        return hash((self.dense, self.draft, tuple(self.check.items()), self.agreement))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Costs.from_dict, (self.to_dict(),)
+
     def grown(self) -> Costs:
-        """Returns costs with all windows, if checks go on growing as from the last but one to the last."""
+        """Returns costs with all windows, if checks grow half as fast as from the last but one to the last.
+
+        That is hopeful, so that a disturbed measurement does not rule out what would win.
+        """
         (before, less), (last, seconds) = list(self.check.items())[-2:]
-        slope = max(0.0, (seconds - less) / (last - before))
+        slope = max(0.0, (seconds - less) / (last - before)) / 2
         larger = {window: seconds + slope * (window - last) for window in WINDOWS if window > last}
         return replace(self, check={**self.check, **larger})
 
@@ -142,15 +152,28 @@ class Measurement:
 
     Windows take turns, so that a disturbance of the machine does not fall on one of them alone, and the
     fastest pass of each counts. Dense steps and the smallest windows come first. Larger windows are left out
-    if they would not win even with all drafts kept, provided that the time of a check goes on growing as
-    from the last window to this one.
+    while they would not be the best with the agreement that was seen (`Costs.grown`).
+
+    Attributes:
+        found: The costs, once they are measured.
+        measuring: True while passes are to be measured.
+        agreement: Estimated chance that a draft is kept, for a batch that begins now.
+        kept: Drafts that were kept while measuring.
+        rejected: Drafts that were the first wrong ones of a check while measuring.
     """
 
     found: Costs | None = None
+    measuring: bool = True
+    agreement: float = Costs.agreement
     kept: int = 0
     rejected: int = 0
     _seconds: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     _last: int = 0  # the window of the latest pass
+
+    @classmethod
+    def of(cls, costs: Costs) -> Self:
+        """Returns what has nothing left to measure."""
+        return cls(costs, measuring=False, agreement=costs.agreement)
 
     @property
     def next(self) -> int:
@@ -162,23 +185,39 @@ class Measurement:
         return 0 if self._last == window else window
 
     def took(self, window: int, drafting: float, checking: float) -> None:
-        """Takes the seconds of one pass. Sets `found` with the last one."""
+        """Takes the seconds of one pass. Sets `found`, and ends the measurement, with the last one."""
         self._seconds.setdefault(window, []).append((drafting, checking))
         self._last = window
         if any(len(self._seconds.get(width, [])) < MEASURED for width in {*FIRST, *self._seconds}):
             return
         costs = self._costs()
-        if WINDOWS[-1] in costs.check or not costs.grown().best(1.0):
-            self.found = costs
+        hoped = (self.kept + ASSUMED) / (self.kept + self.rejected + ASSUMED)
+        if not self._lacks(costs, hoped):
+            self.found, self.measuring = costs, False
+
+    def resume(self, agreement: float) -> None:
+        """Goes on measuring if a window that was left out would be the best one with this agreement.
+
+        Costs that were given, and not measured here, stay as they are.
+        """
+        if self.found is not None and self._seconds and self._lacks(self.found, agreement):
+            self.measuring = True
+
+    def _lacks(self, costs: Costs, agreement: float) -> bool:
+        """Returns True if a window that is not measured yet would be the best one."""
+        return WINDOWS[-1] not in costs.check and costs.grown().best(agreement) not in {0, *costs.check}
 
     def _costs(self) -> Costs:
         prepared = {window: seconds[1:] for window, seconds in self._seconds.items()}
+        # A cascade drafts some windows at no cost, so the fastest pass of all windows would mislead.
         drafted = [
-            drafting / window for window, seconds in prepared.items() if window for drafting, _ in seconds
+            min(drafting for drafting, _ in seconds) / window
+            for window, seconds in prepared.items()
+            if window
         ]
         check = {window: min(checking for _, checking in seconds) for window, seconds in prepared.items()}
         agreement = self.kept / (self.kept + self.rejected) if self.kept + self.rejected else Costs.agreement
-        return Costs(check.pop(0), min(drafted, default=0.0), check, agreement)
+        return Costs(check.pop(0), median_high(drafted), check, agreement)
 
 
 @final
@@ -191,17 +230,19 @@ class AdaptiveWindow:
 
     def __init__(self, measurement: Measurement) -> None:
         self._measurement = measurement
-        known = Costs.agreement if measurement.found is None else measurement.found.agreement
+        known = measurement.agreement
+        self._known = known if measurement.found is not None else None  # the agreement before the batch
         self._kept, self._rejected = ASSUMED * known, ASSUMED * (1 - known)
         self._dense_steps = 0
 
     @property
     def measures(self) -> bool:
-        return self._measurement.found is None
+        return self._measurement.measuring
 
     @property
     def costs(self) -> Costs | None:
-        return self._measurement.found
+        found = self._measurement.found
+        return found if found is None or self._known is None else replace(found, agreement=self._known)
 
     @property
     def agreement(self) -> float:
@@ -209,8 +250,9 @@ class AdaptiveWindow:
         return self._kept / (self._kept + self._rejected)
 
     def next(self) -> int:
+        self._measurement.resume(self.agreement)
         costs = self._measurement.found
-        if costs is None:
+        if costs is None or self.measures:
             return self._measurement.next
         window = costs.best(self.agreement)
         if window:
@@ -236,3 +278,4 @@ class AdaptiveWindow:
         if kept or rejected:
             self._kept = FADING * self._kept + kept
             self._rejected = FADING * self._rejected + rejected
+            self._measurement.agreement = self.agreement

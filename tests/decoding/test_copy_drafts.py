@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from regrow.decoding.drafts.masked import Masked
 from regrow.decoding.lossless import LosslessLoop
 from regrow.kernels import Codes, QuantizedFFN
 
-GROUP = 16
+GROUP, LAYERS = 16, range(2)
 
 
 @dataclass
@@ -50,10 +50,12 @@ def watched() -> Iterator[list[Seen]]:
 
 
 @torch.no_grad()
-def rounded(model: Any, *, ffns: bool) -> Any:
-    """Round the linear layers of a model as its copy does: those of the FFNs only if asked for."""
+def rounded(model: Any, ffns: Collection[int]) -> Any:
+    """Round the linear layers of a model as its copy does: those of FFNs in the layers `ffns` only."""
+    stored = {model.model.layers[layer].mlp for layer in range(len(model.model.layers)) if layer not in ffns}
+    kept = {linear for mlp in stored for linear in mlp.modules()}
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and (ffns or ".mlp." not in name):
+        if isinstance(module, torch.nn.Linear) and module not in kept:
             bits = 8 if name == "lm_head" else 4
             module.weight.data = Codes.of(module.weight, bits, GROUP).expanded(module.weight.dtype)
     return model
@@ -81,7 +83,7 @@ def assert_drafted(seen: Seen, model: Any, drafter: Any, mask: Tensor) -> None:
 def test_the_copy_drafts_what_a_model_with_rounded_weights_says() -> None:
     """In float64, so that no tie can be broken otherwise."""
     model, batch = build("qwen2", torch.float64), prompts(3, 5)
-    other = rounded(build("qwen2", torch.float64), ffns=True)
+    other = rounded(build("qwen2", torch.float64), LAYERS)
     with regrow.prune(model, "dense"), regrow.prune(other, "dense"):
         assert not torch.equal(*(one.generate(**settings_of(batch)) for one in (model, other)))
         with watched() as checks:
@@ -108,14 +110,20 @@ class Kept:
         return self.ffn._down(hidden * kept)
 
 
+@pytest.mark.parametrize("skipped", [(), (0,)])
 @pytest.mark.parametrize("through_an_index", [False, True])
-def test_the_masked_copy_drafts_with_the_latest_mask(through_an_index: bool) -> None:
-    """Kept neurons have their own weights, or rounded ones if the kernels take rows through an index."""
+def test_the_masked_copy_drafts_with_the_latest_mask(
+    through_an_index: bool, skipped: tuple[int, ...]
+) -> None:
+    """Kept neurons have their own weights, or rounded ones if the kernels take rows through an index.
+
+    Layers that the method skips have rounded weights.
+    """
     model, batch = build("qwen2", torch.float64), prompts(1, 5)
     keeping = Kept if through_an_index else QuantizedFFN.keeping
     how = regrow.Lossless(Masked(GROUP), 3)
     with (
-        regrow.prune(model, regrow.BatchwiseAdaptive(init_steps=0)) as session,
+        regrow.prune(model, regrow.BatchwiseAdaptive(init_steps=0), skip_layers=skipped) as session,
         patch.object(QuantizedFFN, "keeping", lambda ffn, keep: keeping(ffn, keep)),
     ):
         dense = regrow.generate(build("qwen2", torch.float64), **settings_of(batch)).sequences
@@ -125,12 +133,14 @@ def test_the_masked_copy_drafts_with_the_latest_mask(through_an_index: bool) -> 
             assert session.report().updates > 2
             masks: list[Tensor] = []
             for seen in checks:
-                other = rounded(build("qwen2", torch.float64), ffns=through_an_index)
+                other = rounded(build("qwen2", torch.float64), LAYERS if through_an_index else skipped)
                 assert seen.index is not None
                 masks.append(seen.index)
-                for layer, index in zip(other.model.layers, seen.index, strict=True):
-                    dropped = torch.ones(layer.mlp.down_proj.in_features, dtype=torch.bool)
-                    layer.mlp.down_proj.weight.data[:, dropped.index_fill(0, index, False)] = 0
+                pruned = [layer for layer in LAYERS if layer not in skipped]
+                for layer, index in zip(pruned, seen.index, strict=True):
+                    down = other.model.layers[layer].mlp.down_proj
+                    dropped = torch.ones(down.in_features, dtype=torch.bool)
+                    down.weight.data[:, dropped.index_fill(0, index, False)] = 0
                 assert_drafted(seen, model, other, batch["attention_mask"])
             assert not all(torch.equal(masks[0], mask) for mask in masks)
 

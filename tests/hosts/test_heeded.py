@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from transformers import (
     EosTokenCriteria,
@@ -15,29 +14,18 @@ from transformers import (
     LogitsProcessor,
     MaxLengthCriteria,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     StoppingCriteria,
     StopStringCriteria,
 )
 
 import regrow
-from batches import arguments, ends, new_tokens, prompts
+from batches import arguments, character_tokenizer, ends, new_tokens, prompts
 from families import VOCABULARY, build
 from regrow.errors import UsageError
 
 BATCH = prompts(4)
 LENGTH = max(map(len, BATCH))
 PRUNED = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=3, explore_steps=1, period=4)
-
-
-def character_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer that makes each character a token."""
-    characters = [*map(chr, range(33, 33 + VOCABULARY - 2)), " ", "\n"]
-    tokenizer = Tokenizer(
-        models.BPE(vocab={character: place for place, character in enumerate(characters)}, merges=[])
-    )
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="!", bos_token='"', eos_token="#")
 
 
 TOKENIZER = character_tokenizer()

@@ -73,10 +73,11 @@ class _MaskedCopy:
         network, index = self._network, self._session.pruner.memory.index
         if planned.mode is not Mode.SPARSE:
             return network.draft(network.copy, planned, ids, length=length, key=key)
-        decoder, sparse = network.masked_copy(None if index is None else index.shape[1])
+        keep = None if index is None else index.shape[1]
+        decoder, sparse = network.masked_copy(self._session.layers, keep)
         selection = self._session.counters.updates
-        if index is not None and selection != self._loaded:
-            for ffn, kept in zip(sparse, index, strict=False):  # none of them, if the FFNs are the model's
+        if index is not None and sparse and selection != self._loaded:  # else the FFNs are the model's
+            for ffn, kept in zip(sparse, index, strict=True):
                 ffn.load(kept)
             self._loaded = selection
         return network.draft(decoder, planned, ids, length=length, key=key)

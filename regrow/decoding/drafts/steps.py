@@ -26,11 +26,11 @@ class StepGuesser:
         token = batch.known(batch.ids.gather(1, columns[:, None]))
         slot = torch.where(batch.room > 0, batch.rows, -1)
         position = batch.position_of(columns)[:, None]
-        found = []
+        found, length = [], batch.reach(columns, window)
         for _ in range(window):
             planned = self._session.plan(slot, batch.within(position), role=Role.DRAFT)
             with self._session.running(planned) as key:
-                logits = self._forward(planned, token, length=batch.capacity, key=key)
+                logits = self._forward(planned, token, length=length, key=key)
             token = logits.argmax(dim=-1, keepdim=True)
             found.append(token)
             position = position + 1
