@@ -41,7 +41,8 @@ class Report:
         decode_steps: Decode steps, `sparse_steps` of which were sparse.
         weights_kept: Weight elements that decode steps used, at the sites that the method prunes;
             `weights_dense` are those of a dense run, and `sites` has both by site and layer.
-        bytes_read: Bytes of block weights that decode steps read, `ffn_bytes_read` of which in FFNs.
+        bytes_read: Bytes of block weights that decode steps read, `ffn_bytes_read` of which in FFNs. Weights
+            that were rounded to 4 bits count at their stored size, and steps that only draft do not count.
         updates: Masks selected. `turnover` has, for each pruned layer, the mean share of neurons that a new
             mask replaces, and `refresh_bytes` the bytes that this moved.
         tokens: New tokens of each row, its EOS included. `finish_reasons` has "eos", "length" or "stop".

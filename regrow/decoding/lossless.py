@@ -112,10 +112,10 @@ class LosslessLoop(Loop):
         """Runs the check of the drafts [B, w]. Returns the pass and the dense logits [B, w + 1, V].
 
         Without drafts it is a dense step. A method that drafts then selects no mask, which would cost time
-        while none is used.
+        while none is used, unless drafts follow.
         """
         batch, width = self._batch, drafts.shape[1] + 1
-        role = Role.VERIFY if width > 1 else Role.DENSE
+        role = Role.VERIFY if width > 1 or self._window.explores else Role.DENSE
         fed = batch.known(torch.cat([batch.ids.gather(1, columns[:, None]), drafts], dim=1))
         position = batch.within(batch.position_of(columns)[:, None] + self._offsets[:width])
         slot = torch.where(batch.room > 0, batch.rows, -1).repeat_interleave(width)

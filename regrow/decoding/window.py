@@ -113,6 +113,11 @@ class Window(Protocol):
         """The costs that the window is chosen by, if there are any."""
         ...
 
+    @property
+    def explores(self) -> bool:
+        """True if the window that `next` has returned is a dense step, and drafts follow it."""
+        ...
+
     def next(self) -> int:
         """Returns the tokens to draft; 0 for a dense step."""
         ...
@@ -134,6 +139,7 @@ class FixedWindow:
     window: int
     measures: bool = False
     costs: None = None
+    explores: bool = False
 
     def next(self) -> int:
         return self.window
@@ -234,6 +240,7 @@ class AdaptiveWindow:
         self._known = known if measurement.found is not None else None  # the agreement before the batch
         self._kept, self._rejected = ASSUMED * known, ASSUMED * (1 - known)
         self._dense_steps = 0
+        self.explores = False
 
     @property
     def measures(self) -> bool:
@@ -250,6 +257,7 @@ class AdaptiveWindow:
         return self._kept / (self._kept + self._rejected)
 
     def next(self) -> int:
+        self.explores = False
         self._measurement.resume(self.agreement)
         costs = self._measurement.found
         if costs is None or self.measures:
@@ -260,10 +268,11 @@ class AdaptiveWindow:
             return window
         self._dense_steps += 1
         trial = costs.best(1.0) and min(costs.check)
-        if (
-            not trial
-            or self._dense_steps * PROBE_SHARE * costs.dense < trial * costs.draft + costs.check[trial]
-        ):
+        if not trial:
+            return 0
+        wait = (trial * costs.draft + costs.check[trial]) / (PROBE_SHARE * costs.dense)
+        if self._dense_steps < wait:
+            self.explores = self._dense_steps + 1 >= wait
             return 0
         self._dense_steps = 0
         return trial

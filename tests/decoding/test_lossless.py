@@ -230,6 +230,18 @@ def test_masks_are_selected_by_every_check_and_by_no_dense_step() -> None:
         assert session.report().updates == 1  # after the prompt
 
 
+def test_a_trial_after_dense_steps_drafts_with_a_new_mask() -> None:
+    """49.5 dense steps pass before a window is tried."""
+    model, hopeless = build("llama"), regrow.Costs(1.0, 0.0, {1: 0.99}, agreement=0.0)
+    with regrow.prune(model, regrow.BatchwiseAdaptive(init_steps=0)) as session:
+        batch = settings_of(prompts(1, 1), max_new_tokens=53)
+        with drafting(Partly(torch.zeros(1, 9 + 53, dtype=torch.int64), 1.0)):  # never right
+            model.generate(**batch, lossless=regrow.Lossless(costs=hopeless))
+        report = session.report()
+    assert (report.decode_steps, report.drafted) == (52, 1)
+    assert report.updates == 1 + 2  # after the prompt, by the step before the trial, and by its check
+
+
 class Seen(LogitsProcessor):
     """Record the ids that it is called with, and prefer tokens by them."""
 

@@ -186,9 +186,10 @@ def test_a_window_is_tried_again_after_dense_steps() -> None:
     window = AdaptiveWindow(Measurement.of(costs))
     for _ in range(100):
         window.saw(0, 1)
-    chosen = [window.next() for _ in range(200)]
+    chosen, explores = zip(*((window.next(), window.explores) for _ in range(200)), strict=True)
     assert set(chosen) == {0, 1}
     trials = [step for step, width in enumerate(chosen) if width]
+    assert [step + 1 for step, exploring in enumerate(explores) if exploring] == trials
     apart = (0.2 + 1.1) / PROBE_SHARE
     gaps = [later - earlier for earlier, later in itertools.pairwise(trials)]
     assert gaps == pytest.approx([apart] * len(gaps), abs=1)
