@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, final
 
 import torch
@@ -147,31 +147,25 @@ def _gain(speed: Mapping[str, float], name: str, baseline: str, rows: Sequence[i
 
 
 def _speeds(dtype: torch.dtype) -> dict[str, float]:
+    """Measures all matmuls in turn, so that a disturbance of the machine does not fall on one alone."""
     count = max(1, _BYTES // (_SIZE[0] * _SIZE[1] * dtype.itemsize))
     stored = [torch.ones(_SIZE, dtype=dtype) for _ in range(count)]
-    found = {}
-    for name, rows in ((ONEDNN, 1), (NATIVE, 1), (ONEDNN, FILLED), (ONEDNN, 16)):
-        with native(name == NATIVE):
-            found[f"{name} {rows}"] = _speed(stored, rows, lambda weight, x: linear(x, weight))
-    if can_lay_out(dtype):
-        laid = []
-        while stored:
-            laid.append(LaidOutWeight(stored.pop()))
-        for name, most in ((LAID_OUT, 0), (COMPILED, MOST))[: 1 + few_rows_are_right(dtype)]:
-            for weight in laid:
-                weight.most = most
-            for rows in ROWS:
-                found[f"{name} {rows}"] = _speed(laid, rows, lambda weight, x: weight(x))
-    return found
-
-
-def _speed(weights: Sequence[Any], rows: int, matmul: Callable[[Any, Tensor], Tensor]) -> float:
-    x = torch.ones(rows, _SIZE[1], dtype=weights[0].dtype)
-    seconds = []
+    laid = [LaidOutWeight(weight) for weight in stored] if can_lay_out(dtype) else []
+    plain = [partial(linear, weight=weight) for weight in stored]
+    runs = [(NATIVE, 1), *((ONEDNN, rows) for rows in ROWS)]
+    runs += [(LAID_OUT, rows) for rows in ROWS if laid]
+    runs += [(COMPILED, rows) for rows in ROWS if laid and few_rows_are_right(dtype)]
+    seconds: dict[tuple[str, int], list[float]] = {run: [] for run in runs}
     for _ in range(_ROUNDS):
-        began = time.perf_counter()
-        for weight in weights:
-            matmul(weight, x)
-        seconds.append(time.perf_counter() - began)
-    size: int = sum(weight.nbytes for weight in weights)
-    return size / 1e9 / min(seconds[1:])
+        for name, rows in runs:
+            x = torch.ones(rows, _SIZE[1], dtype=dtype)
+            for one in laid:
+                one.most = MOST if name == COMPILED else 0
+            matmuls: Sequence[Callable[[Tensor], Tensor]] = plain if name in (NATIVE, ONEDNN) else laid
+            with native(name == NATIVE):
+                began = time.perf_counter()
+                for matmul in matmuls:
+                    matmul(x)
+                seconds[name, rows].append(time.perf_counter() - began)
+    size: int = sum(weight.nbytes for weight in stored)
+    return {f"{name} {rows}": size / 1e9 / min(found[1:]) for (name, rows), found in seconds.items()}
