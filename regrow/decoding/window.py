@@ -18,7 +18,7 @@ from regrow.errors import UsageError
 WINDOWS: Final = (1, 2, 4, 8, 16)
 WINS: Final = 1.03  # factor by which drafts have to be faster than dense steps
 MEASURED: Final = 3  # passes of each window before it counts as measured: the first one also prepares
-FIRST: Final = (0, 1, 2)  # windows that are measured first; 0 stands for a dense step
+FIRST: Final = (0, 1)  # windows that are measured first; 0 stands for a dense step
 PROBE_SHARE: Final = 0.02  # share of the time that looking again may cost while drafts do not pay
 FADING: Final = 0.95  # what earlier drafts count for after every check
 ASSUMED: Final = 4.0  # drafts that the agreement known before a batch counts for
@@ -75,9 +75,10 @@ class Costs:
     def grown(self) -> Costs:
         """Returns costs with all windows, if checks grow half as fast as from the last but one to the last.
 
-        That is hopeful, so that a disturbed measurement does not rule out what would win.
+        If there is a single one, they do not grow. That is hopeful, so that a disturbed measurement does not
+        rule out what would win.
         """
-        (before, less), (last, seconds) = list(self.check.items())[-2:]
+        (before, less), (last, seconds) = [(0, inf), *self.check.items()][-2:]
         slope = max(0.0, (seconds - less) / (last - before)) / 2
         larger = {window: seconds + slope * (window - last) for window in WINDOWS if window > last}
         return replace(self, check={**self.check, **larger})
