@@ -15,6 +15,11 @@ if find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests first, so that no process waits for another at the end."""
+    items.sort(key=lambda item: item.path.stem != "test_server")
+
+
 @pytest.fixture(scope="session")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drive]:
     """Yield a function that runs arrivals through an engine, once for equal arguments."""
