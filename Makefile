@@ -17,7 +17,7 @@ demo: $(INSTALLED) ## decode a batch of problems with the bundled model, dense a
 	$(BIN)/regrow demo
 
 test: $(INSTALLED) ## run the tests, with one process per core
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto
 
 docs: $(INSTALLED) ## build the documentation, with its API pages, in build/site
 	$(BIN)/mkdocs build --strict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -15,6 +16,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 # Triton kernels run on the CPU, in Triton's interpreter. The variable must be set before Triton is imported.
 os.environ["TRITON_INTERPRET"] = "1"
+
+# Thousands of modules and models stay alive, and Python would walk over them again and again.
+gc.set_threshold(100_000)
 
 # No limits that depend on how busy the machine is: no deadline per example and no check for slow generation.
 # The limit of pytest-timeout stays.
