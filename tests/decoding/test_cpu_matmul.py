@@ -34,14 +34,20 @@ def test_the_setting_comes_back_after_an_error_and_is_never_switched_on() -> Non
         torch.backends.mkldnn.enabled = True
 
 
+@pytest.fixture
+def native_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes torch's own matmul the faster one for a single row."""
+    monkeypatch.setattr(
+        choose_network, "choose_matmul", lambda *_: MatmulChoice("native", "onednn", 1, 0, {})
+    )
+
+
+@pytest.mark.usefixtures("native_alone")
 @pytest.mark.parametrize(("rows", "onednn"), [(1, False), (2, True)])
 def test_lossless_decoding_takes_it_for_dense_steps_only(
     rows: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A check of two drafts has three rows for every sample."""
-    monkeypatch.setattr(
-        choose_network, "choose_matmul", lambda *_: MatmulChoice("native", "onednn", 1, 0, {})
-    )
     seen: list[tuple[int, bool]] = []
     forward = FusedNetwork.forward
 
@@ -64,14 +70,12 @@ def test_lossless_decoding_takes_it_for_dense_steps_only(
     assert (3, False) not in seen
 
 
+@pytest.mark.usefixtures("native_alone")
 @pytest.mark.parametrize(("rows", "onednn"), [(1, False), (2, True)])
 def test_the_loop_takes_it_for_decode_steps_only(
     rows: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The matmuls of the prompt, which is long, stay oneDNN's."""
-    monkeypatch.setattr(
-        choose_network, "choose_matmul", lambda *_: MatmulChoice("native", "onednn", 1, 0, {})
-    )
     seen: list[tuple[int, bool]] = []
     forward = StockNetwork.forward
 
