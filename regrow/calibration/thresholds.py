@@ -72,7 +72,7 @@ class _Recorder:
         scores = scores.flatten()
         require_finite(scores, self._name)
         bins = scores.view(torch.int32) >> _SHIFT
-        self._seen += torch.bincount(bins, minlength=_BINS)
+        self._seen.index_add_(0, bins, self._seen.new_ones(()).expand_as(bins))
         return self._pruner.run(self._place, x, None)
 
 
