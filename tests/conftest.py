@@ -28,6 +28,15 @@ settings.register_profile(
 settings.load_profile("deterministic")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _repeated_work() -> None:
+    """Does once in a process what tests would do thousands of times."""
+    from once import compare_equal_models_once, find_functions_of_triton_once
+
+    compare_equal_models_once()
+    find_functions_of_triton_once()
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """Return the folder of SmolLM2-135M-Instruct, a real model whose weights went through 4 bits once."""

@@ -16,7 +16,7 @@ QUESTIONS = [(f"What is {a} + {b}? Answer with the number alone.", a + b) for a,
 )]  # fmt: skip
 OPTIONS = (
     "--match", "number", "--method", "bap", "--init-steps", 4, "--period", 8, "--batch-size", 2,
-    "--max-new-tokens", 8,
+    "--max-new-tokens", 8, "--dtype", "float32",
 )  # fmt: skip
 
 

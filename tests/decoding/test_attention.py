@@ -22,7 +22,7 @@ from regrow.decoding.same_logits import attends_alike
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 ATTEND = attention.attend
-LENGTHS, COLUMNS = [9, 5, 2], 16
+LENGTHS, COLUMNS = [9, 2], 13
 ALIKE = ["llama", "qwen2", "qwen3", "mistral", "phi3", "olmo2", "smollm3", "glm4"]
 OTHERS = ["gemma2", "gemma3", "cohere2"]  # some layers attend to a window
 
@@ -34,16 +34,16 @@ def _short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Returns ids, mask and positions [3, 16]: left-padded prompts of 9 columns, and what follows them."""
-    ids = torch.randint(3, 90, (3, COLUMNS), generator=torch.Generator().manual_seed(1))
+    """Returns ids, mask and positions [2, 13]: left-padded prompts of 9 columns, and what follows them."""
+    ids = torch.randint(3, 90, (2, COLUMNS), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(COLUMNS) >= 9 - torch.tensor(LENGTHS)[:, None]).long()
     return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
 
 
 def logits(model: PreTrainedModel, cache: Any, *, ours: bool) -> Tensor:
-    """Returns logits [4, 3, V] after the prompt, a step of one token, one of four and one of one."""
+    """Returns logits [4, 2, V] after the prompt, a step of one token, one of two and one of one."""
     ids, mask, position = batch()
-    attention = DecodeAttention(model, mask[:, :9], 3) if ours else None
+    attention = DecodeAttention(model, mask[:, :9], 2) if ours else None
     inputs = {
         "attention_mask": mask[:, :9],
         "position_ids": position[:, :9],
@@ -51,7 +51,7 @@ def logits(model: PreTrainedModel, cache: Any, *, ours: bool) -> Tensor:
         "use_cache": True,
     }
     network = StockNetwork(model, 9, inputs, attention)
-    edges = [0, 9, 10, 14, 15]
+    edges = [0, 9, 10, 12, 13]
     with torch.no_grad():
         steps = [
             network.forward(planned(position[:, low:high], decode=low > 0), ids[:, :high])

@@ -11,7 +11,8 @@ from regrow.record_file import read
 from regrow.records import Record
 from timeless import timeless
 
-# Forked children start at once, because this process has imported everything and loaded the model.
+# Forked children start at once, because this process has answered a problem: everything is imported, loaded
+# and compared.
 DRIVER = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -20,9 +21,12 @@ from regrow.evaluation.tasks import load as load_task
 from regrow.method.presets import make
 from regrow.models import load
 
-loaded, task = load(), load_task("tiny_reasoner").first(7)
+loaded, task = load(dtype="float32"), load_task("tiny_reasoner").first(7)
 method = make("bap", init_steps=2, explore_steps=1, period=4)
-loaded.fingerprint, loaded.tokenizer_sha256  # computed once, not by every child
+
+
+def run(task, path):
+    evaluate(loaded, task, method, batch_size=2, max_new_tokens=12, path=Path(path), chat=True)
 
 
 def start(path):
@@ -31,13 +35,14 @@ def start(path):
         return child
     code = 1
     try:
-        evaluate(loaded, task, method, batch_size=2, max_new_tokens=12, path=Path(path), chat=True)
+        run(task, path)
         code = 0
     finally:
         os._exit(code)
 
 
-whole, killed = sys.argv[1:]
+whole, killed, warm = sys.argv[1:]
+run(task.first(1), warm)
 began = time.monotonic()
 assert os.waitpid(start(whole), 0)[1] == 0
 duration, moments = time.monotonic() - began, random.Random(5)
@@ -54,7 +59,7 @@ assert os.waitpid(start(killed), 0)[1] == 0
 def test_a_run_killed_at_random_moments_equals_one_that_was_not(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, whole, killed],
+        [sys.executable, "-c", DRIVER, whole, killed, tmp_path / "warm.jsonl"],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

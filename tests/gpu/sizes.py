@@ -24,6 +24,8 @@ class Sizes:
     width: int  # of an FFN
     neurons: int
     tokens: Sequence[int]  # numbers of tokens whose scores are added
+    rounded: Sequence[int]  # numbers of tokens that go through weights of 4 and 8 bits
+    launches: int  # of a kernel that uses its workspace again
     # Rows, tokens per row, query heads, key-value heads, cache capacity.
     attention: Sequence[tuple[int, int, int, int, int]]
     halves: Sequence[torch.dtype]  # 16-bit dtypes
@@ -42,6 +44,8 @@ ON_A_GPU = Sizes(
     width=3584,
     neurons=18944,
     tokens=(1, 4, 64, 1000),
+    rounded=(1, 8, 9, 16, 33, 64, 100),
+    launches=20,
     attention=((1, 1, 28, 4, 4096), (4, 5, 28, 4, 1024), (16, 1, 32, 8, 2048), (3, 17, 32, 8, 512)),
     halves=(torch.bfloat16, torch.float16),
     kinds=("llama", "qwen2", "qwen3"),
@@ -62,6 +66,8 @@ SMALL = Sizes(
     width=48,
     neurons=80,
     tokens=(1, 4, 64),
+    rounded=(1, 9, 33),
+    launches=2,
     attention=((2, 1, 6, 2, 90), (1, 5, 4, 4, 70)),
     halves=(torch.float16,),
     kinds=("qwen3",),

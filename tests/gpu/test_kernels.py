@@ -99,7 +99,7 @@ def test_inputs_above_a_threshold() -> None:
             again = [one.clone() for one in (kept, index, count)]
             rule = x, slot, norms, threshold, False, 7, measured[1]
             gather_exceeding(*rule, kept, index, count, counts)
-            for _ in range(20):
+            for _ in range(SIZES.launches):
                 gather_exceeding(*rule, *again, counts)
             chosen = int(count)
             mask = torch.zeros_like(score, dtype=torch.bool)
@@ -110,7 +110,7 @@ def test_inputs_above_a_threshold() -> None:
             for one, other in zip((kept, index, count), again, strict=True):
                 assert torch.equal(one.nan_to_num(), other.nan_to_num()), "two launches differ"
             counted = measured.tolist()
-            assert counted == [0, 21 * 7 * chosen], f"{counted} weights counted for {chosen} inputs"
+            assert counted == [0, (1 + SIZES.launches) * 7 * chosen], f"{counted} weights counted for {chosen} inputs"
     print(f"{odd} inputs differ")
     assert not odd, "other inputs are kept"
 

@@ -27,7 +27,7 @@ def test_quantised_linear() -> None:
             ours = PackedLinear(weight)
             for dtype in SIZES.halves:
                 bias = random(dtype, outputs)
-                for rows in (1, 8, 9, 64):
+                for rows in SIZES.rounded:
                     x = random(dtype, rows, width)
                     theirs = reference.quantized_linear(x.float(), weight, bias.float())
                     found.append((dtype, relative(y := ours(x, bias), theirs)))
@@ -46,7 +46,7 @@ def test_quantised_ffn_with_all_neurons_and_through_an_index() -> None:
             index = torch.randperm(neurons, device=DEVICE)[:keep].sort().values
             ffn.load(index)
         for dtype in SIZES.halves:
-            for rows in (1, 8, 16, 33, 100):
+            for rows in SIZES.rounded:
                 x = random(dtype, rows, width)
                 theirs = reference.quantized_ffn(x.float(), gate, up, down, silu, index)
                 found.append((dtype, relative(ours := ffn(x), theirs)))

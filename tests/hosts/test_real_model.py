@@ -16,7 +16,7 @@ _NEW = 16
 
 @pytest.fixture(scope="module")
 def loaded(smollm2: Path) -> Loaded:
-    return load(smollm2, device="cpu")
+    return load(smollm2, dtype="float32", device="cpu")
 
 
 def test_it_answers_and_unpruned_neurons_change_no_token(loaded: Loaded) -> None:
