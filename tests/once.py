@@ -35,9 +35,7 @@ def compare_equal_models_once() -> None:
     """Lets models of equal weights and structure, as commands load them again and again, share a verdict."""
     compare, found = choose_network._remembered, {}
 
-    def remembered(
-        verdicts: Any, model: PreTrainedModel, state: Hashable, test: Callable[[], bool]
-    ) -> bool:
+    def remembered(verdicts: Any, model: PreTrainedModel, state: Hashable, test: Callable[[], bool]) -> bool:
         if model.num_parameters() < _LARGE:
             return compare(verdicts, model, state, test)
         key = id(verdicts), fingerprint(model), state

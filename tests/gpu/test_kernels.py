@@ -110,7 +110,9 @@ def test_inputs_above_a_threshold() -> None:
             for one, other in zip((kept, index, count), again, strict=True):
                 assert torch.equal(one.nan_to_num(), other.nan_to_num()), "two launches differ"
             counted = measured.tolist()
-            assert counted == [0, (1 + SIZES.launches) * 7 * chosen], f"{counted} weights counted for {chosen} inputs"
+            assert counted == [0, (1 + SIZES.launches) * 7 * chosen], (
+                f"{counted} weights counted for {chosen} inputs"
+            )
     print(f"{odd} inputs differ")
     assert not odd, "other inputs are kept"
 

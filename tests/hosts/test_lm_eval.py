@@ -26,7 +26,7 @@ from regrow.models import Loaded, encode, load
 
 PROMPTS = [exercise.prompt for exercise in heldout(5)]
 METHOD = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=8)
-ARGUMENTS = "method=bap,sparsity=0.5,init_steps=8"
+ARGUMENTS = "method=bap,sparsity=0.5,init_steps=8,dtype=float32"
 STOP, NEW = "B ", 60
 
 
@@ -40,12 +40,12 @@ def _in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def bundled() -> Loaded:
-    return load()
+    return load(dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def dense() -> RegrowLM:
-    return RegrowLM(method="dense", batch_size=2)
+    return RegrowLM(method="dense", batch_size=2, dtype="float32")
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_the_limit_is_that_of_the_task_and_not_of_the_checkpoint(
 
 
 def test_sampling_follows_the_arguments_of_the_task(bundled: Loaded) -> None:
-    model = RegrowLM(method="bap", sparsity=0.5, init_steps=8, batch_size=3)
+    model = RegrowLM(method="bap", sparsity=0.5, init_steps=8, batch_size=3, dtype="float32")
     torch.manual_seed(1)
     got = model.generate_until(_requests(PROMPTS[:3], do_sample=True, temperature=1.5), disable_tqdm=True)
     torch.manual_seed(1)
@@ -195,7 +195,7 @@ def test_a_chat_template_applies_as_it_is_written(dense: RegrowLM, monkeypatch: 
 
 
 def test_the_answer_begins_after_the_thoughts() -> None:
-    model = RegrowLM(method="dense", think_end_token="=")
+    model = RegrowLM(method="dense", think_end_token="=", dtype="float32")
     [answer] = model.generate_until(_requests(PROMPTS[:1]), disable_tqdm=True)
     assert "=" not in answer
     assert answer

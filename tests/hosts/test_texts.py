@@ -16,7 +16,7 @@ METHOD = regrow.BatchwiseAdaptive(sparsity=0.5, init_steps=4)
 
 @pytest.fixture(scope="module")
 def bundled() -> Loaded:
-    return load()
+    return load(dtype="float32")
 
 
 @pytest.fixture(scope="module")
