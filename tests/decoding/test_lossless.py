@@ -192,7 +192,8 @@ def test_costs_are_measured_once_for_a_batch_size_and_a_draft() -> None:
                     break
                 model.generate(**asked, lossless=how)
             model.generate(**asked, lossless=how)
-            found.append(session.report().draft_costs)
+            costs = session.report().draft_costs
+            found.append({name: seconds for name, seconds in costs.items() if name != "agreement"})
     assert found[0] == found[1] != found[2] != found[3]
     assert all(regrow.Costs.from_dict(costs).dense > 0 for costs in found)
 
