@@ -111,7 +111,7 @@ def marked(settings: dict[str, Any], exercises: Sequence[Exercise], steps: Seque
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--exercises", type=int, default=60)
+    parser.add_argument("--exercises", type=int, default=32)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     exercises = heldout(args.exercises)

@@ -76,7 +76,7 @@ def drawn(count: int, rate: float, seed: int = 0) -> list[Request]:
 
 @contextmanager
 def serving(
-    method: Sequence[str], log: Path, model: Path | None = None
+    method: Sequence[str], log: Path, model: Path | None = None, dtype: str = "float32"
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run a server of `model`, by default the bundled one, and yield its address.
 
@@ -85,7 +85,7 @@ def serving(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--dtype", "float32", "--max-num-seqs", "16", "--max-model-len", "1024", "--enforce-eager"]
+    options = ["--dtype", dtype, "--max-num-seqs", "16", "--max-model-len", "1024", "--enforce-eager"]
     named = [] if model is None else [str(model)]
     command = [sys.executable, "-m", "regrow", "serve", *named, *method, "--", "--port", str(port), *options]
     with log.open("wb") as said:

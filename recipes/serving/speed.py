@@ -99,7 +99,7 @@ def row(rows: int, plain: Sequence[Sequence[Any]], ours: Sequence[Sequence[Any]]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--new", type=int, default=128)
+    parser.add_argument("--new", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True)

@@ -19,6 +19,7 @@ import typer
 
 from regrow.cli import method_options, options
 from regrow.cli.group import Command
+from regrow.cli.terminal import say
 from regrow.errors import RegrowError, UsageError
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ def serve(
             f"{_MODEL} and {_CONFIG} are set by regrow serve; leave them out, or start vLLM yourself with "
             f"{_CONFIG} '{json.dumps({KEY: settings.to_dict()})}'"
         )
+    if given and not given[0].startswith("-"):
+        raise UsageError(f"vLLM would not serve {given[0]!r} after `--`; name the model before it")
+    if any(re.split("[=.]", option)[0] == "--config" for option in given):
+        say("a model, served-model-name or additional-config in the file of --config does not count here")
     # vLLM takes the last of several values. It aborts running requests at SIGTERM unless it has a timeout.
     command = [*_named(model), _CONFIG, json.dumps({KEY: settings.to_dict()}), *_DRAINING, *given]
     code = _run([sys.executable, "-m", _SERVER, *command])
@@ -144,35 +149,41 @@ def _run(command: Sequence[str]) -> int:
         own = {"PROMETHEUS_MULTIPROC_DIR": metrics, "VLLM_USE_V2_MODEL_RUNNER": "0"}
         server = subprocess.Popen(command, env=own | os.environ)
         begins(server)
-        try:
-            code = server.wait()
-        except KeyboardInterrupt:  # the terminal has sent it to the server too
-            code = server.wait()
+        while server.returncode is None:
+            try:
+                server.wait()
+            except KeyboardInterrupt:  # a terminal has sent it to the server too, which ignores a second one
+                server.send_signal(signal.SIGINT)
+        code = server.returncode
     stopped = (0, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
     return 0 if code in stopped else code
 
 
 @contextmanager
 def _passing_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
-    """Passes signals on to the server inside the context. Yields what to call once there is one.
+    """Terminates the server when this process is told to end. Yields what to call once there is a server.
 
-    A signal that comes earlier is delivered then.
+    A signal that comes earlier is delivered then. At SIGHUP too the server gets SIGTERM, at which it drains;
+    under nohup, SIGHUP stays ignored.
     """
     servers: list[subprocess.Popen[bytes]] = []
     early: list[int] = []
 
     def pass_on(number: int, _frame: object) -> None:
         for server in servers:
-            server.send_signal(number)
+            server.terminate()
         if not servers:
             early.append(number)
 
     def begins(server: subprocess.Popen[bytes]) -> None:
         servers.append(server)
-        for number in early:
-            server.send_signal(number)
+        if early:
+            server.terminate()
 
-    before = {each: signal.signal(each, pass_on) for each in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [
+        each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN
+    ]
+    before = {each: signal.signal(each, pass_on) for each in heeded}
     try:
         yield begins
     finally:

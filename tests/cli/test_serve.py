@@ -109,6 +109,8 @@ def test_without_a_model_the_bundled_one_is_served_with_the_defaults_of_the_sett
         (["-m", "teal"], 2, "method 'teal' cannot be served"),
         (["--join", "later"], 2, "unknown join 'later'; choose one of dense, refresh"),
         (["--memory-gib", "0"], 2, "memory_gib is a number above 0"),
+        (["--memory-gib", "inf"], 2, "memory_gib is a number above 0"),
+        (["--", "org/model", "--port", "9"], 2, "vLLM would not serve 'org/model' after `--`"),
         (["--port", "9"], 2, "No such option: --port"),
     ],
 )
@@ -124,6 +126,13 @@ def test_options_with_similar_names_are_vllms(seen: Path) -> None:
     similar = ["--model-impl", "vllm", "--served-model-name", "m", "-tp", "1"]
     assert run("serve", "--", *similar).exit_code == 0
     assert json.loads(seen.read_text())["argv"][-6:] == similar
+
+
+def test_what_a_configuration_file_cannot_set_is_said(seen: Path) -> None:
+    done = run("serve", "--", "--config", "file.yaml")
+    assert done.exit_code == 0
+    assert "a model, served-model-name or additional-config in the file of --config does not" in done.stderr
+    assert json.loads(seen.read_text())["argv"][-2:] == ["--config", "file.yaml"]
 
 
 def test_vllm_uses_its_first_model_runner_unless_told_otherwise(
@@ -155,7 +164,7 @@ def test_a_missing_vllm_is_named() -> None:
 def test_help_and_pages_say_how_to_install_vllm() -> None:
     assert INSTALLATION in words(run("serve", "--help").stdout)
     for page in ("README.md", "docs/serving.md"):
-        assert INSTALLATION.replace("install", "install regrow") in (HOME / page).read_text()
+        assert INSTALLATION.replace("install", "install .") in (HOME / page).read_text()
 
 
 @pytest.mark.usefixtures("seen")
@@ -177,6 +186,26 @@ def test_a_signal_is_passed_on(seen: Path) -> None:
         assert running.wait(30) == 0
 
 
+def test_an_interruption_reaches_the_server_and_nothing_is_left(seen: Path) -> None:
+    with start("serve", "--", "--wait") as running:
+        while not seen.with_suffix(".ready").exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)  # to this process alone, as a supervisor sends it
+        assert running.wait(30) == 0
+    assert not Path(json.loads(seen.read_text())["metrics"]).exists()
+
+
+def test_under_nohup_the_server_ignores_what_this_process_ignores(seen: Path) -> None:
+    """Its handlers stay those that it inherits, or a closed terminal would end it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        says = "import signal, sys; sys.exit(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)"
+        assert _run([sys.executable, "-c", says]) == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("early", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_comes_before_the_server_is_delivered_to_it(
     early: signal.Signals, monkeypatch: pytest.MonkeyPatch
@@ -196,7 +225,7 @@ def test_a_signal_that_comes_before_the_server_is_delivered_to_it(
     before = signal.signal(early, lost)
     try:
         _run([sys.executable, "-c", "import time; time.sleep(10)"])
-        assert servers[0].returncode == -early
+        assert servers[0].returncode == -signal.SIGTERM
         assert signal.getsignal(early) is lost
     finally:
         signal.signal(early, before)

@@ -55,10 +55,12 @@ def test_more_requests_than_slots_are_an_error() -> None:
 def test_slots_are_never_shared_nor_lost(data: Any, slots: int) -> None:
     """Random requests enter, run, are preempted and leave, as a scheduler with that many places lets them."""
     requests, known, computed, number = Requests(slots), dict[str, int](), dict[str, int](), 0
+    decoding = set[str]()
     for _ in range(12):
         gone = data.draw(st.lists(st.sampled_from(sorted(known)), unique=True)) if known else []
         requests.leave(gone)
         for name in gone:
+            decoding.discard(name)
             if data.draw(st.booleans()):  # preempted: it comes back with all its tokens
                 computed[name] = 0
             else:
@@ -84,11 +86,12 @@ def test_slots_are_never_shared_nor_lost(data: Any, slots: int) -> None:
             slot = mine.pop()
             assert 0 <= slot < slots
             assert owners.setdefault(slot, one.request) == one.request
-            assert (slot in arranged.completed) == (
-                one.completes and one.computed != known[one.request] - 1
-            ) or (one.follows)
+            assert (slot in arranged.completed) == (one.completes and one.request not in decoding)
         assert next(tokens, None) is None
+        names = {one.request for one in scheduled}
+        assert (arranged.prompt, arranged.decode) == (bool(names - decoding), bool(names & decoding))
         requests.complete(scheduled)
+        decoding |= {one.request for one in scheduled if one.completes}
         for one in scheduled:
             computed[one.request] += one.tokens
             known[one.request] += one.completes

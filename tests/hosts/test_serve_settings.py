@@ -44,6 +44,7 @@ def test_settings_become_a_mapping_and_back() -> None:
         ({"join": "later"}, "unknown join 'later'; choose one of dense, refresh"),
         ({"memory_gib": 0}, "memory_gib is a number above 0, not 0"),
         ({"memory_gib": True}, "memory_gib is a number above 0, not True"),
+        ({"memory_gib": float("inf")}, "memory_gib is a number above 0, not inf"),
         ({"method": "teal"}, "method 'teal' cannot be served: a server takes methods that keep a mask"),
         ({"method": "wanda"}, "method 'wanda' cannot be served"),
         ({"method": "cats"}, "method 'cats' cannot be served"),
@@ -79,6 +80,7 @@ def config(**changes: Any) -> Any:
     whole = {
         "speculative_config": None, "lora_config": None, "kv_transfer_config": None, "quant_config": None,
         "model_config": SimpleNamespace(architecture="Qwen2ForCausalLM", runner_type="generate"),
+        "cache_config": SimpleNamespace(kv_offloading_size=None),
         "weight_transfer_config": None, "use_v2_model_runner": False,
     }  # fmt: skip
     parallel |= {name: value for name, value in changes.items() if name in parallel}
@@ -94,6 +96,7 @@ def test_what_cannot_be_served_is_refused_by_name() -> None:
         ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
         ({"data_parallel_size": 2}, "data parallelism"),
         ({"kv_transfer_config": object()}, "a KV transfer"),
+        ({"cache_config": SimpleNamespace(kv_offloading_size=4.0)}, "a KV transfer"),
         ({"quant_config": object()}, "a quantised checkpoint"),
         ({"enable_dbo": True}, "micro-batches"),
         ({"weight_transfer_config": object()}, "weight transfer"),
@@ -126,7 +129,7 @@ def of_a_server(monkeypatch: pytest.MonkeyPatch, **parallel: Any) -> Any:
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     found = config()
     found.additional_config = {"regrow": {}}
-    found.cache_config = SimpleNamespace(enable_prefix_caching=True)
+    found.cache_config = SimpleNamespace(enable_prefix_caching=True, kv_offloading_size=None)
     found.scheduler_config = SimpleNamespace(async_scheduling=True)
     vars(found.parallel_config).update({"worker_cls": "auto"} | parallel)
     return found

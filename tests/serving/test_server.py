@@ -30,8 +30,9 @@ def test_a_server_under_load_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_real_model_answers_a_question(smollm2: Path, tmp_path: Path) -> None:
+    """In bfloat16, the format of its files."""
     method = ["--sparsity", "0.5", "--init-steps", "4", "--period", "8"]
-    with load.serving(method, tmp_path / "log", smollm2) as (address, _):
+    with load.serving(method, tmp_path / "log", smollm2, "auto") as (address, _):
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", timeout=load.SECONDS)
         question = {"role": "user", "content": "What is the capital of France?"}
         answer = client.chat.completions.create(

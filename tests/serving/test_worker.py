@@ -40,6 +40,18 @@ def test_our_model_runner_is_built_where_vllm_builds_its_own(monkeypatch: pytest
     assert cpu_worker.CPUModelRunner is theirs
 
 
+def test_a_prompt_that_goes_on_after_it_began_is_refused() -> None:
+    """vLLM schedules a request of streaming input as a new one, again and again."""
+    runner: Any = object.__new__(ServingCPUModelRunner)
+    runner.requests = {"a": None, "b": None}
+    scheduled = SimpleNamespace(finished_req_ids={"b"}, scheduled_new_reqs=[SimpleNamespace(req_id="a")])
+    with pytest.raises(UsageError, match="does not serve streaming input; send the whole prompt at once"):
+        runner._update_states(scheduled)
+    scheduled.scheduled_new_reqs = [SimpleNamespace(req_id="b")]  # it has ended, and its name is free again
+    with pytest.raises(AttributeError, match="served"):
+        runner._update_states(scheduled)
+
+
 @pytest.mark.parametrize(("given", "taken"), [(None, True), (1000, False)])
 def test_an_automatic_kv_cache_leaves_room_for_scores(
     given: int | None, taken: bool, monkeypatch: pytest.MonkeyPatch

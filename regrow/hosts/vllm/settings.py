@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, Self, final
 
 from regrow.core import Surface
@@ -42,7 +43,7 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         require_one_of(JOINS, join=self.join)
-        if type(self.memory_gib) not in (int, float) or not self.memory_gib > 0:
+        if type(self.memory_gib) not in (int, float) or not 0 < self.memory_gib < inf:
             raise UsageError(f"memory_gib is a number above 0, not {self.memory_gib!r}")
         method = self.method
         if method.surface is Surface.NOTHING:

@@ -32,7 +32,9 @@ def check_config(config: Any, device: str) -> None:
         "LoRA": config.lora_config is not None,
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "data parallelism": parallel.data_parallel_size > 1,
-        "a KV transfer": config.kv_transfer_config is not None,
+        # vLLM turns the second setting into the first one after this check.
+        "a KV transfer": config.kv_transfer_config is not None
+        or config.cache_config.kv_offloading_size is not None,
         "a quantised checkpoint": config.quant_config is not None,
         "micro-batches": bool(parallel.enable_dbo),
         "weight transfer": config.weight_transfer_config is not None,

@@ -37,7 +37,12 @@ class ServingCPUModelRunner(CPUModelRunner):
         patched(pruned, op.forward)
 
     def _update_states(self, scheduler_output: Any) -> Any:
-        self.served.leave([*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())])
+        """Raises UsageError for a request whose prompt goes on after its first tokens (streaming input)."""
+        ended = scheduler_output.finished_req_ids
+        new = {one.req_id for one in scheduler_output.scheduled_new_reqs}
+        if new & (self.requests.keys() - ended):
+            raise UsageError("Regrow does not serve streaming input; send the whole prompt at once")
+        self.served.leave([*ended, *(scheduler_output.preempted_req_ids or ())])
         self._metrics.update(self.served.running)
         self._scheduled = scheduler_output.num_scheduled_tokens
         return super()._update_states(scheduler_output)
