@@ -23,6 +23,7 @@ from regrow.kernels.gate.reference import activation
 from regrow.kernels.laid_out.choose_matmul import (
     MatmulChoice,
     choose_matmul,
+    has_instructions,
     native,
     repeatable_matmul,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "checksum",
     "choose_matmul",
     "decode_attention",
+    "has_instructions",
     "magnitude",
     "masked_linear",
     "masked_linears",

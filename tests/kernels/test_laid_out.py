@@ -27,6 +27,7 @@ from regrow.kernels.laid_out.choose_matmul import (
     MatmulChoice,
     choose_matmul,
     chosen,
+    has_instructions,
     repeatable_matmul,
 )
 from regrow.kernels.laid_out.weight import MOST, can_lay_out, few_rows_are_right, has_blocks
@@ -45,6 +46,18 @@ ALL_COMPILED = MatmulChoice(OWN, OWN, 4, MOST, {})
 def test_this_machine_lays_out_what_the_other_tests_are_about() -> None:
     """Fails on a CPU without oneDNN, where the other tests would have no cases."""
     assert torch.float32 in KINDS
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_onednn_says_which_instructions_there_are(answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    has = has_instructions.__wrapped__
+    for short in ("bf16", "fp16"):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{short}_supported", lambda: answer)
+    assert has(torch.float32)
+    assert has(torch.float64)
+    assert has(torch.bfloat16) is has(torch.float16) is answer
+    monkeypatch.setattr(torch.ops, "mkldnn", object())  # another build of torch
+    assert has(torch.bfloat16)
 
 
 def normal(*sizes: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

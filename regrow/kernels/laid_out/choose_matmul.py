@@ -85,6 +85,18 @@ def choose_matmul(dtype: torch.dtype, device: torch.device, size: int) -> Matmul
     return _measured(dtype, torch.get_num_threads())
 
 
+@cache
+def has_instructions(dtype: torch.dtype) -> bool:
+    """Returns True if oneDNN has instructions of this CPU for matmuls of `dtype`.
+
+    Without them, matmuls of several rows in bfloat16 or float16 take longer than in float32. True if this
+    build of torch does not say.
+    """
+    asked = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    ask = getattr(torch.ops.mkldnn, asked.get(dtype, ""), None)
+    return ask is None or bool(ask())
+
+
 @contextmanager
 def repeatable_matmul() -> Iterator[None]:
     """Makes `choose_matmul` choose without measuring, so that equal runs on one machine are equal."""
