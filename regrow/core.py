@@ -151,11 +151,6 @@ class Pass:
         """Number of tokens in each row, w."""
         return self.position.shape[1]
 
-    @property
-    def provisional(self) -> bool:
-        """True for drafts and verifications: some or all of their tokens may be rejected."""
-        return self.role in (Role.DRAFT, Role.VERIFY)
-
     def slots_of(self, kept: Tensor) -> Tensor:
         """Returns `slot` [T], with -1 for tokens beyond the first `kept[slot]` of their row."""
         number = torch.arange(self.width, device=kept.device).repeat(len(self.position))

@@ -133,10 +133,12 @@ class Counters:
 
     @property
     def samples(self) -> int:
+        """Number of samples."""
         return len(self.tokens)
 
     @property
     def new_tokens(self) -> int:
+        """Number of new tokens of all samples."""
         return sum(self.tokens)
 
     @property
@@ -174,10 +176,12 @@ class Counters:
 
     @property
     def bytes_per_token(self) -> float | None:
+        """Bytes of weights that decode steps read, for each new token; None without new tokens."""
         return _ratio(self.bytes_read, self.new_tokens)
 
     @property
     def ffn_bytes_per_token(self) -> float | None:
+        """Bytes of FFN weights that decode steps read, for each new token; None without new tokens."""
         return _ratio(self.ffn_bytes_read, self.new_tokens)
 
     @property
@@ -187,6 +191,7 @@ class Counters:
 
     @property
     def ffn_bytes_per_step(self) -> float | None:
+        """Bytes of FFN weights that a decode step reads on average; None without decode steps."""
         return _ratio(self.ffn_bytes_read, self.decode_steps)
 
     @property

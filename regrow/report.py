@@ -91,6 +91,7 @@ class Report:
         return self.counters.sparse_share or 0.0
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the report as JSON values: the method, its target, the two shares and all counters."""
         ratios = {"actual_sparsity": self.actual_sparsity, "sparse_share": self.sparse_share}
         return {
             "method": self.method,

@@ -1,4 +1,4 @@
-"""Prints the speed table of README.md and docs/index.md, from the files in results/.
+"""Prints the speed table of README.md, from the files in results/.
 
 Usage: `python scripts/readme_table.py`.
 """

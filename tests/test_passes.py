@@ -150,7 +150,6 @@ def test_a_verification_counts_the_score_of_what_stands_and_ends_a_phase(kept: l
     z = drawn(2, SLOTS * 3)
     planned = plan(session, 3, Role.VERIFY)
     assert planned.mode is Mode.OBSERVE
-    assert planned.provisional
     run(session, planned, z)
     assert session.commit(planned, torch.tensor(kept))
     state = session.pruner.state  # type: ignore[attr-defined]

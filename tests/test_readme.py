@@ -119,7 +119,7 @@ def test_links_to_files_lead_somewhere(page: str) -> None:
 
 def test_the_first_screen_has_what_a_newcomer_looks_for() -> None:
     first = (HOME / "README.md").read_text().partition("\n## ")[0]
-    assert first.count("pip install") == 2
+    assert first.count("pip install") == 1
     assert first.count("![") == 1
     assert first.count("\n| --- |") == 1
     assert "```python" in first

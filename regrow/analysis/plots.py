@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 
 from regrow.analysis.chart import style
 from regrow.analysis.comparison_table import ComparisonRow
-
-Value = Callable[[ComparisonRow], float | None]
 
 SMALLEST, LARGEST = 4.0, 9.0  # points, of the markers of the smallest and the largest batch size
 

@@ -27,7 +27,7 @@ class Shape:
     vocabulary: int
     tied: bool  # the head shares its weight with the embedding
 
-    def build(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> PreTrainedModel:
+    def build(self, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
         """Builds a model in eval mode, without an EOS. Its weights are uniform with variance 1 / fan-in."""
         config = AutoConfig.for_model(
             self.family,
@@ -44,7 +44,7 @@ class Shape:
             eos_token_id=None,
             pad_token_id=None,
         )
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = torch.Generator(device).manual_seed(0)
         with initialization.no_init_weights(), device:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
         for name, parameter in model.named_parameters():

@@ -82,11 +82,7 @@ class Calibration:
             Path(path).open("rb").close()
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise RegrowError(
-                        f"{path} is not a calibration of this version; make one with `regrow calibrate`"
-                    )
-                values = json.loads(metadata["origin"])
+                values = json.loads(metadata["origin"]) if metadata.get("format") == FORMAT else {}
                 if set(values) != {field.name for field in fields(Origin)}:
                     raise RegrowError(
                         f"{path} is not a calibration of this version; make one with `regrow calibrate`"

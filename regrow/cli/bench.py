@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regrow.cli import options
-from regrow.cli.group import INTERRUPTED, fail
+from regrow.cli.bench_file import kept
 from regrow.cli.load_model import is_remote, quieten
 from regrow.errors import UsageError
-from regrow.whole_file import refuse_place, write_whole
+from regrow.whole_file import refuse_place
 
 if TYPE_CHECKING:
-    from regrow.bench.bench_result import Reference, Result
+    from regrow.bench.bench_result import Reference
 
 _WORKLOAD, _MEASUREMENT, _OUTPUT = "Workload", "Measurement", "Output"
 
@@ -249,20 +248,8 @@ def bench(
         untimed,
         weights,
     )
-    try:
-        with Bar() as bar:
-            run(plan, Silent(bar) if json else BenchTables(bar, reference), partial(_write, out))
-    except KeyboardInterrupt:
-        fail(
-            "interrupted" + (f"; what was measured is kept in {out}" if out and out.exists() else ""),
-            INTERRUPTED,
-        )
-
-
-def _write(out: Path | None, result: Result) -> None:
-    """Writes the results so far. Raises RegrowError if the file cannot be written."""
-    if out is not None:
-        write_whole(out, (result.to_json() + "\n").encode())
+    with kept(out) as keep, Bar() as bar:
+        run(plan, Silent(bar) if json else BenchTables(bar, reference), keep)
 
 
 def _reference(compare: str | None) -> Reference | None:

@@ -14,11 +14,10 @@ from rich.table import Table
 from regrow.bench.lossless.result import LosslessResult, LosslessRow
 from regrow.bench.lossless.run import LosslessPlan, run
 from regrow.cli.bar import Bar
-from regrow.cli.group import INTERRUPTED, fail
+from regrow.cli.bench_file import kept
 from regrow.decoding.drafts.names import DRAFTS
 from regrow.errors import UsageError
 from regrow.format import NONE, percent, rate, ratio
-from regrow.whole_file import write_whole
 
 # How often tokens of a draft were right on real text (results/lossless/real-model.json).
 MEASURED = {"four-bit": 0.98, "ngram": 0.24, "mask": 0.92, "cascade": 0.97}
@@ -54,18 +53,8 @@ def bench_lossless(
     """Runs the benchmark and shows its results. `drafts` are names, or names with shares, as NAME=SHARE."""
     plan = LosslessPlan(shapes, _agreements(drafts), batch_sizes, prompt, new, repeats, dtype, device)
 
-    def keep(result: LosslessResult) -> None:
-        if out is not None:
-            write_whole(out, (result.to_json() + "\n").encode())
-
-    try:
-        with Bar() as bar:
-            run(plan, _Tables(bar, quiet=json), keep)
-    except KeyboardInterrupt:
-        fail(
-            "interrupted" + (f"; what was measured is kept in {out}" if out and out.exists() else ""),
-            INTERRUPTED,
-        )
+    with kept(out) as keep, Bar() as bar:
+        run(plan, _Tables(bar, quiet=json), keep)
 
 
 def _agreements(drafts: Sequence[str]) -> dict[str, float]:

@@ -142,6 +142,7 @@ class Engine:
 
         Raises:
             UsageError: if the engine is closed, or if the prompts or an argument do not fit.
+            RegrowError: if memory runs out.
         """
         with turn_of(self._model).take("Engine.generate"):
             if active_session(self._model) is not self.session:

@@ -113,6 +113,7 @@ def generate(
     Raises:
         UsageError: if the model, the method, the prompts or an argument does not fit; the message says what
             to do.
+        RegrowError: if memory runs out.
 
     Example:
         ```python
