@@ -20,6 +20,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem != "test_server")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _repeated_work() -> None:
+    """Nothing here repeats what other tests repeat."""
+
+
 @pytest.fixture(scope="session")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drive]:
     """Yield a function that runs arrivals through an engine, once for equal arguments."""

@@ -87,14 +87,13 @@ def choose_matmul(dtype: torch.dtype, device: torch.device, size: int) -> Matmul
 
 @cache
 def has_instructions(dtype: torch.dtype) -> bool:
-    """Returns True if oneDNN has instructions of this CPU for matmuls of `dtype`.
+    """Returns False for bfloat16 if oneDNN has no instructions of this CPU for its matmuls.
 
-    Without them, matmuls of several rows in bfloat16 or float16 take longer than in float32. True if this
-    build of torch does not say.
+    Matmuls of several rows then take longer than in float32. Returns True if this build of torch does not
+    say, and for other dtypes, of which nothing was measured.
     """
-    asked = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
-    ask = getattr(torch.ops.mkldnn, asked.get(dtype, ""), None)
-    return ask is None or bool(ask())
+    ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return dtype is not torch.bfloat16 or ask is None or bool(ask())
 
 
 @contextmanager
