@@ -197,6 +197,7 @@ def test_costs_are_measured_once_for_a_batch_size_and_a_draft(monkeypatch: pytes
                 model.generate(**asked, lossless=how)
             model.generate(**asked, lossless=how)
             costs = session.report().draft_costs
+            assert regrow.Costs.from_dict(costs).dense > 0
             found.append({name: seconds for name, seconds in costs.items() if name != "agreement"})
     assert found[0] == found[1]
     assert found[1]["dense"] < found[2]["dense"] < found[3]["dense"]

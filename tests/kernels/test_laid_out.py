@@ -50,13 +50,12 @@ def test_this_machine_lays_out_what_the_other_tests_are_about() -> None:
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_onednn_says_which_instructions_there_are(answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    has = has_instructions.__wrapped__
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: answer)
-    assert has(torch.bfloat16) is answer
-    assert has(torch.float32)
-    assert has(torch.float16)
+    assert has_instructions(torch.bfloat16) is answer
+    assert has_instructions(torch.float32)
+    assert has_instructions(torch.float16)
     monkeypatch.setattr(torch.ops, "mkldnn", object())  # another build of torch
-    assert has(torch.bfloat16)
+    assert has_instructions(torch.bfloat16)
 
 
 def normal(*sizes: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

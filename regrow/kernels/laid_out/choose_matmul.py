@@ -85,7 +85,6 @@ def choose_matmul(dtype: torch.dtype, device: torch.device, size: int) -> Matmul
     return _measured(dtype, torch.get_num_threads())
 
 
-@cache
 def has_instructions(dtype: torch.dtype) -> bool:
     """Returns False for bfloat16 if oneDNN has no instructions of this CPU for its matmuls.
 
